@@ -1,0 +1,6 @@
+//! BitNet b1.58 inference engine: GGUF, tokenizers, ternary kernels, model, sampling.
+//!
+//! Arithmetic follows BitNet.cpp where it defines the answer (int8 activations, exact ternary dot products,
+//! F16 KV cache), with one rounding rule and one reduction order for every batch size and thread count.
+
+pub mod tap;

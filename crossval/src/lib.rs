@@ -1,0 +1,1 @@
+//! Cross-validation driver: engines in workers, comparison, verdict, command line.

@@ -1,0 +1,525 @@
+//! The report's data model, `crossval.report/1`. Within /1 fields are only added; unknown is `null`, never 0.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The value of [`Report::schema`].
+pub const SCHEMA: &str = "crossval.report/1";
+
+/// One cross-validation run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Report {
+    /// Always `crossval.report/1`.
+    pub schema: String,
+    /// When the run started, RFC 3339, UTC.
+    pub created: String,
+    /// The command line that reproduces the run, program first.
+    pub command: Vec<String>,
+    /// What came of it.
+    pub verdict: Verdict,
+    /// The model file.
+    pub model: Model,
+    /// The two engines.
+    pub engines: Engines,
+    /// The machine and the build of crossval.
+    pub environment: Environment,
+    /// What was fed to the engines, and how they were compared.
+    pub inputs: Inputs,
+    /// What was to be compared, and what was.
+    pub coverage: Coverage,
+    /// One entry per prompt, layer and tap, in the order of the forward pass.
+    pub taps: Vec<TapResult>,
+    /// One entry per prompt: the output distributions.
+    pub logits: Vec<LogitsResult>,
+    /// Greedy generation from the first prompt; null if none was asked for.
+    pub generation: Option<Generation>,
+    /// The reference against itself; null where it was not measured.
+    pub noise_floor: Option<NoiseFloor>,
+    /// Timings; null with `--no-bench` or where an engine failed first.
+    pub bench: Option<Bench>,
+}
+
+/// What came of the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Verdict {
+    /// The run in one word.
+    pub status: Status,
+    /// The process exit code that goes with it.
+    pub exit_code: u8,
+    /// Every reason for a status other than `pass`, most severe first.
+    pub reasons: Vec<String>,
+    /// Which engine is wrong.
+    pub at_fault: AtFault,
+    /// The earliest place where the engines differ by more than the limit; null if there is none.
+    pub first_divergence: Option<Divergence>,
+}
+
+/// The run in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Everything was compared and lies within its limit.
+    Pass,
+    /// Something lies beyond its limit.
+    Fail,
+    /// Something that was to be compared was not.
+    Incomplete,
+    /// An engine failed, or the run could not be carried out.
+    Error,
+}
+
+/// Which engine is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AtFault {
+    /// The engines agree.
+    None,
+    /// The candidate.
+    Candidate,
+    /// The reference.
+    Reference,
+    /// Both.
+    Both,
+    /// They differ and nothing arbitrated.
+    Undetermined,
+}
+
+/// How the two engines were coupled while a value was taken.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Every stage of the candidate starts from the reference's inputs: an error shows where it is made.
+    Isolated,
+    /// The candidate runs on its own values: what a user gets.
+    Cumulative,
+}
+
+/// The earliest place where the engines differ by more than the limit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Divergence {
+    /// Index into `inputs.prompts`.
+    pub prompt: usize,
+    /// Position in the sequence, from 0.
+    pub position: usize,
+    /// Layer, from 0; null outside the layers.
+    pub layer: Option<usize>,
+    /// Tap name.
+    pub tap: String,
+    /// The mode whose limit was exceeded.
+    pub mode: Mode,
+    /// Index of the worst element within the row.
+    pub element: usize,
+    /// The reference's value there; null if not finite.
+    pub reference: Option<f64>,
+    /// The candidate's value there; null if not finite.
+    pub candidate: Option<f64>,
+    /// The oracle's value there; null if it was not asked.
+    pub oracle: Option<f64>,
+    /// NMSE of the row; null if not finite.
+    pub nmse: Option<f64>,
+    /// The limit it exceeds.
+    pub limit: f64,
+    /// What the data shows about the cause; null if nothing was tested.
+    pub hint: Option<String>,
+}
+
+/// The model file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Model {
+    /// Path as given.
+    pub path: String,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// SHA-256 of the file, hex.
+    pub sha256: String,
+    /// `general.name`, if the file has one.
+    pub name: Option<String>,
+    /// `general.architecture`.
+    pub architecture: String,
+    /// Layers.
+    pub n_layer: usize,
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Width of the feed-forward network.
+    pub n_ff: usize,
+    /// Query heads.
+    pub n_head: usize,
+    /// Key/value heads.
+    pub n_head_kv: usize,
+    /// Vocabulary size.
+    pub n_vocab: usize,
+    /// Context length that the model was trained for, tokens.
+    pub n_ctx_train: usize,
+    /// Tensors per type name (`I2_S`, `F32`, …).
+    pub tensor_types: BTreeMap<String, usize>,
+}
+
+/// The two engines.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Engines {
+    /// The engine that is compared against.
+    pub reference: Engine,
+    /// The engine under test.
+    pub candidate: Engine,
+}
+
+/// One engine, as it ran.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Engine {
+    /// As given on the command line: `rust`, `bitnet.cpp`, `bitnet.cpp@2024-11`, …
+    pub name: String,
+    /// Version or source revision, as the engine states it.
+    pub version: Option<String>,
+    /// What the engine says about its build: compiler, flags, CPU features, kernel, …
+    pub build: BTreeMap<String, String>,
+    /// Explicit settings: threads, n_ctx, n_ubatch, flash attention, KV cache type, …
+    pub settings: BTreeMap<String, String>,
+    /// Time to load the model, milliseconds.
+    pub load_ms: Option<f64>,
+    /// Largest resident set of the worker, bytes.
+    pub peak_rss_bytes: Option<u64>,
+    /// CPU time of the worker, seconds.
+    pub cpu_seconds: Option<f64>,
+    /// How the worker failed; null if it did not.
+    pub failure: Option<EngineFailure>,
+}
+
+/// How a worker failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EngineFailure {
+    /// One sentence: `died with SIGSEGV while evaluating prompt 3, positions 0..512`.
+    pub message: String,
+    /// Name of the signal that ended the worker, if one did.
+    pub signal: Option<String>,
+    /// Its exit code, if it exited.
+    pub exit_code: Option<i32>,
+    /// What it was doing.
+    pub during: String,
+    /// The last lines that it logged.
+    pub log_tail: Vec<String>,
+}
+
+/// The machine and the build of crossval.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Environment {
+    /// Version of crossval.
+    pub crossval_version: String,
+    /// Git revision that it was built from (`-dirty` appended if so); null outside a checkout.
+    pub git_revision: Option<String>,
+    /// `rustc --version` of the build.
+    pub rustc: String,
+    /// Build profile.
+    pub profile: String,
+    /// Target triple.
+    pub target: String,
+    /// Target features enabled at compile time.
+    pub target_features: Vec<String>,
+    /// Operating system and kernel.
+    pub os: String,
+    /// CPU model name.
+    pub cpu: Option<String>,
+    /// CPU features that matter to the kernels, found at run time.
+    pub cpu_features: Vec<String>,
+    /// Logical CPUs available to the process.
+    pub cpus: usize,
+    /// Physical memory, bytes.
+    pub memory_bytes: Option<u64>,
+}
+
+/// What was fed to the engines, and how they were compared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Inputs {
+    /// The prompts.
+    pub prompts: Vec<Prompt>,
+    /// Engine whose tokenizer made the IDs; null if IDs were given.
+    pub tokenizer: Option<String>,
+    /// Tokens to generate.
+    pub n_predict: usize,
+    /// Teacher-forced one-token decode steps compared after each prompt.
+    pub decode_steps: usize,
+    /// Threads per engine.
+    pub threads: usize,
+    /// Modes that were compared.
+    pub modes: Vec<Mode>,
+    /// The tolerance profile, as used.
+    pub profile: Profile,
+}
+
+/// One prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Prompt {
+    /// The text; null if token IDs were given.
+    pub text: Option<String>,
+    /// Where it came from: `--prompt`, `--tokens`, or the file's path.
+    pub source: String,
+    /// Token IDs fed to both engines.
+    pub tokens: Vec<u32>,
+    /// Token IDs of the teacher-forced decode steps.
+    pub decode_tokens: Vec<u32>,
+    /// SHA-256 over `tokens` then `decode_tokens` as little-endian u32, hex.
+    pub sha256: String,
+}
+
+/// The limits that were applied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Profile {
+    /// `standard`, `strict`, or the path of a file.
+    pub name: String,
+    /// Largest NMSE of a row per tap name, isolated mode. 0 means bit for bit.
+    pub isolated_nmse: BTreeMap<String, f64>,
+    /// Largest NMSE of a row of logits, cumulative mode.
+    pub cumulative_logits_nmse: f64,
+}
+
+/// What was to be compared, and what was. The unit is one row: (mode, prompt, position, layer, tap).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Coverage {
+    /// Rows that were to be compared.
+    pub expected: u64,
+    /// Rows that were.
+    pub compared: u64,
+    /// The rest, by name, consecutive positions folded:
+    /// `isolated, prompt 0, layer 3, attn_probs, positions 5..8`.
+    pub missing: Vec<String>,
+    /// Taps that an engine does not offer, by engine name. They are not expected.
+    pub not_offered: BTreeMap<String, Vec<String>>,
+}
+
+/// One tap of one layer over one prompt (prefill and decode steps).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TapResult {
+    /// Index into `inputs.prompts`.
+    pub prompt: usize,
+    /// Layer, from 0; null outside the layers.
+    pub layer: Option<usize>,
+    /// Tap name.
+    pub tap: String,
+    /// Added error: every stage starts from the reference's inputs. Null if the mode was not run.
+    pub isolated: Option<TapStats>,
+    /// Inherited and added error. Null if the mode was not run.
+    pub cumulative: Option<TapStats>,
+}
+
+/// How far two engines lie apart at one tap.
+///
+/// NMSE of a row is `sum((candidate - reference)^2) / sum(reference^2)`; 0 if both are all zero,
+/// null (infinite) if only the reference is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TapStats {
+    /// Rows compared.
+    pub rows: u64,
+    /// Every value has the same bits (the sign of zero aside).
+    pub bit_equal: bool,
+    /// NMSE of the worst row; null if infinite or not a number.
+    pub nmse: Option<f64>,
+    /// Position of that row.
+    pub worst_position: usize,
+    /// NMSE of the worst row of the prefill; null if there is none.
+    pub nmse_prefill: Option<f64>,
+    /// NMSE of the worst row of the decode steps; null if there is none.
+    pub nmse_decode: Option<f64>,
+    /// NMSE over all rows together.
+    pub nmse_aggregate: Option<f64>,
+    /// Smallest cosine similarity of a row.
+    pub cosine: Option<f64>,
+    /// Largest absolute difference.
+    pub max_abs: Option<f64>,
+    /// Where that is.
+    pub max_abs_at: Option<ElementAt>,
+    /// Values that are NaN or infinite, in either engine.
+    pub non_finite: u64,
+    /// The limit on the worst row's NMSE; null where this mode does not gate the tap.
+    pub limit: Option<f64>,
+    /// Whether it holds; null where this mode does not gate the tap.
+    pub pass: Option<bool>,
+}
+
+/// One element of a tap and what both engines have there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ElementAt {
+    /// Position in the sequence.
+    pub position: usize,
+    /// Index within the row.
+    pub element: usize,
+    /// The reference's value; null if not finite.
+    pub reference: Option<f64>,
+    /// The candidate's value; null if not finite.
+    pub candidate: Option<f64>,
+}
+
+/// The output distributions over one prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LogitsResult {
+    /// Index into `inputs.prompts`.
+    pub prompt: usize,
+    /// Final norm taken from the reference. Null if the mode was not run.
+    pub isolated: Option<LogitsStats>,
+    /// Each engine on its own. Null if the mode was not run.
+    pub cumulative: Option<LogitsStats>,
+}
+
+/// How far two output distributions lie apart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LogitsStats {
+    /// Positions compared.
+    pub positions: u64,
+    /// Mean of KL(reference || candidate), nats.
+    pub kl_mean: Option<f64>,
+    /// 95th percentile of the same.
+    pub kl_p95: Option<f64>,
+    /// 99th percentile of the same.
+    pub kl_p99: Option<f64>,
+    /// Largest of the same.
+    pub kl_max: Option<f64>,
+    /// Position of the largest.
+    pub kl_max_position: usize,
+    /// KL by position, from position 0.
+    pub kl: Vec<Option<f64>>,
+    /// Share of positions with the same most likely token.
+    pub top1_agreement: f64,
+    /// Mean share of the reference's five most likely tokens that are among the candidate's.
+    pub top5_agreement: f64,
+    /// Where the most likely token differs.
+    pub top1_disagreements: Vec<Top1Disagreement>,
+}
+
+/// A position at which the most likely token differs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Top1Disagreement {
+    /// Position in the sequence.
+    pub position: usize,
+    /// The reference's most likely token.
+    pub reference: u32,
+    /// The candidate's most likely token.
+    pub candidate: u32,
+    /// Rank of the reference's token in the candidate, from 1.
+    pub rank: usize,
+    /// The reference's logit of its own token less that of the candidate's.
+    pub margin: f64,
+    /// The margin is below twice the largest logit difference at that position.
+    pub near_tie: bool,
+}
+
+/// Greedy generation of both engines from one prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Generation {
+    /// Index into `inputs.prompts`.
+    pub prompt: usize,
+    /// The reference's token IDs.
+    pub reference: Vec<u32>,
+    /// The candidate's token IDs.
+    pub candidate: Vec<u32>,
+    /// The reference's text; null without a tokenizer.
+    pub reference_text: Option<String>,
+    /// The candidate's text, by the same tokenizer.
+    pub candidate_text: Option<String>,
+    /// Where they first differ; null if they do not.
+    pub first_mismatch: Option<GenerationMismatch>,
+    /// The same from every further prompt.
+    #[serde(default)]
+    pub further: Vec<Generation>,
+}
+
+/// Where two generations part. Tokens after it are not compared: the engines then read different text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GenerationMismatch {
+    /// Index of the generated token, from 0.
+    pub index: usize,
+    /// The reference's token; null if it had stopped.
+    pub reference: Option<u32>,
+    /// The candidate's token; null if it had stopped.
+    pub candidate: Option<u32>,
+    /// The reference's logit of its own token less that of the candidate's; null if not measured.
+    pub margin: Option<f64>,
+    /// Largest difference between the engines' logits there; null if not measured.
+    pub max_logit_difference: Option<f64>,
+    /// The margin is below twice the largest difference: not a failure.
+    pub near_tie: bool,
+}
+
+/// The reference against itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NoiseFloor {
+    /// How it was provoked.
+    pub description: String,
+    /// Worst NMSE of a row per tap name.
+    pub nmse: BTreeMap<String, f64>,
+}
+
+/// Timings, from interleaved pairs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Bench {
+    /// Pairs measured, warm-up apart.
+    pub repetitions: usize,
+    /// One row per engine, thread count and test.
+    pub rows: Vec<BenchRow>,
+    /// One entry per thread count and test.
+    pub ratios: Vec<BenchRatio>,
+    /// One entry per engine.
+    pub memory: Vec<BenchMemory>,
+    /// Whether the tokens generated while timing equal those of the untimed run, per engine name.
+    pub tokens_reproduced: BTreeMap<String, bool>,
+}
+
+/// One test of one engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BenchRow {
+    /// Engine name.
+    pub engine: String,
+    /// Threads.
+    pub threads: usize,
+    /// `pp128` (prefill of 128 tokens), `tg64` (64 decode steps), `load`, `ttft`.
+    pub test: String,
+    /// Tokens per second; null for tests measured in milliseconds.
+    pub tps: Option<Measured>,
+    /// Milliseconds; null for tests measured in tokens per second.
+    pub ms: Option<Measured>,
+}
+
+/// A median with its bootstrap interval.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Measured {
+    /// Median of the samples.
+    pub median: f64,
+    /// Lower end of the 95% bootstrap interval of the median.
+    pub low: f64,
+    /// Upper end of the same.
+    pub high: f64,
+    /// Every sample, in the order taken.
+    pub samples: Vec<f64>,
+}
+
+/// Candidate over reference, pair by pair: above 1 the candidate is faster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BenchRatio {
+    /// Threads.
+    pub threads: usize,
+    /// As in [`BenchRow::test`].
+    pub test: String,
+    /// Median of the pairs' speed ratios.
+    pub median: f64,
+    /// Lower end of the 95% bootstrap interval of the median.
+    pub low: f64,
+    /// Upper end of the same.
+    pub high: f64,
+}
+
+/// Memory of one engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BenchMemory {
+    /// Engine name.
+    pub engine: String,
+    /// Largest resident set of a worker that ran without taps, bytes.
+    pub peak_rss_bytes: u64,
+}
+
+impl Report {
+    /// The report's JSON Schema.
+    pub fn json_schema() -> serde_json::Value {
+        schemars::schema_for!(Report).to_value()
+    }
+}

@@ -1,0 +1,3 @@
+//! The `crossval` binary: see the `crossval` crate.
+
+fn main() {}
