@@ -1,0 +1,1 @@
+//! Pins BitNet.cpp's source; see ../README.md.
