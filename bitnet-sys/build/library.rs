@@ -1,0 +1,127 @@
+//! CMake, the shim, the bindings, and what to link.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::cargo_var;
+use crate::source::Source;
+use crate::tools::quietly;
+
+/// The folder that CMake built in.
+pub struct Build {
+    pub dir: PathBuf,
+    cache: String,
+}
+
+impl Build {
+    /// The entries `(name, type, value)` of CMake's cache.
+    pub fn cache(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.cache.lines().filter_map(|line| {
+            let (key, value) = line.split_once('=')?;
+            let (name, kind) = key.split_once(':')?;
+            (!name.starts_with(['#', '/'])).then_some((name, kind, value))
+        })
+    }
+
+    fn cached(&self, name: &str) -> Option<&str> {
+        self.cache()
+            .find(|entry| entry.0 == name)
+            .map(|entry| entry.2)
+    }
+}
+
+/// Builds the target `llama` and what it depends on, optimised in every profile: an unoptimised reference is neither
+/// the one that people run nor one to be timed.
+pub fn build_cmake(source: &Source) -> Result<Build, String> {
+    let out = quietly(|| {
+        cmake::Config::new("cmake")
+            .profile("Release")
+            .define("BITNET_DIR", &source.root)
+            .define("LLAMA_DIR", &source.llama)
+            .build_target("llama")
+            .build()
+    })
+    .map_err(|_| {
+        format!(
+            "BitNet.cpp did not build from {}: the output of CMake and the compiler is above (`cargo build -vv` \
+             repeats it)",
+            source.root.display()
+        )
+    })?;
+    let dir = out.join("build");
+    let path = dir.join("CMakeCache.txt");
+    let cache = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(Build { dir, cache })
+}
+
+/// Compiles the shim against the tree's headers.
+pub fn build_shim(source: &Source) -> Result<(), String> {
+    let header = source.llama.join("include/llama.h");
+    let text = fs::read_to_string(&header).map_err(|e| format!("{}: {e}", header.display()))?;
+    let mut build = cc::Build::new();
+    build
+        .cpp(true)
+        .std("c++17")
+        .file("shim/shim.cpp")
+        .include("shim")
+        .include(source.llama.join("include"))
+        .include(source.llama.join("ggml/include"))
+        // llama.h marks functions as deprecated that are the only ones of their kind in other generations.
+        .flag_if_supported("-Wno-deprecated-declarations")
+        .flag_if_supported("-Wno-unused-parameter");
+    for (declared, define) in [
+        ("llama_vocab_n_tokens", "BN_VOCAB_API"),
+        ("llama_memory_clear", "BN_MEMORY_API"),
+        ("llama_kv_self_clear", "BN_KV_SELF_API"),
+        ("flash_attn_type;", "BN_FLASH_ATTN_TYPE"),
+    ] {
+        if text.contains(declared) {
+            build.define(define, None);
+        }
+    }
+    build.try_compile("bitnet_shim").map_err(|e| {
+        format!("shim/shim.cpp does not compile against {}: a generation of llama.h that is not known yet? {e}", header.display())
+    })
+}
+
+/// Tells cargo what to link, dependants first.
+pub fn link(build: &Build) -> Result<(), String> {
+    let lib = build.dir.join("lib");
+    println!("cargo::rustc-link-search=native={}", lib.display());
+    for name in ["llama", "ggml", "ggml-cpu", "ggml-base"] {
+        if lib.join(format!("lib{name}.a")).is_file() {
+            println!("cargo::rustc-link-lib=static={name}");
+        }
+    }
+    if build.cached("GGML_OPENMP") == Some("ON") {
+        for name in build
+            .cached("OpenMP_CXX_LIB_NAMES")
+            .unwrap_or_default()
+            .split(';')
+        {
+            let Some(path) = build.cached(&format!("OpenMP_{name}_LIBRARY")) else {
+                continue;
+            };
+            if let Some(dir) = Path::new(path).parent().filter(|_| name != "pthread") {
+                println!("cargo::rustc-link-search=native={}", dir.display());
+                println!("cargo::rustc-link-lib={name}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes `bindings.rs`, made from the shim's header.
+pub fn write_bindings() -> Result<(), String> {
+    let path = Path::new(&cargo_var("OUT_DIR")?).join("bindings.rs");
+    bindgen::Builder::default()
+        .header("shim/shim.h")
+        .allowlist_item("(bn|BN)_.*")
+        .prepend_enum_name(false)
+        .layout_tests(false)
+        .formatter(bindgen::Formatter::None)
+        .generate()
+        .map_err(|e| format!("shim/shim.h: {e}"))?
+        .write_to_file(&path)
+        .map_err(|e| format!("{}: {e}", path.display()))
+}

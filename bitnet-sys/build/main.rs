@@ -1,0 +1,51 @@
+//! Builds BitNet.cpp and the shim, and writes the bindings and the facts of the build to `OUT_DIR`.
+//!
+//! Every failure ends in one line that says what to do; `cargo` prints it after `error:`.
+
+#[cfg(feature = "reference")]
+mod facts;
+#[cfg(feature = "reference")]
+mod library;
+#[cfg(feature = "reference")]
+mod source;
+#[cfg(feature = "reference")]
+mod tools;
+
+fn main() {
+    println!("cargo::rerun-if-changed=build");
+    #[cfg(feature = "reference")]
+    if let Err(message) = run() {
+        println!("cargo::error={}", message.replace('\n', " "));
+    }
+}
+
+#[cfg(feature = "reference")]
+fn run() -> Result<(), String> {
+    for path in ["shim", "cmake"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    for name in [
+        "CC",
+        "CXX",
+        "CFLAGS",
+        "CXXFLAGS",
+        "CMAKE",
+        "CMAKE_GENERATOR",
+        "LIBCLANG_PATH",
+    ] {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    let compiler = tools::check()?;
+    let source = source::find()?;
+    let build = library::build_cmake(&source)?;
+    library::build_shim(&source)?;
+    library::link(&build)?;
+    library::write_bindings()?;
+    facts::write(&source, &build, &compiler)
+}
+
+/// The value of a variable that cargo sets for build scripts.
+#[cfg(feature = "reference")]
+fn cargo_var(name: &str) -> Result<String, String> {
+    std::env::var(name).map_err(|e| format!("{name}: {e}"))
+}

@@ -1,0 +1,65 @@
+// The names that llama.h has changed between generations, one inline function each.
+// build.rs reads the header and defines:
+//   BN_VOCAB_API        llama_vocab_*, llama_model_load_from_file, llama_init_from_model (since 2025-01)
+//   BN_MEMORY_API       llama_memory_clear (since 2025-06)
+//   BN_KV_SELF_API      llama_kv_self_clear (2025-03 to 2025-06)
+//   BN_FLASH_ATTN_TYPE  flash attention is an enum in the context parameters (since 2025-08)
+#pragma once
+
+#include "llama.h"
+
+namespace compat {
+
+#ifdef BN_VOCAB_API
+inline const llama_vocab * vocab(const llama_model * m) { return llama_model_get_vocab(m); }
+inline llama_model * load(const char * path, llama_model_params p) { return llama_model_load_from_file(path, p); }
+inline void free_model(llama_model * m) { llama_model_free(m); }
+inline llama_context * new_context(llama_model * m, llama_context_params p) { return llama_init_from_model(m, p); }
+inline int32_t n_vocab(const llama_model * m) { return llama_vocab_n_tokens(vocab(m)); }
+inline int32_t n_ctx_train(const llama_model * m) { return llama_model_n_ctx_train(m); }
+inline int32_t n_embd(const llama_model * m) { return llama_model_n_embd(m); }
+inline int32_t n_layer(const llama_model * m) { return llama_model_n_layer(m); }
+inline bool has_vocab(const llama_model * m) { return llama_vocab_type(vocab(m)) != LLAMA_VOCAB_TYPE_NONE; }
+inline llama_token bos(const llama_model * m) { return llama_vocab_bos(vocab(m)); }
+inline llama_token eos(const llama_model * m) { return llama_vocab_eos(vocab(m)); }
+inline bool add_bos(const llama_model * m) { return llama_vocab_get_add_bos(vocab(m)); }
+inline bool add_eos(const llama_model * m) { return llama_vocab_get_add_eos(vocab(m)); }
+inline bool is_eog(const llama_model * m, llama_token t) { return llama_vocab_is_eog(vocab(m), t); }
+#else
+inline const llama_model * vocab(const llama_model * m) { return m; }
+inline llama_model * load(const char * path, llama_model_params p) { return llama_load_model_from_file(path, p); }
+inline void free_model(llama_model * m) { llama_free_model(m); }
+inline llama_context * new_context(llama_model * m, llama_context_params p) {
+    return llama_new_context_with_model(m, p);
+}
+inline int32_t n_vocab(const llama_model * m) { return llama_n_vocab(m); }
+inline int32_t n_ctx_train(const llama_model * m) { return llama_n_ctx_train(m); }
+inline int32_t n_embd(const llama_model * m) { return llama_n_embd(m); }
+inline int32_t n_layer(const llama_model * m) { return llama_n_layer(m); }
+inline bool has_vocab(const llama_model * m) { return llama_vocab_type(m) != LLAMA_VOCAB_TYPE_NONE; }
+inline llama_token bos(const llama_model * m) { return llama_token_bos(m); }
+inline llama_token eos(const llama_model * m) { return llama_token_eos(m); }
+inline bool add_bos(const llama_model * m) { return llama_add_bos_token(m); }
+inline bool add_eos(const llama_model * m) { return llama_add_eos_token(m); }
+inline bool is_eog(const llama_model * m, llama_token t) { return llama_token_is_eog(m, t); }
+#endif
+
+inline void kv_clear(llama_context * ctx) {
+#if defined(BN_MEMORY_API)
+    llama_memory_clear(llama_get_memory(ctx), true);
+#elif defined(BN_KV_SELF_API)
+    llama_kv_self_clear(ctx);
+#else
+    llama_kv_cache_clear(ctx);
+#endif
+}
+
+inline void set_flash_attn(llama_context_params & p, bool on) {
+#ifdef BN_FLASH_ATTN_TYPE
+    p.flash_attn_type = on ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
+#else
+    p.flash_attn = on;
+#endif
+}
+
+} // namespace compat

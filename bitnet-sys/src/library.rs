@@ -1,0 +1,59 @@
+use std::ffi::CStr;
+use std::sync::OnceLock;
+
+use crate::error::Error;
+use crate::{ffi, log};
+
+mod facts {
+    include!(concat!(env!("OUT_DIR"), "/facts.rs"));
+}
+
+/// What was linked, and how it was built. All of it changes the library's speed or its last bits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LibraryFacts {
+    /// Name of the pin (`2026-01`, `2024-11`), or of the checkout.
+    pub vintage: String,
+    /// The package and its version, or the commit of the checkout (`-dirty` appended if its files were changed).
+    pub revision: String,
+    /// Where the source was when it was built.
+    pub source_dir: String,
+    /// First line of the C++ compiler's `--version`.
+    pub compiler: String,
+    /// Flags and definitions that `ggml.c` was compiled with.
+    pub c_flags: String,
+    /// Flags and definitions that BitNet's kernels were compiled with.
+    pub cxx_flags: String,
+    /// CMake's `GGML_*` options that are on.
+    pub options: String,
+    /// CPU features it was compiled for (`AVX2 = 1 | …`), as it says itself.
+    pub cpu_features: String,
+}
+
+/// What was linked, and how it was built.
+pub fn library() -> LibraryFacts {
+    // SAFETY: takes no arguments, and returns a string that is never null and stays valid.
+    let cpu_features = unsafe { CStr::from_ptr(ffi::bn_system_info()) };
+    LibraryFacts {
+        vintage: facts::VINTAGE.to_owned(),
+        revision: facts::REVISION.to_owned(),
+        source_dir: facts::SOURCE_DIR.to_owned(),
+        compiler: facts::COMPILER.to_owned(),
+        c_flags: facts::C_FLAGS.to_owned(),
+        cxx_flags: facts::CXX_FLAGS.to_owned(),
+        options: facts::OPTIONS.to_owned(),
+        cpu_features: cpu_features.to_string_lossy().trim().to_owned(),
+    }
+}
+
+/// Initialises the library once per process.
+pub(crate) fn init() -> Result<(), Error> {
+    static DONE: OnceLock<Result<(), String>> = OnceLock::new();
+    DONE.get_or_init(|| {
+        // SAFETY: called once; the callback keeps to its contract and needs no user data.
+        let ok = unsafe { ffi::bn_init(Some(log::on_log), std::ptr::null_mut()) };
+        if ok { Ok(()) } else { Err(ffi::last_error()) }
+    })
+    .clone()
+    .map_err(Error::Init)
+}
