@@ -6,5 +6,6 @@
 mod error;
 pub mod gguf;
 pub mod tap;
+pub mod tokenizer;
 
 pub use error::{Error, ErrorKind};

@@ -1,0 +1,390 @@
+//! The vocabulary: texts, scores, attributes, special tokens.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::bpe::decode_text;
+use super::pretokenize::Pretokenizer;
+use crate::error::Error;
+use crate::gguf::{Metadata, StringArray};
+
+/// What a token is, from `tokenizer.ggml.token_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Normal,
+    Unknown,
+    Control,
+    UserDefined,
+    Byte,
+    /// Unused and undefined tokens: never produced by decoding, though their text still encodes.
+    Other,
+}
+
+/// The tokenizer's family, as far as it decides defaults.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Family<'a> {
+    Spm,
+    Bpe(&'a Pretokenizer),
+}
+
+#[derive(Debug)]
+pub(super) struct Vocab {
+    /// As in the file, except that empty ones are named as llama.cpp names them.
+    texts: StringArray,
+    /// What each token decodes to.
+    pub pieces: StringArray,
+    ids: HashMap<Box<[u8]>, u32>,
+    scores: Vec<f32>,
+    kinds: Vec<Kind>,
+    pub max_text_len: usize,
+    pub bos: Option<u32>,
+    pub eos: Option<u32>,
+    pub eot: Option<u32>,
+    pub unk: Option<u32>,
+    pub eog: BTreeSet<u32>,
+    pub add_bos: bool,
+    pub add_eos: bool,
+    pub add_space_prefix: bool,
+    /// Tokens that are cut out of the text before anything else: longest first.
+    pub special: Vec<Special>,
+}
+
+/// A token that is recognised in the raw text.
+#[derive(Clone, Debug)]
+pub(super) struct Special {
+    pub id: u32,
+    pub text: Box<[u8]>,
+    /// Only where control tokens are to be parsed.
+    pub control: bool,
+    /// Swallows white space in front.
+    pub strip_left: bool,
+    /// Swallows white space behind.
+    pub strip_right: bool,
+}
+
+/// A special role, the keys that give it an ID (a later one overrides), and the texts that imply it.
+struct Role {
+    keys: &'static [&'static str],
+    texts: &'static [&'static str],
+}
+
+const EOT: Role = Role {
+    keys: &["tokenizer.ggml.eot_token_id"],
+    texts: &[
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "<EOT>",
+        "<｜end▁of▁sentence｜>",
+    ],
+};
+const EOM: Role = Role {
+    keys: &["tokenizer.ggml.eom_token_id"],
+    texts: &["<|eom_id|>"],
+};
+const FIM_PAD: Role = Role {
+    keys: &["tokenizer.ggml.fim_pad_token_id"],
+    texts: &["<|fim_pad|>", "<fim-pad>", "<PAD>"],
+};
+const FIM_REP: Role = Role {
+    keys: &["tokenizer.ggml.fim_rep_token_id"],
+    texts: &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>"],
+};
+const FIM_SEP: Role = Role {
+    keys: &["tokenizer.ggml.fim_sep_token_id"],
+    texts: &["<|file_sep|>"],
+};
+/// Roles that only make their token a control token.
+const FIM: [Role; 3] = [
+    Role {
+        keys: &[
+            "tokenizer.ggml.fim_pre_token_id",
+            "tokenizer.ggml.prefix_token_id",
+        ],
+        texts: &["<|fim_prefix|>", "<fim-prefix>", "<｜fim▁begin｜>", "<PRE>"],
+    },
+    Role {
+        keys: &[
+            "tokenizer.ggml.fim_suf_token_id",
+            "tokenizer.ggml.suffix_token_id",
+        ],
+        texts: &["<|fim_suffix|>", "<fim-suffix>", "<｜fim▁hole｜>", "<SUF>"],
+    },
+    Role {
+        keys: &[
+            "tokenizer.ggml.fim_mid_token_id",
+            "tokenizer.ggml.middle_token_id",
+        ],
+        texts: &["<|fim_middle|>", "<fim-middle>", "<｜fim▁end｜>", "<MID>"],
+    },
+];
+/// Texts that end generation wherever they are in a vocabulary.
+const EOG_TEXTS: [&str; 7] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|eom_id|>",
+    "<EOT>",
+];
+
+impl Vocab {
+    pub fn load(metadata: &Metadata, family: Family<'_>) -> Result<Vocab, Error> {
+        let bad = |what: String| Error::bad_file(metadata.path(), what);
+        let tokens: &StringArray = metadata.required("tokenizer.ggml.tokens")?;
+        let n = tokens.len();
+        if i32::try_from(n).is_err() {
+            return Err(bad(format!("vocabulary of {n} tokens")));
+        }
+        let same_length = |key: &str, len: usize| match len == n {
+            true => Ok(()),
+            false => Err(bad(format!("{key:?} has {len} entries for {n} tokens"))),
+        };
+
+        let mut texts = StringArray::default();
+        let mut ids = HashMap::with_capacity(n);
+        for (id, text) in tokens.iter().enumerate() {
+            let unnamed = format!("[EMPTY_{id}]");
+            let text = if text.is_empty() {
+                unnamed.as_bytes()
+            } else {
+                text
+            };
+            texts.push(text);
+            if let Some(first) = ids.insert(Box::from(text), id as u32) {
+                let text = text.escape_ascii();
+                return Err(bad(format!("tokens {first} and {id} are both \"{text}\"")));
+            }
+        }
+        let scores = match metadata.optional::<&[f32]>("tokenizer.ggml.scores")? {
+            None => vec![0.0; n],
+            Some(scores) => {
+                same_length("tokenizer.ggml.scores", scores.len())?;
+                scores.to_vec()
+            }
+        };
+        let kinds = match metadata.optional::<&[i32]>("tokenizer.ggml.token_type")? {
+            None => vec![Kind::Normal; n],
+            Some(types) => {
+                same_length("tokenizer.ggml.token_type", types.len())?;
+                types.iter().map(|&t| kind(t)).collect()
+            }
+        };
+        let add_space_prefix = metadata.optional("tokenizer.ggml.add_space_prefix")?;
+        let mut vocab = Vocab {
+            max_text_len: texts.iter().map(<[u8]>::len).max().unwrap_or(0),
+            pieces: StringArray::default(),
+            texts,
+            ids,
+            scores,
+            kinds,
+            bos: None,
+            eos: None,
+            eot: None,
+            unk: None,
+            eog: BTreeSet::new(),
+            add_bos: metadata
+                .optional("tokenizer.ggml.add_bos_token")?
+                .unwrap_or(match family {
+                    Family::Spm => true,
+                    Family::Bpe(pre) => pre.add_bos,
+                }),
+            add_eos: metadata
+                .optional("tokenizer.ggml.add_eos_token")?
+                .unwrap_or(false),
+            add_space_prefix: add_space_prefix.unwrap_or(matches!(family, Family::Spm)),
+            special: Vec::new(),
+        };
+        vocab.resolve_special(metadata, family)?;
+        vocab.decode_pieces(metadata, family)?;
+        vocab.collect_special(metadata)?;
+        Ok(vocab)
+    }
+
+    fn resolve_special(&mut self, metadata: &Metadata, family: Family<'_>) -> Result<(), Error> {
+        let (bos, eos, unk) = match family {
+            Family::Spm => (Some(1), Some(2), Some(0)),
+            Family::Bpe(pre) => (Some(11).filter(|_| pre.has_default_bos), Some(11), None),
+        };
+        self.bos = self.special_id(metadata, "tokenizer.ggml.bos_token_id", bos)?;
+        self.eos = self.special_id(metadata, "tokenizer.ggml.eos_token_id", eos)?;
+        self.unk = self.special_id(metadata, "tokenizer.ggml.unknown_token_id", unk)?;
+        for (wanted, id, key) in [
+            (self.add_bos, self.bos, "bos"),
+            (self.add_eos, self.eos, "eos"),
+        ] {
+            if wanted && id.is_none() {
+                let what =
+                    format!("\"tokenizer.ggml.add_{key}_token\" is set without such a token");
+                return Err(Error::bad_file(metadata.path(), what));
+            }
+        }
+
+        self.eot = self.role(metadata, &EOT)?;
+        let eom = self.role(metadata, &EOM)?;
+        for role in &FIM {
+            self.role(metadata, role)?;
+        }
+        let mut ends = vec![self.eos, self.eot, eom];
+        for role in [FIM_PAD, FIM_REP, FIM_SEP] {
+            ends.push(self.role(metadata, &role)?);
+        }
+        for text in EOG_TEXTS {
+            if let Some(id) = self.id(text.as_bytes()) {
+                self.kinds[id as usize] = Kind::Control;
+                ends.push(Some(id));
+            }
+        }
+        self.eog = ends.into_iter().flatten().collect();
+        Ok(())
+    }
+
+    /// The ID that a key gives; `default` if it is absent or outside the vocabulary.
+    fn special_id(
+        &self,
+        metadata: &Metadata,
+        key: &str,
+        default: Option<u32>,
+    ) -> Result<Option<u32>, Error> {
+        let given = metadata.optional::<u32>(key)?;
+        let inside = |id: &u32| (*id as usize) < self.len();
+        Ok(given.filter(inside).or(default.filter(inside)))
+    }
+
+    fn role(&mut self, metadata: &Metadata, role: &Role) -> Result<Option<u32>, Error> {
+        let mut id = None;
+        for key in role.keys {
+            id = self.special_id(metadata, key, id)?;
+        }
+        if id.is_none() {
+            // llama.cpp takes whichever its hash map yields first; the lowest ID is at least always the same.
+            id = role
+                .texts
+                .iter()
+                .filter_map(|t| self.id(t.as_bytes()))
+                .min();
+            if let Some(id) = id {
+                self.kinds[id as usize] = Kind::Control;
+            }
+        }
+        Ok(id)
+    }
+
+    fn decode_pieces(&mut self, metadata: &Metadata, family: Family<'_>) -> Result<(), Error> {
+        let bad = |id: usize, text: &[u8], why: &str| {
+            let text = text.escape_ascii();
+            Error::bad_file(metadata.path(), format!("token {id} (\"{text}\") {why}"))
+        };
+        let mut pieces = StringArray::default();
+        for (id, text) in self.texts.iter().enumerate() {
+            match (self.kinds[id], family) {
+                (Kind::Control | Kind::Unknown | Kind::UserDefined, _) => pieces.push(text),
+                (Kind::Normal, Family::Spm) => pieces.push(&unescape(text)),
+                (Kind::Normal, Family::Bpe(_)) => {
+                    let text =
+                        std::str::from_utf8(text).map_err(|_| bad(id, text, "is not UTF-8"))?;
+                    pieces.push(&decode_text(text));
+                }
+                (Kind::Byte, Family::Spm) => {
+                    let byte =
+                        parse_byte(text).ok_or_else(|| bad(id, text, "is not a byte token"))?;
+                    pieces.push(&[byte]);
+                }
+                (Kind::Byte, Family::Bpe(_)) | (Kind::Other, _) => pieces.push(b""),
+            }
+        }
+        self.pieces = pieces;
+        Ok(())
+    }
+
+    fn collect_special(&mut self, metadata: &Metadata) -> Result<(), Error> {
+        let name = metadata.optional::<&str>("general.name")?.unwrap_or("");
+        let name = name.to_ascii_lowercase();
+        // The file does not say which tokens swallow white space; llama.cpp goes by the names.
+        let phi3 = name.contains("phi-3") || name.contains("phi3");
+        let pre = metadata
+            .optional::<&str>("tokenizer.ggml.pre")?
+            .unwrap_or("");
+        let jina = ["jina-v2-de", "jina-v2-es", "jina-v2-code"].contains(&pre);
+        let mut special: Vec<Special> = Vec::new();
+        for (id, text) in self.texts.iter().enumerate() {
+            let kind = self.kinds[id];
+            if matches!(kind, Kind::Control | Kind::Unknown | Kind::UserDefined) {
+                let kept: [&[u8]; 3] = [b"<unk>", b"<s>", b"<|endoftext|>"];
+                special.push(Special {
+                    id: id as u32,
+                    text: text.into(),
+                    control: kind != Kind::UserDefined,
+                    strip_left: jina && text == b"<mask>",
+                    strip_right: phi3 && !jina && !kept.contains(&text),
+                });
+            }
+        }
+        special.sort_by_key(|s| std::cmp::Reverse(s.text.len()));
+        self.special = special;
+        Ok(())
+    }
+
+    pub fn len(&self) -> usize {
+        self.kinds.len()
+    }
+
+    pub fn id(&self, text: &[u8]) -> Option<u32> {
+        self.ids.get(text).copied()
+    }
+
+    pub fn score(&self, id: u32) -> f32 {
+        self.scores[id as usize]
+    }
+
+    pub fn is_control(&self, id: u32) -> bool {
+        let kind = self.kinds.get(id as usize);
+        matches!(kind, Some(Kind::Control | Kind::Unknown))
+    }
+
+    /// The token of a byte that no text token covers; the unknown token where the vocabulary has none
+    /// (llama.cpp throws there).
+    pub fn byte(&self, byte: u8) -> Option<u32> {
+        self.id(format!("<0x{byte:02X}>").as_bytes())
+            .or_else(|| self.id(&[byte]))
+            .or(self.unk)
+    }
+}
+
+fn kind(token_type: i32) -> Kind {
+    match token_type {
+        1 => Kind::Normal,
+        2 => Kind::Unknown,
+        3 => Kind::Control,
+        4 => Kind::UserDefined,
+        6 => Kind::Byte,
+        _ => Kind::Other,
+    }
+}
+
+/// SentencePiece's stand-in for a space, U+2581.
+pub(super) const SPACE: &str = "\u{2581}";
+
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(&first) = rest.first() {
+        if let Some(after) = rest.strip_prefix(SPACE.as_bytes()) {
+            out.push(b' ');
+            rest = after;
+        } else {
+            out.push(first);
+            rest = &rest[1..];
+        }
+    }
+    out
+}
+
+/// `<0x0A>`
+fn parse_byte(text: &[u8]) -> Option<u8> {
+    let hex = text.strip_prefix(b"<0x")?.strip_suffix(b">")?;
+    let hex = std::str::from_utf8(hex).ok().filter(|hex| hex.len() == 2)?;
+    u8::from_str_radix(hex, 16).ok()
+}
