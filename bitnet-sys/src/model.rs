@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char};
+use std::fs::File;
 use std::path::Path;
 use std::ptr::NonNull;
 
@@ -92,6 +93,8 @@ impl Model {
                 log,
             }
         };
+        // The library says only that it failed, so ask the system why.
+        File::open(path).map_err(|e| failed(e.to_string()))?;
         let c_path = CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|_| failed("the path contains a NUL byte".to_owned()))?;
         let c_options = ffi::bn_model_options {
