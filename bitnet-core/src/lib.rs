@@ -5,6 +5,11 @@
 
 mod error;
 pub mod gguf;
+pub mod kernels;
+pub mod model;
+pub mod pool;
+pub mod quant;
+pub mod sampling;
 pub mod tap;
 pub mod tokenizer;
 

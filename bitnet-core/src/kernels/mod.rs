@@ -1,0 +1,208 @@
+//! Dot products and row operations, with one implementation per instruction set, chosen at run time.
+//!
+//! Every implementation gives the same bits. Integer dots are exact. Floating-point dots keep [`LANES`] partial
+//! sums, element `i` going to lane `i % LANES` (the end of a row padded with zeros), each product rounded before it
+//! is added (no fused multiply-add), and add the lanes up pairwise, lane `l` with lane `l + half`. A result depends
+//! on its own row and token alone, never on what else is computed beside it.
+
+pub mod elementwise;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
+use half::f16;
+
+use crate::Error;
+
+/// Partial sums of a floating-point dot product.
+pub const LANES: usize = 16;
+/// Partial sums of a Q8_0 or Q6_K dot product; lane `l` takes elements `4l..4l + 4` of every 32.
+const QUANT_LANES: usize = 8;
+
+/// Forces a kernel by name: `portable`, `avx2`.
+pub const KERNEL_VARIABLE: &str = "BITNET_KERNEL";
+
+/// An instruction set that this machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernel(Isa);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Isa {
+    Portable,
+    /// Constructed only where AVX2 and F16C were detected.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+}
+
+/// Rows of a weight matrix, or of the KV cache, as bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// Starts with the first row.
+    pub data: &'a [u8],
+    /// Bytes from one row to the next.
+    pub stride: usize,
+    /// Rows.
+    pub n: usize,
+    /// Elements per row.
+    pub columns: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// The bytes of row `row`, `bytes` of them.
+    #[inline(always)]
+    fn row(&self, row: usize, bytes: usize) -> &'a [u8] {
+        &self.data[row * self.stride..][..bytes]
+    }
+}
+
+/// Element types that widen to f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Float {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Float {
+    /// Bytes per element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Float::F32 => 4,
+            Float::F16 | Float::Bf16 => 2,
+        }
+    }
+}
+
+impl Kernel {
+    /// Every kernel that this machine can run, slowest first.
+    pub fn available() -> Vec<Kernel> {
+        #[allow(unused_mut, reason = "architectures without a kernel of their own")]
+        let mut kernels = vec![Kernel(Isa::Portable)];
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+            kernels.push(Kernel(Isa::Avx2));
+        }
+        kernels
+    }
+
+    /// The fastest kernel, or the one that the environment variable [`KERNEL_VARIABLE`] names.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) if that name is unknown or the machine lacks the instructions.
+    pub fn select() -> Result<Kernel, Error> {
+        let available = Kernel::available();
+        match std::env::var_os(KERNEL_VARIABLE) {
+            None => Ok(available[available.len() - 1]),
+            Some(name) => available
+                .iter()
+                .copied()
+                .find(|kernel| name == kernel.name())
+                .ok_or_else(|| {
+                    let names: Vec<_> = available.iter().map(|kernel| kernel.name()).collect();
+                    Error::usage(format!(
+                        "{KERNEL_VARIABLE}={}: this machine has {}",
+                        name.display(),
+                        names.join(", ")
+                    ))
+                }),
+        }
+    }
+
+    /// `portable` or `avx2`.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Isa::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => "avx2",
+        }
+    }
+
+    /// Dot products of I2_S codes (0, 1, 2) with int8 activations, exact.
+    /// `codes` is `[n_tokens][columns]`, `out` is `[n_tokens][weights.n]`.
+    ///
+    /// # Panics
+    /// If the row length is not a multiple of the block, or a slice is too short.
+    pub fn i2_s_dots(self, weights: Rows, codes: &[i8], out: &mut [i32]) {
+        match self.0 {
+            Isa::Portable => portable::i2_s_dots(weights, codes, out),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx2` exists only where AVX2 was detected.
+            Isa::Avx2 => unsafe { avx2::i2_s::dots(weights, codes, out) },
+        }
+    }
+
+    /// Dot products of rows of floats with f32 activations (rounded to bf16 by the caller beside bf16 weights).
+    /// `x` is `[n_tokens][columns]`, `out` is `[n_tokens][weights.n]`.
+    ///
+    /// # Panics
+    /// If a slice is too short.
+    pub fn float_dots(self, ty: Float, weights: Rows, x: &[f32], out: &mut [f32]) {
+        match self.0 {
+            Isa::Portable => portable::float_dots(ty, weights, x, out),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx2` exists only where AVX2 and F16C were detected.
+            Isa::Avx2 => unsafe { avx2::float::dots(ty, weights, x, out) },
+        }
+    }
+
+    /// Dot products of Q8_0 rows with Q8_0 activations: `codes` is `[n_tokens][columns]`, in -127..=127, `scales`
+    /// is `[n_tokens][columns / 32]`, `out` is `[n_tokens][weights.n]`.
+    ///
+    /// # Panics
+    /// If the row length is not a multiple of the block, or a slice is too short.
+    pub fn q8_0_dots(self, weights: Rows, codes: &[i8], scales: &[f32], out: &mut [f32]) {
+        match self.0 {
+            Isa::Portable => portable::q8_0_dots(weights, codes, scales, out),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx2` exists only where AVX2 was detected.
+            Isa::Avx2 => unsafe { avx2::blocks::q8_0_dots(weights, codes, scales, out) },
+        }
+    }
+
+    /// Dot products of Q6_K rows with Q8_K activations: `codes` is `[n_tokens][columns]`, `scales` is
+    /// `[n_tokens][columns / 256]`, `out` is `[n_tokens][weights.n]`.
+    ///
+    /// # Panics
+    /// If the row length is not a multiple of the block, or a slice is too short.
+    pub fn q6_k_dots(self, weights: Rows, codes: &[i8], scales: &[f32], out: &mut [f32]) {
+        match self.0 {
+            Isa::Portable => portable::q6_k_dots(weights, codes, scales, out),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx2` exists only where AVX2 was detected.
+            Isa::Avx2 => unsafe { avx2::blocks::q6_k_dots(weights, codes, scales, out) },
+        }
+    }
+
+    /// Sums of F16 rows, weighted: `out[t][c] = sum over r of p[t][r] * rows[r][c]`, rows added in order.
+    /// `p` is `[n_tokens][rows.n]`, `out` is `[n_tokens][columns]`.
+    ///
+    /// # Panics
+    /// If a slice is too short.
+    pub fn f16_weighted_sums(self, rows: Rows, p: &[f32], out: &mut [f32]) {
+        match self.0 {
+            Isa::Portable => portable::f16_weighted_sums(rows, p, out),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx2` exists only where AVX2 and F16C were detected.
+            Isa::Avx2 => unsafe { avx2::float::f16_weighted_sums(rows, p, out) },
+        }
+    }
+}
+
+/// Rounds through F16, half to even.
+#[inline(always)]
+pub(crate) fn round_to_f16(x: f32) -> f32 {
+    f16::from_f32(x).to_f32()
+}
+
+/// Rounds to bf16, half to even, as ggml's `ggml_fp32_to_bf16` (which keeps subnormals and quiets NaN).
+#[inline(always)]
+pub(crate) fn round_to_bf16(x: f32) -> f32 {
+    half::bf16::from_f32(x).to_f32()
+}
+
+#[cfg(test)]
+mod tests;

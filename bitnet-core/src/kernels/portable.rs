@@ -1,0 +1,155 @@
+//! Plain Rust, in the lane structure that the module above defines.
+
+use half::{bf16, f16};
+
+use super::{Float, LANES, QUANT_LANES, Rows};
+use crate::quant::{i2_s, q6_k, q8_0};
+
+pub(super) fn i2_s_dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
+    assert_eq!(weights.columns % i2_s::BLOCK, 0);
+    let row_bytes = weights.columns / 4;
+    for (x, out) in codes
+        .chunks_exact(weights.columns)
+        .zip(out.chunks_exact_mut(weights.n))
+    {
+        for (r, out) in out.iter_mut().enumerate() {
+            let (blocks, _) = weights
+                .row(r, row_bytes)
+                .as_chunks::<{ i2_s::BLOCK_BYTES }>();
+            let (x, _) = x.as_chunks::<{ i2_s::BLOCK }>();
+            *out = blocks.iter().zip(x).map(|(b, x)| i2_s_block(b, x)).sum();
+        }
+    }
+}
+
+fn i2_s_block(block: &[u8; i2_s::BLOCK_BYTES], x: &[i8; i2_s::BLOCK]) -> i32 {
+    let mut sum = 0;
+    for group in 0..4 {
+        let x = &x[group * 32..][..32];
+        for (byte, x) in block.iter().zip(x) {
+            sum += i32::from(byte >> (6 - 2 * group) & 3) * i32::from(*x);
+        }
+    }
+    sum
+}
+
+pub(super) fn float_dots(ty: Float, weights: Rows, x: &[f32], out: &mut [f32]) {
+    match ty {
+        Float::F32 => dots_as(weights, x, out, f32::from_le_bytes),
+        Float::F16 => dots_as(weights, x, out, |b| f16::from_le_bytes(b).to_f32()),
+        Float::Bf16 => dots_as(weights, x, out, |b| bf16::from_le_bytes(b).to_f32()),
+    }
+}
+
+fn dots_as<const BYTES: usize>(
+    weights: Rows,
+    x: &[f32],
+    out: &mut [f32],
+    decode: impl Fn([u8; BYTES]) -> f32,
+) {
+    for (x, out) in x
+        .chunks_exact(weights.columns)
+        .zip(out.chunks_exact_mut(weights.n))
+    {
+        for (r, out) in out.iter_mut().enumerate() {
+            let (row, _) = weights.row(r, weights.columns * BYTES).as_chunks::<BYTES>();
+            let mut lanes = [0f32; LANES];
+            for (w, x) in row.chunks(LANES).zip(x.chunks(LANES)) {
+                let mut products = [0f32; LANES];
+                for ((p, w), x) in products.iter_mut().zip(w).zip(x) {
+                    *p = decode(*w) * x;
+                }
+                for (lane, p) in lanes.iter_mut().zip(products) {
+                    *lane += p;
+                }
+            }
+            *out = add_up(&mut lanes);
+        }
+    }
+}
+
+/// Adds lanes pairwise, lane `l` with lane `l + half`.
+fn add_up(lanes: &mut [f32]) -> f32 {
+    let mut n = lanes.len();
+    while n > 1 {
+        n /= 2;
+        for l in 0..n {
+            lanes[l] += lanes[l + n];
+        }
+    }
+    lanes[0]
+}
+
+pub(super) fn q8_0_dots(weights: Rows, codes: &[i8], scales: &[f32], out: &mut [f32]) {
+    let columns = weights.columns;
+    assert_eq!(columns % q8_0::BLOCK, 0);
+    let blocks = columns / q8_0::BLOCK;
+    for ((x, scales), out) in codes
+        .chunks_exact(columns)
+        .zip(scales.chunks_exact(blocks))
+        .zip(out.chunks_exact_mut(weights.n))
+    {
+        for (r, out) in out.iter_mut().enumerate() {
+            let (row, _) = weights
+                .row(r, blocks * q8_0::BLOCK_BYTES)
+                .as_chunks::<{ q8_0::BLOCK_BYTES }>();
+            let mut lanes = [0f32; QUANT_LANES];
+            for ((block, x), x_scale) in row.iter().zip(x.chunks_exact(q8_0::BLOCK)).zip(scales) {
+                let (d, q) = q8_0::split(block);
+                let d = d * x_scale;
+                for (l, lane) in lanes.iter_mut().enumerate() {
+                    let sum: i32 = (4 * l..4 * l + 4)
+                        .map(|i| i32::from(q[i] as i8) * i32::from(x[i]))
+                        .sum();
+                    *lane += d * sum as f32;
+                }
+            }
+            *out = add_up(&mut lanes);
+        }
+    }
+}
+
+pub(super) fn q6_k_dots(weights: Rows, codes: &[i8], scales: &[f32], out: &mut [f32]) {
+    let columns = weights.columns;
+    assert_eq!(columns % q6_k::BLOCK, 0);
+    let blocks = columns / q6_k::BLOCK;
+    for ((x, scales), out) in codes
+        .chunks_exact(columns)
+        .zip(scales.chunks_exact(blocks))
+        .zip(out.chunks_exact_mut(weights.n))
+    {
+        for (r, out) in out.iter_mut().enumerate() {
+            let (row, _) = weights
+                .row(r, blocks * q6_k::BLOCK_BYTES)
+                .as_chunks::<{ q6_k::BLOCK_BYTES }>();
+            let mut lanes = [0f32; QUANT_LANES];
+            for ((bytes, x), x_scale) in row.iter().zip(x.chunks_exact(q6_k::BLOCK)).zip(scales) {
+                let block = q6_k::Block::new(bytes);
+                let mut sums = [0i32; QUANT_LANES];
+                for (i, &x) in x.iter().enumerate() {
+                    sums[i % 32 / 4] += block.scale(i) * block.value(i) * i32::from(x);
+                }
+                let d = x_scale * block.d;
+                for (lane, sum) in lanes.iter_mut().zip(sums) {
+                    *lane += d * sum as f32;
+                }
+            }
+            *out = add_up(&mut lanes);
+        }
+    }
+}
+
+pub(super) fn f16_weighted_sums(rows: Rows, p: &[f32], out: &mut [f32]) {
+    for (p, out) in p
+        .chunks_exact(rows.n)
+        .zip(out.chunks_exact_mut(rows.columns))
+    {
+        out.fill(0.0);
+        for (r, p) in p.iter().enumerate() {
+            let (row, _) = rows.row(r, rows.columns * 2).as_chunks::<2>();
+            for (out, v) in out.iter_mut().zip(row) {
+                *out += p * f16::from_le_bytes(*v).to_f32();
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+use half::bf16;
+use proptest::prelude::*;
+
+use super::*;
+use crate::quant::{i2_s, q6_k, q8_0};
+
+/// Rows of random ternary weights, packed, and their values.
+fn ternary(n: usize, columns: usize) -> impl Strategy<Value = (Vec<u8>, Vec<i8>)> {
+    proptest::collection::vec(-1i8..=1, n * columns).prop_map(|values| (pack(&values), values))
+}
+
+fn pack(values: &[i8]) -> Vec<u8> {
+    values
+        .as_chunks()
+        .0
+        .iter()
+        .flat_map(i2_s::pack_block)
+        .collect()
+}
+
+fn naive_i2_s(values: &[i8], codes: &[i8], columns: usize) -> Vec<i64> {
+    codes
+        .chunks(columns)
+        .flat_map(|x| {
+            values.chunks(columns).map(move |w| {
+                w.iter()
+                    .zip(x)
+                    .map(|(w, x)| (i64::from(*w) + 1) * i64::from(*x))
+                    .sum::<i64>()
+            })
+        })
+        .collect()
+}
+
+fn check_i2_s(packed: &[u8], values: &[i8], codes: &[i8], columns: usize) {
+    let rows = Rows {
+        data: packed,
+        stride: columns / 4,
+        n: values.len() / columns,
+        columns,
+    };
+    let want = naive_i2_s(values, codes, columns);
+    for kernel in Kernel::available() {
+        let mut out = vec![-1i32; want.len()];
+        kernel.i2_s_dots(rows, codes, &mut out);
+        let out: Vec<i64> = out.into_iter().map(i64::from).collect();
+        assert_eq!(out, want, "{}", kernel.name());
+    }
+}
+
+#[test]
+fn i2_s_extremes_do_not_wrap() {
+    for columns in [2048, 2560, 4096, 6912] {
+        for weight in [-1i8, 0, 1] {
+            let values = vec![weight; 2 * columns];
+            let packed = pack(&values);
+            for code in [-128i8, -127, 127] {
+                for n_tokens in [1, 2, 9] {
+                    check_i2_s(&packed, &values, &vec![code; n_tokens * columns], columns);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn i2_s_is_exact(
+        (packed, values, codes, columns) in (1usize..4, 1usize..20, 1usize..14).prop_flat_map(|(n, blocks, tokens)| {
+            let columns = blocks * i2_s::BLOCK;
+            (ternary(n, columns), proptest::collection::vec(any::<i8>(), tokens * columns))
+                .prop_map(move |((packed, values), codes)| (packed, values, codes, columns))
+        })
+    ) {
+        check_i2_s(&packed, &values, &codes, columns);
+    }
+
+    #[test]
+    fn floats_have_the_same_bits_alone_and_together(
+        (n, columns, tokens) in (1usize..7, 1usize..70, 1usize..7),
+        seed in any::<u64>(),
+        padding in 0usize..3,
+    ) {
+        let mut random = Random(seed);
+        let x: Vec<f32> = (0..tokens * columns).map(|_| random.float()).collect();
+        for ty in [Float::F32, Float::F16, Float::Bf16] {
+            let mut data = Vec::new();
+            for _ in 0..n {
+                for _ in 0..columns {
+                    let v = random.float();
+                    match ty {
+                        Float::F32 => data.extend(v.to_le_bytes()),
+                        Float::F16 => data.extend(f16::from_f32(v).to_le_bytes()),
+                        Float::Bf16 => data.extend(bf16::from_f32(v).to_le_bytes()),
+                    }
+                }
+                data.extend(vec![0xff; padding]);
+            }
+            let stride = columns * ty.bytes() + padding;
+            let rows = Rows { data: &data, stride, n, columns };
+            let mut want = vec![0f32; n * tokens];
+            Kernel(Isa::Portable).float_dots(ty, rows, &x, &mut want);
+            for kernel in Kernel::available() {
+                let mut out = vec![f32::NAN; n * tokens];
+                kernel.float_dots(ty, rows, &x, &mut out);
+                assert_bits(&out, &want);
+                for t in 0..tokens {
+                    for r in 0..n {
+                        let row = Rows { data: &data[r * stride..], n: 1, ..rows };
+                        let mut one = [f32::NAN];
+                        kernel.float_dots(ty, row, &x[t * columns..][..columns], &mut one);
+                        assert_bits(&one, &want[t * n + r..][..1]);
+                    }
+                }
+            }
+        }
+        let v: Vec<u8> = (0..n * columns).flat_map(|_| f16::from_f32(random.float()).to_le_bytes()).collect();
+        let rows = Rows { data: &v, stride: columns * 2, n, columns };
+        let p: Vec<f32> = (0..tokens * n).map(|_| random.float()).collect();
+        let mut want = vec![0f32; tokens * columns];
+        Kernel(Isa::Portable).f16_weighted_sums(rows, &p, &mut want);
+        for kernel in Kernel::available() {
+            let mut out = vec![f32::NAN; tokens * columns];
+            kernel.f16_weighted_sums(rows, &p, &mut out);
+            assert_bits(&out, &want);
+        }
+    }
+
+    #[test]
+    fn blocks_have_the_same_bits(
+        (n, blocks, tokens) in (1usize..4, 1usize..4, 1usize..4),
+        seed in any::<u64>(),
+        extreme in any::<bool>(),
+    ) {
+        let mut random = Random(seed);
+        let columns = blocks * q6_k::BLOCK;
+        let codes: Vec<i8> = (0..tokens * columns)
+            .map(|_| if extreme { 127 } else { (random.next() as i8).max(-127) })
+            .collect();
+        let scales: Vec<f32> = (0..tokens * columns / q8_0::BLOCK).map(|_| random.float()).collect();
+        let byte = |random: &mut Random| if extreme { 0x80 } else { random.next() as u8 };
+
+        let mut data = Vec::new();
+        for _ in 0..n * columns / q8_0::BLOCK {
+            data.extend(f16::from_f32(random.float()).to_le_bytes());
+            data.extend((0..q8_0::BLOCK).map(|_| byte(&mut random)));
+        }
+        let stride = columns / q8_0::BLOCK * q8_0::BLOCK_BYTES;
+        compare(n * tokens, |kernel, out| {
+            kernel.q8_0_dots(Rows { data: &data, stride, n, columns }, &codes, &scales, out);
+        });
+
+        let mut data = Vec::new();
+        for _ in 0..n * blocks {
+            data.extend((0..q6_k::BLOCK_BYTES - 2).map(|_| byte(&mut random)));
+            data.extend(f16::from_f32(random.float()).to_le_bytes());
+        }
+        let stride = blocks * q6_k::BLOCK_BYTES;
+        let scales = &scales[..tokens * blocks];
+        compare(n * tokens, |kernel, out| {
+            kernel.q6_k_dots(Rows { data: &data, stride, n, columns }, &codes, scales, out);
+        });
+        // Dequantised rows give the same, but for rounding.
+        let mut out = vec![0f32; n * tokens];
+        Kernel(Isa::Portable).q6_k_dots(Rows { data: &data, stride, n, columns }, &codes, scales, &mut out);
+        let mut row = vec![0f32; columns];
+        q6_k::dequantize_row(&data[..stride], &mut row);
+        let (mut want, mut size) = (0f64, 0f64);
+        for (i, w) in row.iter().enumerate() {
+            let product = f64::from(*w) * f64::from(codes[i]) * f64::from(scales[i / q6_k::BLOCK]);
+            want += product;
+            size += product.abs();
+        }
+        prop_assert!((f64::from(out[0]) - want).abs() <= size * 1e-5, "{} {want}", out[0]);
+    }
+}
+
+fn compare(len: usize, run: impl Fn(Kernel, &mut [f32])) {
+    let mut want = vec![0f32; len];
+    run(Kernel(Isa::Portable), &mut want);
+    for kernel in Kernel::available() {
+        let mut out = vec![f32::NAN; len];
+        run(kernel, &mut out);
+        assert_bits(&out, &want);
+    }
+}
+
+fn assert_bits(a: &[f32], b: &[f32]) {
+    let bits = |x: &[f32]| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(a), bits(b), "{a:?} {b:?}");
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 22) as f32 - 2.0
+    }
+}
+
+#[test]
+fn kernels_by_name() {
+    for kernel in Kernel::available() {
+        assert!(["portable", "avx2"].contains(&kernel.name()));
+    }
+    assert_eq!(Kernel::available()[0].name(), "portable");
+}

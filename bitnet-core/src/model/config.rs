@@ -1,0 +1,285 @@
+//! What a model file says about its shape.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::gguf::{FromValue, Gguf, StringArray};
+
+/// A model family, by its name in `general.architecture`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Architecture {
+    /// BitNet b1.58 with SiLU (the first releases).
+    #[serde(rename = "bitnet")]
+    Bitnet,
+    /// BitNet with squared ReLU, earlier name.
+    #[serde(rename = "bitnet-25")]
+    Bitnet25,
+    /// BitNet with squared ReLU (BitNet b1.58 2B4T).
+    #[serde(rename = "bitnet-b1.58")]
+    BitnetB158,
+    /// LLaMA: no sub-norms, SiLU, interleaved RoPE.
+    #[serde(rename = "llama")]
+    Llama,
+}
+
+impl Architecture {
+    /// Every architecture that the engine knows.
+    pub const ALL: [Architecture; 4] = [
+        Architecture::Bitnet,
+        Architecture::Bitnet25,
+        Architecture::BitnetB158,
+        Architecture::Llama,
+    ];
+
+    /// The name in `general.architecture`, which also prefixes the model's keys.
+    pub fn name(self) -> &'static str {
+        match self {
+            Architecture::Bitnet => "bitnet",
+            Architecture::Bitnet25 => "bitnet-25",
+            Architecture::BitnetB158 => "bitnet-b1.58",
+            Architecture::Llama => "llama",
+        }
+    }
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Which elements of a head rotate together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RopeStyle {
+    /// `i` with `i + dim / 2`.
+    Neox,
+    /// `2i` with `2i + 1`.
+    Norm,
+}
+
+/// The function on the gate of the feed-forward network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x / (1 + exp(-x))`.
+    Silu,
+    /// `max(0, x)^2`.
+    Relu2,
+}
+
+/// The facts about a model that its computation follows from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// Model family.
+    pub architecture: Architecture,
+    /// Layers.
+    pub n_layer: usize,
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Width of the feed-forward network.
+    pub n_ff: usize,
+    /// Query heads.
+    pub n_head: usize,
+    /// Key/value heads, a divisor of `n_head`.
+    pub n_head_kv: usize,
+    /// Values per head.
+    pub head_dim: usize,
+    /// Vocabulary size.
+    pub n_vocab: usize,
+    /// Context length of the training, tokens.
+    pub n_ctx_train: usize,
+    /// Which elements of a head rotate together.
+    pub rope_style: RopeStyle,
+    /// Leading values of a head that rotate; even.
+    pub rope_dim: usize,
+    /// Base of the rotation frequencies.
+    pub rope_base: f32,
+    /// Factor on every angle (linear RoPE scaling, 1 without).
+    pub rope_scale: f32,
+    /// Added to the mean square in RMS norms.
+    pub rms_eps: f32,
+    /// Function on the gate.
+    pub activation: Activation,
+    /// Norms before the output and the down projection (BitNet families).
+    pub sub_norms: bool,
+    /// The output head is the token embedding.
+    pub tied_output: bool,
+}
+
+impl Config {
+    /// Values per token of all query heads.
+    pub fn q_dim(&self) -> usize {
+        self.n_head * self.head_dim
+    }
+
+    /// Values per token of all key (or value) heads.
+    pub fn kv_dim(&self) -> usize {
+        self.n_head_kv * self.head_dim
+    }
+
+    /// Query heads per key/value head.
+    pub fn group(&self) -> usize {
+        self.n_head / self.n_head_kv
+    }
+
+    /// Reads the metadata; the defaults are llama.cpp's.
+    pub(crate) fn read(gguf: &Gguf) -> Result<Config, Error> {
+        let metadata = gguf.metadata();
+        let name = metadata.str("general.architecture")?;
+        let architecture = Architecture::ALL
+            .into_iter()
+            .find(|architecture| architecture.name() == name)
+            .ok_or_else(|| {
+                let known = Architecture::ALL.map(Architecture::name).join(", ");
+                let what = format!("unknown architecture {name:?} (known: {known})");
+                Error::unsupported(gguf.path(), what)
+            })?;
+        let keys = Keys { gguf, name };
+
+        let n_embd = keys.size("embedding_length")?;
+        let n_head = keys.size("attention.head_count")?;
+        let n_head_kv = keys
+            .optional_size("attention.head_count_kv")?
+            .unwrap_or(n_head);
+        if n_head % n_head_kv != 0 {
+            let what = format!("{n_head} heads cannot share {n_head_kv} key/value heads");
+            return Err(Error::bad_file(gguf.path(), what));
+        }
+        let head_dim = match keys.optional_size("attention.key_length")? {
+            Some(dim) => dim,
+            None if n_embd % n_head == 0 => n_embd / n_head,
+            None => {
+                let what = format!("{n_head} heads do not divide {n_embd} values");
+                return Err(Error::bad_file(gguf.path(), what));
+            }
+        };
+        let value_dim = keys.optional_size("attention.value_length")?;
+        if value_dim.unwrap_or(head_dim) != head_dim {
+            return Err(keys.refuse("attention.value_length", "other than the key length"));
+        }
+        let rope_dim = keys
+            .optional_size("rope.dimension_count")?
+            .unwrap_or(head_dim);
+        if rope_dim > head_dim || rope_dim % 2 != 0 {
+            let what = format!("{name}.rope.dimension_count: {rope_dim} of {head_dim}");
+            return Err(Error::bad_file(gguf.path(), what));
+        }
+        if keys.optional_size_or_zero("expert_count")? != 0 {
+            return Err(keys.refuse("expert_count", "mixture of experts"));
+        }
+        let rope_scale = keys.rope_scale()?;
+        let n_vocab = keys.n_vocab()?;
+
+        let llama = architecture == Architecture::Llama;
+        Ok(Config {
+            architecture,
+            n_layer: keys.size("block_count")?,
+            n_embd,
+            n_ff: keys.size("feed_forward_length")?,
+            n_head,
+            n_head_kv,
+            head_dim,
+            n_vocab,
+            n_ctx_train: keys.size("context_length")?,
+            rope_style: if llama {
+                RopeStyle::Norm
+            } else {
+                RopeStyle::Neox
+            },
+            rope_dim,
+            rope_base: keys.optional("rope.freq_base")?.unwrap_or(10_000.0),
+            rope_scale,
+            rms_eps: metadata.f32(&keys.key("attention.layer_norm_rms_epsilon"))?,
+            activation: match architecture {
+                Architecture::Bitnet | Architecture::Llama => Activation::Silu,
+                Architecture::Bitnet25 | Architecture::BitnetB158 => Activation::Relu2,
+            },
+            sub_norms: !llama,
+            tied_output: architecture == Architecture::Bitnet
+                || gguf.tensor("output.weight").is_none(),
+        })
+    }
+}
+
+/// The keys of one architecture.
+struct Keys<'a> {
+    gguf: &'a Gguf,
+    name: &'a str,
+}
+
+impl<'a> Keys<'a> {
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.name)
+    }
+
+    fn optional<T: FromValue<'a>>(&self, key: &str) -> Result<Option<T>, Error> {
+        self.gguf.metadata().optional(&self.key(key))
+    }
+
+    /// A count that must be there and not 0.
+    fn size(&self, key: &str) -> Result<usize, Error> {
+        let value = self.gguf.metadata().u32(&self.key(key))?;
+        self.not_zero(key, value)
+    }
+
+    fn optional_size(&self, key: &str) -> Result<Option<usize>, Error> {
+        let value = self.optional(key)?;
+        value.map(|value| self.not_zero(key, value)).transpose()
+    }
+
+    fn optional_size_or_zero(&self, key: &str) -> Result<u32, Error> {
+        Ok(self.optional(key)?.unwrap_or(0))
+    }
+
+    fn not_zero(&self, key: &str, value: u32) -> Result<usize, Error> {
+        if value == 0 {
+            let what = format!("{} is 0", self.key(key));
+            return Err(Error::bad_file(self.gguf.path(), what));
+        }
+        Ok(value as usize)
+    }
+
+    fn refuse(&self, key: &str, what: &str) -> Error {
+        let what = format!("{}: {what} is not supported", self.key(key));
+        Error::unsupported(self.gguf.path(), what)
+    }
+
+    /// The factor on RoPE angles.
+    fn rope_scale(&self) -> Result<f32, Error> {
+        const TYPE: &str = "rope.scaling.type";
+        let kind: &str = self.optional(TYPE)?.unwrap_or("linear");
+        let factor: Option<f32> = match self.optional("rope.scaling.factor")? {
+            Some(factor) => Some(factor),
+            None => self.optional("rope.scale_linear")?,
+        };
+        match kind {
+            "none" => Ok(1.0),
+            "linear" => Ok(match factor {
+                None | Some(0.0) => 1.0,
+                Some(factor) => 1.0 / factor,
+            }),
+            other => Err(self.refuse(TYPE, &format!("{other:?}"))),
+        }
+    }
+
+    /// Tokens in the vocabulary; without one, the key; without that, rows of the embedding.
+    fn n_vocab(&self) -> Result<usize, Error> {
+        let tokens: Option<&StringArray> =
+            self.gguf.metadata().optional("tokenizer.ggml.tokens")?;
+        if let Some(tokens) = tokens {
+            return Ok(tokens.len());
+        }
+        if let Some(n) = self.optional_size("vocab_size")? {
+            return Ok(n);
+        }
+        let rows = self
+            .gguf
+            .tensor("token_embd.weight")
+            .and_then(|tensor| tensor.shape.get(1))
+            .and_then(|&rows| usize::try_from(rows).ok());
+        Ok(rows.unwrap_or(0))
+    }
+}

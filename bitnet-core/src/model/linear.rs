@@ -1,0 +1,344 @@
+//! Weight matrices in the file, and their products with activations.
+
+use half::{bf16, f16};
+
+use crate::Error;
+use crate::gguf::{Gguf, TensorInfo, TensorType};
+use crate::kernels::{Float, Kernel, Rows, round_to_bf16};
+use crate::pool::Pool;
+use crate::quant::{i2_s, q6_k, q8_0};
+
+/// Rows and tokens that are computed at once; their results lie on the stack.
+const TILE_ROWS: usize = 32;
+const TILE_TOKENS: usize = 8;
+
+/// What a product runs on.
+pub(super) struct Engine<'a> {
+    pub gguf: &'a Gguf,
+    pub kernel: Kernel,
+    pub pool: &'a Pool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Format {
+    /// The tensor's scale.
+    I2S(f32),
+    Float(Float),
+    Q8_0,
+    Q6K,
+}
+
+/// What activations are turned into beside a format.
+#[derive(Clone, Copy, PartialEq)]
+enum Encoding {
+    /// As they are.
+    F32,
+    Bf16,
+    I8,
+    Q8_0,
+    Q8K,
+}
+
+/// A matrix whose data stay in the file's map.
+#[derive(Debug)]
+pub(super) struct Matrix {
+    info: TensorInfo,
+    format: Format,
+    rows: usize,
+    columns: usize,
+    row_bytes: usize,
+}
+
+impl Matrix {
+    /// `rows` by `columns`; the caller has checked the shape.
+    pub(super) fn new(
+        gguf: &Gguf,
+        info: &TensorInfo,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Self, Error> {
+        let data = gguf.data(info)?;
+        let (format, row_bytes) = match info.ty {
+            TensorType::F32 => (Format::Float(Float::F32), columns * 4),
+            TensorType::F16 => (Format::Float(Float::F16), columns * 2),
+            TensorType::BF16 => (Format::Float(Float::Bf16), columns * 2),
+            TensorType::Q8_0 => (Format::Q8_0, columns / q8_0::BLOCK * q8_0::BLOCK_BYTES),
+            TensorType::Q6_K => (Format::Q6K, columns / q6_k::BLOCK * q6_k::BLOCK_BYTES),
+            TensorType::I2_S => {
+                let scale = data
+                    .get(rows * columns / 4..)
+                    .and_then(|trailer| trailer.first_chunk())
+                    .ok_or_else(|| too_small(gguf, info))?;
+                (Format::I2S(f32::from_le_bytes(*scale)), columns / 4)
+            }
+            TensorType::Unknown(_) => return Err(too_small(gguf, info)),
+        };
+        if data.len() < rows * row_bytes {
+            return Err(too_small(gguf, info));
+        }
+        Ok(Self {
+            info: info.clone(),
+            format,
+            rows,
+            columns,
+            row_bytes,
+        })
+    }
+
+    /// Whether single rows can be looked up: not where a row is ternary.
+    pub(super) fn is_embedding(&self) -> bool {
+        !matches!(self.format, Format::I2S(_))
+    }
+
+    fn encoding(&self) -> Encoding {
+        match self.format {
+            Format::I2S(_) => Encoding::I8,
+            Format::Float(Float::Bf16) => Encoding::Bf16,
+            Format::Float(_) => Encoding::F32,
+            Format::Q8_0 => Encoding::Q8_0,
+            Format::Q6K => Encoding::Q8K,
+        }
+    }
+
+    fn view<'a>(&self, data: &'a [u8], first: usize, n: usize) -> Rows<'a> {
+        Rows {
+            data: &data[first * self.row_bytes..],
+            stride: self.row_bytes,
+            n,
+            columns: self.columns,
+        }
+    }
+
+    /// Row `row`, dequantised.
+    pub(super) fn row(&self, gguf: &Gguf, row: usize, out: &mut [f32]) -> Result<(), Error> {
+        let data = &gguf.data(&self.info)?[row * self.row_bytes..][..self.row_bytes];
+        let floats = |out: &mut [f32], decode: fn([u8; 2]) -> f32| {
+            for (out, v) in out.iter_mut().zip(data.as_chunks::<2>().0) {
+                *out = decode(*v);
+            }
+        };
+        match self.format {
+            Format::Float(Float::F32) => {
+                for (out, v) in out.iter_mut().zip(data.as_chunks::<4>().0) {
+                    *out = f32::from_le_bytes(*v);
+                }
+            }
+            Format::Float(Float::F16) => floats(out, |v| f16::from_le_bytes(v).to_f32()),
+            Format::Float(Float::Bf16) => floats(out, |v| bf16::from_le_bytes(v).to_f32()),
+            Format::Q8_0 => q8_0::dequantize_row(data, out),
+            Format::Q6K => q6_k::dequantize_row(data, out),
+            Format::I2S(_) => {
+                let what = format!("tensor {:?}: I2_S rows cannot be looked up", self.info.name);
+                return Err(Error::unsupported(gguf.path(), what));
+            }
+        }
+        Ok(())
+    }
+
+    /// `out[t][r] = row r . input t`, for `out` of `[n_tokens][rows]`.
+    pub(super) fn apply(
+        &self,
+        engine: &Engine,
+        input: &mut Input,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        self.apply_then(engine, input, out, |_, _| ())
+    }
+
+    /// As [`apply`](Self::apply), then `finish(first_row, values)` on every piece of the results.
+    fn apply_then(
+        &self,
+        engine: &Engine,
+        input: &mut Input,
+        out: &mut [f32],
+        finish: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<(), Error> {
+        debug_assert_eq!(input.columns, self.columns);
+        let &Engine { gguf, kernel, pool } = engine;
+        let data = gguf.data(&self.info)?;
+        input.encode(pool, self.encoding());
+        let input = &*input;
+        let n_tokens = input.n_tokens();
+        let out = &mut out[..n_tokens * self.rows];
+        pool.columns(out, self.rows, TILE_ROWS, |mut out| {
+            let rows = out.range();
+            let weights = self.view(data, rows.start, rows.len());
+            for token in (0..n_tokens).step_by(TILE_TOKENS) {
+                let n = TILE_TOKENS.min(n_tokens - token);
+                let mut tile = [0f32; TILE_ROWS * TILE_TOKENS];
+                let tile = &mut tile[..n * rows.len()];
+                self.tile(kernel, weights, input, token, tile);
+                for (t, values) in tile.chunks_exact_mut(rows.len()).enumerate() {
+                    finish(rows.start, values);
+                    out.row(token + t).copy_from_slice(values);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// The rows of `weights` by the tokens from `token`; `tile` is `[n_tokens][weights.n]`.
+    fn tile(&self, kernel: Kernel, weights: Rows, input: &Input, token: usize, tile: &mut [f32]) {
+        let tokens = token..token + tile.len() / weights.n;
+        match self.format {
+            Format::Float(ty) => {
+                kernel.float_dots(ty, weights, input.floats(tokens), tile);
+            }
+            Format::Q8_0 => {
+                let (codes, scales) = input.codes(tokens, q8_0::BLOCK);
+                kernel.q8_0_dots(weights, codes, scales, tile);
+            }
+            Format::Q6K => {
+                let (codes, scales) = input.codes(tokens, q6_k::BLOCK);
+                kernel.q6_k_dots(weights, codes, scales, tile);
+            }
+            Format::I2S(weight_scale) => {
+                let mut dots = [0i32; TILE_ROWS * TILE_TOKENS];
+                let dots = &mut dots[..tile.len()];
+                let (codes, scales) = input.codes(tokens.clone(), self.columns);
+                kernel.i2_s_dots(weights, codes, dots);
+                for (t, (out, dots)) in tile
+                    .chunks_exact_mut(weights.n)
+                    .zip(dots.chunks_exact(weights.n))
+                    .enumerate()
+                {
+                    // The codes are 0..=2, so the sum of the activations comes off. This order of f32 operations
+                    // is the reference's (`ggml_compute_forward_mul_mat_one_chunk`).
+                    let sum = input.encoded.sums[tokens.start + t] as f32;
+                    for (out, &dot) in out.iter_mut().zip(dots) {
+                        *out = (dot as f32 - sum) / scales[t] * weight_scale;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn too_small(gguf: &Gguf, info: &TensorInfo) -> Error {
+    let what = format!("tensor {:?}: its data do not hold its shape", info.name);
+    Error::bad_file(gguf.path(), what)
+}
+
+/// A matrix with the scale and bias that follow it.
+#[derive(Debug)]
+pub(super) struct Linear {
+    pub weight: Matrix,
+    /// On top of the scale within an I2_S tensor.
+    pub scale: Option<f32>,
+    /// One value per row.
+    pub bias: Option<Vec<f32>>,
+}
+
+impl Linear {
+    /// `out[t] = weight . input[t] * scale + bias`.
+    pub(super) fn apply(
+        &self,
+        engine: &Engine,
+        input: &mut Input,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        self.weight.apply_then(engine, input, out, |first, values| {
+            if let Some(scale) = self.scale {
+                values.iter_mut().for_each(|v| *v *= scale);
+            }
+            if let Some(bias) = &self.bias {
+                for (v, b) in values.iter_mut().zip(&bias[first..]) {
+                    *v += b;
+                }
+            }
+        })
+    }
+}
+
+/// Room for encoded activations, kept from one evaluation to the next.
+#[derive(Default)]
+pub(super) struct Encoded {
+    codes: Vec<i8>,
+    /// Per token and block.
+    scales: Vec<f32>,
+    /// Per token.
+    sums: Vec<i32>,
+    floats: Vec<f32>,
+}
+
+/// The activations that one or more matrices are applied to; encoded once per encoding in a row.
+pub(super) struct Input<'a> {
+    x: &'a [f32],
+    columns: usize,
+    encoding: Encoding,
+    encoded: &'a mut Encoded,
+}
+
+impl<'a> Input<'a> {
+    /// `x` is `[n_tokens][columns]`.
+    pub(super) fn new(x: &'a [f32], columns: usize, encoded: &'a mut Encoded) -> Self {
+        Self {
+            x,
+            columns,
+            encoding: Encoding::F32,
+            encoded,
+        }
+    }
+
+    fn n_tokens(&self) -> usize {
+        self.x.len() / self.columns
+    }
+
+    fn floats(&self, tokens: std::ops::Range<usize>) -> &[f32] {
+        let x = match self.encoding {
+            Encoding::Bf16 => &self.encoded.floats,
+            _ => self.x,
+        };
+        &x[tokens.start * self.columns..tokens.end * self.columns]
+    }
+
+    fn codes(&self, tokens: std::ops::Range<usize>, block: usize) -> (&[i8], &[f32]) {
+        let blocks = self.columns / block;
+        (
+            &self.encoded.codes[tokens.start * self.columns..tokens.end * self.columns],
+            &self.encoded.scales[tokens.start * blocks..tokens.end * blocks],
+        )
+    }
+
+    fn encode(&mut self, pool: &Pool, encoding: Encoding) {
+        if self.encoding == encoding {
+            return;
+        }
+        self.encoding = encoding;
+        let (x, columns, n_tokens) = (self.x, self.columns, self.n_tokens());
+        let Encoded {
+            codes,
+            scales,
+            sums,
+            floats,
+        } = &mut *self.encoded;
+        let token = |t: usize| &x[t * columns..][..columns];
+        let block = match encoding {
+            Encoding::F32 => return,
+            Encoding::Bf16 => {
+                floats.resize(x.len(), 0.0);
+                return pool.rows(floats, columns, |t, out| {
+                    for (out, v) in out.iter_mut().zip(token(t)) {
+                        *out = round_to_bf16(*v);
+                    }
+                });
+            }
+            Encoding::I8 => columns,
+            Encoding::Q8_0 => q8_0::BLOCK,
+            Encoding::Q8K => q6_k::BLOCK,
+        };
+        codes.resize(x.len(), 0);
+        scales.resize(n_tokens * columns / block, 0.0);
+        sums.resize(n_tokens, 0);
+        pool.rows_of_three(
+            n_tokens,
+            (codes, scales, sums),
+            |t, codes, scales, sum| match encoding {
+                Encoding::I8 => (scales[0], sum[0]) = i2_s::quantize_row(token(t), codes),
+                Encoding::Q8_0 => q8_0::quantize_row(token(t), codes, scales),
+                Encoding::Q8K => q6_k::quantize_row_q8_k(token(t), codes, scales),
+                Encoding::F32 | Encoding::Bf16 => unreachable!("handled above"),
+            },
+        );
+    }
+}

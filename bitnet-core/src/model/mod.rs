@@ -1,0 +1,113 @@
+//! The model: its weights, and sessions that evaluate tokens.
+//!
+//! A `bitnet*` layer is RMS norm, q/k/v, RoPE, attention, sub-norm, output projection, residual; RMS norm, gate and
+//! up, activation, sub-norm, down projection, residual. `llama` is the same without the sub-norms.
+
+mod attention;
+mod config;
+#[cfg(feature = "fault-injection")]
+mod fault;
+mod forward;
+mod linear;
+mod load;
+mod rope;
+mod session;
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::Error;
+use crate::gguf::Gguf;
+use crate::kernels::Kernel;
+use crate::tap::Tap;
+
+pub use config::{Activation, Architecture, Config, RopeStyle};
+#[cfg(feature = "fault-injection")]
+pub use fault::{Fault, ParseFaultError, SubNorm};
+pub use session::{Generate, Logits, Session, SessionOptions};
+
+use linear::{Linear, Matrix};
+
+/// A model whose matrices stay in the mapped file.
+pub struct Model {
+    gguf: Arc<Gguf>,
+    config: Config,
+    kernel: Kernel,
+    embedding: Matrix,
+    layers: Vec<Layer>,
+    output_norm: Vec<f32>,
+    /// `None` where it is the embedding.
+    output: Option<Matrix>,
+    /// One divisor of the angle per pair.
+    rope_factors: Option<Vec<f32>>,
+}
+
+/// The weights of one layer.
+struct Layer {
+    attn_norm: Vec<f32>,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    attn_sub_norm: Option<Vec<f32>>,
+    output: Linear,
+    ffn_norm: Vec<f32>,
+    gate: Linear,
+    up: Linear,
+    ffn_sub_norm: Option<Vec<f32>>,
+    down: Linear,
+    activation: Activation,
+}
+
+impl Model {
+    /// Builds the model of a file.
+    ///
+    /// # Errors
+    /// The message names the file and the key or tensor at fault:
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for an unknown architecture or tensor type,
+    /// [`MissingTensor`](crate::ErrorKind::MissingTensor) if a tensor is missing or not part of the architecture,
+    /// [`BadFile`](crate::ErrorKind::BadFile) for a wrong shape, contradicting metadata, or an embedding that does
+    /// not fit the vocabulary; [`Usage`](crate::ErrorKind::Usage) if the environment forces an unknown kernel.
+    pub fn load(gguf: Arc<Gguf>) -> Result<Model, Error> {
+        load::load(gguf)
+    }
+
+    /// The facts about the model.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The file that the weights are in.
+    pub fn gguf(&self) -> &Arc<Gguf> {
+        &self.gguf
+    }
+
+    /// The taps that this family has, in the order of the forward pass.
+    pub fn taps(&self) -> Vec<Tap> {
+        Tap::ALL
+            .into_iter()
+            .filter(|tap| {
+                self.config.sub_norms || !matches!(tap, Tap::AttnSubNorm | Tap::FfnSubNorm)
+            })
+            .collect()
+    }
+
+    /// The name of the kernel in use.
+    pub fn kernel_name(&self) -> &'static str {
+        self.kernel.name()
+    }
+
+    /// Uses another kernel than the one chosen at loading. Results do not depend on it.
+    pub fn set_kernel(&mut self, kernel: Kernel) {
+        self.kernel = kernel;
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model")
+            .field("path", &self.gguf.path())
+            .field("config", &self.config)
+            .field("kernel", &self.kernel_name())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,407 @@
+//! A fork-join thread pool: the calling thread works too, workers spin for a while and then sleep.
+//!
+//! Forks are microseconds apart in a forward pass, which a queue or a futex per fork could not serve.
+
+use std::cell::{Cell, UnsafeCell};
+use std::io;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// Spins before a worker sleeps: about half a millisecond, more than any serial part of a forward pass.
+const SPINS: u32 = 20_000;
+
+type Job = *const (dyn Fn(usize) + Sync);
+
+struct Shared {
+    /// Counts forks; a change tells the workers that `job` is set.
+    epoch: AtomicUsize,
+    job: UnsafeCell<Option<Job>>,
+    /// Workers that have not finished the current job.
+    busy: AtomicUsize,
+    panicked: AtomicBool,
+    stop: AtomicBool,
+    sleepers: AtomicUsize,
+    lock: Mutex<()>,
+    wake: Condvar,
+}
+
+// SAFETY: `job` is written only by the forking thread while no worker is busy, and read by workers only after they
+// have seen the epoch change that follows the write; the closure behind it is `Sync`.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; nothing in it is tied to a thread.
+unsafe impl Send for Shared {}
+
+/// A fixed set of threads that run one job at a time.
+///
+/// Not `Sync`: only one thread may fork, and a job cannot fork from within.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    _not_sync: PhantomData<Cell<()>>,
+}
+
+impl Pool {
+    /// A pool of `threads` threads, the caller's included (0 counts as 1).
+    ///
+    /// # Errors
+    /// The system cannot start a thread.
+    pub fn new(threads: usize) -> io::Result<Self> {
+        let mut pool = Self {
+            shared: Arc::new(Shared {
+                epoch: AtomicUsize::new(0),
+                job: UnsafeCell::new(None),
+                busy: AtomicUsize::new(0),
+                panicked: AtomicBool::new(false),
+                stop: AtomicBool::new(false),
+                sleepers: AtomicUsize::new(0),
+                lock: Mutex::new(()),
+                wake: Condvar::new(),
+            }),
+            workers: Vec::new(),
+            _not_sync: PhantomData,
+        };
+        for index in 1..threads {
+            let shared = Arc::clone(&pool.shared);
+            let worker = std::thread::Builder::new()
+                .name(format!("bitnet-{index}"))
+                .spawn(move || work(&shared, index))?;
+            pool.workers.push(worker);
+        }
+        Ok(pool)
+    }
+
+    /// Threads, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs `job(thread)` once on every thread and waits for all of them.
+    ///
+    /// # Panics
+    /// If `job` does, on any thread.
+    pub fn run(&self, job: &(dyn Fn(usize) + Sync)) {
+        if self.workers.is_empty() {
+            return job(0);
+        }
+        let shared = &*self.shared;
+        // SAFETY: only the lifetime is erased. `Join` below waits, on unwinding too, until no worker uses the
+        // closure; no worker is busy now, since the previous fork was joined and `Pool` is not `Sync`.
+        unsafe {
+            *shared.job.get() = Some(std::mem::transmute::<&(dyn Fn(usize) + Sync), Job>(job));
+        }
+        shared.panicked.store(false, Ordering::Relaxed);
+        shared.busy.store(self.workers.len(), Ordering::Relaxed);
+        // Sequentially consistent with the worker's `sleepers` then `epoch`: either it sees this epoch, or its
+        // registration is seen here.
+        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        if shared.sleepers.load(Ordering::SeqCst) > 0 {
+            drop(shared.lock.lock().unwrap_or_else(PoisonError::into_inner));
+            shared.wake.notify_all();
+        }
+        let join = Join(shared);
+        job(0);
+        drop(join);
+        assert!(
+            !shared.panicked.load(Ordering::Relaxed),
+            "a worker thread panicked"
+        );
+    }
+
+    /// Runs `body(thread, range)` over `0..n` in ranges of at most `grain`, dealt out as threads become free.
+    ///
+    /// # Panics
+    /// If `body` does.
+    pub fn ranges(&self, n: usize, grain: usize, body: impl Fn(usize, Range<usize>) + Sync) {
+        let grain = grain.max(1);
+        if n <= grain || self.workers.is_empty() {
+            if n > 0 {
+                body(0, 0..n);
+            }
+            return;
+        }
+        let next = AtomicUsize::new(0);
+        self.run(&|thread| {
+            loop {
+                let start = next.fetch_add(grain, Ordering::Relaxed);
+                if start >= n {
+                    break;
+                }
+                body(thread, start..n.min(start + grain));
+            }
+        });
+    }
+
+    /// Runs `body(row, values)` for every row of `width` values.
+    ///
+    /// # Panics
+    /// If `body` does.
+    pub fn rows<T: Send>(
+        &self,
+        data: &mut [T],
+        width: usize,
+        body: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let n = data.len() / width.max(1);
+        let data = Shares::new(data, width);
+        self.ranges(n, 1, |_, rows| {
+            for row in rows {
+                // SAFETY: every row is dealt out once.
+                body(row, unsafe { data.slice(row, 0..width) });
+            }
+        });
+    }
+
+    /// Runs `body(row, a, b, c)` for every row of three matrices of `n` rows.
+    ///
+    /// # Panics
+    /// If `body` does, or a matrix is not of `n` rows.
+    pub(crate) fn rows_of_three<A: Send, B: Send, C: Send>(
+        &self,
+        n: usize,
+        (a, b, c): (&mut [A], &mut [B], &mut [C]),
+        body: impl Fn(usize, &mut [A], &mut [B], &mut [C]) + Sync,
+    ) {
+        let (a_width, b_width, c_width) = (a.len() / n, b.len() / n, c.len() / n);
+        let (a, b, c) = (
+            Shares::new(a, a_width),
+            Shares::new(b, b_width),
+            Shares::new(c, c_width),
+        );
+        self.ranges(n, 1, |_, rows| {
+            for row in rows {
+                // SAFETY: every row is dealt out once.
+                unsafe {
+                    let (a, b) = (a.slice(row, 0..a_width), b.slice(row, 0..b_width));
+                    body(row, a, b, c.slice(row, 0..c_width));
+                }
+            }
+        });
+    }
+
+    /// As [`rows`](Self::rows), with a scratch value for each thread.
+    ///
+    /// # Panics
+    /// If `body` does, or there are fewer scratch values than threads.
+    pub(crate) fn rows_with<T: Send, S: Send>(
+        &self,
+        data: &mut [T],
+        width: usize,
+        scratch: &mut [S],
+        body: impl Fn(&mut S, usize, &mut [T]) + Sync,
+    ) {
+        assert!(scratch.len() >= self.threads());
+        let n = data.len() / width.max(1);
+        let data = Shares::new(data, width);
+        let scratch = Shares::new(scratch, 1);
+        self.ranges(n, 1, |thread, rows| {
+            // SAFETY: a thread runs one body at a time, and no other thread has its index.
+            let scratch = unsafe { &mut scratch.slice(thread, 0..1)[0] };
+            for row in rows {
+                // SAFETY: every row is dealt out once.
+                body(scratch, row, unsafe { data.slice(row, 0..width) });
+            }
+        });
+    }
+
+    /// Runs `body(columns)` for ranges of at most `grain` columns of a matrix with rows of `width`.
+    ///
+    /// # Panics
+    /// If `body` does.
+    pub(crate) fn columns<T: Send>(
+        &self,
+        data: &mut [T],
+        width: usize,
+        grain: usize,
+        body: impl Fn(Columns<T>) + Sync,
+    ) {
+        let data = Shares::new(data, width);
+        self.ranges(width, grain, |_, range| {
+            for start in range.clone().step_by(grain) {
+                body(Columns {
+                    shares: &data,
+                    range: start..range.end.min(start + grain),
+                });
+            }
+        });
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        drop(self.shared.lock.lock());
+        self.shared.wake.notify_all();
+        for worker in self.workers.drain(..) {
+            // Jobs are run under `catch_unwind`; a worker itself does not panic.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// Waits for the workers when dropped.
+struct Join<'a>(&'a Shared);
+
+impl Drop for Join<'_> {
+    fn drop(&mut self) {
+        let mut spins = 0;
+        while self.0.busy.load(Ordering::Acquire) > 0 {
+            spins += 1;
+            if spins < SPINS {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+fn work(shared: &Shared, index: usize) {
+    let mut seen = 0;
+    loop {
+        let mut spins = 0;
+        while shared.epoch.load(Ordering::Acquire) == seen {
+            spins += 1;
+            if spins < SPINS {
+                std::hint::spin_loop();
+                continue;
+            }
+            let mut guard = shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            shared.sleepers.fetch_add(1, Ordering::SeqCst);
+            while shared.epoch.load(Ordering::SeqCst) == seen {
+                guard = shared
+                    .wake
+                    .wait(guard)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            shared.sleepers.fetch_sub(1, Ordering::SeqCst);
+        }
+        seen = seen.wrapping_add(1);
+        if shared.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        // SAFETY: the epoch changed, so the job was set before, and it stays valid until `busy` reaches 0.
+        let job = unsafe { (*shared.job.get()).map(|job| &*job) };
+        if let Some(job) = job
+            && catch_unwind(AssertUnwindSafe(|| job(index))).is_err()
+        {
+            shared.panicked.store(true, Ordering::Relaxed);
+        }
+        shared.busy.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// Some columns of a row-major matrix.
+pub(crate) struct Columns<'a, T> {
+    shares: &'a Shares<'a, T>,
+    range: Range<usize>,
+}
+
+impl<T> Columns<'_, T> {
+    /// Which columns.
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// These columns of one row.
+    pub(crate) fn row(&mut self, row: usize) -> &mut [T] {
+        // SAFETY: a column is dealt out once, and `self` is borrowed as long as the slice.
+        unsafe { self.shares.slice(row, self.range.clone()) }
+    }
+}
+
+/// A row-major matrix whose disjoint parts are written by several threads.
+struct Shares<'a, T> {
+    data: *mut T,
+    len: usize,
+    width: usize,
+    _borrow: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it hands out disjoint `&mut [T]` only (the contract of `slice`), which may cross threads if `T: Send`.
+unsafe impl<T: Send> Sync for Shares<'_, T> {}
+
+impl<'a, T> Shares<'a, T> {
+    /// `data` as rows of `width`.
+    fn new(data: &'a mut [T], width: usize) -> Self {
+        Self {
+            data: data.as_mut_ptr(),
+            len: data.len(),
+            width,
+            _borrow: PhantomData,
+        }
+    }
+
+    /// Part of one row.
+    ///
+    /// # Safety
+    /// No two live slices may overlap.
+    ///
+    /// # Panics
+    /// If the part lies outside the matrix.
+    #[expect(clippy::mut_from_ref, reason = "disjointness is the caller's contract")]
+    unsafe fn slice(&self, row: usize, columns: Range<usize>) -> &mut [T] {
+        let start = row * self.width + columns.start;
+        let len = columns.len();
+        assert!(columns.end <= self.width && start + len <= self.len);
+        // SAFETY: in bounds by the assertion; disjoint by the caller's contract.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU64;
+    use std::time::Duration;
+
+    #[test]
+    fn every_index_once() {
+        for threads in [1, 2, 3, 5] {
+            let pool = Pool::new(threads).unwrap();
+            for n in [0, 1, 2, 7, 100] {
+                let hits: Vec<AtomicU64> = (0..n).map(|_| AtomicU64::new(0)).collect();
+                pool.ranges(n, 3, |thread, range| {
+                    assert!(thread < threads);
+                    for i in range {
+                        hits[i].fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+                assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 1));
+            }
+        }
+    }
+
+    #[test]
+    fn many_forks_with_sleep_between() {
+        let pool = Pool::new(3).unwrap();
+        let mut data = vec![0u32; 7 * 5];
+        for round in 0..200 {
+            pool.rows(&mut data, 5, |row, values| {
+                values.fill((row + round) as u32)
+            });
+            assert_eq!(data[34], (6 + round) as u32);
+            if round % 50 == 0 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_survives() {
+        let pool = Pool::new(2).unwrap();
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            pool.run(&|thread| assert_ne!(thread, 1, "on purpose"));
+        }));
+        assert!(result.is_err());
+        let count = AtomicUsize::new(0);
+        pool.run(&|_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.load(Ordering::Relaxed), 2);
+    }
+}

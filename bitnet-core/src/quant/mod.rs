@@ -1,0 +1,60 @@
+//! Block formats: how weights lie in the file and how activations are quantised for them.
+//!
+//! Rounding follows ggml, so that integer dot products are the reference's to the bit.
+
+pub mod i2_s;
+pub mod q6_k;
+pub mod q8_0;
+
+/// Round half to even, for `|x| < 2^22`; the addition pushes the fraction out of the significand.
+#[inline(always)]
+fn nearest_int(x: f32) -> i32 {
+    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23
+    ((x + MAGIC).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
+}
+
+/// Largest absolute value; NaN is passed over.
+#[inline(always)]
+fn max_abs(x: &[f32]) -> f32 {
+    let mut lanes = [0f32; 8];
+    let (chunks, tail) = x.as_chunks::<8>();
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *lane = lane.max(v.abs());
+        }
+    }
+    for (lane, v) in lanes.iter_mut().zip(tail) {
+        *lane = lane.max(v.abs());
+    }
+    lanes.into_iter().fold(0.0, f32::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_int_rounds_half_to_even() {
+        for (x, want) in [
+            (0.5, 0),
+            (1.5, 2),
+            (2.5, 2),
+            (-0.5, 0),
+            (-1.5, -2),
+            (-2.5, -2),
+            (126.5, 126),
+            (127.49, 127),
+            (-127.5, -128),
+        ] {
+            assert_eq!(nearest_int(x), want, "{x}");
+        }
+    }
+
+    #[test]
+    fn max_abs_sees_the_tail() {
+        let mut x = vec![1.0; 11];
+        x[10] = -3.0;
+        x[3] = f32::NAN;
+        assert_eq!(max_abs(&x), 3.0);
+    }
+}

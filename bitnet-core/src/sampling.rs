@@ -1,0 +1,188 @@
+//! From logits to tokens.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+/// The most likely token; of several, the lowest. NaN is never chosen; 0 if there is nothing else.
+pub fn greedy(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    let mut max = f32::NEG_INFINITY;
+    for (i, &logit) in logits.iter().enumerate() {
+        if logit > max {
+            (best, max) = (i, logit);
+        }
+    }
+    best as u32
+}
+
+/// How tokens are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SamplerOptions {
+    /// Divides the logits; 0 is greedy.
+    pub temperature: f32,
+    /// Draw from this many most likely tokens; 0 is all.
+    pub top_k: usize,
+    /// Draw from the fewest most likely tokens whose probabilities add up to this; 1 is all.
+    pub top_p: f32,
+    /// Seed of the generator.
+    pub seed: u64,
+}
+
+impl Default for SamplerOptions {
+    /// Greedy.
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            seed: 0,
+        }
+    }
+}
+
+/// Draws tokens; the same seed and logits give the same tokens.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    options: SamplerOptions,
+    random: StdRng,
+    candidates: Vec<(f64, u32)>,
+}
+
+impl Sampler {
+    /// A sampler at the start of its seed's sequence.
+    pub fn new(options: SamplerOptions) -> Self {
+        Self {
+            options,
+            random: StdRng::seed_from_u64(options.seed),
+            candidates: Vec::new(),
+        }
+    }
+
+    /// The most likely token, always.
+    pub fn greedy() -> Self {
+        Self::new(SamplerOptions::default())
+    }
+
+    /// Draws a token: top-k, then temperature, then top-p.
+    pub fn sample(&mut self, logits: &[f32]) -> u32 {
+        let SamplerOptions {
+            temperature,
+            top_k,
+            top_p,
+            ..
+        } = self.options;
+        if temperature.is_nan() || temperature <= 0.0 {
+            return greedy(logits);
+        }
+        let candidates = &mut self.candidates;
+        candidates.clear();
+        let finite = (0..).zip(logits).filter(|(_, logit)| logit.is_finite());
+        candidates.extend(finite.map(|(token, &logit)| (f64::from(logit), token)));
+        // Most likely first; of equals, the lowest token.
+        candidates.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        if top_k > 0 {
+            candidates.truncate(top_k);
+        }
+        let Some(&(max, likeliest)) = candidates.first() else {
+            return greedy(logits);
+        };
+        let mut total = 0.0;
+        for (weight, _) in candidates.iter_mut() {
+            *weight = ((*weight - max) / f64::from(temperature)).exp();
+            total += *weight;
+        }
+        let mut kept = 0.0;
+        let enough = total * f64::from(top_p);
+        let n = candidates.iter().position(|(weight, _)| {
+            kept += weight;
+            kept >= enough
+        });
+        candidates.truncate(n.map_or(candidates.len(), |n| n + 1));
+        let kept: f64 = candidates.iter().map(|(weight, _)| weight).sum();
+        let mut draw = self.random.random::<f64>() * kept;
+        for &(weight, token) in candidates.iter() {
+            draw -= weight;
+            if draw < 0.0 {
+                return token;
+            }
+        }
+        likeliest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 5] = [1.0, 3.0, f32::NAN, 3.0, 2.0];
+
+    fn draw(options: SamplerOptions, n: usize) -> Vec<u32> {
+        let mut sampler = Sampler::new(options);
+        (0..n).map(|_| sampler.sample(&LOGITS)).collect()
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_of_equals() {
+        assert_eq!(greedy(&LOGITS), 1);
+        assert_eq!(greedy(&[f32::NAN]), 0);
+        assert_eq!(draw(SamplerOptions::default(), 3), [1, 1, 1]);
+    }
+
+    #[test]
+    fn the_seed_decides() {
+        let options = SamplerOptions {
+            temperature: 1.0,
+            seed: 7,
+            ..SamplerOptions::default()
+        };
+        assert_eq!(draw(options, 50), draw(options, 50));
+        assert_ne!(
+            draw(options, 50),
+            draw(SamplerOptions { seed: 8, ..options }, 50)
+        );
+    }
+
+    #[test]
+    fn frequencies_follow_the_distribution() {
+        let options = SamplerOptions {
+            temperature: 2.0,
+            seed: 1,
+            ..SamplerOptions::default()
+        };
+        let drawn = draw(options, 20_000);
+        let weights = LOGITS.map(|l| {
+            if l.is_nan() {
+                0.0
+            } else {
+                (f64::from(l) / 2.0).exp()
+            }
+        });
+        let total: f64 = weights.iter().sum();
+        for (token, weight) in (0u32..).zip(weights) {
+            let share = drawn.iter().filter(|&&t| t == token).count() as f64 / 20_000.0;
+            assert!((share - weight / total).abs() < 0.015, "{token}: {share}");
+        }
+    }
+
+    #[test]
+    fn top_k_and_top_p_cut_the_tail() {
+        let base = SamplerOptions {
+            temperature: 1.0,
+            ..SamplerOptions::default()
+        };
+        let top_k = draw(SamplerOptions { top_k: 2, ..base }, 200);
+        assert!(top_k.iter().all(|t| [1, 3].contains(t)) && top_k.contains(&3));
+        // Tokens 1 and 3 have 0.41 each, 4 has 0.15: two are not enough for 0.85.
+        let top_p = draw(
+            SamplerOptions {
+                top_p: 0.85,
+                ..base
+            },
+            400,
+        );
+        assert!(top_p.iter().all(|t| [1, 3, 4].contains(t)) && top_p.contains(&4));
+        let one = draw(SamplerOptions { top_p: 0.0, ..base }, 20);
+        assert!(one.iter().all(|&t| t == 1));
+    }
+}
