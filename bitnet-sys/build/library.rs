@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::cargo_var;
 use crate::source::Source;
 use crate::tools::quietly;
+use crate::{cargo_var, fail};
 
 /// The folder that CMake built in.
 pub struct Build {
@@ -41,13 +41,12 @@ pub fn build_cmake(source: &Source) -> Result<Build, String> {
             .build_target("llama")
             .build()
     })
-    .map_err(|_| {
-        format!(
-            "BitNet.cpp did not build from {}: the output of CMake and the compiler is above (`cargo build -vv` \
-             repeats it)",
+    .unwrap_or_else(|_| {
+        fail(&format!(
+            "BitNet.cpp does not build from {}; see above",
             source.root.display()
-        )
-    })?;
+        ))
+    });
     let dir = out.join("build");
     let path = dir.join("CMakeCache.txt");
     let cache = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -79,9 +78,13 @@ pub fn build_shim(source: &Source) -> Result<(), String> {
             build.define(define, None);
         }
     }
-    build.try_compile("bitnet_shim").map_err(|e| {
-        format!("shim/shim.cpp does not compile against {}: a generation of llama.h that is not known yet? {e}", header.display())
-    })
+    build.try_compile("bitnet_shim").unwrap_or_else(|e| {
+        let header = header.display();
+        fail(&format!(
+            "shim/shim.cpp does not compile against {header}, which may be of a generation that it does not know: {e}"
+        ))
+    });
+    Ok(())
 }
 
 /// Tells cargo what to link, dependants first.

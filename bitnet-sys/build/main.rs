@@ -1,6 +1,6 @@
 //! Builds BitNet.cpp and the shim, and writes the bindings and the facts of the build to `OUT_DIR`.
 //!
-//! Every failure ends in one line that says what to do; `cargo` prints it after `error:`.
+//! What is missing is reported in one line that says what to do; `cargo` prints it after `error:`.
 
 #[cfg(feature = "reference")]
 mod facts;
@@ -42,6 +42,13 @@ fn run() -> Result<(), String> {
     library::link(&build)?;
     library::write_bindings()?;
     facts::write(&source, &build, &compiler)
+}
+
+/// Ends the build as failed by one of its tools: cargo then shows what that tool printed, and this line below it.
+#[cfg(feature = "reference")]
+fn fail(message: &str) -> ! {
+    eprintln!("{message}");
+    std::process::exit(1)
 }
 
 /// The value of a variable that cargo sets for build scripts.

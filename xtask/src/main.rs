@@ -1,3 +1,98 @@
-//! Developer chores.
+//! Developer chores: `cargo xtask setup`, `demo`, `test`, `reference`.
+//!
+//! Built before CMake, libclang and a C++ compiler are there, so it depends on none of the crates that need them.
 
-fn main() {}
+mod demo;
+mod reference;
+mod setup;
+mod test;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+/// Chores of bitnet-crossval.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the build needs (CMake, make, a C++ compiler, libclang) and fetch BitNet.cpp's source.
+    Setup,
+    /// Set up, build both engines, and cross-validate the bundled model. Ends with crossval's exit code.
+    Demo,
+    /// Set up, build the second reference, and run every test.
+    Test,
+    /// Build a worker that is linked to another BitNet.cpp, used as `bitnet.cpp@NAME`.
+    Reference {
+        /// A pinned vintage (`2024-11`), or a name of your choice with the folder of a checkout.
+        #[arg(value_name = "NAME[=DIR]")]
+        reference: reference::Reference,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Setup => setup::run().map(|()| ExitCode::SUCCESS),
+        Task::Demo => demo::run(),
+        Task::Test => test::run().map(|()| ExitCode::SUCCESS),
+        Task::Reference { reference } => setup::run()
+            .and_then(|()| reference.build())
+            .map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The root of the workspace.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."))
+}
+
+/// The target folder that cargo uses here.
+fn target_dir() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
+}
+
+/// `cargo`, to be run in the root of the workspace.
+fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root()).args(args);
+    command
+}
+
+/// Runs a command, saying so, and fails if it does.
+fn run(command: &mut Command) -> Result<()> {
+    let line = line(command);
+    eprintln!("xtask: {line}");
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run `{line}`"))?;
+    if !status.success() {
+        bail!("`{line}` failed: {status}");
+    }
+    Ok(())
+}
+
+/// A command as one would type it.
+fn line(command: &Command) -> String {
+    let program = Path::new(command.get_program())
+        .file_name()
+        .unwrap_or(command.get_program());
+    let words = std::iter::once(program).chain(command.get_args());
+    words
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
+}

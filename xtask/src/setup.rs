@@ -1,0 +1,175 @@
+//! Installs what the build of BitNet.cpp needs, and fetches its source.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+use crate::{cargo, run as run_command};
+
+/// Something that the build needs.
+struct Need {
+    what: &'static str,
+    /// Debian's package of it.
+    package: &'static str,
+    present: fn() -> bool,
+}
+
+const NEEDS: [Need; 4] = [
+    Need {
+        what: "CMake",
+        package: "cmake",
+        present: || runs(&variable("CMAKE", "cmake"), "--version"),
+    },
+    Need {
+        what: "make",
+        package: "make",
+        present: || runs("make", "--version"),
+    },
+    Need {
+        what: "a C++ compiler",
+        package: "g++",
+        present: || runs(&variable("CXX", "c++"), "--version"),
+    },
+    Need {
+        what: "libclang",
+        package: "libclang-dev",
+        present: has_libclang,
+    },
+];
+
+/// The stub manifests, which pin the source trees.
+pub const STUBS: [&str; 2] = ["2026-01", "2024-11"];
+
+pub fn run() -> Result<()> {
+    install()?;
+    for name in STUBS {
+        let manifest = format!("third_party/bitnet-{name}/Cargo.toml");
+        run_command(&mut cargo(&[
+            "fetch",
+            "--quiet",
+            "--locked",
+            "--manifest-path",
+            &manifest,
+        ]))?;
+    }
+    Ok(())
+}
+
+fn missing() -> Vec<&'static Need> {
+    NEEDS.iter().filter(|need| !(need.present)()).collect()
+}
+
+fn install() -> Result<()> {
+    let needed = missing();
+    if needed.is_empty() {
+        return Ok(());
+    }
+    let join = |f: fn(&Need) -> &str, by| {
+        needed
+            .iter()
+            .map(|need| f(need))
+            .collect::<Vec<_>>()
+            .join(by)
+    };
+    let (what, packages) = (join(|need| need.what, ", "), join(|need| need.package, " "));
+    eprintln!("xtask: missing: {what}");
+    if !runs("apt-get", "--version") {
+        bail!(
+            "{what} must be installed first. On Debian or Ubuntu: `apt-get install -y {packages}`; on Fedora: `dnf \
+             install cmake make gcc-c++ clang-devel`; on macOS: `brew install cmake llvm`"
+        );
+    }
+    if !is_root() {
+        bail!("{what} must be installed first: `sudo apt-get install -y {packages}`");
+    }
+    let apt = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command
+            .args(args)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(Stdio::null());
+        run_command(&mut command)
+    };
+    apt(&["update", "-qq"])?;
+    let mut args = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    args.extend(needed.iter().map(|need| need.package));
+    apt(&args)?;
+    let still: Vec<_> = missing().iter().map(|need| need.what).collect();
+    if !still.is_empty() {
+        bail!(
+            "installed {packages}, but {} cannot be found",
+            still.join(", ")
+        );
+    }
+    Ok(())
+}
+
+fn variable(name: &str, default: &str) -> String {
+    env::var(name)
+        .ok()
+        .filter(|value| !value.is_empty())
+        .unwrap_or_else(|| default.to_owned())
+}
+
+/// Whether a program can be run; `program` may carry arguments of its own, as `CXX="ccache g++"` does.
+fn runs(program: &str, arg: &str) -> bool {
+    let mut words = program.split_whitespace();
+    words.next().is_some_and(|program| {
+        let status = Command::new(program)
+            .args(words)
+            .arg(arg)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        status.is_ok_and(|status| status.success())
+    })
+}
+
+fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").output();
+    output.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+/// Whether libclang lies where bindgen looks for it.
+fn has_libclang() -> bool {
+    if let Some(path) = env::var_os("LIBCLANG_PATH") {
+        let path = PathBuf::from(path);
+        return path.is_file() || holds_libclang(&path);
+    }
+    let mut dirs: Vec<PathBuf> = Vec::new();
+    if let Ok(output) = Command::new("llvm-config").arg("--libdir").output() {
+        dirs.push(String::from_utf8_lossy(&output.stdout).trim().into());
+    }
+    for dir in [
+        "/usr/lib",
+        "/usr/lib64",
+        "/usr/local/lib",
+        "/opt/homebrew/opt/llvm/lib",
+        "/usr/local/opt/llvm/lib",
+    ] {
+        dirs.push(dir.into());
+    }
+    // Debian keeps it in /usr/lib/llvm-N/lib and links to it from /usr/lib/TRIPLE.
+    for entry in fs::read_dir("/usr/lib").into_iter().flatten().flatten() {
+        dirs.push(entry.path());
+        dirs.push(entry.path().join("lib"));
+    }
+    dirs.iter().any(|dir| holds_libclang(dir))
+}
+
+fn holds_libclang(dir: &Path) -> bool {
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let library = name
+                .strip_prefix("libclang")
+                .and_then(|rest| rest.chars().next());
+            matches!(library, Some('.' | '-')) && (name.contains(".so") || name.ends_with(".dylib"))
+        })
+}
