@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Spins before a worker sleeps: about half a millisecond, more than any serial part of a forward pass.
-const SPINS: u32 = 20_000;
+/// Turns of waiting at full speed: some ten microseconds, more than most serial parts of a forward pass.
+const SPINS: u32 = 1_000;
+/// Further turns that let other threads run first, before a worker sleeps.
+const YIELDS: u32 = 1_000;
 
 type Job = *const (dyn Fn(usize) + Sync);
 
@@ -250,13 +252,18 @@ impl Drop for Join<'_> {
     fn drop(&mut self) {
         let mut spins = 0;
         while self.0.busy.load(Ordering::Acquire) > 0 {
-            spins += 1;
-            if spins < SPINS {
-                std::hint::spin_loop();
-            } else {
-                std::thread::yield_now();
-            }
+            wait(&mut spins);
         }
+    }
+}
+
+/// One turn of waiting.
+fn wait(turns: &mut u32) {
+    *turns = turns.saturating_add(1);
+    if *turns < SPINS {
+        std::hint::spin_loop();
+    } else {
+        std::thread::yield_now();
     }
 }
 
@@ -265,9 +272,8 @@ fn work(shared: &Shared, index: usize) {
     loop {
         let mut spins = 0;
         while shared.epoch.load(Ordering::Acquire) == seen {
-            spins += 1;
-            if spins < SPINS {
-                std::hint::spin_loop();
+            if spins < SPINS + YIELDS {
+                wait(&mut spins);
                 continue;
             }
             let mut guard = shared.lock.lock().unwrap_or_else(PoisonError::into_inner);

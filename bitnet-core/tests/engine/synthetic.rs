@@ -1,0 +1,270 @@
+//! Random models, with the values of their weights in f64 beside the encoded bytes.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bitnet_core::gguf::{Array, Gguf, Metadata, StringArray, TensorType, Value, Writer};
+use bitnet_core::model::Model;
+use bitnet_core::{Error, quant::i2_s};
+use half::{bf16, f16};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+pub const N_EMBD: u64 = 256;
+pub const N_FF: u64 = 512;
+pub const N_HEAD: u64 = 8;
+pub const N_HEAD_KV: u64 = 2;
+pub const HEAD_DIM: u64 = 32;
+pub const N_VOCAB: u64 = 40;
+pub const N_LAYER: usize = 2;
+
+pub struct Tensor {
+    pub name: String,
+    pub shape: Vec<u64>,
+    pub ty: TensorType,
+    pub bytes: Vec<u8>,
+    /// What the bytes mean.
+    pub values: Vec<f64>,
+}
+
+/// A model file to be, open to changes.
+pub struct Synthetic {
+    pub metadata: Vec<(String, Value)>,
+    pub tensors: Vec<Tensor>,
+    random: StdRng,
+}
+
+/// Types of the matrices in the layers and of the embedding, and whether there are biases, scales, frequency factors
+/// and an output matrix.
+pub struct Spec {
+    pub architecture: &'static str,
+    pub matrices: TensorType,
+    pub embedding: TensorType,
+    pub extras: bool,
+}
+
+/// Every architecture, and every tensor type where it may stand.
+pub const SPECS: [Spec; 6] = [
+    spec("bitnet", TensorType::I2_S, TensorType::F16, false),
+    spec("bitnet-25", TensorType::I2_S, TensorType::F32, true),
+    spec("bitnet-b1.58", TensorType::I2_S, TensorType::Q6_K, true),
+    spec("llama", TensorType::F32, TensorType::BF16, true),
+    spec("llama", TensorType::Q8_0, TensorType::Q8_0, false),
+    spec("bitnet", TensorType::F16, TensorType::F16, true),
+];
+
+const fn spec(
+    architecture: &'static str,
+    matrices: TensorType,
+    embedding: TensorType,
+    extras: bool,
+) -> Spec {
+    Spec {
+        architecture,
+        matrices,
+        embedding,
+        extras,
+    }
+}
+
+impl Synthetic {
+    pub fn new(spec: &Spec) -> Self {
+        let Spec {
+            architecture: name,
+            matrices,
+            embedding,
+            extras,
+        } = *spec;
+        let mut new = Self {
+            metadata: Vec::new(),
+            tensors: Vec::new(),
+            random: StdRng::seed_from_u64(5),
+        };
+        let tokens: StringArray = (0..N_VOCAB).map(|i| format!("t{i}")).collect();
+        for (key, value) in [
+            ("context_length", 64),
+            ("embedding_length", N_EMBD as u32),
+            ("block_count", N_LAYER as u32),
+            ("feed_forward_length", N_FF as u32),
+            ("attention.head_count", N_HEAD as u32),
+            ("attention.head_count_kv", N_HEAD_KV as u32),
+        ] {
+            new.set(&format!("{name}.{key}"), value);
+        }
+        new.set(&format!("{name}.attention.layer_norm_rms_epsilon"), 1e-5f32);
+        new.set(&format!("{name}.rope.freq_base"), 5000f32);
+        new.set("general.architecture", name);
+        new.set("tokenizer.ggml.tokens", Array::Str(tokens));
+
+        let bitnet = name != "llama";
+        new.matrix("token_embd.weight", N_VOCAB, N_EMBD, embedding);
+        new.vector("output_norm.weight", N_EMBD, 1.0);
+        if extras {
+            new.vector("rope_freqs.weight", HEAD_DIM / 2, 2.0);
+            if name != "bitnet" {
+                new.matrix("output.weight", N_VOCAB, N_EMBD, embedding);
+            }
+        }
+        for layer in 0..N_LAYER {
+            let kv = N_HEAD_KV * HEAD_DIM;
+            for (part, rows, columns) in [
+                ("attn_q", N_EMBD, N_EMBD),
+                ("attn_k", kv, N_EMBD),
+                ("attn_v", kv, N_EMBD),
+                ("attn_output", N_EMBD, N_EMBD),
+                ("ffn_gate", N_FF, N_EMBD),
+                ("ffn_up", N_FF, N_EMBD),
+                ("ffn_down", N_EMBD, N_FF),
+            ] {
+                let name = format!("blk.{layer}.{part}");
+                new.matrix(&format!("{name}.weight"), rows, columns, matrices);
+                if extras {
+                    new.vector(&format!("{name}.bias"), rows, 0.1);
+                    new.vector(&format!("{name}.scale"), 1, 1.5);
+                }
+            }
+            for (part, n, due) in [
+                ("attn_norm", N_EMBD, true),
+                ("ffn_norm", N_EMBD, true),
+                ("attn_sub_norm", N_EMBD, bitnet),
+                ("ffn_sub_norm", N_FF, bitnet),
+            ] {
+                if due {
+                    new.vector(&format!("blk.{layer}.{part}.weight"), n, 1.0);
+                }
+            }
+        }
+        new
+    }
+
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.metadata.retain(|(k, _)| k != key);
+        self.metadata.push((key.to_owned(), value.into()));
+    }
+
+    pub fn tensor(&mut self, name: &str) -> &mut Tensor {
+        self.tensors.iter_mut().find(|t| t.name == name).unwrap()
+    }
+
+    pub fn values(&self) -> HashMap<String, Vec<f64>> {
+        let pair = |t: &Tensor| (t.name.clone(), t.values.clone());
+        self.tensors.iter().map(pair).collect()
+    }
+
+    /// A vector of F32 around `size`.
+    fn vector(&mut self, name: &str, n: u64, size: f32) {
+        let values: Vec<f32> = (0..n)
+            .map(|_| size * self.random.random_range(0.5..1.5))
+            .collect();
+        self.tensors.push(Tensor {
+            name: name.to_owned(),
+            shape: vec![n],
+            ty: TensorType::F32,
+            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            values: values.into_iter().map(f64::from).collect(),
+        });
+    }
+
+    pub fn matrix(&mut self, name: &str, rows: u64, columns: u64, ty: TensorType) {
+        let (bytes, values) = self.encode((rows * columns) as usize, ty);
+        self.tensors.push(Tensor {
+            name: name.to_owned(),
+            shape: vec![columns, rows],
+            ty,
+            bytes,
+            values,
+        });
+    }
+
+    fn encode(&mut self, n: usize, ty: TensorType) -> (Vec<u8>, Vec<f64>) {
+        let random = &mut self.random;
+        let (mut bytes, mut values) = (Vec::new(), Vec::new());
+        match ty {
+            TensorType::I2_S => {
+                let scale = 0.07f32;
+                let codes: Vec<i8> = (0..n).map(|_| random.random_range(-1..=1)).collect();
+                bytes.extend(codes.as_chunks().0.iter().flat_map(i2_s::pack_block));
+                bytes.extend(scale.to_le_bytes());
+                bytes.extend([0; 28]);
+                values.extend(codes.iter().map(|&c| f64::from(c) * f64::from(scale)));
+            }
+            TensorType::Q8_0 => {
+                for _ in 0..n / 32 {
+                    let d = f16::from_f32(random.random_range(0.0004..0.001));
+                    bytes.extend(d.to_le_bytes());
+                    for _ in 0..32 {
+                        let q: i8 = random.random();
+                        bytes.push(q as u8);
+                        values.push(f64::from(d) * f64::from(q));
+                    }
+                }
+            }
+            TensorType::Q6_K => {
+                for _ in 0..n / 256 {
+                    let d = f16::from_f32(random.random_range(0.0001..0.0003));
+                    let q: Vec<u8> = (0..256).map(|_| random.random_range(0..64)).collect();
+                    let scales: Vec<i8> = (0..16).map(|_| random.random_range(-60..60)).collect();
+                    let (mut low, mut high) = ([0u8; 128], [0u8; 64]);
+                    for (i, q) in q.iter().enumerate() {
+                        let (half, l) = (i / 128, i % 32);
+                        let quarter = i % 128 / 32;
+                        low[half * 64 + quarter % 2 * 32 + l] |= (q & 15) << (quarter / 2 * 4);
+                        high[half * 32 + l] |= (q >> 4) << (quarter * 2);
+                        let scale = f64::from(scales[i / 16]);
+                        values.push(f64::from(d) * scale * (f64::from(*q) - 32.0));
+                    }
+                    bytes.extend(low.iter().chain(&high));
+                    bytes.extend(scales.iter().map(|&s| s as u8));
+                    bytes.extend(d.to_le_bytes());
+                }
+            }
+            _ => {
+                for _ in 0..n {
+                    let v: f32 = random.random_range(-0.1..0.1);
+                    let value = match ty {
+                        TensorType::F32 => {
+                            bytes.extend(v.to_le_bytes());
+                            v
+                        }
+                        TensorType::F16 => {
+                            bytes.extend(f16::from_f32(v).to_le_bytes());
+                            f16::from_f32(v).to_f32()
+                        }
+                        TensorType::BF16 => {
+                            bytes.extend(bf16::from_f32(v).to_le_bytes());
+                            bf16::from_f32(v).to_f32()
+                        }
+                        other => unreachable!("{other}"),
+                    };
+                    values.push(f64::from(value));
+                }
+            }
+        }
+        (bytes, values)
+    }
+
+    pub fn write(&self, path: &Path) {
+        let mut metadata = Metadata::new(path);
+        for (key, value) in &self.metadata {
+            metadata.insert(key, value.clone()).unwrap();
+        }
+        let mut writer = Writer::new(metadata).unwrap();
+        for t in &self.tensors {
+            writer.tensor(&t.name, &t.shape, t.ty).unwrap();
+        }
+        let mut writer = writer.begin(std::fs::File::create(path).unwrap()).unwrap();
+        for t in &self.tensors {
+            writer.write_tensor(|out| out.write_all(&t.bytes)).unwrap();
+        }
+        writer.finish().unwrap();
+    }
+
+    pub fn load(&self) -> Result<Model, Error> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("synthetic.gguf");
+        self.write(&path);
+        // The map outlives the folder.
+        Model::load(Arc::new(Gguf::open(&path)?))
+    }
+}
