@@ -1,1 +1,19 @@
 //! Cross-validation driver: engines in workers, comparison, verdict, command line.
+//!
+//! Each engine runs in a child process and speaks the [`protocol`]; [`run`] feeds both the same token IDs,
+//! compares what streams back and writes a report; [`verdict`] decides what it means.
+
+pub mod bench;
+pub mod cli;
+pub mod compare;
+pub mod engine;
+pub mod environment;
+mod error;
+pub mod profile;
+pub mod protocol;
+pub mod run;
+mod stats;
+pub mod verdict;
+pub mod worker;
+
+pub use error::Error;

@@ -400,7 +400,8 @@ pub struct Top1Disagreement {
     pub rank: usize,
     /// The reference's logit of its own token less that of the candidate's.
     pub margin: f64,
-    /// The margin is below twice the largest logit difference at that position.
+    /// The row of logits is within its limit: the engines differ in the order of near equals only.
+    /// (That the margin is below twice the largest difference says nothing: it holds for every disagreement.)
     pub near_tie: bool,
 }
 
@@ -437,7 +438,7 @@ pub struct GenerationMismatch {
     pub margin: Option<f64>,
     /// Largest difference between the engines' logits there; null if not measured.
     pub max_logit_difference: Option<f64>,
-    /// The margin is below twice the largest difference: not a failure.
+    /// The row of logits is within its limit: not a failure.
     pub near_tie: bool,
 }
 

@@ -1,0 +1,114 @@
+//! The command line: one file per subcommand. Errors become one message and the exit code here.
+
+mod doctor;
+mod inspect;
+mod report;
+mod run;
+mod summary;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use reports::outcome::Outcome;
+
+use crate::environment::Provenance;
+use crate::error::Error;
+use crate::worker;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    pass
+  10   numerical parity failed
+  20   incomplete: something that was to be compared was not
+  30   an engine is missing or failed
+  64   wrong usage (also: prompt longer than the context)
+  65   bad model or input file
+  70   internal error
+  74   input/output error";
+
+/// Cross-validates and times BitNet b1.58 engines: is an engine right, and is it fast?
+#[derive(Debug, Parser)]
+#[command(name = "crossval", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run both engines on the same tokens, compare every layer, write a report
+    Run(run::Args),
+
+    /// Show what is in a model file, and whether each engine can run it
+    Inspect(inspect::Args),
+    /// Show the toolchain, the reference builds and the CPU features
+    Doctor,
+    /// Render the HTML and Markdown of a report again from its JSON
+    Report(report::Args),
+    /// Run an engine in this process, speaking the worker protocol on standard input and output
+    #[command(hide = true)]
+    Worker {
+        /// rust or bitnet.cpp
+        engine: String,
+        /// A deliberate error
+        #[arg(long)]
+        fault: Option<String>,
+    },
+}
+
+/// Runs the command that the process was started with.
+pub fn main(provenance: &Provenance) -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Nothing is left to do if the terminal is gone.
+            let _ = e.print();
+            let outcome = if e.use_stderr() {
+                Outcome::Usage
+            } else {
+                Outcome::Pass
+            };
+            return outcome.exit_code().into();
+        }
+    };
+    let outcome = match cli.command {
+        Command::Run(args) => run::run(args, provenance),
+
+        Command::Inspect(args) => inspect::run(args),
+        Command::Doctor => doctor::run(provenance),
+        Command::Report(args) => report::run(args),
+        Command::Worker { engine, fault } => {
+            worker::serve(&engine, fault.as_deref()).map(|()| Outcome::Pass)
+        }
+    };
+    outcome
+        .unwrap_or_else(|e| {
+            eprintln!("error: {e}");
+            e.outcome()
+        })
+        .exit_code()
+        .into()
+}
+
+impl From<reports::Error> for Error {
+    fn from(e: reports::Error) -> Error {
+        match e {
+            reports::Error::Io { path, source, .. } => Error::Io { path, source },
+            e @ (reports::Error::Parse { .. } | reports::Error::Schema { .. }) => {
+                Error::BadInput(e.to_string())
+            }
+            e => Error::Internal(e.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,162 @@
+//! `crossval run`.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use reports::model::Mode;
+use reports::outcome::Outcome;
+
+use super::summary;
+use crate::engine::EngineSpec;
+use crate::environment::{self, Provenance};
+use crate::error::Error;
+use crate::profile::Profile;
+use crate::run::{PromptSource, RunOptions};
+
+const DEFAULT_PROMPT: &str = "Once upon a time";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The model, a GGUF file
+    #[arg(long, value_name = "FILE")]
+    model: PathBuf,
+    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, rust or exec:PATH
+    #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
+    reference: String,
+    /// Engine under test
+    #[arg(long, value_name = "ENGINE", default_value = "rust")]
+    candidate: String,
+    /// A prompt; may be given several times [default: "Once upon a time"]
+    #[arg(long, value_name = "TEXT")]
+    prompt: Vec<String>,
+    /// A file whose text is a prompt; may be given several times
+    #[arg(long, value_name = "FILE")]
+    prompt_file: Vec<PathBuf>,
+    /// Token IDs as a prompt, such as 1,403,407
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    tokens: Vec<u32>,
+    /// Tokens to generate greedily from each prompt, past any end-of-text token
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    n_predict: usize,
+    /// Threads per engine
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = threads)]
+    threads: usize,
+    /// isolated: each stage starts from the reference's inputs; cumulative: each engine on its own
+    #[arg(long, value_enum, default_value_t = ModeArg::Both)]
+    mode: ModeArg,
+    /// Limits: standard, strict or a TOML file
+    #[arg(long, value_name = "PROFILE", default_value = "standard")]
+    profile: String,
+    /// Folder for report.json, report.html and report.md
+    #[arg(long, value_name = "DIR", default_value = "crossval-report")]
+    out: PathBuf,
+    /// Do not time the engines
+    #[arg(long)]
+    no_bench: bool,
+    /// A deliberate error in the candidate, to see the comparison fail
+    #[arg(long, value_name = "FAULT", hide = true)]
+    fault: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ModeArg {
+    Both,
+    Isolated,
+    Cumulative,
+}
+
+fn threads(s: &str) -> Result<usize, String> {
+    match s.parse() {
+        Ok(n @ 1..=512) => Ok(n),
+        _ => Err("must be a number from 1 to 512".into()),
+    }
+}
+
+pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error> {
+    let mut candidate: EngineSpec = args.candidate.parse()?;
+    if let Some(fault) = args.fault {
+        match &mut candidate {
+            EngineSpec::Rust { fault: slot } => *slot = Some(fault),
+            other => return Err(Error::Usage(format!("--fault: {other} takes no faults"))),
+        }
+    }
+    let options = RunOptions {
+        reference: args.reference.parse()?,
+        candidate,
+        prompts: prompts(&args.prompt, &args.prompt_file, args.tokens)?,
+        n_predict: args.n_predict,
+        threads: args.threads,
+        modes: match args.mode {
+            ModeArg::Both => vec![Mode::Isolated, Mode::Cumulative],
+            ModeArg::Isolated => vec![Mode::Isolated],
+            ModeArg::Cumulative => vec![Mode::Cumulative],
+        },
+        profile: Profile::open(&args.profile)?,
+        bench: !args.no_bench,
+        command: std::env::args_os()
+            .map(|a| a.to_string_lossy().into_owned())
+            .collect(),
+        environment: environment::describe(provenance),
+        model: args.model,
+    };
+    check_writable(&args.out)?;
+    let progress = progress_bar();
+    let report = crate::run::run(&options, &progress);
+    progress.finish_and_clear();
+    let report = report?;
+    let paths = reports::write_dir(&args.out, &report)?;
+    print!("{}", summary::render(&report));
+    println!("\nreport  {}", paths.html.display());
+    Ok(summary::outcome(&report))
+}
+
+fn prompts(
+    texts: &[String],
+    files: &[PathBuf],
+    tokens: Vec<u32>,
+) -> Result<Vec<PromptSource>, Error> {
+    let mut prompts: Vec<PromptSource> = Vec::new();
+    for text in texts {
+        prompts.push(PromptSource::Text {
+            text: text.clone(),
+            source: "--prompt".into(),
+        });
+    }
+    for file in files {
+        let text = std::fs::read_to_string(file)
+            .map_err(|e| Error::BadInput(format!("prompt file {}: {e}", file.display())))?;
+        prompts.push(PromptSource::Text {
+            text,
+            source: file.display().to_string(),
+        });
+    }
+    if !tokens.is_empty() {
+        prompts.push(PromptSource::Tokens(tokens));
+    }
+    if prompts.is_empty() {
+        prompts.push(PromptSource::Text {
+            text: DEFAULT_PROMPT.into(),
+            source: "default".into(),
+        });
+    }
+    Ok(prompts)
+}
+
+/// Before minutes of work, not after.
+fn check_writable(folder: &Path) -> Result<(), Error> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
+    Ok(())
+}
+
+/// Hidden where standard error is not a terminal.
+fn progress_bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let style =
+        ProgressStyle::with_template("{msg:24} {bar:40} {percent:>3}% {elapsed} (eta {eta})")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.set_style(style);
+    bar.enable_steady_tick(std::time::Duration::from_millis(200));
+    bar
+}

@@ -1,0 +1,265 @@
+//! Two engines evaluate the same batch in lockstep; every tap is compared as it streams by.
+//!
+//! Neither engine runs ahead: each blocks on its pipe until the driver reads. The driver follows the
+//! candidate and pulls the reference along; pieces of the reference that come before their turn wait, and
+//! none waits longer than its layer. So memory does not grow with the prompt.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
+
+use bitnet_core::tap::Tap;
+use half::f16;
+
+use crate::engine::{Engine, EngineError, EvalEvent, piece_key};
+use crate::protocol::{Request, TapHeader};
+
+/// What sees the rows.
+pub trait RowSink {
+    /// One row of an F32 tap.
+    fn row_f32(&mut self, at: RowAt, reference: &[f32], candidate: &[f32]);
+    /// One row of an F16 tap.
+    fn row_f16(&mut self, at: RowAt, reference: &[f16], candidate: &[f16]);
+}
+
+/// Which row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowAt {
+    /// The tap.
+    pub tap: Tap,
+    /// Layer; `None` outside the layers.
+    pub layer: Option<usize>,
+    /// Position in the sequence.
+    pub position: usize,
+}
+
+/// One batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// Position of the first token.
+    pub first_position: usize,
+    /// Token IDs.
+    pub tokens: &'a [u32],
+    /// Taps to compare.
+    pub taps: &'a [Tap],
+    /// Whether the candidate goes on with the reference's values.
+    pub isolated: bool,
+}
+
+/// Which engine an error came from.
+#[derive(Clone, Debug)]
+pub enum Side {
+    /// The reference.
+    Reference(EngineError),
+    /// The candidate.
+    Candidate(EngineError),
+}
+
+/// Hashes of the reference's taps, to tell whether it repeats itself.
+#[derive(Clone, Debug, Default)]
+pub struct ReferenceHashes {
+    taps: HashMap<(Tap, Option<usize>), DefaultHasher>,
+}
+
+impl ReferenceHashes {
+    fn add(&mut self, header: &TapHeader, payload: &[u8]) {
+        let hasher = self.taps.entry((header.tap, header.layer)).or_default();
+        hasher.write(payload);
+    }
+
+    /// Taps whose values differ between two runs, in order.
+    pub fn differences(&self, other: &ReferenceHashes) -> Vec<(Option<usize>, Tap)> {
+        let mut differences: Vec<_> = self
+            .taps
+            .iter()
+            .filter(|(key, hasher)| {
+                other
+                    .taps
+                    .get(key)
+                    .is_some_and(|o| o.finish() != hasher.finish())
+            })
+            .map(|(&(tap, layer), _)| (layer, tap))
+            .collect();
+        differences.sort_by_key(|&(layer, tap)| (stage(tap, layer), tap));
+        differences
+    }
+}
+
+/// Runs one batch through both engines.
+///
+/// Rows that one engine did not send, or sent in another shape, are not reported to `sink`: coverage shows
+/// them as missing.
+///
+/// # Errors
+/// The engine that failed. What was compared until then stays compared.
+pub fn evaluate(
+    reference: &mut Engine,
+    candidate: &mut Engine,
+    batch: Batch,
+    hashes: &mut ReferenceHashes,
+    sink: &mut dyn RowSink,
+) -> Result<(), Side> {
+    let request = |overwrite| Request::Eval {
+        seq_id: 0,
+        first_position: batch.first_position,
+        tokens: batch.tokens.to_vec(),
+        taps: batch.taps.to_vec(),
+        overwrite,
+        last_logits: false,
+    };
+    reference
+        .begin_eval(&request(false))
+        .map_err(Side::Reference)?;
+    candidate
+        .begin_eval(&request(batch.isolated))
+        .map_err(Side::Candidate)?;
+    let mut ahead = Ahead {
+        engine: reference,
+        waiting: HashMap::new(),
+        next: None,
+        done: false,
+        hashes,
+    };
+    loop {
+        let event = candidate.next_event().map_err(Side::Candidate)?;
+        let EvalEvent::Tap(header) = event else { break };
+        let piece = ahead.take(&header).map_err(Side::Reference)?;
+        let piece = piece.filter(|(of_reference, _)| *of_reference == header);
+        if let Some((_, values)) = &piece {
+            compare(&header, values, candidate.payload(), sink);
+        }
+        if batch.isolated {
+            let values = piece.as_ref().map(|(_, values)| values.as_slice());
+            candidate.overwrite(values).map_err(Side::Candidate)?;
+        }
+    }
+    ahead.drain().map_err(Side::Reference)
+}
+
+/// The reference's pieces, reordered within a layer.
+struct Ahead<'a> {
+    engine: &'a mut Engine,
+    waiting: HashMap<(Tap, Option<usize>, usize), (TapHeader, Vec<u8>)>,
+    /// Read, but of a later stage than anything asked for so far.
+    next: Option<(TapHeader, Vec<u8>)>,
+    done: bool,
+    hashes: &'a mut ReferenceHashes,
+}
+
+/// Order of the stages between which nothing is reordered: embeddings, layers, head.
+pub fn stage(tap: Tap, layer: Option<usize>) -> usize {
+    match (tap, layer) {
+        (Tap::Embd, _) => 0,
+        (_, Some(layer)) => layer + 1,
+        (_, None) => usize::MAX,
+    }
+}
+
+impl Ahead<'_> {
+    /// The reference's piece for `wanted`; `None` if it sends none.
+    fn take(&mut self, wanted: &TapHeader) -> Result<Option<(TapHeader, Vec<u8>)>, EngineError> {
+        let now = stage(wanted.tap, wanted.layer);
+        self.waiting
+            .retain(|&(tap, layer, _), _| stage(tap, layer) >= now);
+        if let Some(piece) = self.waiting.remove(&piece_key(wanted)) {
+            return Ok(Some(piece));
+        }
+        while let Some((header, values)) = self.read()? {
+            if stage(header.tap, header.layer) > now {
+                self.next = Some((header, values));
+                break;
+            }
+            if piece_key(&header) == piece_key(wanted) {
+                return Ok(Some((header, values)));
+            }
+            self.waiting.insert(piece_key(&header), (header, values));
+        }
+        Ok(None)
+    }
+
+    fn read(&mut self) -> Result<Option<(TapHeader, Vec<u8>)>, EngineError> {
+        if let Some(piece) = self.next.take() {
+            return Ok(Some(piece));
+        }
+        if self.done {
+            return Ok(None);
+        }
+        match self.engine.next_event()? {
+            EvalEvent::Tap(header) => {
+                let values = self.engine.take_payload();
+                self.hashes.add(&header, &values);
+                Ok(Some((header, values)))
+            }
+            EvalEvent::Done => {
+                self.done = true;
+                Ok(None)
+            }
+        }
+    }
+
+    fn drain(&mut self) -> Result<(), EngineError> {
+        while self.read()?.is_some() {}
+        Ok(())
+    }
+}
+
+fn compare(header: &TapHeader, reference: &[u8], candidate: &[u8], sink: &mut dyn RowSink) {
+    let rows = reference
+        .chunks_exact(header.row_bytes())
+        .zip(candidate.chunks_exact(header.row_bytes()));
+    for (row, (reference, candidate)) in rows.enumerate() {
+        let at = RowAt {
+            tap: header.tap,
+            layer: header.layer,
+            position: header.first_position + row,
+        };
+        // A Vec<u8> need not be aligned for f32: copied only if it is not.
+        if header.tap.is_f16() {
+            let (r, c) = (aligned(reference), aligned(candidate));
+            sink.row_f16(at, &r, &c);
+        } else {
+            let (r, c) = (aligned(reference), aligned(candidate));
+            sink.row_f32(at, &r, &c);
+        }
+    }
+}
+
+fn aligned<T: bytemuck::Pod>(bytes: &[u8]) -> std::borrow::Cow<'_, [T]> {
+    match bytemuck::try_cast_slice(bytes) {
+        Ok(values) => values.into(),
+        Err(_) => bytemuck::allocation::pod_collect_to_vec(bytes).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_order_embeddings_layers_head() {
+        assert!(stage(Tap::Embd, None) < stage(Tap::AttnNorm, Some(0)));
+        assert!(stage(Tap::LayerOut, Some(0)) < stage(Tap::AttnNorm, Some(1)));
+        assert!(stage(Tap::LayerOut, Some(99)) < stage(Tap::Logits, None));
+    }
+
+    #[test]
+    fn hashes_tell_which_tap_changed() {
+        let header = |tap, layer| TapHeader {
+            tap,
+            layer,
+            first_position: 0,
+            rows: 1,
+            width: 1,
+        };
+        let mut runs = [ReferenceHashes::default(), ReferenceHashes::default()];
+        for (i, run) in runs.iter_mut().enumerate() {
+            run.add(&header(Tap::Embd, None), &[1, 2, 3, 4]);
+            run.add(&header(Tap::Q, Some(2)), &[i as u8, 0, 0, 0]);
+            run.add(&header(Tap::Q, Some(1)), &[i as u8, 0, 0, 0]);
+        }
+        assert_eq!(
+            runs[0].differences(&runs[1]),
+            [(Some(1), Tap::Q), (Some(2), Tap::Q)]
+        );
+        assert!(runs[0].differences(&runs[0].clone()).is_empty());
+    }
+}

@@ -1,0 +1,335 @@
+//! Statistics of one tap as its rows stream by.
+
+use half::f16;
+use reports::model::{ElementAt, TapStats};
+
+use super::finite;
+
+/// A row of either engine, widened.
+pub trait Value: Copy {
+    /// The value in f64.
+    fn wide(self) -> f64;
+    /// Same bits, the sign of zero aside.
+    fn same(self, other: Self) -> bool;
+}
+
+impl Value for f32 {
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+    fn same(self, other: f32) -> bool {
+        self.to_bits() == other.to_bits() || self == other
+    }
+}
+
+impl Value for f16 {
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+    fn same(self, other: f16) -> bool {
+        self.to_bits() == other.to_bits() || self == other
+    }
+}
+
+/// One row compared.
+#[derive(Clone, Debug)]
+struct RowStats {
+    bit_equal: bool,
+    /// sum((c - r)^2)
+    error: f64,
+    /// sum(r^2)
+    reference: f64,
+    /// sum(c^2)
+    candidate: f64,
+    /// sum(r * c)
+    dot: f64,
+    max_abs: f64,
+    max_abs_element: usize,
+    non_finite: u64,
+}
+
+impl RowStats {
+    fn new<T: Value>(reference: &[T], candidate: &[T]) -> RowStats {
+        let mut row = RowStats {
+            bit_equal: true,
+            error: 0.0,
+            reference: 0.0,
+            candidate: 0.0,
+            dot: 0.0,
+            max_abs: -1.0,
+            max_abs_element: 0,
+            non_finite: 0,
+        };
+        for (i, (&r, &c)) in reference.iter().zip(candidate).enumerate() {
+            row.bit_equal &= r.same(c);
+            let (r, c) = (r.wide(), c.wide());
+            let d = c - r;
+            row.error += d * d;
+            row.reference += r * r;
+            row.candidate += c * c;
+            row.dot += r * c;
+            if !d.is_finite() {
+                row.non_finite += 1;
+                if row.non_finite == 1 {
+                    row.max_abs_element = i;
+                }
+            } else if row.non_finite == 0 && d.abs() > row.max_abs {
+                row.max_abs = d.abs();
+                row.max_abs_element = i;
+            }
+        }
+        row
+    }
+
+    /// sum((c - r)^2) / sum(r^2); NaN where a value is not finite.
+    fn nmse(&self) -> f64 {
+        nmse(self.error, self.reference)
+    }
+
+    fn cosine(&self) -> f64 {
+        if self.error == 0.0 {
+            return 1.0;
+        }
+        self.dot / (self.reference.sqrt() * self.candidate.sqrt())
+    }
+}
+
+fn nmse(error: f64, reference: f64) -> f64 {
+    if error == 0.0 { 0.0 } else { error / reference }
+}
+
+/// NMSE of one row; NaN where a value is not finite.
+pub fn row_nmse<T: Value>(reference: &[T], candidate: &[T]) -> f64 {
+    RowStats::new(reference, candidate).nmse()
+}
+
+/// NaN counts as larger than everything.
+fn exceeds(x: f64, limit: f64) -> bool {
+    x.is_nan() || x > limit
+}
+
+/// The first row over the limit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exceeded {
+    /// Its position.
+    pub position: usize,
+    /// Its worst element and both values.
+    pub at: ElementAt,
+    /// Its NMSE; null if not finite.
+    pub nmse: Option<f64>,
+    /// The limit.
+    pub limit: f64,
+}
+
+/// Collects the rows of one (mode, prompt, layer, tap).
+#[derive(Clone, Debug)]
+pub struct TapAccumulator {
+    limit: Option<f64>,
+    n_prefill: usize,
+    rows: u64,
+    bit_equal: bool,
+    worst: f64,
+    worst_position: usize,
+    prefill: Option<f64>,
+    decode: Option<f64>,
+    error: f64,
+    reference: f64,
+    cosine: f64,
+    max_abs: f64,
+    max_abs_at: Option<ElementAt>,
+    non_finite: u64,
+    exceeded: Option<Exceeded>,
+}
+
+impl TapAccumulator {
+    /// `limit` gates the NMSE of each row; rows below position `n_prefill` are the prefill.
+    pub fn new(limit: Option<f64>, n_prefill: usize) -> TapAccumulator {
+        TapAccumulator {
+            limit,
+            n_prefill,
+            rows: 0,
+            bit_equal: true,
+            worst: -1.0,
+            worst_position: 0,
+            prefill: None,
+            decode: None,
+            error: 0.0,
+            reference: 0.0,
+            cosine: 1.0,
+            max_abs: 0.0,
+            max_abs_at: None,
+            non_finite: 0,
+            exceeded: None,
+        }
+    }
+
+    /// Takes the row at `position` of both engines; the slices have the same length.
+    pub fn add<T: Value>(&mut self, position: usize, reference: &[T], candidate: &[T]) {
+        let row = RowStats::new(reference, candidate);
+        let nmse = row.nmse();
+        let at = || ElementAt {
+            position,
+            element: row.max_abs_element,
+            reference: finite(reference[row.max_abs_element].wide()),
+            candidate: finite(candidate[row.max_abs_element].wide()),
+        };
+        self.rows += 1;
+        self.bit_equal &= row.bit_equal;
+        self.error += row.error;
+        self.reference += row.reference;
+        self.non_finite += row.non_finite;
+        self.cosine = if row.cosine().is_nan() {
+            f64::NAN
+        } else {
+            row.cosine().min(self.cosine)
+        };
+        if !self.worst.is_nan() && exceeds(nmse, self.worst) {
+            self.worst = nmse;
+            self.worst_position = position;
+        }
+        let phase = if position < self.n_prefill {
+            &mut self.prefill
+        } else {
+            &mut self.decode
+        };
+        if phase.is_none_or(|worst| !worst.is_nan() && exceeds(nmse, worst)) {
+            *phase = Some(nmse);
+        }
+        if row.non_finite > 0 && !self.max_abs.is_nan() {
+            self.max_abs = f64::NAN;
+            self.max_abs_at = Some(at());
+        } else if row.max_abs > self.max_abs || self.max_abs_at.is_none() {
+            self.max_abs = row.max_abs;
+            self.max_abs_at = Some(at());
+        }
+        if let Some(limit) = self.limit
+            && self.exceeded.is_none()
+            && exceeds(nmse, limit)
+        {
+            self.exceeded = Some(Exceeded {
+                position,
+                at: at(),
+                nmse: finite(nmse),
+                limit,
+            });
+        }
+    }
+
+    /// The first row over the limit, if any.
+    pub fn exceeded(&self) -> Option<&Exceeded> {
+        self.exceeded.as_ref()
+    }
+
+    /// The figures for the report; `None` if no row was compared.
+    pub fn stats(&self) -> Option<TapStats> {
+        (self.rows > 0).then(|| TapStats {
+            rows: self.rows,
+            bit_equal: self.bit_equal,
+            nmse: finite(self.worst),
+            worst_position: self.worst_position,
+            nmse_prefill: self.prefill.and_then(finite),
+            nmse_decode: self.decode.and_then(finite),
+            nmse_aggregate: finite(nmse(self.error, self.reference)),
+            cosine: finite(self.cosine),
+            max_abs: finite(self.max_abs),
+            max_abs_at: self.max_abs_at.clone(),
+            non_finite: self.non_finite,
+            limit: self.limit,
+            pass: self.limit.map(|_| self.exceeded.is_none()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn one(reference: &[f32], candidate: &[f32], limit: f64) -> TapAccumulator {
+        let mut tap = TapAccumulator::new(Some(limit), 1);
+        tap.add(0, reference, candidate);
+        tap
+    }
+
+    #[test]
+    fn equal_rows_are_exact() {
+        let stats = one(&[1.0, 0.0, -2.0], &[1.0, -0.0, -2.0], 0.0)
+            .stats()
+            .unwrap();
+        assert!(stats.bit_equal);
+        assert_eq!(
+            (stats.nmse, stats.cosine, stats.max_abs, stats.pass),
+            (Some(0.0), Some(1.0), Some(0.0), Some(true))
+        );
+    }
+
+    #[test]
+    fn nmse_and_the_worst_element() {
+        let stats = one(&[3.0, 4.0], &[3.0, 4.5], 0.0).stats().unwrap();
+        assert_eq!(stats.nmse, Some(0.01));
+        let at = stats.max_abs_at.unwrap();
+        assert_eq!(
+            (at.element, at.reference, at.candidate),
+            (1, Some(4.0), Some(4.5))
+        );
+        assert_eq!((stats.pass, stats.bit_equal), (Some(false), false));
+    }
+
+    #[test]
+    fn the_worst_row_decides_not_the_average() {
+        let mut tap = TapAccumulator::new(Some(1e-3), 2);
+        for position in 0..100 {
+            let off = if position == 57 { 0.1 } else { 0.0 };
+            tap.add(position, &[1.0_f32, 0.0], &[1.0 + off, 0.0]);
+        }
+        let stats = tap.stats().unwrap();
+        assert_eq!((stats.worst_position, stats.rows), (57, 100));
+        assert_eq!(stats.nmse_prefill, Some(0.0));
+        assert!(stats.nmse_decode.unwrap() > 9e-3 && stats.nmse_aggregate.unwrap() < 2e-4);
+        assert_eq!(tap.exceeded().unwrap().position, 57);
+    }
+
+    #[test]
+    fn not_finite_fails_whatever_the_limit() {
+        for (r, c) in [
+            (1.0, f32::NAN),
+            (f32::INFINITY, f32::INFINITY),
+            (f32::NAN, f32::NAN),
+        ] {
+            let mut tap = one(&[2.0, r, 0.0], &[2.0, c, 9.0], f64::MAX);
+            tap.add(1, &[1.0_f32, 1.0, 1.0], &[1.0, 1.0, 1.0]);
+            let stats = tap.stats().unwrap();
+            assert_eq!(
+                (stats.pass, stats.nmse, stats.non_finite),
+                (Some(false), None, 1)
+            );
+            assert_eq!(tap.exceeded().unwrap().at.element, 1);
+        }
+    }
+
+    #[test]
+    fn a_zero_reference_is_infinitely_wrong() {
+        let stats = one(&[0.0, 0.0], &[0.0, 1e-20], 1e300).stats().unwrap();
+        assert_eq!((stats.nmse, stats.pass), (None, Some(false)));
+        let stats = one(&[0.0, 0.0], &[0.0, 0.0], 0.0).stats().unwrap();
+        assert_eq!((stats.nmse, stats.pass), (Some(0.0), Some(true)));
+    }
+
+    #[test]
+    fn no_rows_no_figures() {
+        assert!(TapAccumulator::new(Some(1.0), 0).stats().is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn passes_exactly_within_the_limit(
+            rows in proptest::collection::vec((-1e3_f32..1e3, -1e3_f32..1e3), 1..20),
+            limit in 0.0_f64..2.0,
+        ) {
+            let (r, c): (Vec<f32>, Vec<f32>) = rows.into_iter().unzip();
+            let stats = one(&r, &c, limit).stats().unwrap();
+            let within = stats.nmse.is_some_and(|nmse| nmse <= limit);
+            prop_assert_eq!(stats.pass, Some(within));
+        }
+    }
+}

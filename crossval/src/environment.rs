@@ -1,0 +1,120 @@
+//! The machine and the build, for the report.
+
+use reports::model::Environment;
+
+/// What the root package's build script stamped into the binary.
+#[derive(Clone, Copy, Debug)]
+pub struct Provenance {
+    /// Version of the package.
+    pub version: &'static str,
+    /// Git revision, empty outside a checkout.
+    pub git_revision: &'static str,
+    /// `rustc --version`.
+    pub rustc: &'static str,
+    /// Build profile.
+    pub profile: &'static str,
+    /// Target triple.
+    pub target: &'static str,
+    /// Target features, comma-separated.
+    pub target_features: &'static str,
+}
+
+/// Describes this machine.
+pub fn describe(provenance: &Provenance) -> Environment {
+    let nonempty = |s: &str| (!s.is_empty()).then(|| s.to_owned());
+    Environment {
+        crossval_version: provenance.version.to_owned(),
+        git_revision: nonempty(provenance.git_revision),
+        rustc: provenance.rustc.to_owned(),
+        profile: provenance.profile.to_owned(),
+        target: provenance.target.to_owned(),
+        target_features: provenance
+            .target_features
+            .split(',')
+            .filter(|f| !f.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        os: operating_system(),
+        cpu: field("/proc/cpuinfo", "model name"),
+        cpu_features: cpu_features(),
+        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        memory_bytes: field("/proc/meminfo", "MemTotal")
+            .and_then(|kib| kib.strip_suffix("kB")?.trim().parse::<u64>().ok())
+            .map(|kib| kib << 10),
+    }
+}
+
+/// The CPUs that this process may run on.
+pub fn allowed_cpus() -> Vec<usize> {
+    // SAFETY: an all-zero cpu_set_t is a valid, empty set, and the call fills at most its size.
+    unsafe {
+        let mut mask: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut mask) != 0 {
+            return Vec::new();
+        }
+        (0..libc::CPU_SETSIZE as usize)
+            .filter(|&cpu| libc::CPU_ISSET(cpu, &mask))
+            .collect()
+    }
+}
+
+fn operating_system() -> String {
+    let name = field_with("/etc/os-release", "PRETTY_NAME", '=').map_or_else(
+        || std::env::consts::OS.to_owned(),
+        |n| n.trim_matches('"').to_owned(),
+    );
+    match std::fs::read_to_string("/proc/sys/kernel/osrelease") {
+        Ok(kernel) => format!("{name}, kernel {}", kernel.trim()),
+        Err(_) => name,
+    }
+}
+
+fn field(path: &str, key: &str) -> Option<String> {
+    field_with(path, key, ':')
+}
+
+fn field_with(path: &str, key: &str, separator: char) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    text.lines().find_map(|line| {
+        let (name, value) = line.split_once(separator)?;
+        (name.trim() == key).then(|| value.trim().to_owned())
+    })
+}
+
+/// Those that the kernels of either engine may use.
+pub fn cpu_features() -> Vec<String> {
+    let mut features: Vec<&str> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        macro_rules! detect {
+            ($($name:tt),*) => {
+                $(if std::arch::is_x86_feature_detected!($name) { features.push($name); })*
+            };
+        }
+        detect!(
+            "ssse3",
+            "sse4.1",
+            "avx",
+            "f16c",
+            "fma",
+            "avx2",
+            "avxvnni",
+            "avx512f",
+            "avx512bw",
+            "avx512vl",
+            "avx512vnni",
+            "avx512vbmi",
+            "avx512bf16"
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        macro_rules! detect {
+            ($($name:tt),*) => {
+                $(if std::arch::is_aarch64_feature_detected!($name) { features.push($name); })*
+            };
+        }
+        detect!("neon", "fp16", "dotprod", "i8mm", "bf16", "sve");
+    }
+    features.into_iter().map(str::to_owned).collect()
+}

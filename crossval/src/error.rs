@@ -1,0 +1,52 @@
+//! What ends a command early, and with which exit code.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use reports::outcome::Outcome;
+
+/// An error of the driver or the command line. The message names the file, flag or engine at fault.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Flags or inputs that cannot be served.
+    #[error("{0}")]
+    Usage(String),
+    /// A model or input file that cannot be used.
+    #[error("{0}")]
+    BadInput(String),
+    /// An engine that is missing, refused or died.
+    #[error("{0}")]
+    Engine(String),
+    /// Reading or writing failed.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+    /// A defect of crossval itself.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// An I/O error at `path`.
+    pub fn io(path: impl AsRef<Path>, source: io::Error) -> Error {
+        Error::Io {
+            path: path.as_ref().to_owned(),
+            source,
+        }
+    }
+
+    /// The outcome, and with it the exit code.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Error::Usage(_) => Outcome::Usage,
+            Error::BadInput(_) => Outcome::BadInput,
+            Error::Engine(_) => Outcome::Engine,
+            Error::Io { .. } => Outcome::Io,
+            Error::Internal(_) => Outcome::Internal,
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Tolerance profiles: commented TOML, two built in.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::str::FromStr;
+
+use bitnet_core::tap::Tap;
+use serde::Deserialize;
+
+use crate::error::Error;
+use crate::protocol::ModelFacts;
+
+const STANDARD: &str = include_str!("../profiles/standard.toml");
+const STRICT: &str = include_str!("../profiles/strict.toml");
+
+/// Taps whose limit follows from the type of their weights.
+const MATMUL_TAPS: [Tap; 8] = [
+    Tap::Q,
+    Tap::K,
+    Tap::V,
+    Tap::AttnProj,
+    Tap::FfnGate,
+    Tap::FfnUp,
+    Tap::FfnDown,
+    Tap::Logits,
+];
+
+/// A set of limits on the NMSE of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Profile {
+    /// `standard`, `strict`, or the path of the file.
+    pub name: String,
+    /// Taps that must be compared where the model has them, whatever the engines offer.
+    pub required: Vec<Tap>,
+    tap: BTreeMap<Tap, f64>,
+    matmul: BTreeMap<String, f64>,
+    /// Limit on a row of logits in cumulative mode.
+    pub cumulative_logits: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    required: Vec<Tap>,
+    isolated: Isolated,
+    cumulative: Cumulative,
+}
+
+#[derive(Deserialize)]
+struct Isolated {
+    matmul: BTreeMap<String, f64>,
+    #[serde(flatten)]
+    tap: BTreeMap<String, f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cumulative {
+    logits: f64,
+}
+
+impl Profile {
+    /// `standard`, `strict` or a TOML file.
+    ///
+    /// # Errors
+    /// [`Error::BadInput`] naming the file and what is wrong in it.
+    pub fn open(name: &str) -> Result<Profile, Error> {
+        match name {
+            "standard" => Profile::parse(name, STANDARD),
+            "strict" => Profile::parse(name, STRICT),
+            path => {
+                let text = std::fs::read_to_string(Path::new(path)).map_err(|e| {
+                    Error::BadInput(format!(
+                        "profile {path}: {e} (built in are `standard` and `strict`)"
+                    ))
+                })?;
+                Profile::parse(path, &text)
+            }
+        }
+    }
+
+    fn parse(name: &str, text: &str) -> Result<Profile, Error> {
+        let bad = |what: String| Error::BadInput(format!("profile {name}: {what}"));
+        let file: File = toml::from_str(text).map_err(|e| bad(e.to_string()))?;
+        let mut tap = BTreeMap::new();
+        for (key, limit) in file.isolated.tap {
+            let key = Tap::from_str(&key).map_err(|e| bad(format!("[isolated] {e}")))?;
+            if MATMUL_TAPS.contains(&key) {
+                return Err(bad(format!(
+                    "[isolated] {key}: matrix products are limited by weight type in [isolated.matmul]"
+                )));
+            }
+            tap.insert(key, limit);
+        }
+        for missing in Tap::ALL {
+            if !MATMUL_TAPS.contains(&missing) && !tap.contains_key(&missing) {
+                return Err(bad(format!("[isolated] has no limit for {missing}")));
+            }
+        }
+        let profile = Profile {
+            name: name.to_owned(),
+            required: file.required,
+            tap,
+            matmul: file.isolated.matmul,
+            cumulative_logits: file.cumulative.logits,
+        };
+        let limits = profile.tap.values().chain(profile.matmul.values());
+        for &limit in limits.chain([&profile.cumulative_logits]) {
+            if !(limit >= 0.0 && limit.is_finite()) {
+                return Err(bad(format!("a limit must be 0 or more, not {limit}")));
+            }
+        }
+        Ok(profile)
+    }
+
+    /// The limit of every tap in isolated mode, for a model.
+    ///
+    /// # Errors
+    /// [`Error::BadInput`] if a weight type of the model has no limit.
+    pub fn isolated(&self, facts: &ModelFacts) -> Result<BTreeMap<Tap, f64>, Error> {
+        facts
+            .taps
+            .iter()
+            .map(|&tap| Ok((tap, self.isolated_limit(tap, facts)?)))
+            .collect()
+    }
+
+    fn isolated_limit(&self, tap: Tap, facts: &ModelFacts) -> Result<f64, Error> {
+        if let Some(&limit) = self.tap.get(&tap) {
+            return Ok(limit);
+        }
+        let types = facts.weight_types.get(&tap).filter(|t| !t.is_empty());
+        let types = types.ok_or_else(|| {
+            Error::Engine(format!("the engine does not say which weights {tap} has"))
+        })?;
+        types.iter().try_fold(0.0, |limit, ty| {
+            self.matmul
+                .get(ty)
+                .map(|&of_type| of_type.max(limit))
+                .ok_or_else(|| {
+                    Error::BadInput(format!(
+                        "profile {}: [isolated.matmul] has no limit for {ty}, the weights of {tap}",
+                        self.name
+                    ))
+                })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_profiles_parse_and_strict_is_stricter() {
+        let standard = Profile::open("standard").unwrap();
+        let strict = Profile::open("strict").unwrap();
+        for (tap, limit) in &standard.tap {
+            assert!(strict.tap[tap] <= *limit, "{tap}");
+        }
+        for (ty, limit) in &standard.matmul {
+            assert!(strict.matmul[ty] <= *limit, "{ty}");
+        }
+        assert!(strict.cumulative_logits < standard.cumulative_logits);
+        assert_eq!(standard.matmul["I2_S"], 0.0);
+    }
+
+    #[test]
+    fn faults_in_a_file_are_named() {
+        let cases: [(String, &str); 5] = [
+            (STANDARD.replace("ffn_act =", "ffn_akt ="), "ffn_akt"),
+            (
+                STANDARD.replace("layer_out = 1e-12\n", ""),
+                "no limit for layer_out",
+            ),
+            (
+                STANDARD.replace("logits = 1e-2", "logits = -1"),
+                "0 or more",
+            ),
+            (
+                STANDARD.replace("embd = 0", "embd = 0\nq = 1"),
+                "by weight type",
+            ),
+            (STANDARD.replace("[cumulative]", "[cumulativ]"), "cumulativ"),
+        ];
+        for (text, says) in cases {
+            let error = Profile::parse("my.toml", &text).unwrap_err();
+            assert_eq!(error.outcome().exit_code(), 65);
+            let message = error.to_string();
+            assert!(
+                message.contains("my.toml") && message.contains(says),
+                "{message}"
+            );
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! The worker protocol, version 1: how the driver talks to an engine in a child process.
+//!
+//! A worker reads requests from its standard input and writes responses to its standard output. (Workers of
+//! this crate keep that descriptor to themselves and point descriptor 1 at standard error, since C++ libraries
+//! print there.) Whatever a worker writes to standard error is its log.
+//!
+//! # Frames
+//! ```text
+//! u32  length of the header, little-endian, at most 16 MiB
+//! u32  length of the payload, little-endian, at most 64 MiB
+//! ...  header: one JSON object, UTF-8, with a field "type"
+//! ...  payload: raw little-endian values; empty where a message has none
+//! ```
+//!
+//! # Conversation
+//! The worker opens with [`Response::Hello`]. Then each [`Request`] gets one response, or
+//! [`Response::Error`], after which the worker is ready for the next request. Only [`Request::Eval`] is longer:
+//! the worker sends a [`Response::Tap`] for every tap asked for, in the order in which it computes them, split
+//! into pieces of [`rows_per_frame`] rows, and ends with [`Response::Evaluated`]. With `overwrite`, it waits
+//! after each piece for [`Request::Overwrite`] (same shape as what it sent; it goes on with those values) or
+//! [`Request::Keep`].
+//!
+//! Values are F32, or F16 for `k_cache` and `v_cache`. Layouts of the taps: [`bitnet_core::tap::Tap`].
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+use bitnet_core::tap::Tap;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The version spoken here.
+pub const VERSION: u32 = 1;
+
+/// Largest header, bytes.
+pub const MAX_HEADER: usize = 16 << 20;
+
+/// Largest payload, bytes.
+pub const MAX_PAYLOAD: usize = 64 << 20;
+
+/// Pieces of a tap aim at this many bytes.
+const TAP_FRAME_BYTES: usize = 4 << 20;
+
+/// Rows of a tap that go into one frame, given the bytes of a row: as many as fit 4 MiB, at least one.
+pub fn rows_per_frame(row_bytes: usize) -> usize {
+    (TAP_FRAME_BYTES / row_bytes.max(1)).max(1)
+}
+
+/// Driver to worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Request {
+    /// Load a model file. Answer: [`Response::Loaded`].
+    Load {
+        /// The GGUF file.
+        model: PathBuf,
+    },
+    /// Make ready to evaluate, with an empty KV cache. Answer: [`Response::Configured`].
+    Configure(Settings),
+    /// Text to token IDs. Answer: [`Response::Tokens`].
+    Tokenize {
+        /// The text.
+        text: String,
+        /// Add BOS and the like where the model's metadata says so.
+        add_special: bool,
+        /// Read special tokens in the text as such.
+        parse_special: bool,
+    },
+    /// Token IDs to text. Answer: [`Response::Text`].
+    Detokenize {
+        /// The IDs.
+        tokens: Vec<u32>,
+    },
+    /// Evaluate tokens in one batch. Answer: taps, then [`Response::Evaluated`].
+    Eval {
+        /// The sequence; 0 for now.
+        seq_id: u32,
+        /// Position of the first token; 0 clears the sequence first.
+        first_position: usize,
+        /// Token IDs, at most `n_ubatch` of them.
+        tokens: Vec<u32>,
+        /// Taps to send.
+        taps: Vec<Tap>,
+        /// Wait for a replacement of each piece sent.
+        overwrite: bool,
+        /// Return the last token's logits as the payload of [`Response::Evaluated`].
+        last_logits: bool,
+    },
+    /// During [`Request::Eval`]: go on with the payload's values.
+    Overwrite,
+    /// During [`Request::Eval`]: go on with the worker's own values.
+    Keep,
+    /// Clear the sequence, then generate greedily, past end-of-text tokens. Ties go to the lowest ID.
+    /// Answer: [`Response::Generated`].
+    Generate {
+        /// The prompt.
+        tokens: Vec<u32>,
+        /// Tokens to generate.
+        n_predict: usize,
+    },
+    /// Answer: [`Response::Usage`].
+    Usage,
+    /// End the worker. No answer.
+    Quit,
+}
+
+/// How an engine is to run. All of it is explicit and recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Size of the KV cache, tokens.
+    pub n_ctx: usize,
+    /// Largest batch that is evaluated at once, tokens.
+    pub n_ubatch: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Whether evaluations will ask for taps. Without, nothing may slow the engine down.
+    pub observe: bool,
+}
+
+/// Worker to driver.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Response {
+    /// The first frame of a worker.
+    Hello(Hello),
+    /// A model is loaded.
+    Loaded {
+        /// What it is.
+        facts: Box<ModelFacts>,
+        /// How long loading took, milliseconds.
+        load_ms: f64,
+    },
+    /// The engine is ready to evaluate.
+    Configured {
+        /// Every setting that it runs with.
+        settings: BTreeMap<String, String>,
+    },
+    /// Token IDs.
+    Tokens {
+        /// The IDs.
+        tokens: Vec<u32>,
+    },
+    /// The payload holds text, as bytes: it may end within a character.
+    Text,
+    /// A piece of a tap; the payload holds `rows * width` values.
+    Tap(TapHeader),
+    /// An evaluation is complete.
+    Evaluated,
+    /// Tokens generated.
+    Generated {
+        /// Their IDs.
+        tokens: Vec<u32>,
+        /// Time for the prompt, until the first token is known, milliseconds.
+        prefill_ms: f64,
+        /// Time for each further token, milliseconds.
+        decode_ms: Vec<f64>,
+    },
+    /// What the worker has used so far.
+    Usage {
+        /// Largest resident set, bytes.
+        peak_rss_bytes: Option<u64>,
+        /// CPU time, user and system, seconds.
+        cpu_seconds: Option<f64>,
+    },
+    /// The request failed.
+    Error {
+        /// What kind of failure.
+        kind: ErrorKind,
+        /// One sentence that names the thing.
+        message: String,
+    },
+}
+
+/// Who the worker is and what it can do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Must be [`VERSION`].
+    pub protocol: u32,
+    /// Name of the engine.
+    pub engine: String,
+    /// Version or source revision.
+    pub version: Option<String>,
+    /// Facts about the build: compiler, flags, CPU features, kernel, …
+    #[serde(default)]
+    pub build: BTreeMap<String, String>,
+    /// `general.architecture` values that it runs.
+    pub architectures: Vec<String>,
+    /// Taps that it offers, for the architectures that have them.
+    pub taps: Vec<Tap>,
+    /// Whether [`Request::Eval`] may ask to overwrite.
+    pub overwrite: bool,
+    /// Tensor types that it runs.
+    pub dtypes: Vec<String>,
+    /// Whether it tokenizes.
+    pub tokenizer: bool,
+}
+
+/// What a loaded model is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelFacts {
+    /// `general.architecture`.
+    pub architecture: String,
+    /// `general.name`.
+    pub name: Option<String>,
+    /// Layers.
+    pub n_layer: usize,
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Width of the feed-forward network.
+    pub n_ff: usize,
+    /// Query heads.
+    pub n_head: usize,
+    /// Key/value heads.
+    pub n_head_kv: usize,
+    /// Vocabulary size.
+    pub n_vocab: usize,
+    /// Context length that the model was trained for.
+    pub n_ctx_train: usize,
+    /// Taps that the model has.
+    pub taps: Vec<Tap>,
+    /// Tensors per type name.
+    #[serde(default)]
+    pub tensor_types: BTreeMap<String, usize>,
+    /// Type names of the weights behind each tap that is a matrix product.
+    #[serde(default)]
+    pub weight_types: BTreeMap<Tap, Vec<String>>,
+}
+
+/// What a piece of a tap is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TapHeader {
+    /// Which tap.
+    pub tap: Tap,
+    /// Layer, from 0; null outside the layers.
+    pub layer: Option<usize>,
+    /// Position of the first row.
+    pub first_position: usize,
+    /// Rows in the payload.
+    pub rows: usize,
+    /// Values per row.
+    pub width: usize,
+}
+
+impl TapHeader {
+    /// Bytes of one row.
+    pub fn row_bytes(&self) -> usize {
+        self.width * if self.tap.is_f16() { 2 } else { 4 }
+    }
+}
+
+/// Kinds of failure that a worker reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// The model file is missing, damaged, or holds what the engine cannot run.
+    BadModel,
+    /// The request does not fit the model: token out of range, context exceeded.
+    Usage,
+    /// Anything else.
+    Internal,
+}
+
+/// Why a frame could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The other side closed the pipe between frames.
+    #[error("the pipe was closed")]
+    Closed,
+    /// The pipe broke, or was closed within a frame.
+    #[error("the pipe broke: {0}")]
+    Io(#[from] io::Error),
+    /// A length beyond the cap.
+    #[error("a frame announces {announced} bytes of {part}, more than {cap}")]
+    TooLarge {
+        /// `header` or `payload`.
+        part: &'static str,
+        /// Announced length.
+        announced: usize,
+        /// Largest allowed.
+        cap: usize,
+    },
+    /// The header is not a message of this protocol.
+    #[error("unreadable frame header {header:?}: {source}")]
+    Header {
+        /// Start of the header.
+        header: String,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+}
+
+/// Write one frame and flush.
+///
+/// # Errors
+/// Whatever writing to `out` returns; a frame over the caps is `InvalidInput`.
+pub fn write_frame<T: Serialize>(
+    out: &mut impl Write,
+    message: &T,
+    payload: &[u8],
+) -> io::Result<()> {
+    let header = serde_json::to_vec(message)?;
+    if header.len() > MAX_HEADER || payload.len() > MAX_PAYLOAD {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "frame of {} + {} bytes is over the cap",
+                header.len(),
+                payload.len()
+            ),
+        ));
+    }
+    let mut lengths = [0; 8];
+    lengths[..4].copy_from_slice(&(header.len() as u32).to_le_bytes());
+    lengths[4..].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    out.write_all(&lengths)?;
+    out.write_all(&header)?;
+    out.write_all(payload)?;
+    out.flush()
+}
+
+/// Read one frame; the payload goes into `payload`, whose former content is dropped.
+///
+/// # Errors
+/// [`FrameError::Closed`] at the end of the stream; the others as they say.
+pub fn read_frame<T: DeserializeOwned>(
+    input: &mut impl Read,
+    payload: &mut Vec<u8>,
+) -> Result<T, FrameError> {
+    let mut lengths = [0; 8];
+    read_exact_or_closed(input, &mut lengths)?;
+    let [header_len, payload_len] = [0, 4].map(|at| {
+        u32::from_le_bytes([
+            lengths[at],
+            lengths[at + 1],
+            lengths[at + 2],
+            lengths[at + 3],
+        ]) as usize
+    });
+    for (part, announced, cap) in [
+        ("header", header_len, MAX_HEADER),
+        ("payload", payload_len, MAX_PAYLOAD),
+    ] {
+        if announced > cap {
+            return Err(FrameError::TooLarge {
+                part,
+                announced,
+                cap,
+            });
+        }
+    }
+    let mut header = Vec::new();
+    read_into(input, &mut header, header_len)?;
+    read_into(input, payload, payload_len)?;
+    serde_json::from_slice(&header).map_err(|source| FrameError::Header {
+        header: String::from_utf8_lossy(&header[..header.len().min(120)]).into_owned(),
+        source,
+    })
+}
+
+/// Grows `buffer` only as bytes arrive, so that a lying length costs no memory.
+fn read_into(input: &mut impl Read, buffer: &mut Vec<u8>, len: usize) -> io::Result<()> {
+    buffer.clear();
+    let got = input.by_ref().take(len as u64).read_to_end(buffer)?;
+    if got == len {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+fn read_exact_or_closed(input: &mut impl Read, buffer: &mut [u8]) -> Result<(), FrameError> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match input.read(&mut buffer[filled..]) {
+            Ok(0) if filled == 0 => return Err(FrameError::Closed),
+            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn tap_header() -> Response {
+        Response::Tap(TapHeader {
+            tap: Tap::KCache,
+            layer: Some(3),
+            first_position: 5,
+            rows: 2,
+            width: 4,
+        })
+    }
+
+    #[test]
+    fn frames_round_trip_and_then_close() {
+        let mut wire = Vec::new();
+        write_frame(&mut wire, &tap_header(), &[1, 2, 3]).unwrap();
+        write_frame(&mut wire, &Response::Evaluated, &[]).unwrap();
+        let (mut input, mut payload) = (wire.as_slice(), Vec::new());
+        let first: Response = read_frame(&mut input, &mut payload).unwrap();
+        assert_eq!((first, payload.as_slice()), (tap_header(), &[1, 2, 3][..]));
+        let second: Response = read_frame(&mut input, &mut payload).unwrap();
+        assert_eq!((second, payload.len()), (Response::Evaluated, 0));
+        assert!(matches!(
+            read_frame::<Response>(&mut input, &mut payload),
+            Err(FrameError::Closed)
+        ));
+    }
+
+    #[test]
+    fn header_is_flat_json_with_a_type() {
+        let json = serde_json::to_value(tap_header()).unwrap();
+        assert_eq!(json["type"], "tap");
+        assert_eq!(json["tap"], "k_cache");
+        assert_eq!(json["layer"], 3);
+    }
+
+    #[test]
+    fn lengths_beyond_the_cap_are_refused_before_reading() {
+        let mut wire = vec![0xff; 8];
+        wire.extend_from_slice(b"{}");
+        let error = read_frame::<Response>(&mut wire.as_slice(), &mut Vec::new()).unwrap_err();
+        assert!(matches!(error, FrameError::TooLarge { part: "header", .. }));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read_frame::<Response>(&mut bytes.as_slice(), &mut Vec::new());
+        }
+
+        #[test]
+        fn a_cut_frame_is_an_error(cut in 1_usize..60) {
+            let mut wire = Vec::new();
+            write_frame(&mut wire, &tap_header(), &[7; 16]).unwrap();
+            let cut = cut.min(wire.len() - 1);
+            let error = read_frame::<Response>(&mut &wire[..cut], &mut Vec::new()).unwrap_err();
+            prop_assert!(matches!(error, FrameError::Io(_)));
+        }
+    }
+}

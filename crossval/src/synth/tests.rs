@@ -1,0 +1,251 @@
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bitnet_core::gguf::Gguf;
+use bitnet_core::model::{Logits, Model, Session, SessionOptions};
+use bitnet_core::sampling::Sampler;
+use bitnet_core::tap::{Observer, ObserverError, Tap, TapData, TapView};
+use bitnet_core::tokenizer::{EncodeOptions, Tokenizer};
+
+use super::*;
+
+const TEXT: &str =
+    "The old man and the boy walked to the river. \"What do you see?\" he said, and it was 42.";
+
+struct Written {
+    _dir: tempfile::TempDir,
+    path: PathBuf,
+}
+
+fn synth(options: &SynthOptions) -> Written {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    let mut last = (0, 0);
+    write(options, &path, &mut |done, total| {
+        assert!(done > last.0 && done <= total);
+        last = (done, total);
+    })
+    .unwrap();
+    assert!(
+        last.0 == last.1 && last.0 > 0,
+        "progress ends with the last byte"
+    );
+    Written { _dir: dir, path }
+}
+
+/// Largest and smallest RMS of a row, per tap.
+#[derive(Default)]
+struct Sizes(Vec<(Tap, Option<usize>, f64, f64)>);
+
+impl Observer for Sizes {
+    fn tap(&mut self, view: TapView<'_>) -> Result<(), ObserverError> {
+        let values: Vec<f64> = match view.data {
+            TapData::F32(v) => v.iter().map(|&v| v.into()).collect(),
+            TapData::F16(v) => v.iter().map(|&v| v.into()).collect(),
+        };
+        let rms = values.chunks(view.width).map(|row| {
+            let sum: f64 = row.iter().map(|v| v * v).sum();
+            (sum / row.len() as f64).sqrt()
+        });
+        let (low, high) = rms.fold((f64::MAX, 0f64), |(low, high), r| (low.min(r), high.max(r)));
+        self.0.push((view.tap, view.layer, low, high));
+        Ok(())
+    }
+}
+
+#[test]
+fn models_behave() {
+    for architecture in Architecture::ALL {
+        let options = SynthOptions::new(architecture, Preset::Tiny, 1);
+        let written = synth(&options);
+        let gguf = Arc::new(Gguf::open(&written.path).unwrap());
+        let tokenizer = Tokenizer::from_gguf(gguf.metadata()).unwrap();
+        let prompt = tokenizer.encode(
+            TEXT,
+            EncodeOptions {
+                add_special: true,
+                parse_special: false,
+            },
+        );
+        assert!(
+            prompt.len() < TEXT.len() * 2 / 3,
+            "pieces are longer than letters"
+        );
+
+        let model = Arc::new(Model::load(gguf).unwrap());
+        let session = SessionOptions {
+            n_ctx: 256,
+            threads: 1,
+        };
+        let mut session = Session::new(model, session).unwrap();
+        let mut sizes = Sizes::default();
+        session
+            .eval(&prompt, Logits::All, Some(&mut sizes))
+            .unwrap();
+        for (tap, layer, low, high) in sizes.0 {
+            let (least, most) = match tap {
+                // Small gamma on purpose; probabilities are what they are.
+                Tap::AttnNorm => (0.01, 0.03),
+                Tap::AttnProbs => (0.0, 1.0),
+                // The BOS token's row is small on purpose.
+                Tap::Embd => (0.01, 0.1),
+                Tap::Logits => (1.5, 6.0),
+                _ => (0.05, 10.0),
+            };
+            let place = format!("{architecture} {tap} {layer:?}: {low} to {high}");
+            assert!(low >= least && high <= most, "{place}");
+        }
+
+        session.clear();
+        let generated: Result<Vec<u32>, _> = session
+            .generate(&prompt, Sampler::greedy())
+            .take(48)
+            .collect();
+        let generated = generated.unwrap();
+        let distinct: HashSet<&u32> = generated.iter().collect();
+        assert!(
+            distinct.len() >= 16,
+            "{architecture} repeats itself: {generated:?}"
+        );
+        assert!(
+            !generated.iter().any(|&id| tokenizer.is_eog(id)),
+            "{generated:?}"
+        );
+    }
+}
+
+#[test]
+fn equal_seeds_give_equal_files() {
+    let read = |seed| {
+        let options = SynthOptions::new(Architecture::Bitnet, Preset::Tiny, seed);
+        std::fs::read(synth(&options).path).unwrap()
+    };
+    let first = read(7);
+    assert!(first == read(7));
+    assert!(first != read(8));
+}
+
+#[test]
+fn preset_2b_4t_has_the_official_shape() {
+    let options = SynthOptions::new(Architecture::BitnetB158, Preset::TwoB4T, 0);
+    options.check().unwrap();
+    let tensors = tensors(&options);
+    let count = |ty| tensors.iter().filter(|t| t.ty == ty).count();
+    assert_eq!(tensors.len(), 332);
+    assert_eq!(count(TensorType::I2_S), 210);
+    assert_eq!(count(TensorType::F32), 121);
+    assert_eq!(count(TensorType::F16), 1);
+    let bytes: u64 = tensors
+        .iter()
+        .map(|t| t.ty.data_size(&t.shape).unwrap())
+        .sum();
+    assert!((1_170_000_000..1_190_000_000).contains(&bytes), "{bytes}");
+    let shape = |name: &str| &tensors.iter().find(|t| t.name == name).unwrap().shape;
+    assert_eq!(*shape("token_embd.weight"), [2560, 128_256]);
+    assert_eq!(*shape("blk.29.attn_k.weight"), [2560, 640]);
+    assert_eq!(*shape("blk.29.ffn_down.weight"), [6912, 2560]);
+}
+
+#[test]
+fn large_vocabularies_are_byte_level() {
+    let options = SynthOptions {
+        n_vocab: 40_000,
+        n_layer: 1,
+        ..SynthOptions::new(Architecture::Bitnet, Preset::Tiny, 1)
+    };
+    let written = synth(&options);
+    let gguf = Gguf::open(&written.path).unwrap();
+    let t = Tokenizer::from_gguf(gguf.metadata()).unwrap();
+    assert_eq!(t.n_vocab(), 40_000);
+    assert_eq!(
+        (t.bos(), t.eos(), t.eot()),
+        (Some(39_744), Some(39_745), Some(39_753))
+    );
+    let options = EncodeOptions {
+        add_special: true,
+        parse_special: true,
+    };
+    let ids = t.encode("the people of the world<|eot_id|>", options);
+    let pieces: Vec<_> = ids
+        .iter()
+        .map(|&id| String::from_utf8_lossy(t.piece(id).unwrap()))
+        .collect();
+    assert_eq!(
+        pieces,
+        [
+            "<|begin_of_text|>",
+            "the",
+            " people",
+            " of",
+            " the",
+            " world",
+            "<|eot_id|>"
+        ]
+    );
+    let ids = t.encode(TEXT, EncodeOptions::default());
+    assert_eq!(t.decode(&ids), TEXT.as_bytes());
+    // Every token that is text is what its own text encodes to.
+    for id in (0..39_744).filter(|&id| std::str::from_utf8(t.piece(id).unwrap()).is_ok()) {
+        let text = std::str::from_utf8(t.piece(id).unwrap()).unwrap();
+        assert_eq!(t.encode(text, EncodeOptions::default()), [id], "{text:?}");
+    }
+}
+
+#[test]
+fn impossible_sizes_name_their_flag() {
+    type Edit = fn(&mut SynthOptions);
+    let cases: [(&str, Edit); 9] = [
+        ("--layers", |o| o.n_layer = 0),
+        ("--embd", |o| o.n_embd = 192),
+        ("--embd", |o| o.n_head = 3),
+        ("--ffn", |o| o.n_ff = 700),
+        ("--kv-heads", |o| o.n_head_kv = 3),
+        ("--kv-heads", |o| o.n_head_kv = 0),
+        ("--heads", |o| o.n_head = 256),
+        ("--vocab", |o| o.n_vocab = 200),
+        ("--vocab", |o| o.n_vocab = 10_000_000),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    for (flag, edit) in cases {
+        let mut options = SynthOptions::new(Architecture::Bitnet, Preset::Tiny, 1);
+        edit(&mut options);
+        let e = write(&options, &path, &mut |_, _| ()).unwrap_err();
+        assert!(
+            matches!(&e, Error::Usage(what) if what.contains(flag)),
+            "{flag}: {e}"
+        );
+        assert!(!path.exists());
+    }
+    // What I2_S cannot hold, F32 can.
+    let mut llama = SynthOptions::new(Architecture::Llama, Preset::Tiny, 1);
+    (llama.n_embd, llama.n_ff) = (64, 172);
+    write(&llama, &path, &mut |_, _| ()).unwrap();
+}
+
+#[test]
+fn an_unwritable_path_is_an_io_error() {
+    let options = SynthOptions::new(Architecture::Bitnet, Preset::Tiny, 1);
+    let e = write(&options, Path::new("/nonexistent/m.gguf"), &mut |_, _| ()).unwrap_err();
+    assert!(
+        matches!(&e, Error::Io { .. }) && e.to_string().contains("/nonexistent/m.gguf"),
+        "{e}"
+    );
+}
+
+/// A full disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_failing_write_is_an_io_error() {
+    let options = SynthOptions::new(Architecture::Bitnet, Preset::Tiny, 1);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("full");
+    std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+    let e = write(&options, &path, &mut |_, _| ()).unwrap_err();
+    assert!(
+        matches!(&e, Error::Io { .. }) && e.to_string().contains("full: "),
+        "{e}"
+    );
+    assert!(!path.exists(), "what was begun is removed");
+}

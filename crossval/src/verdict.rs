@@ -1,0 +1,307 @@
+//! What came of a run: the one place where red is decided.
+
+use reports::model::{AtFault, Bench, Coverage, Divergence, Generation, Mode, Status, Verdict};
+use reports::outcome::Outcome;
+
+use crate::compare::tap::Exceeded;
+use crate::run::SiteOrder;
+
+/// Everything that can make a run other than a pass.
+#[derive(Debug)]
+pub struct Findings<'a> {
+    /// Engines that failed: one sentence each.
+    pub failures: Vec<String>,
+    /// Taps with a row over its limit, in the order of the forward pass.
+    pub exceeded: Vec<(SiteOrder, &'a Exceeded)>,
+    /// Greedy generation, if it was asked for.
+    pub generation: Option<&'a Generation>,
+    /// Expected and compared rows.
+    pub coverage: &'a Coverage,
+    /// Taps that the profile requires and an engine does not offer.
+    pub required_not_compared: Vec<String>,
+    /// Places where the reference's two runs differ.
+    pub not_repeatable: Vec<String>,
+    /// Timings, if they were asked for.
+    pub bench: Option<&'a Bench>,
+}
+
+/// Decides.
+pub fn decide(findings: &Findings) -> Verdict {
+    let mut reasons: Vec<(Outcome, String)> = Vec::new();
+    for failure in &findings.failures {
+        reasons.push((Outcome::Engine, failure.clone()));
+    }
+    reasons.extend(incompleteness(findings));
+    let first_divergence = first_divergence(&findings.exceeded);
+    reasons.extend(disagreement(findings, first_divergence.as_ref()));
+    let outcome = reasons
+        .iter()
+        .fold(Outcome::Pass, |worst, &(outcome, _)| worst.worst(outcome));
+    Verdict {
+        status: match outcome {
+            Outcome::Pass => Status::Pass,
+            Outcome::Parity => Status::Fail,
+            Outcome::Incomplete => Status::Incomplete,
+            _ => Status::Error,
+        },
+        exit_code: outcome.exit_code(),
+        reasons: reasons.into_iter().map(|(_, reason)| reason).collect(),
+        // Agreement as far as an incomplete run went clears nobody, and nothing arbitrates a difference.
+        at_fault: if outcome == Outcome::Pass {
+            AtFault::None
+        } else {
+            AtFault::Undetermined
+        },
+        first_divergence,
+    }
+}
+
+fn incompleteness(findings: &Findings) -> Vec<(Outcome, String)> {
+    let mut reasons = Vec::new();
+    let Coverage {
+        expected,
+        compared,
+        missing,
+        ..
+    } = findings.coverage;
+    if *expected == 0 {
+        reasons.push("nothing was to be compared: the engines have no tap in common".to_owned());
+    } else if let Some(first) = missing.first() {
+        reasons.push(format!(
+            "{compared} of {expected} rows were compared; the first missing: {first}"
+        ));
+    }
+    if !findings.required_not_compared.is_empty() {
+        reasons.push(format!(
+            "required by the profile and not offered by an engine: {}",
+            findings.required_not_compared.join(", ")
+        ));
+    }
+    if let Some(first) = findings.not_repeatable.first() {
+        reasons.push(format!(
+            "the reference does not repeat itself in {} taps; the first: {first}",
+            findings.not_repeatable.len()
+        ));
+    }
+    reasons
+        .into_iter()
+        .map(|r| (Outcome::Incomplete, r))
+        .collect()
+}
+
+fn disagreement(findings: &Findings, first: Option<&Divergence>) -> Vec<(Outcome, String)> {
+    let mut reasons = Vec::new();
+    if let Some(first) = first {
+        let layer = first
+            .layer
+            .map_or(String::new(), |l| format!("layer {l}, "));
+        let nmse = first
+            .nmse
+            .map_or("not finite".to_owned(), |x| format!("{x:.1e}"));
+        reasons.push(format!(
+            "{} taps beyond their limit; the first: {layer}{} of prompt {} at position {}, NMSE {nmse}, \
+             limit {:.0e}",
+            findings.exceeded.len(),
+            first.tap,
+            first.prompt,
+            first.position,
+            first.limit
+        ));
+    }
+    let generations = findings
+        .generation
+        .into_iter()
+        .flat_map(|g| [g].into_iter().chain(&g.further));
+    for generation in generations {
+        if let Some(m) = &generation.first_mismatch
+            && !m.near_tie
+        {
+            reasons.push(format!(
+                "generation from prompt {} differs at token {}, and the logits there differ by more than \
+                 their limit",
+                generation.prompt, m.index
+            ));
+        }
+    }
+    for (engine, reproduced) in findings.bench.iter().flat_map(|b| &b.tokens_reproduced) {
+        if !reproduced {
+            reasons.push(format!(
+                "{engine} generated other tokens while it was timed than before"
+            ));
+        }
+    }
+    reasons.into_iter().map(|r| (Outcome::Parity, r)).collect()
+}
+
+/// The earliest by position, then by the order of the forward pass; isolated before cumulative, since it shows
+/// where an error is made.
+fn first_divergence(exceeded: &[(SiteOrder, &Exceeded)]) -> Option<Divergence> {
+    let (site, row) = exceeded.iter().min_by_key(|(site, row)| {
+        (
+            site.mode != Mode::Isolated,
+            site.prompt,
+            row.position,
+            *site,
+        )
+    })?;
+    Some(Divergence {
+        prompt: site.prompt,
+        position: row.position,
+        layer: site.layer,
+        tap: site.tap.to_string(),
+        mode: site.mode,
+        element: row.at.element,
+        reference: row.at.reference,
+        candidate: row.at.candidate,
+        oracle: None,
+        nmse: row.nmse,
+        limit: row.limit,
+        hint: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bitnet_core::tap::Tap;
+    use reports::model::{ElementAt, GenerationMismatch};
+
+    use super::*;
+    use crate::compare::lockstep::stage;
+
+    fn complete() -> Coverage {
+        Coverage {
+            expected: 10,
+            compared: 10,
+            ..Coverage::default()
+        }
+    }
+
+    fn findings(coverage: &Coverage) -> Findings<'_> {
+        Findings {
+            failures: Vec::new(),
+            exceeded: Vec::new(),
+            generation: None,
+            coverage,
+            required_not_compared: Vec::new(),
+            not_repeatable: Vec::new(),
+            bench: None,
+        }
+    }
+
+    fn site(mode: Mode, layer: usize, tap: Tap) -> SiteOrder {
+        SiteOrder {
+            prompt: 0,
+            stage: stage(tap, Some(layer)),
+            tap,
+            layer: Some(layer),
+            mode,
+        }
+    }
+
+    fn row(position: usize) -> Exceeded {
+        Exceeded {
+            position,
+            at: ElementAt {
+                position,
+                element: 3,
+                reference: Some(1.0),
+                candidate: Some(2.0),
+            },
+            nmse: Some(0.5),
+            limit: 1e-12,
+        }
+    }
+
+    #[test]
+    fn nothing_wrong_is_a_pass() {
+        let coverage = complete();
+        let verdict = decide(&findings(&coverage));
+        assert_eq!((verdict.status, verdict.exit_code), (Status::Pass, 0));
+        assert!(verdict.reasons.is_empty() && verdict.at_fault == AtFault::None);
+    }
+
+    #[test]
+    fn nothing_compared_is_never_a_pass() {
+        let coverage = Coverage::default();
+        let verdict = decide(&findings(&coverage));
+        assert_eq!(
+            (verdict.status, verdict.exit_code),
+            (Status::Incomplete, 20)
+        );
+    }
+
+    #[test]
+    fn a_missing_row_is_incomplete_even_beside_a_failure_to_agree() {
+        let mut coverage = complete();
+        coverage.compared = 9;
+        coverage.missing = vec!["isolated, prompt 0, layer 1, q, positions 3..4".into()];
+        let row = row(0);
+        let mut findings = findings(&coverage);
+        findings.exceeded = vec![(site(Mode::Isolated, 1, Tap::Q), &row)];
+        let verdict = decide(&findings);
+        assert_eq!(
+            (verdict.status, verdict.exit_code),
+            (Status::Incomplete, 20)
+        );
+        assert_eq!(verdict.reasons.len(), 2);
+        assert!(verdict.first_divergence.is_some());
+    }
+
+    #[test]
+    fn the_first_divergence_is_the_earliest_isolated_one() {
+        let coverage = complete();
+        let (early, late) = (row(2), row(5));
+        let mut findings = findings(&coverage);
+        findings.exceeded = vec![
+            (site(Mode::Cumulative, 0, Tap::Q), &early),
+            (site(Mode::Isolated, 1, Tap::FfnAct), &late),
+            (site(Mode::Isolated, 4, Tap::KRope), &early),
+            (site(Mode::Isolated, 4, Tap::QRope), &early),
+        ];
+        let verdict = decide(&findings);
+        assert_eq!((verdict.status, verdict.exit_code), (Status::Fail, 10));
+        let first = verdict.first_divergence.unwrap();
+        assert_eq!(
+            (first.tap.as_str(), first.layer, first.position),
+            ("q_rope", Some(4), 2)
+        );
+        assert_eq!(verdict.at_fault, AtFault::Undetermined);
+    }
+
+    #[test]
+    fn generation_fails_unless_it_is_a_near_tie() {
+        let coverage = complete();
+        for (near_tie, exit_code) in [(true, 0), (false, 10)] {
+            let generation = Generation {
+                prompt: 0,
+                reference: vec![1, 2],
+                candidate: vec![1, 3],
+                reference_text: None,
+                candidate_text: None,
+                first_mismatch: Some(GenerationMismatch {
+                    index: 1,
+                    reference: Some(2),
+                    candidate: Some(3),
+                    margin: Some(0.1),
+                    max_logit_difference: Some(0.2),
+                    near_tie,
+                }),
+                further: Vec::new(),
+            };
+            let mut findings = findings(&coverage);
+            findings.generation = Some(&generation);
+            assert_eq!(decide(&findings).exit_code, exit_code);
+        }
+    }
+
+    #[test]
+    fn a_dead_engine_outranks_what_it_left_undone() {
+        let mut coverage = complete();
+        coverage.missing = vec!["x".into()];
+        let mut findings = findings(&coverage);
+        findings.failures = vec!["bitnet.cpp died with SIGSEGV while loading".into()];
+        let verdict = decide(&findings);
+        assert_eq!((verdict.status, verdict.exit_code), (Status::Error, 30));
+        assert!(verdict.reasons[0].contains("SIGSEGV"));
+    }
+}

@@ -1,0 +1,57 @@
+//! What a GGUF file says of its weights, for the driver.
+
+use std::collections::BTreeMap;
+
+use bitnet_core::gguf::Gguf;
+use bitnet_core::tap::Tap;
+
+/// Tensors per type name.
+pub(crate) fn tensor_types(gguf: &Gguf) -> BTreeMap<String, usize> {
+    let mut types = BTreeMap::new();
+    for tensor in gguf.tensors() {
+        *types.entry(tensor.ty.name().to_owned()).or_default() += 1;
+    }
+    types
+}
+
+/// Type names of the weights behind each tap that is a matrix product.
+pub(crate) fn weight_types(gguf: &Gguf) -> BTreeMap<Tap, Vec<String>> {
+    let mut types: BTreeMap<Tap, Vec<String>> = BTreeMap::new();
+    let head = match gguf.tensor("output.weight") {
+        Some(_) => "output.weight",
+        None => "token_embd.weight",
+    };
+    for tensor in gguf.tensors() {
+        let tap = if tensor.name == head {
+            Tap::Logits
+        } else {
+            // `blk.N.attn_q.weight`
+            let mut parts = tensor.name.splitn(3, '.').skip(2);
+            match parts.next() {
+                Some("attn_q.weight") => Tap::Q,
+                Some("attn_k.weight") => Tap::K,
+                Some("attn_v.weight") => Tap::V,
+                Some("attn_output.weight") => Tap::AttnProj,
+                Some("ffn_gate.weight") => Tap::FfnGate,
+                Some("ffn_up.weight") => Tap::FfnUp,
+                Some("ffn_down.weight") => Tap::FfnDown,
+                _ => continue,
+            }
+        };
+        let of_tap = types.entry(tap).or_default();
+        let name = tensor.ty.name();
+        if !of_tap.iter().any(|t| t == name) {
+            of_tap.push(name.to_owned());
+        }
+    }
+    types
+}
+
+/// Taps that the models of an architecture have.
+pub(crate) fn taps(architecture: &str) -> Vec<Tap> {
+    let sub_norms = architecture != "llama";
+    Tap::ALL
+        .into_iter()
+        .filter(|tap| sub_norms || !matches!(tap, Tap::AttnSubNorm | Tap::FfnSubNorm))
+        .collect()
+}

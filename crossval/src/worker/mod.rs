@@ -1,0 +1,319 @@
+//! Workers: engines behind the [protocol](crate::protocol), one per process.
+
+#[cfg(feature = "reference")]
+mod bitnet_cpp;
+mod facts;
+#[cfg(feature = "reference")]
+mod nodes;
+mod rust;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::path::Path;
+use std::time::Instant;
+
+use std::collections::BTreeMap;
+
+use bitnet_core::tap::Tap;
+
+use crate::protocol::{
+    self, ErrorKind, FrameError, Hello, ModelFacts, Request, Response, Settings, TapHeader,
+};
+
+/// What a request came to nothing for, as it goes over the wire.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    kind: ErrorKind,
+    message: String,
+}
+
+impl Refusal {
+    fn new(kind: ErrorKind, message: impl ToString) -> Refusal {
+        Refusal {
+            kind,
+            message: message.to_string(),
+        }
+    }
+}
+
+/// One evaluation, as asked for.
+pub(crate) struct EvalRequest {
+    first_position: usize,
+    tokens: Vec<u32>,
+    taps: Vec<Tap>,
+    overwrite: bool,
+    last_logits: bool,
+}
+
+/// An engine, as the serve loop sees it. The calls come in the order of the trait.
+pub(crate) trait Backend {
+    fn hello(&self) -> Hello;
+    fn load(&mut self, model: &Path) -> Result<ModelFacts, Refusal>;
+    fn configure(&mut self, settings: Settings) -> Result<BTreeMap<String, String>, Refusal>;
+    fn tokenize(&mut self, text: &str, special: Special) -> Result<Vec<u32>, Refusal>;
+    fn detokenize(&mut self, tokens: &[u32]) -> Result<Vec<u8>, Refusal>;
+    /// Returns the last token's logits.
+    fn eval(&mut self, request: &EvalRequest, taps: &mut TapStream) -> Result<Vec<f32>, Refusal>;
+    /// Clears the sequence, evaluates the prompt, returns the most likely next token.
+    fn prefill(&mut self, tokens: &[u32]) -> Result<u32, Refusal>;
+    /// Evaluates one more token, returns the most likely next one.
+    fn decode(&mut self, token: u32) -> Result<u32, Refusal>;
+}
+
+/// How special tokens are treated.
+#[derive(Clone, Copy)]
+pub(crate) struct Special {
+    add: bool,
+    parse: bool,
+}
+
+/// The pipes to the driver. Taps go out, replacements come in.
+pub(crate) struct TapStream {
+    input: File,
+    output: File,
+    payload: Vec<u8>,
+}
+
+/// A pipe that broke: there is nobody left to work for.
+#[derive(Debug, thiserror::Error)]
+#[error("the driver is gone: {0}")]
+pub(crate) struct DriverGone(#[from] FrameError);
+
+impl From<io::Error> for DriverGone {
+    fn from(e: io::Error) -> Self {
+        DriverGone(FrameError::Io(e))
+    }
+}
+
+impl TapStream {
+    /// Sends all rows of a tap in pieces. With `overwrite`, `values` holds the replacements afterwards.
+    fn send(
+        &mut self,
+        first: TapHeader,
+        values: &mut [u8],
+        overwrite: bool,
+    ) -> Result<(), DriverGone> {
+        let row_bytes = first.row_bytes();
+        let rows = protocol::rows_per_frame(row_bytes);
+        for (i, piece) in values.chunks_mut(rows * row_bytes).enumerate() {
+            let header = TapHeader {
+                first_position: first.first_position + i * rows,
+                rows: piece.len() / row_bytes,
+                ..first
+            };
+            protocol::write_frame(&mut self.output, &Response::Tap(header), piece)?;
+            if overwrite {
+                match protocol::read_frame(&mut self.input, &mut self.payload)? {
+                    Request::Overwrite if self.payload.len() == piece.len() => {
+                        piece.copy_from_slice(&self.payload);
+                    }
+                    Request::Keep => {}
+                    other => {
+                        let what = format!(
+                            "{other:?} with {} bytes in answer to {} of {}",
+                            self.payload.len(),
+                            piece.len(),
+                            header.tap
+                        );
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, what).into());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn respond(&mut self, response: &Response, payload: &[u8]) -> Result<(), DriverGone> {
+        Ok(protocol::write_frame(&mut self.output, response, payload)?)
+    }
+}
+
+/// Serves the engine until the driver quits or closes the pipe.
+///
+/// # Errors
+/// If the engine is not part of this build, or the pipes cannot be set up.
+pub fn serve(engine: &str, fault: Option<&str>) -> Result<(), crate::error::Error> {
+    use crate::error::Error;
+    let backend: Box<dyn Backend> = match (engine, fault) {
+        ("rust", fault) => Box::new(rust::RustBackend::new(fault)?),
+        #[cfg(feature = "reference")]
+        ("bitnet.cpp", None) => Box::new(bitnet_cpp::BitnetCppBackend::default()),
+        _ => return Err(Error::Usage(format!("no worker for engine {engine:?}"))),
+    };
+    let stream = TapStream::from_standard_streams()
+        .map_err(|e| Error::Internal(format!("worker pipes: {e}")))?;
+    // A closed pipe is the driver's way of ending a worker early.
+    if let Err(DriverGone(e)) = serve_requests(backend, stream)
+        && !matches!(e, FrameError::Closed)
+    {
+        return Err(Error::Internal(format!("worker {engine}: {e}")));
+    }
+    Ok(())
+}
+
+impl TapStream {
+    /// Takes descriptors 0 and 1 away from everything else in the process: C++ libraries print.
+    fn from_standard_streams() -> io::Result<TapStream> {
+        let duplicate = |fd: i32| -> io::Result<File> {
+            // SAFETY: dup takes any number; the result is checked, and owned by the File alone.
+            unsafe {
+                let copy = libc::dup(fd);
+                if copy < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                Ok(File::from_raw_fd(copy))
+            }
+        };
+        let stream = TapStream {
+            input: duplicate(0)?,
+            output: duplicate(1)?,
+            payload: Vec::new(),
+        };
+        let null = File::open("/dev/null")?;
+        // SAFETY: both descriptors are open; dup2 replaces 0 and 1, which nothing in this process has used yet.
+        unsafe {
+            libc::dup2(null.as_raw_fd(), 0);
+            libc::dup2(2, 1);
+        }
+        Ok(stream)
+    }
+}
+
+fn serve_requests(mut backend: Box<dyn Backend>, mut stream: TapStream) -> Result<(), DriverGone> {
+    stream.respond(&Response::Hello(backend.hello()), &[])?;
+    loop {
+        let request: Request = protocol::read_frame(&mut stream.input, &mut stream.payload)?;
+        if request == Request::Quit {
+            return Ok(());
+        }
+        let (response, payload) = match answer(&mut *backend, request, &mut stream) {
+            Ok(answer) => answer,
+            Err(Refusal { kind, message }) => (Response::Error { kind, message }, Vec::new()),
+        };
+        stream.respond(&response, &payload)?;
+    }
+}
+
+fn answer(
+    backend: &mut dyn Backend,
+    request: Request,
+    stream: &mut TapStream,
+) -> Result<(Response, Vec<u8>), Refusal> {
+    let response = match request {
+        Request::Load { model } => {
+            let start = Instant::now();
+            let facts = Box::new(backend.load(&model)?);
+            Response::Loaded {
+                facts,
+                load_ms: milliseconds(start),
+            }
+        }
+        Request::Configure(settings) => Response::Configured {
+            settings: backend.configure(settings)?,
+        },
+        Request::Tokenize {
+            text,
+            add_special,
+            parse_special,
+        } => Response::Tokens {
+            tokens: backend.tokenize(
+                &text,
+                Special {
+                    add: add_special,
+                    parse: parse_special,
+                },
+            )?,
+        },
+        Request::Detokenize { tokens } => {
+            return Ok((Response::Text, backend.detokenize(&tokens)?));
+        }
+        Request::Eval {
+            seq_id,
+            first_position,
+            tokens,
+            taps,
+            overwrite,
+            last_logits,
+        } => {
+            if seq_id != 0 {
+                return Err(Refusal::new(ErrorKind::Usage, "only sequence 0 is there"));
+            }
+            let request = EvalRequest {
+                first_position,
+                tokens,
+                taps,
+                overwrite,
+                last_logits,
+            };
+            let logits = backend.eval(&request, stream)?;
+            let payload = if request.last_logits {
+                bytemuck::cast_slice(&logits).to_vec()
+            } else {
+                Vec::new()
+            };
+            return Ok((Response::Evaluated, payload));
+        }
+        Request::Generate { tokens, n_predict } => generate(backend, &tokens, n_predict)?,
+        Request::Usage => Response::Usage {
+            peak_rss_bytes: peak_rss_bytes(),
+            cpu_seconds: cpu_seconds(),
+        },
+        Request::Overwrite | Request::Keep | Request::Quit => {
+            return Err(Refusal::new(ErrorKind::Usage, "nothing to overwrite now"));
+        }
+    };
+    Ok((response, Vec::new()))
+}
+
+/// The loop that is timed, the same for every engine of this crate.
+fn generate(
+    backend: &mut dyn Backend,
+    prompt: &[u32],
+    n_predict: usize,
+) -> Result<Response, Refusal> {
+    let mut tokens = Vec::with_capacity(n_predict);
+    let mut decode_ms = Vec::with_capacity(n_predict);
+    let start = Instant::now();
+    let mut next = backend.prefill(prompt)?;
+    let prefill_ms = milliseconds(start);
+    while tokens.len() < n_predict {
+        tokens.push(next);
+        if tokens.len() < n_predict {
+            let start = Instant::now();
+            next = backend.decode(next)?;
+            decode_ms.push(milliseconds(start));
+        }
+    }
+    Ok(Response::Generated {
+        tokens,
+        prefill_ms,
+        decode_ms,
+    })
+}
+
+fn milliseconds(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
+}
+
+/// From /proc, which unlike getrusage does not count the driver's memory from before exec.
+fn peak_rss_bytes() -> Option<u64> {
+    let mut status = String::new();
+    File::open("/proc/self/status")
+        .ok()?
+        .read_to_string(&mut status)
+        .ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
+fn cpu_seconds() -> Option<f64> {
+    // SAFETY: an all-zero rusage is valid, and getrusage fills it.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        (libc::getrusage(libc::RUSAGE_SELF, &mut usage) == 0).then_some(usage)
+    }?;
+    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 * 1e-6;
+    Some(seconds(usage.ru_utime) + seconds(usage.ru_stime))
+}
