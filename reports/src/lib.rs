@@ -1,6 +1,19 @@
 //! The cross-validation report: data model, JSON Schema, HTML and Markdown writers, charts.
 //!
-//! Depends on no engine: a report renders again from its JSON alone.
+//! Depends on no engine: a report renders again from its JSON alone. Every string in a report counts as
+//! untrusted: the writers escape all of them, and no report that parses makes a writer panic.
 
+mod chart;
+mod error;
+mod facts;
+pub mod html;
+pub mod json;
+pub mod markdown;
 pub mod model;
+pub mod number;
 pub mod outcome;
+mod write;
+
+pub use error::Error;
+pub use model::Report;
+pub use write::{Paths, write_dir};

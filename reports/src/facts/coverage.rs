@@ -1,0 +1,30 @@
+//! What was to be compared, and what was.
+
+use super::{Kind, State, Table};
+use crate::model::Report;
+use crate::number;
+
+pub(super) fn table(report: &Report) -> Table {
+    let coverage = &report.coverage;
+    let mut table = Table::new(&[("", Kind::Text), ("", Kind::Code)]);
+    let complete = if coverage.compared == coverage.expected && coverage.missing.is_empty() {
+        State::Plain
+    } else {
+        State::Fail
+    };
+    table.push(
+        State::Plain,
+        vec!["Rows expected".to_owned(), number::count(coverage.expected)],
+    );
+    table.push(
+        complete,
+        vec!["Rows compared".to_owned(), number::count(coverage.compared)],
+    );
+    for (engine, taps) in &coverage.not_offered {
+        table.push(
+            State::Plain,
+            vec![format!("Not offered by {engine}"), taps.join(" ")],
+        );
+    }
+    table
+}

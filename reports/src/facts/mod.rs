@@ -1,0 +1,193 @@
+//! What a report says, as text and tables that every writer states alike. Nothing here but is computed from
+//! the report.
+
+mod coverage;
+mod output;
+mod parity;
+mod run;
+mod speed;
+mod verdict;
+
+use serde::Serialize;
+
+use crate::model::{Mode, Report};
+use crate::number;
+
+use output::Generated;
+pub(crate) use output::LogitsCurve;
+pub(crate) use parity::{Level, Parity, nmse, tap_group};
+use run::PromptDetail;
+pub(crate) use speed::{Bar, BarGroup, Side};
+use verdict::Verdict;
+
+/// A report, digested.
+#[derive(Serialize)]
+pub(crate) struct Facts<'a> {
+    pub title: String,
+    pub verdict: Verdict,
+    /// Per mode that was run: its title and one row per tap.
+    pub taps: Vec<(String, Table)>,
+    pub noise_floor: Option<&'a str>,
+    /// One row per layer and tap.
+    pub layers: Table,
+    pub logits: Table,
+    pub disagreements: Table,
+    pub generations: Vec<Generated>,
+    pub throughput: Table,
+    pub workers: Table,
+    /// Sentences about the measurement itself.
+    pub bench_notes: Vec<String>,
+    pub coverage: Table,
+    pub missing: &'a [String],
+    pub prompts: Table,
+    pub prompt_details: Vec<PromptDetail<'a>>,
+    pub inputs: Table,
+    pub limits: Table,
+    pub model: Table,
+    pub engines: Table,
+    pub failures: Vec<Failure<'a>>,
+    pub environment: Table,
+    /// The command line, quoted for a POSIX shell.
+    pub command: String,
+}
+
+/// A worker that failed.
+#[derive(Serialize)]
+pub(crate) struct Failure<'a> {
+    pub sentence: String,
+    pub log_tail: &'a [String],
+}
+
+/// A table of plain text.
+#[derive(Default, Serialize)]
+pub(crate) struct Table {
+    pub columns: Vec<Column>,
+    pub rows: Vec<Row>,
+}
+
+/// A column's title and kind.
+#[derive(Serialize)]
+pub(crate) struct Column {
+    pub title: String,
+    pub kind: Kind,
+}
+
+/// What a column holds, which decides alignment and typeface.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    Text,
+    Number,
+    /// Identifiers and hashes.
+    Code,
+}
+
+/// A row's cells, one per column, and whether it is marked.
+#[derive(Serialize)]
+pub(crate) struct Row {
+    pub cells: Vec<String>,
+    pub state: State,
+}
+
+/// How a row is marked, beside what its cells say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum State {
+    Plain,
+    Pass,
+    Fail,
+}
+
+impl Table {
+    fn new(columns: &[(&str, Kind)]) -> Table {
+        Table {
+            columns: columns
+                .iter()
+                .map(|&(title, kind)| Column {
+                    title: title.to_owned(),
+                    kind,
+                })
+                .collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Name and value, one pair a row.
+    fn pairs(pairs: Vec<(&str, String)>) -> Table {
+        let mut table = Table::new(&[("", Kind::Text), ("", Kind::Code)]);
+        for (name, value) in pairs {
+            table.push(State::Plain, vec![name.to_owned(), value]);
+        }
+        table
+    }
+
+    fn push(&mut self, state: State, cells: Vec<String>) {
+        debug_assert_eq!(cells.len(), self.columns.len());
+        self.rows.push(Row { cells, state });
+    }
+}
+
+impl<'a> Facts<'a> {
+    pub(crate) fn new(report: &'a Report, parity: &Parity<'a>) -> Facts<'a> {
+        Facts {
+            title: format!(
+                "{} against {}: {}",
+                report.engines.candidate.name,
+                report.engines.reference.name,
+                run::model_name(report)
+            ),
+            verdict: Verdict::new(report, parity),
+            taps: parity.tap_tables(),
+            noise_floor: report.noise_floor.as_ref().map(|n| n.description.as_str()),
+            layers: parity.layer_table(),
+            logits: output::logits(report),
+            disagreements: output::disagreements(report),
+            generations: output::generations(report),
+            throughput: speed::throughput(report),
+            workers: speed::workers(report),
+            bench_notes: speed::notes(report),
+            coverage: coverage::table(report),
+            missing: &report.coverage.missing,
+            prompts: run::prompts(report),
+            prompt_details: run::prompt_details(report),
+            inputs: run::inputs(report),
+            limits: run::limits(report),
+            model: run::model(report),
+            engines: run::engines(report),
+            failures: run::failures(report),
+            environment: run::environment(report),
+            command: run::command(report),
+        }
+    }
+
+    /// The KL of every prompt by position, for charts.
+    pub(crate) fn logits_curves(report: &'a Report) -> Vec<LogitsCurve<'a>> {
+        output::curves(report)
+    }
+
+    /// The benchmark's bars, for charts.
+    pub(crate) fn bars(report: &'a Report) -> Vec<BarGroup> {
+        speed::bars(report)
+    }
+}
+
+/// The mode's name as in the report.
+pub(crate) fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Isolated => "isolated",
+        Mode::Cumulative => "cumulative",
+    }
+}
+
+/// A limit on the NMSE; 0 means bit for bit.
+fn limit(x: Option<f64>) -> String {
+    match x {
+        None => "none".to_owned(),
+        Some(0.0) => "0 (bit for bit)".to_owned(),
+        Some(x) => number::error(x),
+    }
+}
+
+fn text_or_not_measured(text: Option<&str>) -> String {
+    text.unwrap_or(number::NOT_MEASURED).to_owned()
+}

@@ -1,0 +1,171 @@
+//! The verdict in words.
+
+use serde::Serialize;
+
+use super::parity::{Cell, Parity};
+use super::{limit, mode_name, run, text_or_not_measured};
+use crate::model::{AtFault, Divergence, Mode, Report, Status};
+use crate::number;
+
+/// The verdict in words.
+#[derive(Serialize)]
+pub(crate) struct Verdict {
+    /// `pass`, `fail`, `incomplete`, `error`.
+    pub status: &'static str,
+    pub headline: String,
+    pub reasons: Vec<String>,
+    pub divergence: Option<First>,
+    /// Per mode: what the gates say.
+    pub gates: Vec<String>,
+}
+
+/// The first divergence in words.
+#[derive(Serialize)]
+pub(crate) struct First {
+    pub place: String,
+    /// Name and value.
+    pub values: Vec<(&'static str, String)>,
+    pub error: String,
+    pub hint: Option<String>,
+}
+
+impl Verdict {
+    pub(crate) fn new(report: &Report, parity: &Parity<'_>) -> Verdict {
+        let verdict = &report.verdict;
+        let (status, word) = match verdict.status {
+            Status::Pass => ("pass", "Pass"),
+            Status::Fail => ("fail", "Fail"),
+            Status::Incomplete => ("incomplete", "Incomplete"),
+            Status::Error => ("error", "Error"),
+        };
+        let reference = &report.engines.reference.name;
+        let candidate = &report.engines.candidate.name;
+        let fault = match verdict.at_fault {
+            AtFault::None => String::new(),
+            AtFault::Candidate => format!("; at fault: the candidate ({candidate})"),
+            AtFault::Reference => format!("; at fault: the reference ({reference})"),
+            AtFault::Both => "; at fault: both engines".to_owned(),
+            AtFault::Undetermined => "; at fault: undetermined".to_owned(),
+        };
+        Verdict {
+            status,
+            headline: format!(
+                "{word}: {candidate} against {reference} on {}, {} of {} compared{fault}",
+                run::model_name(report),
+                number::count(report.coverage.compared),
+                number::plural(report.coverage.expected, "row"),
+            ),
+            reasons: verdict.reasons.clone(),
+            divergence: verdict
+                .first_divergence
+                .as_ref()
+                .map(|d| First::new(d, report)),
+            gates: parity
+                .modes
+                .iter()
+                .filter_map(|&mode| gates(parity, mode))
+                .collect(),
+        }
+    }
+}
+
+impl First {
+    fn new(divergence: &Divergence, report: &Report) -> First {
+        let mut place = Vec::new();
+        if report.inputs.prompts.len() > 1 {
+            place.push(format!("prompt {}", divergence.prompt));
+        }
+        place.push(format!("position {}", divergence.position));
+        place.extend(divergence.layer.map(|layer| format!("layer {layer}")));
+        place.push(divergence.tap.clone());
+        let value = |x| number::or_not_measured(x, number::value);
+        let times = match divergence.nmse {
+            Some(nmse) if divergence.limit > 0.0 && nmse.is_finite() => format!(
+                ", {} times the limit",
+                number::significant(nmse / divergence.limit, 2)
+            ),
+            _ => String::new(),
+        };
+        First {
+            place: format!("{} ({})", place.join(", "), mode_name(divergence.mode)),
+            values: vec![
+                ("element", divergence.element.to_string()),
+                ("reference", value(divergence.reference)),
+                ("candidate", value(divergence.candidate)),
+                ("oracle", value(divergence.oracle)),
+            ],
+            error: format!(
+                "NMSE of the row {}, limit {}{times}",
+                divergence
+                    .nmse
+                    .map_or_else(|| number::NOT_FINITE.to_owned(), number::error),
+                limit(Some(divergence.limit)),
+            ),
+            hint: divergence.hint.clone(),
+        }
+    }
+}
+
+/// `isolated: 2 of 21 gated taps exceed their limit: q_rope (30 of 30 layers), k_rope (30 of 30 layers)`.
+fn gates(parity: &Parity<'_>, mode: Mode) -> Option<String> {
+    let mut gated = 0;
+    let mut failed = Vec::new();
+    for &tap in &parity.taps {
+        let cells: Vec<&Cell<'_>> = parity
+            .column(mode, tap)
+            .filter(|cell| cell.stats.pass.is_some())
+            .collect();
+        gated += u64::from(!cells.is_empty());
+        let failing: Vec<_> = cells.iter().filter(|cell| cell.failed()).collect();
+        if let Some(first) = failing.first() {
+            failed.push(if first.layer.is_some() {
+                format!("{tap} ({} of {} layers)", failing.len(), cells.len())
+            } else {
+                tap.to_owned()
+            });
+        }
+    }
+    if gated == 0 {
+        return None;
+    }
+    let mode = mode_name(mode);
+    Some(if failed.is_empty() {
+        format!(
+            "{mode}: every gated tap ({}) is within its limit",
+            number::count(gated)
+        )
+    } else {
+        format!(
+            "{mode}: {} of {} beyond the limit: {}",
+            failed.len(),
+            number::plural(gated, "gated tap"),
+            failed.join(", ")
+        )
+    })
+}
+
+/// How a worker failed, in one sentence.
+pub(crate) fn failure(role: &str, engine: &crate::model::Engine) -> Option<String> {
+    let failure = engine.failure.as_ref()?;
+    let mut end = Vec::new();
+    end.extend(
+        failure
+            .signal
+            .as_ref()
+            .map(|signal| format!("signal {signal}")),
+    );
+    end.extend(failure.exit_code.map(|code| format!("exit code {code}")));
+    if end.is_empty() {
+        end.push(format!(
+            "signal and exit code {}",
+            text_or_not_measured(None)
+        ));
+    }
+    Some(format!(
+        "The {role} ({}) failed: {} ({}; during: {})",
+        engine.name,
+        failure.message,
+        end.join(", "),
+        failure.during
+    ))
+}

@@ -1,0 +1,195 @@
+//! The report as one self-contained HTML page: no network, no fonts, no script needed.
+
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
+use serde::Serialize;
+
+use crate::chart::{Chart, Line, Paint, bar_chart, heatmap, line_chart, shared_axis};
+use crate::error::Error;
+use crate::facts::{Facts, Level, LogitsCurve, Parity, mode_name, nmse, tap_group};
+use crate::json;
+use crate::model::{Mode, Report};
+
+/// Prompts with a chart of their own; the table has all of them.
+const LOGITS_CHARTS: usize = 6;
+/// Points per line of a logits chart; beyond, each point is the worst of its neighbours.
+const POINTS: usize = 200;
+const PAGE: &str = include_str!("../templates/report.html");
+const STYLE: &str = include_str!("../templates/report.css");
+
+#[derive(Serialize)]
+struct Charts {
+    maps: Vec<Chart>,
+    curves: Vec<Chart>,
+    logits: Vec<Chart>,
+    bars: Vec<Chart>,
+    /// Prompts with logits but without a chart.
+    logits_left_out: usize,
+}
+
+/// The report as HTML.
+///
+/// # Errors
+/// [`Error::NotJson`] as for [`json::write`], since the page carries the JSON; [`Error::Template`] and
+/// [`Error::Chart`] would be faults of this crate.
+pub fn render(report: &Report) -> Result<String, Error> {
+    let parity = Parity::new(report);
+    let facts = Facts::new(report, &parity);
+    let charts = Charts::new(report, &parity)?;
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.add_template("report.html", PAGE)?;
+    Ok(environment.get_template("report.html")?.render(context! {
+        facts,
+        charts,
+        style => Value::from_safe_string(STYLE.to_owned()),
+        json => Value::from_safe_string(embeddable(&json::write_compact(report)?)),
+        has_generation => report.generation.is_some(),
+        has_bench => report.bench.is_some(),
+        has_taps => facts.has_taps(),
+    })?)
+}
+
+/// JSON that may stand inside `<script>`: `<` occurs in strings only, where it can be written as an escape.
+fn embeddable(json: &str) -> String {
+    json.replace('<', "\\u003c")
+}
+
+impl Charts {
+    fn new(report: &Report, parity: &Parity<'_>) -> Result<Charts, Error> {
+        let mut maps = Vec::new();
+        for mode in [Mode::Isolated, Mode::Cumulative] {
+            maps.extend(heatmap(parity, mode)?);
+        }
+        let mut curves = Facts::logits_curves(report);
+        let worst = |curve: &LogitsCurve<'_>| {
+            let kl = curve.kl.iter().flat_map(|(_, kl)| kl.iter());
+            kl.flatten().copied().fold(0.0, f64::max)
+        };
+        curves.sort_by(|a, b| worst(b).total_cmp(&worst(a)));
+        let logits_left_out = curves.len().saturating_sub(LOGITS_CHARTS);
+        curves.truncate(LOGITS_CHARTS);
+        let mut logits = Vec::new();
+        for curve in &curves {
+            logits.extend(logits_chart(curve)?);
+        }
+        let bars = Facts::bars(report);
+        Ok(Charts {
+            maps,
+            curves: error_curves(parity)?,
+            logits,
+            bars: bars.iter().map(bar_chart).collect::<Result<_, _>>()?,
+            logits_left_out,
+        })
+    }
+}
+
+/// Per mode one line per kind of tap, then the worst tap of each layer, both modes in one chart.
+fn error_curves(parity: &Parity<'_>) -> Result<Vec<Chart>, Error> {
+    let by_group: Vec<_> = parity
+        .modes
+        .iter()
+        .map(|&mode| (mode, group_lines(parity, mode)))
+        .collect();
+    let axis = shared_axis(by_group.iter().flat_map(|(_, lines)| lines));
+    let mut charts = Vec::new();
+    for (mode, lines) in &by_group {
+        let title = format!("NMSE by layer, {}", mode_name(*mode));
+        charts.extend(line_chart(&title, "layer", lines, &axis)?);
+    }
+    if parity.modes.len() > 1 {
+        let lines: Vec<_> = (0u8..)
+            .zip(&parity.modes)
+            .map(|(paint, &mode)| {
+                let name = mode_name(mode);
+                layer_line(parity, mode, name, Paint::Series(paint), |_| true)
+            })
+            .collect();
+        let title = "NMSE of each layer's worst tap";
+        charts.extend(line_chart(title, "layer", &lines, &axis)?);
+    }
+    Ok(charts)
+}
+
+fn group_lines(parity: &Parity<'_>, mode: Mode) -> Vec<Line> {
+    let mut groups: Vec<&str> = Vec::new();
+    for &tap in &parity.taps {
+        let group = tap_group(tap);
+        let layered = parity.column(mode, tap).any(|cell| cell.layer.is_some());
+        if layered && !groups.contains(&group) {
+            groups.push(group);
+        }
+    }
+    (0u8..)
+        .zip(groups)
+        .map(|(paint, group)| {
+            layer_line(parity, mode, group, Paint::Series(paint), |tap| {
+                tap_group(tap) == group
+            })
+        })
+        .collect()
+}
+
+/// The worst of the chosen taps by layer.
+fn layer_line(
+    parity: &Parity<'_>,
+    mode: Mode,
+    name: &str,
+    paint: Paint,
+    chosen: impl Fn(&str) -> bool,
+) -> Line {
+    let points = parity.layers.iter().filter_map(|&layer| {
+        let (tap, level) = parity
+            .taps
+            .iter()
+            .filter(|tap| chosen(tap))
+            .filter_map(|&tap| Some((tap, nmse(parity.cell(mode, tap, Some(layer))?.stats))))
+            .reduce(|a, b| if b.1 > a.1 { b } else { a })?;
+        let tooltip = format!("{name}, layer {layer}: {tap} {}", level.text());
+        Some((layer as f64, level, tooltip))
+    });
+    Line {
+        name: name.to_owned(),
+        paint,
+        points: points.collect(),
+    }
+}
+
+fn logits_chart(curve: &LogitsCurve<'_>) -> Result<Option<Chart>, Error> {
+    let lines: Vec<_> = curve
+        .kl
+        .iter()
+        .map(|&(mode, kl)| {
+            let paint = Paint::Series(if mode == Mode::Isolated { 0 } else { 1 });
+            let name = mode_name(mode);
+            let width = kl.len().div_ceil(POINTS).max(1);
+            let points = kl.chunks(width).enumerate().filter_map(|(chunk, values)| {
+                let (offset, level) = values
+                    .iter()
+                    .map(|kl| match kl {
+                        // Rounding can leave the divergence of equal distributions just below 0.
+                        Some(x) if x.is_finite() => Level::Value(x.max(0.0)),
+                        Some(_) => Level::NotFinite,
+                        None => Level::NotMeasured,
+                    })
+                    .enumerate()
+                    .reduce(|a, b| if b.1 > a.1 { b } else { a })?;
+                let position = chunk * width + offset;
+                let tooltip = format!("{name}, position {position}: {} nats", level.text());
+                Some((position as f64, level, tooltip))
+            });
+            Line {
+                name: name.to_owned(),
+                paint,
+                points: points.collect(),
+            }
+        })
+        .collect();
+    let title = format!(
+        "KL(reference || candidate) by position, prompt {}, nats",
+        curve.prompt
+    );
+    line_chart(&title, "position", &lines, &shared_axis(lines.iter()))
+}

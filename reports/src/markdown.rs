@@ -1,0 +1,330 @@
+//! The report as Markdown, for a terminal or a comment on a pull request.
+
+use std::fmt::Write as _;
+
+use crate::facts::{Facts, Kind, Parity, Row, State, Table};
+use crate::model::Report;
+
+/// Missing rows and failing layers listed; the report's JSON has all of them.
+const LISTED: usize = 20;
+/// Characters of a generated text or of a prompt.
+const EXCERPT: usize = 500;
+
+/// The report as Markdown (GitHub's flavour): the facts of the HTML page without charts and without what
+/// only fills pages: token IDs, the layers that pass, and the limits by tap.
+pub fn render(report: &Report) -> String {
+    let parity = Parity::new(report);
+    let facts = Facts::new(report, &parity);
+    let mut out = String::new();
+    verdict(&mut out, &facts);
+
+    heading(&mut out, "Parity");
+    for (title, taps) in &facts.taps {
+        line(&mut out, &inline(title));
+        table(&mut out, taps);
+    }
+    if facts.taps.is_empty() {
+        line(&mut out, "Taps: not measured.");
+    }
+    if let Some(floor) = facts.noise_floor {
+        line(
+            &mut out,
+            &format!(
+                "Noise floor, the reference against itself: {}",
+                inline(floor)
+            ),
+        );
+    }
+    failing_layers(&mut out, &facts.layers);
+
+    heading(&mut out, "Logits");
+    table_or(&mut out, &facts.logits, "Logits: not measured.");
+    if !facts.disagreements.rows.is_empty() {
+        line(&mut out, "Positions with another most likely token:");
+        table(&mut out, &facts.disagreements);
+    }
+
+    heading(&mut out, "Generation");
+    for generated in &facts.generations {
+        line(
+            &mut out,
+            &format!("Prompt {}: {}", generated.prompt, generated.sentence),
+        );
+        for side in &generated.sides {
+            let text = excerpt(&side.whole_text());
+            let _ = writeln!(out, "- {}: {}", code(&side.engine), code(&text));
+        }
+        out.push('\n');
+    }
+    if facts.generations.is_empty() {
+        line(&mut out, "Generation: not measured.");
+    }
+
+    heading(&mut out, "Performance");
+    table_or(&mut out, &facts.throughput, "Throughput: not measured.");
+    for note in &facts.bench_notes {
+        line(&mut out, &inline(note));
+    }
+    table(&mut out, &facts.workers);
+
+    heading(&mut out, "Coverage");
+    table(&mut out, &facts.coverage);
+    list(&mut out, "missing rows", facts.missing);
+
+    heading(&mut out, "Run");
+    table(&mut out, &facts.model);
+    table(&mut out, &facts.prompts);
+    table(&mut out, &facts.inputs);
+    table(&mut out, &facts.engines);
+    table(&mut out, &facts.environment);
+    line(&mut out, &fenced(&facts.command));
+    out.truncate(out.trim_end().len());
+    out.push('\n');
+    out
+}
+
+fn verdict(out: &mut String, facts: &Facts<'_>) {
+    let verdict = &facts.verdict;
+    let _ = writeln!(out, "# {}\n", inline(&verdict.headline));
+    list(out, "reasons", &verdict.reasons);
+    if let Some(first) = &verdict.divergence {
+        let values = first
+            .values
+            .iter()
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect::<Vec<_>>();
+        line(
+            out,
+            &format!(
+                "**First divergence: {}**: {}. {}.",
+                inline(&first.place),
+                values.join(", "),
+                first.error
+            ),
+        );
+        if let Some(hint) = &first.hint {
+            line(out, &inline(hint));
+        }
+    }
+    list(out, "gates", &verdict.gates);
+    for failure in &facts.failures {
+        line(out, &inline(&failure.sentence));
+        if !failure.log_tail.is_empty() {
+            line(out, &fenced(&failure.log_tail.join("\n")));
+        }
+    }
+}
+
+fn failing_layers(out: &mut String, layers: &Table) {
+    let failing: Vec<_> = layers
+        .rows
+        .iter()
+        .filter(|row| row.state == State::Fail)
+        .collect();
+    if failing.is_empty() {
+        return;
+    }
+    line(out, "Layers beyond their limit:");
+    write_table(out, layers, failing.iter().take(LISTED).copied());
+    if failing.len() > LISTED {
+        line(
+            out,
+            &format!("{} more in report.json", failing.len() - LISTED),
+        );
+    }
+}
+
+fn heading(out: &mut String, title: &str) {
+    let _ = writeln!(out, "## {title}\n");
+}
+
+fn line(out: &mut String, text: &str) {
+    let _ = writeln!(out, "{text}\n");
+}
+
+fn list(out: &mut String, what: &str, items: &[String]) {
+    for item in items.iter().take(LISTED) {
+        let _ = writeln!(out, "- {}", inline(item));
+    }
+    if items.len() > LISTED {
+        let _ = writeln!(out, "- {} more {what} in report.json", items.len() - LISTED);
+    }
+    if !items.is_empty() {
+        out.push('\n');
+    }
+}
+
+fn table_or(out: &mut String, wanted: &Table, otherwise: &str) {
+    if wanted.rows.is_empty() {
+        line(out, otherwise);
+    } else {
+        table(out, wanted);
+    }
+}
+
+fn table(out: &mut String, table: &Table) {
+    write_table(out, table, table.rows.iter());
+}
+
+/// A table with its columns padded, so that it reads well unrendered.
+fn write_table<'a>(out: &mut String, table: &Table, rows: impl Iterator<Item = &'a Row>) {
+    let cells: Vec<Vec<String>> = rows
+        .map(|row| {
+            row.cells
+                .iter()
+                .zip(&table.columns)
+                .map(|(cell, column)| match column.kind {
+                    Kind::Code if !cell.is_empty() => code(cell).replace('|', "\\|"),
+                    _ => inline(&excerpt(cell)),
+                })
+                .collect()
+        })
+        .collect();
+    if cells.is_empty() {
+        return;
+    }
+    let width = |text: &str| text.chars().count();
+    let widths: Vec<usize> = table
+        .columns
+        .iter()
+        .enumerate()
+        .map(|(i, column)| {
+            let widest = cells.iter().filter_map(|row| row.get(i)).map(|c| width(c));
+            widest.max().unwrap_or(0).max(width(&column.title)).max(3)
+        })
+        .collect();
+    let mut write_row = |cells: &mut dyn Iterator<Item = &str>| {
+        for ((cell, column), &width) in cells.zip(&table.columns).zip(&widths) {
+            let _ = match column.kind {
+                Kind::Number => write!(out, "| {cell:>width$} "),
+                _ => write!(out, "| {cell:<width$} "),
+            };
+        }
+        out.push_str("|\n");
+    };
+    write_row(&mut table.columns.iter().map(|c| c.title.as_str()));
+    let rules: Vec<String> = table
+        .columns
+        .iter()
+        .zip(&widths)
+        .map(|(column, &width)| match column.kind {
+            Kind::Number => format!("{}:", "-".repeat(width - 1)),
+            _ => "-".repeat(width),
+        })
+        .collect();
+    write_row(&mut rules.iter().map(String::as_str));
+    for row in &cells {
+        write_row(&mut row.iter().map(String::as_str));
+    }
+    out.push('\n');
+}
+
+fn excerpt(text: &str) -> String {
+    if text.chars().count() <= EXCERPT {
+        text.to_owned()
+    } else {
+        text.chars().take(EXCERPT - 1).chain(['…']).collect()
+    }
+}
+
+/// One line of text as Markdown: nothing in it is markup, a terminal command, or a line break.
+fn inline(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let chars: Vec<char> = text.chars().collect();
+    for (i, &c) in chars.iter().enumerate() {
+        match c {
+            '\n' | '\r' | '\t' => out.push(' '),
+            c if c.is_control() => out.push('\u{fffd}'),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            // An underscore within a word is no emphasis in GitHub's flavour.
+            '_' if i > 0
+                && chars[i - 1].is_alphanumeric()
+                && chars.get(i + 1).is_some_and(|c| c.is_alphanumeric()) =>
+            {
+                out.push('_');
+            }
+            // A zero-width space after it keeps `@name` from notifying anybody.
+            '@' => out.push_str("@\u{200b}"),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '#' | '!' => {
+                out.push('\\');
+                out.push(c);
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Text on one line as a code span.
+fn code(text: &str) -> String {
+    let text: String = text
+        .chars()
+        .map(|c| match c {
+            '\n' | '\r' | '\t' => ' ',
+            c if c.is_control() => '\u{fffd}',
+            c => c,
+        })
+        .collect();
+    let fence = "`".repeat(longest_run(&text) + 1);
+    let pad = if text.starts_with('`') || text.ends_with('`') || text.is_empty() {
+        " "
+    } else {
+        ""
+    };
+    format!("{fence}{pad}{text}{pad}{fence}")
+}
+
+/// Lines of text as a code block.
+fn fenced(text: &str) -> String {
+    let text: String = text
+        .chars()
+        .map(|c| match c {
+            '\n' => '\n',
+            c if c.is_control() => '\u{fffd}',
+            c => c,
+        })
+        .collect();
+    let fence = "`".repeat((longest_run(&text) + 1).max(3));
+    format!("{fence}\n{text}\n{fence}")
+}
+
+fn longest_run(text: &str) -> usize {
+    let mut longest = 0;
+    let mut run = 0;
+    for c in text.chars() {
+        run = if c == '`' { run + 1 } else { 0 };
+        longest = longest.max(run);
+    }
+    longest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_text_is_markup() {
+        let cases = [
+            ("a_b", "a_b"),
+            ("_a_", "\\_a\\_"),
+            ("<b>&", "&lt;b&gt;&amp;"),
+            ("a|b\nc", "a\\|b c"),
+            ("\u{1b}[31m", "\u{fffd}\\[31m"),
+            ("@here", "@\u{200b}here"),
+            ("[x](y)", "\\[x\\](y)"),
+        ];
+        for (text, want) in cases {
+            assert_eq!(inline(text), want);
+        }
+    }
+
+    #[test]
+    fn code_spans_close_where_they_should() {
+        assert_eq!(code("a"), "`a`");
+        assert_eq!(code("a``b"), "```a``b```");
+        assert_eq!(code("`"), "`` ` ``");
+        assert_eq!(fenced("x\n```\ny"), "````\nx\n```\ny\n````");
+    }
+}

@@ -1,0 +1,99 @@
+//! Every string of a report is untrusted.
+
+use reports::Report;
+use serde_json::Value;
+
+use crate::sample;
+
+const ATTACK: &str = "</script><script>alert(1)</script><img src=x onerror=\"alert(2)\"> | `x` {{ 1234 * 4321 }} \u{1b}[2J";
+
+/// Puts the attack into every string and key that is not one of a fixed set of words.
+fn poison(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            let fixed = [
+                "pass",
+                "fail",
+                "none",
+                "candidate",
+                "isolated",
+                "cumulative",
+            ];
+            if text != reports::model::SCHEMA && !fixed.contains(&text.as_str()) {
+                text.push_str(ATTACK);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(poison),
+        Value::Object(fields) => {
+            for name in [
+                "build",
+                "settings",
+                "not_offered",
+                "tensor_types",
+                "tokens_reproduced",
+            ] {
+                if let Some(Value::Object(map)) = fields.get_mut(name) {
+                    *map = std::mem::take(map)
+                        .into_iter()
+                        .map(|(key, value)| (key + ATTACK, value))
+                        .collect();
+                }
+            }
+            fields.values_mut().for_each(poison);
+        }
+        _ => {}
+    }
+}
+
+fn hostile(report: &Report) -> Report {
+    let mut value = serde_json::to_value(report).unwrap();
+    poison(&mut value);
+    serde_json::from_value(value).unwrap()
+}
+
+#[test]
+fn html_escapes_everything() {
+    let mut died = sample::died();
+    died.verdict.status = reports::model::Status::Fail;
+    died.verdict.at_fault = reports::model::AtFault::Candidate;
+    for report in [sample::fail(), died] {
+        let report = hostile(&report);
+        let html = reports::html::render(&report).unwrap();
+        assert!(html.contains("&lt;script&gt;alert(1)"));
+        assert!(!html.contains("<script>alert"));
+        assert!(!html.contains("<img"));
+        assert!(!html.contains("5332114"), "template code was run");
+        assert_eq!(html.matches("<script").count(), 2, "the page's own two");
+        let (_, rest) = html.split_once("id=\"report-json\">").unwrap();
+        let (json, _) = rest.split_once("</script>").unwrap();
+        assert!(reports::json::parse(json, "page").unwrap() == report);
+    }
+}
+
+#[test]
+fn markdown_escapes_everything() {
+    let report = hostile(&sample::fail());
+    let markdown = reports::markdown::render(&report);
+    assert!(!markdown.contains('\u{1b}'));
+    // What stands in a code block or span is inert; the rest must not hold a tag.
+    let mut block = false;
+    for line in markdown.lines() {
+        if line.starts_with("```") && !line.trim_start_matches('`').contains('`') {
+            block = !block;
+        }
+        if block {
+            continue;
+        }
+        let mut outside = String::new();
+        let mut rest = line;
+        while let Some(at) = rest.find('`') {
+            outside.push_str(&rest[..at]);
+            let ticks = rest[at..].chars().take_while(|c| *c == '`').count();
+            let fence = &rest[at..at + ticks];
+            let after = &rest[at + ticks..];
+            rest = after.split_once(fence).map_or("", |(_, rest)| rest);
+        }
+        outside.push_str(rest);
+        assert!(!outside.contains("<script"), "{line}");
+    }
+}

@@ -1,0 +1,534 @@
+//! Sample reports. Their figures are invented but consistent; only their shape matters here.
+
+use std::collections::BTreeMap;
+
+use reports::model::*;
+
+/// Taps of a layer, each with the size of its isolated error.
+const LAYER_TAPS: [(&str, f64); 20] = [
+    ("attn_norm", 3e-15),
+    ("q", 0.0),
+    ("k", 0.0),
+    ("v", 0.0),
+    ("q_rope", 4e-15),
+    ("k_rope", 4e-15),
+    ("k_cache", 0.0),
+    ("v_cache", 0.0),
+    ("attn_probs", 2e-15),
+    ("attn_out", 2e-8),
+    ("attn_sub_norm", 5e-15),
+    ("attn_proj", 0.0),
+    ("ffn_inp", 0.0),
+    ("ffn_norm", 3e-15),
+    ("ffn_gate", 0.0),
+    ("ffn_up", 0.0),
+    ("ffn_act", 6e-15),
+    ("ffn_sub_norm", 5e-15),
+    ("ffn_down", 0.0),
+    ("layer_out", 0.0),
+];
+
+/// Everything within its limit.
+pub fn pass() -> Report {
+    report(6, 1)
+}
+
+/// The official 2B model's number of layers.
+pub fn large() -> Report {
+    report(30, 1)
+}
+
+/// The candidate interleaves RoPE; two prompts, and the reference stops a little earlier.
+pub fn fail() -> Report {
+    let mut report = report(6, 2);
+    report.verdict = Verdict {
+        status: Status::Fail,
+        exit_code: 10,
+        reasons: vec![
+            "isolated: q_rope and k_rope exceed their limits in every layer".to_owned(),
+            "generation differs from token 3, not a near tie".to_owned(),
+        ],
+        at_fault: AtFault::Candidate,
+        first_divergence: Some(Divergence {
+            prompt: 0,
+            position: 1,
+            layer: Some(0),
+            tap: "q_rope".to_owned(),
+            mode: Mode::Isolated,
+            element: 17,
+            reference: Some(0.481_262_3),
+            candidate: Some(-0.120_531_1),
+            oracle: Some(0.481_262_29),
+            nmse: Some(0.31),
+            limit: 1e-12,
+            hint: Some("candidate equals the reference with interleaved pairs".to_owned()),
+        }),
+    };
+    for entry in &mut report.taps {
+        let depth = entry.layer.unwrap_or(6) as f64;
+        if entry.tap == "q_rope" || entry.tap == "k_rope" {
+            set(entry.isolated.as_mut().unwrap(), 0.3 + depth * 0.01);
+        }
+        if entry.tap != "embd" {
+            set(entry.cumulative.as_mut().unwrap(), 1e-3 * (depth + 1.0));
+        }
+    }
+    let broken = &mut report.taps[50].isolated.as_mut().unwrap();
+    broken.nmse = None;
+    broken.nmse_decode = None;
+    broken.worst_position = 14;
+    broken.non_finite = 3;
+    broken.pass = Some(false);
+    for entry in &mut report.logits {
+        let stats = entry.cumulative.as_mut().unwrap();
+        stats.top1_agreement = 0.75;
+        stats.kl_max = Some(0.9);
+        stats.top1_disagreements = vec![disagreement(4, 0.002, true), disagreement(9, 1.25, false)];
+    }
+    let generation = report.generation.as_mut().unwrap();
+    generation.candidate = vec![310, 5, 77, 12, 900];
+    generation.candidate_text = Some("Once upon a dime, rust".to_owned());
+    generation.first_mismatch = Some(GenerationMismatch {
+        index: 3,
+        reference: Some(11),
+        candidate: Some(12),
+        margin: Some(1.5),
+        max_logit_difference: Some(0.2),
+        near_tie: false,
+    });
+    let mut further = report.generation.clone().unwrap();
+    further.prompt = 1;
+    further.candidate = further.reference[..2].to_vec();
+    further.candidate_text = None;
+    further.first_mismatch = Some(GenerationMismatch {
+        index: 2,
+        reference: Some(77),
+        candidate: None,
+        margin: None,
+        max_logit_difference: None,
+        near_tie: false,
+    });
+    report.generation.as_mut().unwrap().further = vec![further];
+    report
+        .bench
+        .as_mut()
+        .unwrap()
+        .tokens_reproduced
+        .insert("rust".to_owned(), false);
+    report
+}
+
+/// The reference was killed in the middle of its first prompt.
+pub fn died() -> Report {
+    let mut report = report(6, 1);
+    report.verdict = Verdict {
+        status: Status::Error,
+        exit_code: 30,
+        reasons: vec!["the reference died with SIGSEGV".to_owned()],
+        at_fault: AtFault::Reference,
+        first_divergence: None,
+    };
+    report.engines.reference.failure = Some(EngineFailure {
+        message: "died with SIGSEGV while evaluating prompt 0, positions 0..12".to_owned(),
+        signal: Some("SIGSEGV".to_owned()),
+        exit_code: None,
+        during: "prefill of prompt 0, layer 2".to_owned(),
+        log_tail: vec![
+            "llm_load_tensors: mem required = 1.1 MiB".to_owned(),
+            "llama_new_context_with_model: n_ubatch = 512".to_owned(),
+        ],
+    });
+    report.engines.reference.peak_rss_bytes = None;
+    report.engines.reference.cpu_seconds = None;
+    report.taps.truncate(45);
+    for entry in &mut report.taps {
+        entry.cumulative = None;
+    }
+    report.coverage.compared = 540;
+    report.coverage.missing = (0..30)
+        .map(|i| {
+            format!(
+                "isolated, prompt 0, layer {}, tap {i}, positions 0..20",
+                2 + i / 8
+            )
+        })
+        .collect();
+    report.logits.clear();
+    report.generation = None;
+    report.noise_floor = None;
+    report.bench = None;
+    report
+}
+
+/// A run in which nothing was compared and every list is empty.
+pub fn empty() -> Report {
+    let mut report = died();
+    report.verdict.reasons.clear();
+    report.verdict.status = Status::Incomplete;
+    report.verdict.at_fault = AtFault::None;
+    report.engines.reference.failure = None;
+    report.command.clear();
+    report.taps.clear();
+    report.inputs.prompts.clear();
+    report.inputs.modes.clear();
+    report.inputs.profile.isolated_nmse.clear();
+    report.model.tensor_types.clear();
+    report.coverage = Coverage::default();
+    for engine in [&mut report.engines.reference, &mut report.engines.candidate] {
+        engine.version = None;
+        engine.build.clear();
+        engine.settings.clear();
+        engine.load_ms = None;
+        engine.peak_rss_bytes = None;
+        engine.cpu_seconds = None;
+    }
+    report
+}
+
+/// Everything ran and nothing could be measured: every statistic is null.
+pub fn nulls() -> Report {
+    let mut report = report(2, 1);
+    for entry in &mut report.taps {
+        for stats in [&mut entry.isolated, &mut entry.cumulative]
+            .into_iter()
+            .flatten()
+        {
+            *stats = TapStats {
+                rows: 0,
+                bit_equal: false,
+                nmse: None,
+                worst_position: 0,
+                nmse_prefill: None,
+                nmse_decode: None,
+                nmse_aggregate: None,
+                cosine: None,
+                max_abs: None,
+                max_abs_at: None,
+                non_finite: 0,
+                limit: None,
+                pass: None,
+            };
+        }
+    }
+    for stats in report.logits.iter_mut().flat_map(|e| &mut e.cumulative) {
+        stats.kl_mean = None;
+        stats.kl_p95 = None;
+        stats.kl_p99 = None;
+        stats.kl_max = None;
+        stats.kl = vec![None; 20];
+    }
+    let bench = report.bench.as_mut().unwrap();
+    for row in &mut bench.rows {
+        row.tps = None;
+        row.ms = None;
+    }
+    bench.ratios.clear();
+    bench.memory.clear();
+    report
+}
+
+/// All of them, by name.
+pub fn all() -> Vec<(&'static str, Report)> {
+    vec![
+        ("pass", pass()),
+        ("large", large()),
+        ("fail", fail()),
+        ("died", died()),
+        ("empty", empty()),
+        ("nulls", nulls()),
+    ]
+}
+
+fn report(layers: usize, prompts: usize) -> Report {
+    let strings = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
+    };
+    let rows = (prompts * (layers * 20 + 3) * 20) as u64;
+    Report {
+        schema: SCHEMA.to_owned(),
+        created: "2026-08-01T12:00:00Z".to_owned(),
+        command: [
+            "crossval",
+            "run",
+            "--model",
+            "models/tiny.gguf",
+            "--prompt",
+            "Once upon a time",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        verdict: Verdict {
+            status: Status::Pass,
+            exit_code: 0,
+            reasons: Vec::new(),
+            at_fault: AtFault::None,
+            first_divergence: None,
+        },
+        model: Model {
+            path: "models/tiny.gguf".to_owned(),
+            size_bytes: 3_400_000,
+            sha256: "5f".repeat(32),
+            name: Some("tiny".to_owned()),
+            architecture: "bitnet-b1.58".to_owned(),
+            n_layer: layers,
+            n_embd: 256,
+            n_ff: 512,
+            n_head: 4,
+            n_head_kv: 2,
+            n_vocab: 512,
+            n_ctx_train: 256,
+            tensor_types: BTreeMap::from([("F32".to_owned(), 25), ("I2_S".to_owned(), 42)]),
+        },
+        engines: Engines {
+            reference: Engine {
+                name: "bitnet.cpp".to_owned(),
+                version: Some("2026-01".to_owned()),
+                build: strings(&[("compiler", "gcc 12.2.0"), ("flags", "-O3 -mavx2 -mfma")]),
+                settings: strings(&[
+                    ("flash attention", "off"),
+                    ("kv cache", "f16"),
+                    ("n_ubatch", "512"),
+                    ("threads", "1"),
+                ]),
+                load_ms: Some(12.3),
+                peak_rss_bytes: Some(41_000_000),
+                cpu_seconds: Some(0.9),
+                failure: None,
+            },
+            candidate: Engine {
+                name: "rust".to_owned(),
+                version: Some("0.1.0".to_owned()),
+                build: strings(&[("kernel", "avx2")]),
+                settings: strings(&[("kv cache", "f16"), ("threads", "1")]),
+                load_ms: Some(4.1),
+                peak_rss_bytes: Some(29_000_000),
+                cpu_seconds: Some(0.7),
+                failure: None,
+            },
+        },
+        environment: Environment {
+            crossval_version: "0.1.0".to_owned(),
+            git_revision: Some("0123456789ab".to_owned()),
+            rustc: "rustc 1.95.0".to_owned(),
+            profile: "release".to_owned(),
+            target: "x86_64-unknown-linux-gnu".to_owned(),
+            target_features: vec!["fxsr".to_owned(), "sse2".to_owned()],
+            os: "Linux 6.1".to_owned(),
+            cpu: Some("Some CPU @ 2.60GHz".to_owned()),
+            cpu_features: vec!["avx2".to_owned(), "fma".to_owned(), "f16c".to_owned()],
+            cpus: 2,
+            memory_bytes: Some(8 << 30),
+        },
+        inputs: Inputs {
+            prompts: (0..prompts)
+                .map(|i| Prompt {
+                    text: Some(format!("Once upon a time, number {i}, there was a model")),
+                    source: "--prompt".to_owned(),
+                    tokens: (1..=12).collect(),
+                    decode_tokens: (20..28).collect(),
+                    sha256: "ab".repeat(32),
+                })
+                .collect(),
+            tokenizer: Some("bitnet.cpp".to_owned()),
+            n_predict: 6,
+            decode_steps: 8,
+            threads: 1,
+            modes: vec![Mode::Isolated, Mode::Cumulative],
+            profile: Profile {
+                name: "standard".to_owned(),
+                isolated_nmse: LAYER_TAPS
+                    .iter()
+                    .map(|(tap, nmse)| ((*tap).to_owned(), limit(*nmse)))
+                    .collect(),
+                cumulative_logits_nmse: 1e-2,
+            },
+        },
+        coverage: Coverage {
+            expected: rows,
+            compared: rows,
+            missing: Vec::new(),
+            not_offered: BTreeMap::from([("bitnet.cpp".to_owned(), vec!["attn_probs".to_owned()])]),
+        },
+        taps: (0..prompts).flat_map(|p| taps(layers, p)).collect(),
+        logits: (0..prompts)
+            .map(|prompt| LogitsResult {
+                prompt,
+                isolated: Some(logits(1e-9)),
+                cumulative: Some(logits(1e-5)),
+            })
+            .collect(),
+        generation: Some(Generation {
+            prompt: 0,
+            reference: vec![310, 5, 77, 11, 9, 2],
+            candidate: vec![310, 5, 77, 11, 9, 2],
+            reference_text: Some("Once upon a time, there".to_owned()),
+            candidate_text: Some("Once upon a time, there".to_owned()),
+            first_mismatch: None,
+            further: Vec::new(),
+        }),
+        noise_floor: Some(NoiseFloor {
+            description: "1 thread against 2; prefill of 12 against 4 and 8 single steps"
+                .to_owned(),
+            nmse: LAYER_TAPS
+                .iter()
+                .map(|(tap, nmse)| ((*tap).to_owned(), nmse * 2.0))
+                .collect(),
+        }),
+        bench: Some(bench()),
+    }
+}
+
+fn taps(layers: usize, prompt: usize) -> Vec<TapResult> {
+    let entry = |layer, tap: &str, isolated: f64, cumulative: f64| TapResult {
+        prompt,
+        layer,
+        tap: tap.to_owned(),
+        isolated: Some(stats(isolated, Some(limit(isolated)))),
+        cumulative: Some(stats(cumulative, (tap == "logits").then_some(1e-2))),
+    };
+    let mut taps = vec![entry(None, "embd", 0.0, 0.0)];
+    for layer in 0..layers {
+        let depth = (layer + 1) as f64 / layers as f64;
+        for (tap, nmse) in LAYER_TAPS {
+            let cumulative = 1e-9 * 10f64.powf(4.0 * depth) * (1.0 + nmse.sqrt());
+            taps.push(entry(Some(layer), tap, nmse * (1.0 + depth), cumulative));
+        }
+    }
+    taps.push(entry(None, "final_norm", 3e-15, 2e-5));
+    taps.push(entry(None, "logits", 4e-8, 3e-5));
+    taps
+}
+
+fn limit(nmse: f64) -> f64 {
+    if nmse == 0.0 {
+        0.0
+    } else if nmse < 1e-13 {
+        1e-12
+    } else {
+        1e-6
+    }
+}
+
+fn stats(nmse: f64, limit: Option<f64>) -> TapStats {
+    let mut stats = TapStats {
+        rows: 20,
+        bit_equal: false,
+        nmse: None,
+        worst_position: 5,
+        nmse_prefill: None,
+        nmse_decode: None,
+        nmse_aggregate: None,
+        cosine: None,
+        max_abs: None,
+        max_abs_at: None,
+        non_finite: 0,
+        limit,
+        pass: None,
+    };
+    set(&mut stats, nmse);
+    stats
+}
+
+fn set(stats: &mut TapStats, nmse: f64) {
+    stats.bit_equal = nmse == 0.0;
+    stats.nmse = Some(nmse);
+    stats.nmse_prefill = Some(nmse);
+    stats.nmse_decode = Some(nmse * 0.5);
+    stats.nmse_aggregate = Some(nmse * 0.3);
+    stats.cosine = Some(1.0 - nmse / 2.0);
+    stats.max_abs = Some(nmse.sqrt());
+    stats.max_abs_at = Some(ElementAt {
+        position: 5,
+        element: 17,
+        reference: Some(0.5),
+        candidate: Some(0.5 + nmse.sqrt()),
+    });
+    stats.pass = stats.limit.map(|limit| nmse <= limit);
+}
+
+fn logits(kl: f64) -> LogitsStats {
+    LogitsStats {
+        positions: 20,
+        kl_mean: Some(kl),
+        kl_p95: Some(kl * 2.0),
+        kl_p99: Some(kl * 3.0),
+        kl_max: Some(kl * 4.0),
+        kl_max_position: 7,
+        kl: (0..20)
+            .map(|i| Some(kl * (1.0 + 3.0 * f64::from(i * 7 % 20) / 20.0)))
+            .collect(),
+        top1_agreement: 1.0,
+        top5_agreement: 0.99,
+        top1_disagreements: Vec::new(),
+    }
+}
+
+fn disagreement(position: usize, margin: f64, near_tie: bool) -> Top1Disagreement {
+    Top1Disagreement {
+        position,
+        reference: 77,
+        candidate: 78,
+        rank: 2,
+        margin,
+        near_tie,
+    }
+}
+
+fn bench() -> Bench {
+    let measured = |median: f64| Measured {
+        median,
+        low: median * 0.97,
+        high: median * 1.02,
+        samples: vec![median * 0.96, median, median * 1.03],
+    };
+    let mut rows = Vec::new();
+    let mut ratios = Vec::new();
+    for (test, reference, candidate) in [("pp128", 52.1, 61.7), ("tg64", 17.4, 16.9)] {
+        for threads in [1, 2] {
+            for (engine, tps) in [("bitnet.cpp", reference), ("rust", candidate)] {
+                rows.push(BenchRow {
+                    engine: engine.to_owned(),
+                    threads,
+                    test: test.to_owned(),
+                    tps: Some(measured(tps * threads as f64)),
+                    ms: None,
+                });
+            }
+            let median = candidate / reference;
+            ratios.push(BenchRatio {
+                threads,
+                test: test.to_owned(),
+                median,
+                low: median * 0.98,
+                high: median * 1.01,
+            });
+        }
+    }
+    for (engine, ms) in [("bitnet.cpp", 2450.0), ("rust", 980.0)] {
+        rows.push(BenchRow {
+            engine: engine.to_owned(),
+            threads: 1,
+            test: "ttft".to_owned(),
+            tps: None,
+            ms: Some(measured(ms)),
+        });
+    }
+    Bench {
+        repetitions: 5,
+        rows,
+        ratios,
+        memory: [("bitnet.cpp", 1_320_000_000), ("rust", 1_240_000_000)]
+            .map(|(engine, peak_rss_bytes)| BenchMemory {
+                engine: engine.to_owned(),
+                peak_rss_bytes,
+            })
+            .to_vec(),
+        tokens_reproduced: BTreeMap::from([
+            ("bitnet.cpp".to_owned(), true),
+            ("rust".to_owned(), true),
+        ]),
+    }
+}
