@@ -13,6 +13,7 @@ pub mod profile;
 pub mod protocol;
 pub mod run;
 mod stats;
+pub mod synth;
 pub mod verdict;
 pub mod worker;
 
