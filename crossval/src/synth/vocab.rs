@@ -1,7 +1,8 @@
 //! Vocabularies of any size: pieces learnt from common English words by byte-pair merging, then systematic
 //! combinations of letters for as many as are still to be filled.
 
-use std::collections::{BTreeMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 
 use bitnet_core::gguf::{Array, Value};
 
@@ -41,6 +42,8 @@ const LEARNT: usize = 1500;
 const SPM_MAX: usize = 32_000;
 /// `<unk>`, `<s>`, `</s>`, and the 256 bytes.
 const SPM_FIXED: usize = 3 + 256;
+/// More than any model has; [`merges`] knows 475,000.
+const MAX: usize = 262_144;
 /// Control tokens at the end of a byte-level vocabulary, as in Llama 3.
 const BPE_CONTROL: usize = 256;
 
@@ -67,20 +70,13 @@ const BYTE: i32 = 6;
 impl Vocab {
     /// A vocabulary of `n` tokens; an error names the flag.
     pub fn new(n: usize) -> Result<Vocab, String> {
-        if n < SPM_FIXED {
-            return Err(format!(
-                "--vocab {n} is less than {SPM_FIXED}, the bytes and three control tokens"
-            ));
+        if !(SPM_FIXED..=MAX).contains(&n) {
+            return Err(format!("--vocab {n} is not within {SPM_FIXED} and {MAX}"));
         }
-        let vocab = if n <= SPM_MAX {
-            Vocab::spm(n)
-        } else {
-            Vocab::bpe(n)
-        };
-        if vocab.tokens.len() < n {
-            return Err(format!("--vocab {n} is more than {}", vocab.tokens.len()));
-        }
-        Ok(vocab)
+        Ok(match n {
+            ..=SPM_MAX => Vocab::spm(n),
+            _ => Vocab::bpe(n),
+        })
     }
 
     fn spm(n: usize) -> Vocab {
@@ -191,7 +187,7 @@ fn characters() -> impl Iterator<Item = char> {
         .chain(rest)
 }
 
-/// The first `n` merges, or as many as there are. No two give the same piece.
+/// The first `n` merges. No two give the same piece.
 fn merges(n: usize) -> Vec<(String, String)> {
     let mut merges = learn(n.min(LEARNT));
     let mut known: HashSet<String> = merges.iter().map(|(l, r)| format!("{l}{r}")).collect();
@@ -219,46 +215,59 @@ fn merges(n: usize) -> Vec<(String, String)> {
 /// Byte-pair encoding (Sennrich, Haddow, Birch 2016) of [`WORDS`], weighted by Zipf's law, with a space in front
 /// and also capitalised.
 fn learn(n: usize) -> Vec<(String, String)> {
-    let mut words: Vec<(u64, Vec<String>)> = Vec::new();
+    // Pieces by ID; characters come first.
+    let mut pieces: Vec<String> = Vec::new();
+    let mut words: Vec<(u64, Vec<usize>)> = Vec::new();
+    let mut add = |weight: u64, text: String| {
+        let mut symbol = |c: char| {
+            let c = String::from(c);
+            let known = pieces.iter().position(|p| *p == c);
+            known.unwrap_or_else(|| {
+                pieces.push(c);
+                pieces.len() - 1
+            })
+        };
+        words.push((weight, text.chars().map(&mut symbol).collect()));
+    };
     for (rank, word) in WORDS.split_whitespace().enumerate() {
         let weight = 1_000_000 / (rank as u64 + 10);
-        let symbols = |first: &str, rest: &str| {
-            let text = format!("{SPACE}{first}{rest}");
-            text.chars().map(String::from).collect()
-        };
         let (first, rest) = word.split_at(1);
-        words.push((weight, symbols(first, rest)));
-        words.push((weight / 8, symbols(&first.to_uppercase(), rest)));
+        add(weight, format!("{SPACE}{word}"));
+        add(weight / 8, format!("{SPACE}{}{rest}", first.to_uppercase()));
     }
     let mut merges = Vec::new();
     let mut known = HashSet::new();
     while merges.len() < n {
-        let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        let mut counts: HashMap<(usize, usize), u64> = HashMap::new();
         for (weight, symbols) in &words {
             for pair in symbols.windows(2) {
-                *counts.entry((&pair[0], &pair[1])).or_default() += weight;
+                *counts.entry((pair[0], pair[1])).or_default() += weight;
             }
         }
-        // The last of equals in the map's order.
-        let best = counts.into_iter().max_by_key(|&(_, count)| count);
+        // The most frequent; of equals, the pair that was there first.
+        let best = counts
+            .into_iter()
+            .max_by_key(|&(pair, n)| (n, Reverse(pair)));
         let Some(((left, right), _)) = best else {
             break;
         };
-        let (left, right) = (left.to_owned(), right.to_owned());
+        let merged = pieces.len();
         for (_, symbols) in &mut words {
             let mut i = 0;
             while i + 1 < symbols.len() {
-                if symbols[i] == left && symbols[i + 1] == right {
-                    let merged = symbols.remove(i + 1);
-                    symbols[i].push_str(&merged);
+                if (symbols[i], symbols[i + 1]) == (left, right) {
+                    symbols.remove(i + 1);
+                    symbols[i] = merged;
                 }
                 i += 1;
             }
         }
+        let piece = format!("{}{}", pieces[left], pieces[right]);
         // Two ways to one piece: the first learnt stays.
-        if known.insert(format!("{left}{right}")) {
-            merges.push((left, right));
+        if known.insert(piece.clone()) {
+            merges.push((pieces[left].clone(), pieces[right].clone()));
         }
+        pieces.push(piece);
     }
     merges
 }
