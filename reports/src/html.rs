@@ -187,9 +187,6 @@ fn logits_chart(curve: &LogitsCurve<'_>) -> Result<Option<Chart>, Error> {
             }
         })
         .collect();
-    let title = format!(
-        "KL(reference || candidate) by position, prompt {}, nats",
-        curve.prompt
-    );
+    let title = format!("KL by position, prompt {} (nats)", curve.prompt);
     line_chart(&title, "position", &lines, &shared_axis(lines.iter()))
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::facts::{Facts, Kind, Parity, Row, State, Table};
 use crate::model::Report;
+use crate::number;
 
 /// Missing rows and failing layers listed; the report's JSON has all of them.
 const LISTED: usize = 20;
@@ -20,8 +21,9 @@ pub fn render(report: &Report) -> String {
 
     heading(&mut out, "Parity");
     for (title, taps) in &facts.taps {
-        line(&mut out, &inline(title));
-        table(&mut out, taps);
+        folded(&mut out, &format!("Taps, {}", inline(title)), |out| {
+            table(out, taps);
+        });
     }
     if facts.taps.is_empty() {
         line(&mut out, "Taps: not measured.");
@@ -51,8 +53,11 @@ pub fn render(report: &Report) -> String {
             &format!("Prompt {}: {}", generated.prompt, generated.sentence),
         );
         for side in &generated.sides {
-            let text = excerpt(&side.whole_text());
-            let _ = writeln!(out, "- {}: {}", code(&side.engine), code(&text));
+            let text = side.whole_text().map_or_else(
+                || format!("text {}", number::NOT_MEASURED),
+                |text| code(&excerpt(&text)),
+            );
+            let _ = writeln!(out, "- {}: {text}", code(&side.engine));
         }
         out.push('\n');
     }
@@ -72,12 +77,16 @@ pub fn render(report: &Report) -> String {
     list(&mut out, "missing rows", facts.missing);
 
     heading(&mut out, "Run");
-    table(&mut out, &facts.model);
-    table(&mut out, &facts.prompts);
-    table(&mut out, &facts.inputs);
-    table(&mut out, &facts.engines);
-    table(&mut out, &facts.environment);
     line(&mut out, &fenced(&facts.command));
+    folded(&mut out, "Model and inputs", |out| {
+        table(out, &facts.model);
+        table(out, &facts.prompts);
+        table(out, &facts.inputs);
+    });
+    folded(&mut out, "Engines and environment", |out| {
+        table(out, &facts.engines);
+        table(out, &facts.environment);
+    });
     out.truncate(out.trim_end().len());
     out.push('\n');
     out
@@ -140,6 +149,13 @@ fn heading(out: &mut String, title: &str) {
 
 fn line(out: &mut String, text: &str) {
     let _ = writeln!(out, "{text}\n");
+}
+
+/// What GitHub shows on a click, and a terminal in full. `summary` is markup.
+fn folded(out: &mut String, summary: &str, body: impl FnOnce(&mut String)) {
+    line(out, &format!("<details><summary>{summary}</summary>"));
+    body(out);
+    line(out, "</details>");
 }
 
 fn list(out: &mut String, what: &str, items: &[String]) {

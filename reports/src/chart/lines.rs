@@ -8,7 +8,7 @@ use super::{Chart, LegendEntry, Paint, WIDTH, failed, finish, text};
 use crate::error::Error;
 use crate::facts::Level;
 
-const HEIGHT: u32 = 250;
+const HEIGHT: u32 = 258;
 
 /// One line: what it is, and its points with their tooltips.
 pub(crate) struct Line {
@@ -49,7 +49,7 @@ pub(crate) fn line_chart(
         let (bottom, top) = axis.range();
         let mut chart = ChartBuilder::on(&area)
             .margin(6)
-            .x_label_area_size(34)
+            .x_label_area_size(42)
             .y_label_area_size(64)
             .build_cartesian_2d(
                 TickedAxis {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Kind, State, Table, mode_name, text_or_not_measured};
+use super::{Kind, State, Table, mode_name};
 use crate::model::{Generation, LogitsStats, Mode, Report};
 use crate::number;
 
@@ -25,7 +25,7 @@ pub(super) fn logits(report: &Report) -> Table {
         ("Prompt", Kind::Number),
         ("Mode", Kind::Text),
         ("Positions", Kind::Number),
-        ("KL mean", Kind::Number),
+        ("KL mean (nats)", Kind::Number),
         ("KL p95", Kind::Number),
         ("KL p99", Kind::Number),
         ("KL max", Kind::Number),
@@ -75,9 +75,9 @@ pub(super) fn disagreements(report: &Report) -> Table {
         ("Position", Kind::Number),
         ("Reference token", Kind::Number),
         ("Candidate token", Kind::Number),
-        ("Its rank", Kind::Number),
+        ("Reference's rank in candidate", Kind::Number),
         ("Margin", Kind::Number),
-        ("", Kind::Text),
+        ("Near tie", Kind::Text),
     ]);
     let left = found.len().saturating_sub(DISAGREEMENTS);
     for (prompt, mode, d) in found.into_iter().take(DISAGREEMENTS) {
@@ -90,8 +90,8 @@ pub(super) fn disagreements(report: &Report) -> Table {
                 d.reference.to_string(),
                 d.candidate.to_string(),
                 d.rank.to_string(),
-                number::error(d.margin),
-                if d.near_tie { "near tie" } else { "" }.to_owned(),
+                number::significant(d.margin, 3),
+                if d.near_tie { "yes" } else { "no" }.to_owned(),
             ],
         );
     }
@@ -181,7 +181,7 @@ fn generated(generation: &Generation, report: &Report) -> Generated {
         Some(m) => {
             let token =
                 |t: Option<u32>| t.map_or_else(|| "stopped".to_owned(), |id| format!("token {id}"));
-            let measured = |x| number::or_not_measured(x, number::error);
+            let measured = |x| number::or_not_measured(x, |x| number::significant(x, 3));
             let later = reference
                 .len()
                 .max(candidate.len())
@@ -254,9 +254,10 @@ pub(super) fn join(ids: &[u32]) -> String {
 }
 
 impl GeneratedSide {
-    /// The whole text, or that there is none.
-    pub(crate) fn whole_text(&self) -> String {
-        let whole = self.text.as_ref().map(|(a, b)| format!("{a}{b}"));
-        text_or_not_measured(whole.as_deref())
+    /// The whole text, if there is one.
+    pub(crate) fn whole_text(&self) -> Option<String> {
+        self.text
+            .as_ref()
+            .map(|(same, rest)| format!("{same}{rest}"))
     }
 }

@@ -299,10 +299,10 @@ impl<'a> Parity<'a> {
             ("Isolated NMSE", Kind::Number),
             ("Limit", Kind::Number),
             ("Result", Kind::Text),
-            ("Max abs", Kind::Number),
+            ("Isolated max abs", Kind::Number),
             ("Cumulative NMSE", Kind::Number),
-            ("Cosine", Kind::Number),
-            ("Max abs", Kind::Number),
+            ("Cumulative cosine", Kind::Number),
+            ("Cumulative max abs", Kind::Number),
         ]);
         for layer in self.columns() {
             for &tap in &self.taps {
