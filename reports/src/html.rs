@@ -48,7 +48,7 @@ pub fn render(report: &Report) -> Result<String, Error> {
         json => Value::from_safe_string(embeddable(&json::write_compact(report)?)),
         has_generation => report.generation.is_some(),
         has_bench => report.bench.is_some(),
-        has_taps => facts.has_taps(),
+        has_taps => !facts.taps.is_empty(),
     })?)
 }
 

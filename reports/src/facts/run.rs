@@ -4,19 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Facts, Failure, Kind, State, Table, limit, output, text_or_not_measured, verdict};
+use super::{Failure, Kind, State, Table, limit, output, text_or_not_measured, verdict};
 use crate::model::{Engine, Report};
 use crate::number;
 
 /// Characters of a prompt shown in the table of prompts.
 const EXCERPT: usize = 160;
-
-impl Facts<'_> {
-    /// Whether any tap was compared.
-    pub(crate) fn has_taps(&self) -> bool {
-        !self.taps.is_empty()
-    }
-}
 
 /// The file's name, or the whole path where that has none.
 pub(super) fn model_name(report: &Report) -> &str {
