@@ -61,6 +61,7 @@ pub fn build_shim(source: &Source) -> Result<(), String> {
     build
         .cpp(true)
         .std("c++17")
+        .opt_level(2)
         .file("shim/shim.cpp")
         .include("shim")
         .include(source.llama.join("include"))
@@ -72,6 +73,7 @@ pub fn build_shim(source: &Source) -> Result<(), String> {
         ("llama_vocab_n_tokens", "BN_VOCAB_API"),
         ("llama_memory_clear", "BN_MEMORY_API"),
         ("llama_kv_self_clear", "BN_KV_SELF_API"),
+        ("enum llama_load_mode ", "BN_LOAD_MODE"),
         ("flash_attn_type;", "BN_FLASH_ATTN_TYPE"),
     ] {
         if text.contains(declared) {

@@ -3,6 +3,7 @@
 //   BN_VOCAB_API        llama_vocab_*, llama_model_load_from_file, llama_init_from_model (since 2025-01)
 //   BN_MEMORY_API       llama_memory_clear (since 2025-06)
 //   BN_KV_SELF_API      llama_kv_self_clear (2025-03 to 2025-06)
+//   BN_LOAD_MODE        mapping the file is one of several load modes (2026)
 //   BN_FLASH_ATTN_TYPE  flash attention is an enum in the context parameters (since 2025-08)
 #pragma once
 
@@ -51,6 +52,14 @@ inline void kv_clear(llama_context * ctx) {
     llama_kv_self_clear(ctx);
 #else
     llama_kv_cache_clear(ctx);
+#endif
+}
+
+inline void set_mmap(llama_model_params & p, bool on) {
+#ifdef BN_LOAD_MODE
+    p.load_mode = on ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
+#else
+    p.use_mmap = on;
 #endif
 }
 

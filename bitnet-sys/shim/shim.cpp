@@ -108,7 +108,7 @@ bn_model * bn_model_load(const char * path, bn_model_options options) {
         llama_model_params params = llama_model_default_params();
         params.n_gpu_layers = 0;
         params.vocab_only = options.vocab_only;
-        params.use_mmap = options.use_mmap;
+        compat::set_mmap(params, options.use_mmap);
         std::unique_ptr<bn_model> model(new bn_model{nullptr});
         model->llama = compat::load(path, params);
         return model->llama != nullptr ? model.release() : nullptr;
