@@ -8,9 +8,9 @@ fn main() -> ExitCode {
     crossval::cli::main(&Provenance {
         version: env!("CARGO_PKG_VERSION"),
         git_revision: option_env!("CROSSVAL_GIT_REVISION").unwrap_or(""),
-        rustc: option_env!("CROSSVAL_RUSTC").unwrap_or(""),
-        profile: option_env!("CROSSVAL_PROFILE").unwrap_or(""),
-        target: option_env!("CROSSVAL_TARGET").unwrap_or(""),
-        target_features: option_env!("CROSSVAL_TARGET_FEATURES").unwrap_or(""),
+        rustc: env!("CROSSVAL_RUSTC"),
+        profile: env!("CROSSVAL_PROFILE"),
+        target: env!("CROSSVAL_TARGET"),
+        target_features: env!("CROSSVAL_TARGET_FEATURES"),
     })
 }

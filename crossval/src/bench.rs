@@ -123,9 +123,11 @@ pub fn bench(plan: &Plan, progress: &ProgressBar) -> Result<Bench, (usize, Engin
         }));
     }
     let tokens_reproduced = match plan.expected {
-        Some(_) => (0..2)
-            .map(|side| (plan.specs[side].to_string(), reproduced[side]))
-            .collect(),
+        Some(_) => [
+            ("reference".to_owned(), reproduced[0]),
+            ("candidate".to_owned(), reproduced[1]),
+        ]
+        .into(),
         None => BTreeMap::new(),
     };
     Ok(Bench {

@@ -467,7 +467,10 @@ impl EngineError {
                 ErrorKind::Usage => Error::Usage(message),
                 ErrorKind::Internal => Error::Engine(format!("engine {engine}: {message}")),
             },
-            EngineError::Failed(failure) => Error::Engine(failure.message),
+            EngineError::Failed(failure) => Error::Engine(match failure.log_tail.last() {
+                Some(last) => format!("{}; its last words: {last}", failure.message),
+                None => failure.message,
+            }),
         }
     }
 

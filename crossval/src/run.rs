@@ -13,6 +13,7 @@ use reports::model::{
 use sha2::{Digest, Sha256};
 
 use crate::bench;
+use crate::compare::finite;
 use crate::compare::coverage::{CoverageLedger, Site};
 use crate::compare::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side};
 use crate::compare::logits::{LogitsAccumulator, max_difference};
@@ -778,8 +779,10 @@ fn mismatch(
         index,
         reference,
         candidate,
-        margin: logit(reference).zip(logit(candidate)).map(|(r, c)| r - c),
-        max_logit_difference: comparable.then(|| max_difference(of_reference, of_candidate)),
+        margin: logit(reference).zip(logit(candidate)).and_then(|(r, c)| finite(r - c)),
+        max_logit_difference: comparable
+            .then(|| max_difference(of_reference, of_candidate))
+            .and_then(finite),
         near_tie: comparable && row_nmse(of_reference, of_candidate) <= limit,
     }
 }

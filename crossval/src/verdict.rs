@@ -126,7 +126,7 @@ fn disagreement(findings: &Findings, first: Option<&Divergence>) -> Vec<(Outcome
     for (engine, reproduced) in findings.bench.iter().flat_map(|b| &b.tokens_reproduced) {
         if !reproduced {
             reasons.push(format!(
-                "{engine} generated other tokens while it was timed than before"
+                "the {engine} generated other tokens while it was timed than before"
             ));
         }
     }

@@ -398,8 +398,8 @@ pub struct Top1Disagreement {
     pub candidate: u32,
     /// Rank of the reference's token in the candidate, from 1.
     pub rank: usize,
-    /// The reference's logit of its own token less that of the candidate's.
-    pub margin: f64,
+    /// The reference's logit of its own token less that of the candidate's; null if not finite.
+    pub margin: Option<f64>,
     /// The row of logits is within its limit: the engines differ in the order of near equals only.
     /// (That the margin is below twice the largest difference says nothing: it holds for every disagreement.)
     pub near_tie: bool,
@@ -462,7 +462,8 @@ pub struct Bench {
     pub ratios: Vec<BenchRatio>,
     /// One entry per engine.
     pub memory: Vec<BenchMemory>,
-    /// Whether the tokens generated while timing equal those of the untimed run, per engine name.
+    /// Whether the tokens generated while timing equal those of the untimed run, for `reference` and
+    /// `candidate`.
     pub tokens_reproduced: BTreeMap<String, bool>,
 }
 

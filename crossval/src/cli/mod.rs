@@ -5,10 +5,13 @@ mod inspect;
 mod report;
 mod run;
 mod summary;
+mod synth;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use reports::outcome::Outcome;
 
 use crate::environment::Provenance;
@@ -38,7 +41,8 @@ struct Cli {
 enum Command {
     /// Run both engines on the same tokens, compare every layer, write a report
     Run(run::Args),
-
+    /// Write a synthetic model: random weights with realistic statistics, and a tokenizer
+    Synth(synth::Args),
     /// Show what is in a model file, and whether each engine can run it
     Inspect(inspect::Args),
     /// Show the toolchain, the reference builds and the CPU features
@@ -73,7 +77,7 @@ pub fn main(provenance: &Provenance) -> ExitCode {
     };
     let outcome = match cli.command {
         Command::Run(args) => run::run(args, provenance),
-
+        Command::Synth(args) => synth::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor => doctor::run(provenance),
         Command::Report(args) => report::run(args),
@@ -88,6 +92,16 @@ pub fn main(provenance: &Provenance) -> ExitCode {
         })
         .exit_code()
         .into()
+}
+
+/// Hidden where standard error is not a terminal.
+fn progress_bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("{msg:24} {bar:40} {percent:>3}% {elapsed} (eta {eta})")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.set_style(style);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }
 
 impl From<reports::Error> for Error {

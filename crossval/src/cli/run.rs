@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use bitnet_core::model::Fault;
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
 use reports::model::Mode;
 use reports::outcome::Outcome;
 
-use super::summary;
+use super::{progress_bar, summary};
 use crate::engine::EngineSpec;
 use crate::environment::{self, Provenance};
 use crate::error::Error;
@@ -56,7 +56,7 @@ pub(super) struct Args {
     no_bench: bool,
     /// A deliberate error in the candidate, to see the comparison fail
     #[arg(long, value_name = "FAULT", hide = true)]
-    fault: Option<String>,
+    fault: Option<Fault>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -77,7 +77,7 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
     let mut candidate: EngineSpec = args.candidate.parse()?;
     if let Some(fault) = args.fault {
         match &mut candidate {
-            EngineSpec::Rust { fault: slot } => *slot = Some(fault),
+            EngineSpec::Rust { fault: slot } => *slot = Some(fault.to_string()),
             other => return Err(Error::Usage(format!("--fault: {other} takes no faults"))),
         }
     }
@@ -148,15 +148,4 @@ fn check_writable(folder: &Path) -> Result<(), Error> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
     Ok(())
-}
-
-/// Hidden where standard error is not a terminal.
-fn progress_bar() -> ProgressBar {
-    let bar = ProgressBar::new(0);
-    let style =
-        ProgressStyle::with_template("{msg:24} {bar:40} {percent:>3}% {elapsed} (eta {eta})")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-    bar.set_style(style);
-    bar.enable_steady_tick(std::time::Duration::from_millis(200));
-    bar
 }

@@ -113,7 +113,7 @@ impl Backend for BitnetCppBackend {
             n_head_kv: known.n_head_kv.unwrap_or(0) as usize,
             n_vocab: known.n_vocab as usize,
             n_ctx_train: known.n_ctx_train as usize,
-            taps: facts::taps(&architecture),
+            taps: taps(&architecture),
             tensor_types: facts::tensor_types(&gguf),
             weight_types: facts::weight_types(&gguf),
             architecture,
@@ -210,6 +210,15 @@ impl Backend for BitnetCppBackend {
         context.decode(&[token], position, Logits::Last, None)?;
         Ok(bitnet_core::sampling::greedy(context.logits(0)?))
     }
+}
+
+/// Taps that the models of an architecture have.
+fn taps(architecture: &str) -> Vec<Tap> {
+    let sub_norms = architecture != "llama";
+    Tap::ALL
+        .into_iter()
+        .filter(|tap| sub_norms || !matches!(tap, Tap::AttnSubNorm | Tap::FfnSubNorm))
+        .collect()
 }
 
 /// Sends the nodes that are taps.

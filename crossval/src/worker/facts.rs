@@ -46,12 +46,3 @@ pub(crate) fn weight_types(gguf: &Gguf) -> BTreeMap<Tap, Vec<String>> {
     }
     types
 }
-
-/// Taps that the models of an architecture have.
-pub(crate) fn taps(architecture: &str) -> Vec<Tap> {
-    let sub_norms = architecture != "llama";
-    Tap::ALL
-        .into_iter()
-        .filter(|tap| sub_norms || !matches!(tap, Tap::AttnSubNorm | Tap::FfnSubNorm))
-        .collect()
-}

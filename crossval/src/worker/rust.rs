@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bitnet_core::gguf::Gguf;
-use bitnet_core::model::{Fault, Logits, Model, Session, SessionOptions};
+use bitnet_core::model::{Architecture, Fault, Logits, Model, Session, SessionOptions};
 use bitnet_core::sampling::greedy;
 use bitnet_core::tap::{Observer, ObserverError, Tap, TapData, TapView};
 use bitnet_core::tokenizer::{EncodeOptions, Tokenizer};
@@ -70,9 +70,7 @@ impl Backend for RustBackend {
             engine: "rust".into(),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             build: BTreeMap::new(),
-            architectures: ["bitnet", "bitnet-25", "bitnet-b1.58", "llama"]
-                .map(str::to_owned)
-                .to_vec(),
+            architectures: Architecture::ALL.map(|a| a.to_string()).to_vec(),
             taps: Tap::ALL.to_vec(),
             overwrite: true,
             dtypes: ["F32", "F16", "BF16", "Q8_0", "Q6_K", "I2_S"]

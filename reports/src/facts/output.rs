@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Kind, State, Table, mode_name};
-use crate::model::{Generation, LogitsStats, Mode, Report};
+use crate::model::{Generation, LogitsStats, Mode, Report, Top1Disagreement};
 use crate::number;
 
 /// Disagreements listed; the report's JSON has all of them.
@@ -68,7 +68,8 @@ pub(super) fn disagreements(report: &Report) -> Table {
                 .map(move |d| (prompt, mode, d))
         })
         .collect();
-    found.sort_by(|a, b| b.2.margin.total_cmp(&a.2.margin));
+    let margin = |d: &Top1Disagreement| d.margin.unwrap_or(f64::INFINITY);
+    found.sort_by(|a, b| margin(b.2).total_cmp(&margin(a.2)));
     let mut table = Table::new(&[
         ("Prompt", Kind::Number),
         ("Mode", Kind::Text),
@@ -90,7 +91,8 @@ pub(super) fn disagreements(report: &Report) -> Table {
                 d.reference.to_string(),
                 d.candidate.to_string(),
                 d.rank.to_string(),
-                number::significant(d.margin, 3),
+                d.margin
+                    .map_or(number::NOT_FINITE.to_owned(), |m| number::significant(m, 3)),
                 if d.near_tie { "yes" } else { "no" }.to_owned(),
             ],
         );

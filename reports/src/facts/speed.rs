@@ -196,9 +196,9 @@ pub(super) fn notes(report: &Report) -> Vec<String> {
     )];
     for (engine, reproduced) in &bench.tokens_reproduced {
         notes.push(if *reproduced {
-            format!("{engine} generated the same tokens while timed as without timing.")
+            format!("The {engine} generated the same tokens while timed as without timing.")
         } else {
-            format!("{engine} generated other tokens while timed than without timing.")
+            format!("The {engine} generated other tokens while timed than without timing.")
         });
     }
     notes

@@ -70,7 +70,7 @@ prop_compose! {
         logits.kl = kl;
         logits.kl_max = Some(figures[0]);
         logits.top1_agreement = figures[1];
-        logits.top1_disagreements[0].margin = figures[2];
+        logits.top1_disagreements[0].margin = Some(figures[2]);
         let bench = report.bench.as_mut().unwrap();
         let tps = bench.rows[0].tps.as_mut().unwrap();
         (tps.median, tps.low, tps.high) = (figures[3], figures[4], figures[5]);

@@ -114,7 +114,7 @@ pub fn fail() -> Report {
         .as_mut()
         .unwrap()
         .tokens_reproduced
-        .insert("rust".to_owned(), false);
+        .insert("candidate".to_owned(), false);
     report
 }
 
@@ -472,7 +472,7 @@ fn disagreement(position: usize, margin: f64, near_tie: bool) -> Top1Disagreemen
         reference: 77,
         candidate: 78,
         rank: 2,
-        margin,
+        margin: Some(margin),
         near_tie,
     }
 }
@@ -527,8 +527,8 @@ fn bench() -> Bench {
             })
             .to_vec(),
         tokens_reproduced: BTreeMap::from([
-            ("bitnet.cpp".to_owned(), true),
-            ("rust".to_owned(), true),
+            ("candidate".to_owned(), true),
+            ("reference".to_owned(), true),
         ]),
     }
 }

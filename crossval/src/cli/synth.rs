@@ -1,0 +1,102 @@
+//! `crossval synth`.
+
+use std::path::PathBuf;
+
+use bitnet_core::model::Architecture;
+use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use reports::number;
+use reports::outcome::Outcome;
+
+use super::progress_bar;
+use crate::error::Error;
+use crate::synth::{Preset, SynthOptions, write};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Model family: bitnet* gets I2_S matrices, llama F32
+    #[arg(long, value_parser = architectures())]
+    arch: Architecture,
+    /// Size to start from
+    #[arg(long, value_enum, default_value_t = PresetArg::Tiny)]
+    preset: PresetArg,
+    /// Layers
+    #[arg(long, value_name = "N")]
+    layers: Option<u32>,
+    /// Width of the residual stream
+    #[arg(long, value_name = "N")]
+    embd: Option<u32>,
+    /// Query heads
+    #[arg(long, value_name = "N")]
+    heads: Option<u32>,
+    /// Key/value heads
+    #[arg(long, value_name = "N")]
+    kv_heads: Option<u32>,
+    /// Width of the feed-forward network
+    #[arg(long, value_name = "N")]
+    ffn: Option<u32>,
+    /// Vocabulary size
+    #[arg(long, value_name = "N")]
+    vocab: Option<u32>,
+    /// Context length, tokens
+    #[arg(long, value_name = "N")]
+    ctx: Option<u32>,
+    /// Equal flags and seeds give equal files
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PresetArg {
+    /// About 1 MB: 3 layers of 256
+    Tiny,
+    /// About 10 MB: 8 layers of 512
+    Small,
+    /// The shape of BitNet b1.58 2B4T, 1.18 GB: 30 layers of 2560
+    #[value(name = "2b-4t")]
+    TwoB4T,
+}
+
+fn architectures() -> impl TypedValueParser<Value = Architecture> {
+    let names = PossibleValuesParser::new(Architecture::ALL.map(Architecture::name));
+    names.try_map(|name| {
+        Architecture::ALL
+            .into_iter()
+            .find(|a| a.name() == name)
+            .ok_or("unknown architecture")
+    })
+}
+
+pub(super) fn run(args: Args) -> Result<Outcome, Error> {
+    let preset = match args.preset {
+        PresetArg::Tiny => Preset::Tiny,
+        PresetArg::Small => Preset::Small,
+        PresetArg::TwoB4T => Preset::TwoB4T,
+    };
+    let mut options = SynthOptions::new(args.arch, preset, args.seed);
+    for (flag, size) in [
+        (args.layers, &mut options.n_layer),
+        (args.embd, &mut options.n_embd),
+        (args.heads, &mut options.n_head),
+        (args.kv_heads, &mut options.n_head_kv),
+        (args.ffn, &mut options.n_ff),
+        (args.vocab, &mut options.n_vocab),
+        (args.ctx, &mut options.n_ctx),
+    ] {
+        *size = flag.unwrap_or(*size);
+    }
+    let progress = progress_bar();
+    progress.set_message("writing");
+    let written = write(&options, &args.output, &mut |done, total| {
+        progress.set_length(total);
+        progress.set_position(done);
+    });
+    progress.finish_and_clear();
+    written?;
+    let size = std::fs::metadata(&args.output).map_err(|e| Error::io(&args.output, e))?.len();
+    println!("{}  {}", args.output.display(), number::bytes(size as f64));
+    Ok(Outcome::Pass)
+}

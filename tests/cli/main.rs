@@ -1,0 +1,86 @@
+//! The `crossval` binary, from outside: what people and CI see of it.
+
+mod bad_input;
+mod dying_engine;
+mod faults;
+mod help;
+mod parity;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use reports::Report;
+
+/// The bundled demo model.
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/tiny-bitnet.gguf");
+
+/// A folder that lives as long as the test.
+struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    fn new() -> Scratch {
+        Scratch(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+fn crossval<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_crossval"))
+        .args(args)
+        .output()
+        .expect("crossval starts")
+}
+
+fn exit_code(output: &Output) -> i32 {
+    output.status.code().expect("crossval exits")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// `crossval run` on a model, with its report; the JSON has been checked against its schema.
+fn run(model: &Path, more: &[&str]) -> (i32, Report, String) {
+    let scratch = Scratch::new();
+    let out = scratch.path("out");
+    let mut args = vec!["run", "--model", model.to_str().expect("UTF-8")];
+    args.extend(["--out", out.to_str().expect("UTF-8")]);
+    args.extend(more);
+    let output = crossval(&args);
+    let json = std::fs::read_to_string(out.join("report.json"))
+        .unwrap_or_else(|e| panic!("no report ({e}): {}", stderr(&output)));
+    let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let schema = jsonschema::validator_for(&Report::json_schema()).expect("a schema");
+    let errors: Vec<String> = schema.iter_errors(&value).map(|e| e.to_string()).collect();
+    assert!(errors.is_empty(), "against the schema: {errors:?}");
+    for file in ["report.html", "report.md"] {
+        assert!(out.join(file).is_file(), "{file}");
+    }
+    let report: Report = serde_json::from_value(value).expect("a report");
+    assert_eq!(i32::from(report.verdict.exit_code), exit_code(&output));
+    (exit_code(&output), report, String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A synthetic model.
+fn synth(scratch: &Scratch, arch: &str, more: &[&str]) -> PathBuf {
+    let file = scratch.path(&format!("{arch}.gguf"));
+    let mut args = vec!["synth", "--arch", arch, "--preset", "tiny", "--seed", "7"];
+    args.extend(["-o", file.to_str().expect("UTF-8")]);
+    args.extend(more);
+    let output = crossval(&args);
+    assert_eq!(exit_code(&output), 0, "{}", stderr(&output));
+    file
+}
+
+/// A file of ../shared, which not every checkout has.
+fn shared(path: &str) -> Option<PathBuf> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(path);
+    if file.is_file() {
+        return Some(file);
+    }
+    eprintln!("SKIPPED: ../shared/data/{path} is absent");
+    None
+}

@@ -1,0 +1,173 @@
+//! Real and synthetic models agree with the reference.
+#![cfg(feature = "reference")]
+
+use reports::model::{AtFault, Mode, Status, TapStats};
+
+use super::*;
+
+/// Pass, everything compared, and the arithmetic as close as it is known to be.
+fn assert_parity(report: &Report) {
+    let verdict = &report.verdict;
+    assert_eq!(verdict.status, Status::Pass, "{:#?}", verdict.reasons);
+    assert_eq!(verdict.at_fault, AtFault::None);
+    assert!(report.coverage.expected > 0);
+    assert_eq!(report.coverage.compared, report.coverage.expected);
+    let expected = report.inputs.prompts.iter().map(|p| p.tokens.len() + p.decode_tokens.len());
+    let positions: usize = expected.sum();
+    let names: std::collections::BTreeSet<&str> = report.taps.iter().map(|t| t.tap.as_str()).collect();
+    assert!(names.len() >= 21, "{names:?}");
+    for name in &names {
+        for mode in [Mode::Isolated, Mode::Cumulative] {
+            let rows: u64 = stats(report, name, mode).map(|s| s.rows).sum();
+            let layers = report.taps.iter().filter(|t| t.tap == *name && t.prompt == 0).count();
+            assert_eq!(rows as usize, positions * layers, "{name} {mode:?}");
+        }
+    }
+    let ternary = report.model.architecture != "llama";
+    let worst = |name: &str| {
+        stats(report, name, Mode::Isolated)
+            .map(|s| s.nmse.unwrap_or(f64::INFINITY))
+            .fold(0.0, f64::max)
+    };
+    for name in names {
+        let limit = match name {
+            "embd" | "k_cache" | "v_cache" => 0.0,
+            "q" | "k" | "v" | "attn_proj" | "ffn_gate" | "ffn_up" | "ffn_down" if ternary => 0.0,
+            "attn_probs" | "attn_out" | "logits" => 1e-6,
+            _ => 1e-12,
+        };
+        assert!(worst(name) <= limit, "{name}: {:e} > {limit:e}", worst(name));
+    }
+    let generation = report.generation.as_ref().expect("a generation");
+    assert_eq!(generation.reference, generation.candidate);
+}
+
+fn stats<'a>(report: &'a Report, name: &str, mode: Mode) -> impl Iterator<Item = &'a TapStats> {
+    report.taps.iter().filter(move |t| t.tap == name).filter_map(move |t| match mode {
+        Mode::Isolated => t.isolated.as_ref(),
+        Mode::Cumulative => t.cumulative.as_ref(),
+    })
+}
+
+#[test]
+fn bundled_model() {
+    let (_, report, summary) = run(
+        Path::new(TINY),
+        &["--prompt", "Once upon a time", "--prompt", "The dog", "--n-predict", "40"],
+    );
+    assert_parity(&report);
+    assert!(summary.starts_with("PASS  rust against bitnet.cpp"), "{summary}");
+    assert!(summary.lines().all(|l| l.chars().count() <= 100), "{summary}");
+    let generation = report.generation.expect("a generation");
+    assert_eq!((generation.reference.len(), generation.further.len()), (40, 1));
+    let text = generation.reference_text.expect("a text");
+    assert!(text.contains("little girl"), "{text}");
+    let bench = report.bench.expect("timings");
+    assert_eq!(bench.ratios.len(), 4);
+    assert!(bench.tokens_reproduced.values().all(|&same| same));
+}
+
+#[test]
+fn prompt_over_several_batches_and_two_threads() {
+    let tokens: Vec<String> = (0..200).map(|i| (3 + i * 37 % 500).to_string()).collect();
+    let tokens = tokens.join(",");
+    let args = ["--tokens", &tokens, "--n-predict", "1", "--threads", "2", "--no-bench"];
+    let (code, report, _) = run(Path::new(TINY), &args);
+    assert_eq!(code, 0, "{:#?}", report.verdict.reasons);
+    assert_eq!(report.inputs.tokenizer, None);
+    let layer_out = stats(&report, "layer_out", Mode::Isolated).next().expect("layer_out");
+    assert_eq!(layer_out.rows, 208);
+}
+
+#[test]
+fn trained_float_model() {
+    let Some(model) = shared("models/stories260K.gguf") else { return };
+    let (_, report, _) =
+        run(&model, &["--prompt", "Once upon a time", "--n-predict", "100", "--no-bench"]);
+    assert_parity(&report);
+    assert_eq!(report.generation.expect("a generation").reference.len(), 100);
+}
+
+#[test]
+fn synthetic_model_of_every_architecture() {
+    for arch in ["bitnet", "bitnet-25", "bitnet-b1.58", "llama"] {
+        let scratch = Scratch::new();
+        let model = synth(&scratch, arch, &[]);
+        let (_, report, _) = run(&model, &["--no-bench"]);
+        assert_eq!(report.model.architecture, arch);
+        assert_parity(&report);
+    }
+}
+
+#[test]
+fn second_pin_of_the_reference() {
+    let reference = "bitnet.cpp@2024-11";
+    let scratch = Scratch::new();
+    for arch in ["bitnet", "llama"] {
+        let model = synth(&scratch, arch, &[]);
+        let out = scratch.path("probe");
+        let probe = crossval(&[
+            "run".as_ref(),
+            "--model".as_ref(),
+            model.as_os_str(),
+            "--reference".as_ref(),
+            reference.as_ref(),
+            "--out".as_ref(),
+            out.as_os_str(),
+            "--no-bench".as_ref(),
+        ]);
+        if exit_code(&probe) == 30 && stderr(&probe).contains("cargo xtask reference 2024-11") {
+            eprintln!("SKIPPED: {reference} is not built (cargo xtask reference 2024-11)");
+            return;
+        }
+        let (_, report, _) = run(&model, &["--reference", reference, "--no-bench"]);
+        assert_eq!(report.engines.reference.name, reference);
+        assert_parity(&report);
+    }
+    // The pin does not know this architecture: a finding with a name, not a crash.
+    let (code, report, _) = run(Path::new(TINY), &["--reference", reference, "--no-bench"]);
+    assert_eq!((code, report.verdict.status), (30, Status::Error));
+    assert!(report.verdict.reasons[0].contains("bitnet-b1.58"), "{:?}", report.verdict.reasons);
+}
+
+#[test]
+fn one_mode_alone() {
+    for (mode, other) in [("isolated", "cumulative"), ("cumulative", "isolated")] {
+        let (code, report, _) = run(Path::new(TINY), &["--mode", mode, "--no-bench"]);
+        assert_eq!(code, 0);
+        assert!(report.taps.iter().all(|t| match other {
+            "isolated" => t.isolated.is_none() && t.cumulative.is_some(),
+            _ => t.isolated.is_some() && t.cumulative.is_none(),
+        }));
+    }
+}
+
+#[test]
+fn the_engine_against_itself_is_equal() {
+    let (code, report, _) = run(
+        Path::new(TINY),
+        &["--reference", "rust", "--no-bench", "--profile", "strict"],
+    );
+    assert_eq!(code, 0);
+    for tap in &report.taps {
+        for stats in [&tap.isolated, &tap.cumulative].into_iter().flatten() {
+            assert!(stats.bit_equal, "{} layer {:?}", tap.tap, tap.layer);
+        }
+    }
+}
+
+#[test]
+fn a_report_renders_again_from_its_json() {
+    let scratch = Scratch::new();
+    let (out, again) = (scratch.path("out"), scratch.path("again"));
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let output = crossval(&["run", "--model", TINY, "--no-bench", "--out", &text(&out)]);
+    assert_eq!(exit_code(&output), 0, "{}", stderr(&output));
+    let json = text(&out.join("report.json"));
+    let output = crossval(&["report", &json, "--out", &text(&again)]);
+    assert_eq!(exit_code(&output), 0, "{}", stderr(&output));
+    for file in ["report.json", "report.html", "report.md"] {
+        let read = |dir: &Path| std::fs::read(dir.join(file)).expect(file);
+        assert_eq!(read(&out), read(&again), "{file}");
+    }
+}
