@@ -111,6 +111,10 @@ fn tile<L: Load, const R: usize, const T: usize>(
             // SAFETY: every row has `columns * BYTES` bytes and `c + LANES <= columns`.
             let (w0, w1) = unsafe {
                 let w = rows[r].as_ptr().add(c * L::BYTES);
+                if T == 1 {
+                    // The rows that come next: weights that are used once are limited by memory.
+                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(R * weights.stride).cast());
+                }
                 (L::load(w), L::load(w.add(8 * L::BYTES)))
             };
             for t in 0..T {
