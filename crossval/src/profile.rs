@@ -34,8 +34,10 @@ pub struct Profile {
     pub required: Vec<Tap>,
     tap: BTreeMap<Tap, f64>,
     matmul: BTreeMap<String, f64>,
-    /// Limit on a row of logits in cumulative mode.
+    /// Limit on a row of logits in cumulative mode, if the reference is less noisy than that.
     pub cumulative_logits: f64,
+    noise_factor: f64,
+    cap: f64,
 }
 
 #[derive(Deserialize)]
@@ -57,6 +59,8 @@ struct Isolated {
 #[serde(deny_unknown_fields)]
 struct Cumulative {
     logits: f64,
+    noise_factor: f64,
+    cap: f64,
 }
 
 impl Profile {
@@ -103,14 +107,29 @@ impl Profile {
             tap,
             matmul: file.isolated.matmul,
             cumulative_logits: file.cumulative.logits,
+            noise_factor: file.cumulative.noise_factor,
+            cap: file.cumulative.cap,
         };
         let limits = profile.tap.values().chain(profile.matmul.values());
-        for &limit in limits.chain([&profile.cumulative_logits]) {
+        let cumulative = [
+            &profile.cumulative_logits,
+            &profile.noise_factor,
+            &profile.cap,
+        ];
+        for &limit in limits.chain(cumulative) {
             if !(limit >= 0.0 && limit.is_finite()) {
                 return Err(bad(format!("a limit must be 0 or more, not {limit}")));
             }
         }
         Ok(profile)
+    }
+
+    /// The limit on a row of logits in cumulative mode, given the reference's NMSE against itself.
+    pub fn cumulative_logits_limit(&self, noise: f64) -> f64 {
+        let noise = if noise.is_nan() { f64::INFINITY } else { noise };
+        self.cumulative_logits
+            .max(self.noise_factor * noise)
+            .min(self.cap)
     }
 
     /// The limit of every tap in isolated mode, for a model.
@@ -166,6 +185,22 @@ mod tests {
     }
 
     #[test]
+    fn noise_raises_the_cumulative_limit_up_to_the_cap() {
+        let profile = Profile::open("standard").unwrap();
+        assert_eq!(
+            profile.cumulative_logits_limit(0.0),
+            profile.cumulative_logits
+        );
+        let noise = profile.cumulative_logits;
+        assert_eq!(
+            profile.cumulative_logits_limit(noise),
+            profile.noise_factor * noise
+        );
+        assert_eq!(profile.cumulative_logits_limit(1e9), profile.cap);
+        assert_eq!(profile.cumulative_logits_limit(f64::NAN), profile.cap);
+    }
+
+    #[test]
     fn faults_in_a_file_are_named() {
         let cases: [(String, &str); 5] = [
             (STANDARD.replace("ffn_act =", "ffn_akt ="), "ffn_akt"),
@@ -174,7 +209,7 @@ mod tests {
                 "no limit for layer_out",
             ),
             (
-                STANDARD.replace("logits = 1e-2", "logits = -1"),
+                STANDARD.replace("logits = 1e-3", "logits = -1"),
                 "0 or more",
             ),
             (

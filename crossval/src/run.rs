@@ -8,13 +8,13 @@ use half::f16;
 use indicatif::ProgressBar;
 use reports::model::{
     Coverage, Engine as EngineReport, Engines, Environment, Generation, GenerationMismatch, Inputs,
-    LogitsResult, Mode, Profile as ProfileReport, Prompt, Report, SCHEMA, TapResult,
+    LogitsResult, Mode, NoiseFloor, Profile as ProfileReport, Prompt, Report, SCHEMA, TapResult,
 };
 use sha2::{Digest, Sha256};
 
 use crate::bench;
-use crate::compare::finite;
 use crate::compare::coverage::{CoverageLedger, Site};
+use crate::compare::finite;
 use crate::compare::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side};
 use crate::compare::logits::{LogitsAccumulator, max_difference};
 use crate::compare::tap::{Exceeded, TapAccumulator, row_nmse};
@@ -175,7 +175,14 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         },
         coverage: run.coverage,
         generation: run.generation,
-        noise_floor: None,
+        noise_floor: run.noise_floor.map(|floor| NoiseFloor {
+            description: format!(
+                "{} against itself: {DECODE_STEPS} tokens after each prompt evaluated one by one, and as part \
+                 of the prompt",
+                options.reference
+            ),
+            nmse: [(Tap::Logits.to_string(), floor)].into(),
+        }),
         bench,
     })
 }
@@ -369,7 +376,9 @@ struct Run {
     /// Taps compared.
     taps: Vec<Tap>,
     limits: BTreeMap<Tap, f64>,
-    cumulative_logits: f64,
+    profile: Profile,
+    /// The reference's worst NMSE against itself in a row of logits, once measured.
+    noise_floor: Option<f64>,
     accumulators: BTreeMap<SiteOrder, TapAccumulator>,
     logits: BTreeMap<(usize, Mode), LogitsAccumulator>,
     ledger: CoverageLedger,
@@ -452,7 +461,8 @@ impl Run {
             },
             taps: taps.into_iter().collect(),
             limits: options.profile.isolated(facts)?,
-            cumulative_logits: options.profile.cumulative_logits,
+            profile: options.profile.clone(),
+            noise_floor: None,
             accumulators: BTreeMap::new(),
             logits: BTreeMap::new(),
             ledger: CoverageLedger::default(),
@@ -490,7 +500,7 @@ impl Run {
                         let limit = match mode {
                             Mode::Isolated => self.limits.get(&tap).copied(),
                             Mode::Cumulative => {
-                                (tap == Tap::Logits).then_some(self.cumulative_logits)
+                                (tap == Tap::Logits).then_some(self.profile.cumulative_logits)
                             }
                         };
                         self.accumulators
@@ -535,6 +545,8 @@ impl Run {
             progress.set_message("generating");
             let generation = self.generate(prompt, pair, options.n_predict)?;
             generations.extend(generation);
+            self.measure_noise(prompt, &mut pair.reference.engine)
+                .map_err(Side::Reference)?;
         }
         if !generations.is_empty() {
             let mut first = generations.remove(0);
@@ -623,13 +635,32 @@ impl Run {
         let first_mismatch = match first {
             None => None,
             Some(i) => {
-                let mut tokens = prompt.tokens.clone();
-                tokens.extend_from_slice(&of_reference[..i]);
-                let r = last_logits(reference, &tokens, self.settings).map_err(Side::Reference)?;
-                let c = last_logits(candidate, &tokens, self.settings).map_err(Side::Candidate)?;
+                let prompt = &prompt.tokens;
+                let same = &of_reference[..i];
+                let steps =
+                    |engine: &mut Engine| logits_by_steps(engine, prompt, same, self.settings);
+                let as_generated = steps(reference).map_err(Side::Reference)?;
+                let of_candidate_there = steps(candidate).map_err(Side::Candidate)?;
+                let as_prefill = logits_by_prefill(reference, prompt, same, self.settings)
+                    .map_err(Side::Reference)?;
+                let rows =
+                    [&as_generated, &as_prefill, &of_candidate_there].map(|rows| rows.last());
+                let [
+                    Some(as_generated),
+                    Some(as_prefill),
+                    Some(of_candidate_there),
+                ] = rows
+                else {
+                    return Err(Side::Reference(EngineError::Refused {
+                        kind: ErrorKind::Internal,
+                        message: "no logits".into(),
+                    }));
+                };
+                let noise = row_nmse(as_generated, as_prefill);
+                let limit = self.profile.cumulative_logits_limit(noise);
                 let pick = |ids: &[u32]| ids.get(i).copied();
-                let [of_r, of_c] = [pick(&of_reference), pick(&of_candidate)];
-                Some(mismatch(i, [of_r, of_c], &r, &c, self.cumulative_logits))
+                let tokens = [pick(&of_reference), pick(&of_candidate)];
+                Some(mismatch(i, tokens, as_generated, of_candidate_there, limit))
             }
         };
         Ok(Some(Generation {
@@ -641,6 +672,39 @@ impl Run {
             first_mismatch,
             further: Vec::new(),
         }))
+    }
+
+    /// The reference against itself: the decode steps one by one, and as part of the prompt. Ternary models
+    /// amplify its rounding, so the limit on cumulative logits follows what this shows.
+    fn measure_noise(&mut self, index: usize, reference: &mut Engine) -> Result<(), EngineError> {
+        let prompt = &self.prompts[index];
+        reference.set_task(format!("measuring its noise on prompt {index}"));
+        let (tokens, steps) = (&prompt.tokens, &prompt.decode_tokens);
+        let stepwise = logits_by_steps(reference, tokens, steps, self.settings)?;
+        let batched = logits_by_prefill(reference, tokens, steps, self.settings)?;
+        let floor = stepwise
+            .iter()
+            .zip(&batched)
+            .map(|(s, b)| row_nmse(s, b))
+            .fold(
+                0.0,
+                |worst: f64, x| if x.is_nan() || x > worst { x } else { worst },
+            );
+        let limit = self.profile.cumulative_logits_limit(floor);
+        let site = Site {
+            mode: Mode::Cumulative,
+            prompt: index,
+            layer: None,
+            tap: Tap::Logits,
+        };
+        if let Some(accumulator) = self.accumulators.get_mut(&site.into()) {
+            *accumulator = TapAccumulator::new(Some(limit), tokens.len());
+            self.logits
+                .insert((index, Mode::Cumulative), LogitsAccumulator::new(limit));
+        }
+        let worst = self.noise_floor.get_or_insert(0.0);
+        *worst = worst.max(floor);
+        Ok(())
     }
 
     /// One prompt in one mode: prefill in batches, then the decode steps one by one.
@@ -744,26 +808,63 @@ impl Run {
     }
 }
 
-/// The logits after `tokens`, without taps.
-fn last_logits(
+/// The rows of logits after the prompt and after each of `steps`, which are evaluated one by one, as in
+/// generation.
+fn logits_by_steps(
     engine: &mut Engine,
-    tokens: &[u32],
+    prompt: &[u32],
+    steps: &[u32],
     settings: Settings,
-) -> Result<Vec<f32>, EngineError> {
+) -> Result<Vec<Vec<f32>>, EngineError> {
+    let mut rows = Vec::new();
     let mut position = 0;
-    for piece in tokens.chunks(settings.n_ubatch) {
+    for tokens in prompt.chunks(settings.n_ubatch).chain(steps.chunks(1)) {
         engine.begin_eval(&Request::Eval {
             seq_id: 0,
             first_position: position,
-            tokens: piece.to_vec(),
+            tokens: tokens.to_vec(),
             taps: Vec::new(),
             overwrite: false,
             last_logits: true,
         })?;
         while engine.next_event()? != EvalEvent::Done {}
-        position += piece.len();
+        position += tokens.len();
+        if position >= prompt.len() {
+            rows.push(bytemuck::allocation::pod_collect_to_vec(engine.payload()));
+        }
     }
-    Ok(bytemuck::allocation::pod_collect_to_vec(engine.payload()))
+    Ok(rows)
+}
+
+/// The same rows, with all tokens evaluated as a prompt.
+fn logits_by_prefill(
+    engine: &mut Engine,
+    prompt: &[u32],
+    steps: &[u32],
+    settings: Settings,
+) -> Result<Vec<Vec<f32>>, EngineError> {
+    let tokens: Vec<u32> = prompt.iter().chain(steps).copied().collect();
+    let mut rows = Vec::new();
+    let mut position = 0;
+    for tokens in tokens.chunks(settings.n_ubatch) {
+        engine.begin_eval(&Request::Eval {
+            seq_id: 0,
+            first_position: position,
+            tokens: tokens.to_vec(),
+            taps: vec![Tap::Logits],
+            overwrite: false,
+            last_logits: false,
+        })?;
+        while let EvalEvent::Tap(piece) = engine.next_event()? {
+            for (row, bytes) in engine.payload().chunks_exact(piece.row_bytes()).enumerate() {
+                if piece.first_position + row + 1 >= prompt.len() {
+                    rows.push(bytemuck::allocation::pod_collect_to_vec(bytes));
+                }
+            }
+        }
+        position += tokens.len();
+    }
+    Ok(rows)
 }
 
 fn mismatch(
@@ -779,7 +880,9 @@ fn mismatch(
         index,
         reference,
         candidate,
-        margin: logit(reference).zip(logit(candidate)).and_then(|(r, c)| finite(r - c)),
+        margin: logit(reference)
+            .zip(logit(candidate))
+            .and_then(|(r, c)| finite(r - c)),
         max_logit_difference: comparable
             .then(|| max_difference(of_reference, of_candidate))
             .and_then(finite),

@@ -20,7 +20,10 @@ fn check(cases: &[Case]) {
         let message = stderr(&output);
         assert_eq!(exit_code(&output), case.code, "{args:?}: {message}");
         for says in case.says {
-            assert!(message.contains(says), "{args:?}: no {says:?} in {message:?}");
+            assert!(
+                message.contains(says),
+                "{args:?}: no {says:?} in {message:?}"
+            );
         }
         if case.code != 64 {
             assert_eq!(message.lines().count(), 1, "one message: {message}");
@@ -41,7 +44,10 @@ fn damaged(scratch: &Scratch, name: &str, edit: impl FnOnce(&mut Vec<u8>)) -> St
 /// Replaces the first occurrence of `from`, which must be there, by `to` of the same length.
 fn replace(bytes: &mut [u8], from: &[u8], to: &[u8]) {
     assert_eq!(from.len(), to.len());
-    let at = bytes.windows(from.len()).position(|w| w == from).expect("present");
+    let at = bytes
+        .windows(from.len())
+        .position(|w| w == from)
+        .expect("present");
     bytes[at..at + to.len()].copy_from_slice(to);
 }
 
@@ -63,7 +69,10 @@ fn model_files() {
     });
     let unknown_type = damaged(&scratch, "type.gguf", |b| {
         let name = b"blk.3.ffn_up.weight";
-        let at = b.windows(name.len()).position(|w| w == name).expect("present");
+        let at = b
+            .windows(name.len())
+            .position(|w| w == name)
+            .expect("present");
         // name, n_dims = 2, two dimensions, type
         let ty = at + name.len() + 4 + 16;
         assert_eq!(b[ty..ty + 4], 36_u32.to_le_bytes());
@@ -71,12 +80,21 @@ fn model_files() {
     });
     let row = damaged(&scratch, "row.gguf", |b| {
         let name = b"blk.3.ffn_up.weight";
-        let at = b.windows(name.len()).position(|w| w == name).expect("present") + name.len() + 4;
+        let at = b
+            .windows(name.len())
+            .position(|w| w == name)
+            .expect("present")
+            + name.len()
+            + 4;
         assert_eq!(b[at..at + 8], 128_u64.to_le_bytes());
         b[at..at + 8].copy_from_slice(&64_u64.to_le_bytes());
         b[at + 8..at + 16].copy_from_slice(&1024_u64.to_le_bytes());
     });
-    let case = |file, says| Case { args: vec!["run", "--model", file], code: 65, says };
+    let case = |file, says| Case {
+        args: vec!["run", "--model", file],
+        code: 65,
+        says,
+    };
     check(&[
         case("/no/such.gguf", &["/no/such.gguf", "No such file"]),
         case(text, &["text.gguf", "GGUF"]),
@@ -87,7 +105,11 @@ fn model_files() {
         case(&unknown_type, &["type.gguf", "blk.3.ffn_up.weight"]),
         case(&row, &["row.gguf", "blk.3.ffn_up.weight", "128"]),
     ]);
-    check(&[Case { args: vec!["inspect", text], code: 65, says: &["text.gguf"] }]);
+    check(&[Case {
+        args: vec!["inspect", text],
+        code: 65,
+        says: &["text.gguf"],
+    }]);
 }
 
 #[test]
@@ -106,18 +128,38 @@ fn flags() {
         run(&["--fault", "gremlins"], 64, &["gremlins"]),
         run(&["--n-predict", "300"], 64, &["300", "256"]),
         run(&["--prompt-file", "/no/prompt"], 65, &["/no/prompt"]),
-        run(&["--profile", "/no/profile.toml"], 65, &["/no/profile.toml"]),
+        run(
+            &["--profile", "/no/profile.toml"],
+            65,
+            &["/no/profile.toml"],
+        ),
         run(&["--out", "/proc/nowhere"], 74, &["/proc/nowhere"]),
-        run(&["--reference", "bitnet.cpp@nowhere"], 30, &["cargo xtask reference nowhere"]),
+        run(
+            &["--reference", "bitnet.cpp@nowhere"],
+            30,
+            &["cargo xtask reference nowhere"],
+        ),
         run(&["--reference", "exec:/bin/true"], 30, &["/bin/true"]),
         Case {
             args: vec!["run", "--model", TINY, "--tokens", &long],
             code: 64,
             says: &["250", "256"],
         },
-        Case { args: vec!["run"], code: 64, says: &["--model"] },
-        Case { args: vec!["frobnicate"], code: 64, says: &["frobnicate"] },
-        Case { args: vec!["report", "/no/report.json"], code: 65, says: &["/no/report.json"] },
+        Case {
+            args: vec!["run"],
+            code: 64,
+            says: &["--model"],
+        },
+        Case {
+            args: vec!["frobnicate"],
+            code: 64,
+            says: &["frobnicate"],
+        },
+        Case {
+            args: vec!["report", "/no/report.json"],
+            code: 65,
+            says: &["/no/report.json"],
+        },
     ]);
 }
 

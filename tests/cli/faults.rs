@@ -15,7 +15,12 @@ fn assert_detected(model: &Path, cases: &[Case]) {
     for case in cases {
         let args = ["--fault", case.fault, "--no-bench", "--n-predict", "8"];
         let (code, report, _) = run(model, &args);
-        assert_eq!((code, report.verdict.status), (10, Status::Fail), "{}", case.fault);
+        assert_eq!(
+            (code, report.verdict.status),
+            (10, Status::Fail),
+            "{}",
+            case.fault
+        );
         let first = report.verdict.first_divergence.expect("a divergence");
         assert_eq!(
             (first.tap.as_str(), first.layer, first.mode),
@@ -23,14 +28,19 @@ fn assert_detected(model: &Path, cases: &[Case]) {
             "{}",
             case.fault
         );
-        assert!(first.nmse.is_some_and(|nmse| nmse > first.limit), "{first:?}");
+        assert!(
+            first.nmse.is_some_and(|nmse| nmse > first.limit),
+            "{first:?}"
+        );
         // In isolated mode the error shows where it is made, and nowhere after.
         let elsewhere = report.taps.iter().filter(|t| {
             t.tap != case.tap && t.isolated.as_ref().is_some_and(|s| s.pass == Some(false))
         });
         let elsewhere: Vec<&str> = elsewhere.map(|t| t.tap.as_str()).collect();
         assert!(
-            elsewhere.iter().all(|tap| case.fault == "rope-pairing" && *tap == "k_rope"),
+            elsewhere
+                .iter()
+                .all(|tap| case.fault == "rope-pairing" && *tap == "k_rope"),
             "{}: {elsewhere:?}",
             case.fault
         );
@@ -42,12 +52,36 @@ fn ternary_model() {
     assert_detected(
         Path::new(TINY),
         &[
-            Case { fault: "rope-pairing", layer: Some(0), tap: "q_rope" },
-            Case { fault: "skip-attn-sub-norm:2", layer: Some(2), tap: "attn_sub_norm" },
-            Case { fault: "skip-ffn-sub-norm:5", layer: Some(5), tap: "ffn_sub_norm" },
-            Case { fault: "weight-scale:3:ffn_down:1.01", layer: Some(3), tap: "ffn_down" },
-            Case { fault: "weight-scale:1:attn_q:1.5", layer: Some(1), tap: "q" },
-            Case { fault: "activation:4", layer: Some(4), tap: "ffn_act" },
+            Case {
+                fault: "rope-pairing",
+                layer: Some(0),
+                tap: "q_rope",
+            },
+            Case {
+                fault: "skip-attn-sub-norm:2",
+                layer: Some(2),
+                tap: "attn_sub_norm",
+            },
+            Case {
+                fault: "skip-ffn-sub-norm:5",
+                layer: Some(5),
+                tap: "ffn_sub_norm",
+            },
+            Case {
+                fault: "weight-scale:3:ffn_down:1.01",
+                layer: Some(3),
+                tap: "ffn_down",
+            },
+            Case {
+                fault: "weight-scale:1:attn_q:1.5",
+                layer: Some(1),
+                tap: "q",
+            },
+            Case {
+                fault: "activation:4",
+                layer: Some(4),
+                tap: "ffn_act",
+            },
         ],
     );
 }
@@ -59,18 +93,39 @@ fn float_model() {
     assert_detected(
         &model,
         &[
-            Case { fault: "rope-pairing", layer: Some(0), tap: "q_rope" },
-            Case { fault: "weight-scale:1:attn_output:1.001", layer: Some(1), tap: "attn_proj" },
-            Case { fault: "activation:0", layer: Some(0), tap: "ffn_act" },
+            Case {
+                fault: "rope-pairing",
+                layer: Some(0),
+                tap: "q_rope",
+            },
+            Case {
+                fault: "weight-scale:1:attn_output:1.001",
+                layer: Some(1),
+                tap: "attn_proj",
+            },
+            Case {
+                fault: "activation:0",
+                layer: Some(0),
+                tap: "ffn_act",
+            },
         ],
     );
 }
 
 #[test]
 fn cumulative_mode_alone_sees_it_too() {
-    let args = ["--fault", "rope-pairing", "--no-bench", "--mode", "cumulative"];
+    let args = [
+        "--fault",
+        "rope-pairing",
+        "--no-bench",
+        "--mode",
+        "cumulative",
+    ];
     let (code, report, _) = run(Path::new(TINY), &args);
     assert_eq!(code, 10);
     let first = report.verdict.first_divergence.expect("a divergence");
-    assert_eq!((first.tap.as_str(), first.mode), ("logits", Mode::Cumulative));
+    assert_eq!(
+        (first.tap.as_str(), first.mode),
+        ("logits", Mode::Cumulative)
+    );
 }

@@ -5,7 +5,10 @@ use super::*;
 #[test]
 fn help_of_every_command() {
     for command in ["", "run", "synth", "inspect", "doctor", "report"] {
-        let args: Vec<&str> = [command, "--help"].into_iter().filter(|a| !a.is_empty()).collect();
+        let args: Vec<&str> = [command, "--help"]
+            .into_iter()
+            .filter(|a| !a.is_empty())
+            .collect();
         let output = crossval(&args);
         assert_eq!(exit_code(&output), 0);
         let name = if command.is_empty() { "help" } else { command };

@@ -61,7 +61,11 @@ fn run(model: &Path, more: &[&str]) -> (i32, Report, String) {
     }
     let report: Report = serde_json::from_value(value).expect("a report");
     assert_eq!(i32::from(report.verdict.exit_code), exit_code(&output));
-    (exit_code(&output), report, String::from_utf8_lossy(&output.stdout).into_owned())
+    (
+        exit_code(&output),
+        report,
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
 }
 
 /// A synthetic model.
@@ -77,7 +81,9 @@ fn synth(scratch: &Scratch, arch: &str, more: &[&str]) -> PathBuf {
 
 /// A file of ../shared, which not every checkout has.
 fn shared(path: &str) -> Option<PathBuf> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(path);
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../shared/data")
+        .join(path);
     if file.is_file() {
         return Some(file);
     }

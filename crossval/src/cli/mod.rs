@@ -97,8 +97,9 @@ pub fn main(provenance: &Provenance) -> ExitCode {
 /// Hidden where standard error is not a terminal.
 fn progress_bar() -> ProgressBar {
     let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template("{msg:24} {bar:40} {percent:>3}% {elapsed} (eta {eta})")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template("{msg:24} {bar:40} {percent:>3}% {elapsed} (eta {eta})")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.set_style(style);
     bar.enable_steady_tick(Duration::from_millis(200));
     bar

@@ -9,6 +9,9 @@ use reports::outcome::Outcome;
 
 use super::inspect::table;
 
+/// Characters of generated text per line; three lines are shown.
+const TEXT_WIDTH: usize = 96;
+
 /// The exit code of the report as an outcome.
 pub(super) fn outcome(report: &Report) -> Outcome {
     [
@@ -164,8 +167,10 @@ fn write_generation(out: &mut String, report: &Report) -> std::fmt::Result {
             Some(m) => writeln!(out, "\ngeneration  {} of {tokens} tokens equal", m.index)?,
         }
         if let Some(text) = &g.reference_text {
-            let text: String = text.chars().take(240).collect();
-            writeln!(out, "  {}", text.escape_debug())?;
+            let text: Vec<char> = text.escape_debug().take(3 * TEXT_WIDTH).collect();
+            for line in text.chunks(TEXT_WIDTH) {
+                writeln!(out, "  {}", line.iter().collect::<String>())?;
+            }
         }
     }
     Ok(())

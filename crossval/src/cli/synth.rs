@@ -96,7 +96,9 @@ pub(super) fn run(args: Args) -> Result<Outcome, Error> {
     });
     progress.finish_and_clear();
     written?;
-    let size = std::fs::metadata(&args.output).map_err(|e| Error::io(&args.output, e))?.len();
+    let size = std::fs::metadata(&args.output)
+        .map_err(|e| Error::io(&args.output, e))?
+        .len();
     println!("{}  {}", args.output.display(), number::bytes(size as f64));
     Ok(Outcome::Pass)
 }

@@ -73,6 +73,8 @@ pub(crate) struct TapStream {
     input: File,
     output: File,
     payload: Vec<u8>,
+    /// A pipe broke within an evaluation: there is nobody to answer to.
+    broken: bool,
 }
 
 /// A pipe that broke: there is nobody left to work for.
@@ -89,6 +91,17 @@ impl From<io::Error> for DriverGone {
 impl TapStream {
     /// Sends all rows of a tap in pieces. With `overwrite`, `values` holds the replacements afterwards.
     fn send(
+        &mut self,
+        first: TapHeader,
+        values: &mut [u8],
+        overwrite: bool,
+    ) -> Result<(), DriverGone> {
+        let sent = self.send_pieces(first, values, overwrite);
+        self.broken |= sent.is_err();
+        sent
+    }
+
+    fn send_pieces(
         &mut self,
         first: TapHeader,
         values: &mut [u8],
@@ -169,6 +182,7 @@ impl TapStream {
             input: duplicate(0)?,
             output: duplicate(1)?,
             payload: Vec::new(),
+            broken: false,
         };
         let null = File::open("/dev/null")?;
         // SAFETY: both descriptors are open; dup2 replaces 0 and 1, which nothing in this process has used yet.
@@ -191,6 +205,9 @@ fn serve_requests(mut backend: Box<dyn Backend>, mut stream: TapStream) -> Resul
             Ok(answer) => answer,
             Err(Refusal { kind, message }) => (Response::Error { kind, message }, Vec::new()),
         };
+        if stream.broken {
+            return Err(DriverGone(FrameError::Closed));
+        }
         stream.respond(&response, &payload)?;
     }
 }
