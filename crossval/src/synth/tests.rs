@@ -115,6 +115,50 @@ fn models_behave() {
     }
 }
 
+/// Moves every embedding by a millionth.
+struct Nudge;
+
+impl Observer for Nudge {
+    fn tap(&mut self, view: TapView<'_>) -> Result<(), ObserverError> {
+        if let (Tap::Embd, TapData::F32(values)) = (view.tap, view.data) {
+            let signs = [1e-6, -1e-6].iter().cycle();
+            values
+                .iter_mut()
+                .zip(signs)
+                .for_each(|(v, sign)| *v *= 1.0 + sign);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn small_differences_stay_small() {
+    let options = SynthOptions::new(Architecture::BitnetB158, Preset::Small, 1);
+    let written = synth(&options);
+    let gguf = Arc::new(Gguf::open(&written.path).unwrap());
+    let tokenizer = Tokenizer::from_gguf(gguf.metadata()).unwrap();
+    let prompt = tokenizer.encode(TEXT, EncodeOptions::default());
+    let model = Arc::new(Model::load(gguf).unwrap());
+    let session = SessionOptions {
+        n_ctx: 128,
+        threads: 1,
+    };
+    let mut session = Session::new(model, session).unwrap();
+    let mut logits = |observer: Option<&mut dyn Observer>| {
+        session.clear();
+        let logits = session.eval(&prompt, Logits::All, observer).unwrap();
+        logits.iter().map(|&v| v.into()).collect::<Vec<f64>>()
+    };
+    let (plain, nudged) = (logits(None), logits(Some(&mut Nudge)));
+    let error: f64 = plain
+        .iter()
+        .zip(&nudged)
+        .map(|(a, b)| (a - b).powi(2))
+        .sum();
+    let nmse = error / plain.iter().map(|v| v * v).sum::<f64>();
+    assert!(nmse > 0.0 && nmse < 1e-3, "{nmse}");
+}
+
 #[test]
 fn equal_seeds_give_equal_files() {
     let read = |seed| {
