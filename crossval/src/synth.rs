@@ -2,7 +2,7 @@
 //!
 //! A random model is of use for comparing engines only if it behaves: activations neither vanish nor explode,
 //! quantisation steps are met in their whole range, attention picks out tokens, and the next token depends on
-//! the ones before. [`Statistics`] says how that is brought about.
+//! the ones before. `Statistics` says how that is brought about.
 
 mod random;
 mod vocab;
