@@ -92,24 +92,30 @@ impl Kernel {
     /// The fastest kernel, or the one that the environment variable [`KERNEL_VARIABLE`] names.
     ///
     /// # Errors
-    /// [`Usage`](crate::ErrorKind::Usage) if that name is unknown or the machine lacks the instructions.
+    /// As [`by_name`](Self::by_name).
     pub fn select() -> Result<Kernel, Error> {
-        let available = Kernel::available();
         match std::env::var_os(KERNEL_VARIABLE) {
-            None => Ok(available[available.len() - 1]),
-            Some(name) => available
-                .iter()
-                .copied()
-                .find(|kernel| name == kernel.name())
-                .ok_or_else(|| {
-                    let names: Vec<_> = available.iter().map(|kernel| kernel.name()).collect();
-                    Error::usage(format!(
-                        "{KERNEL_VARIABLE}={}: this machine has {}",
-                        name.display(),
-                        names.join(", ")
-                    ))
-                }),
+            Some(name) => Kernel::by_name(&name.to_string_lossy()),
+            None => {
+                let available = Kernel::available();
+                Ok(available[available.len() - 1])
+            }
         }
+    }
+
+    /// The kernel of that name.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) if the name is unknown or the machine lacks the instructions.
+    pub fn by_name(name: &str) -> Result<Kernel, Error> {
+        let available = Kernel::available();
+        let found = available.iter().find(|kernel| kernel.name() == name);
+        found.copied().ok_or_else(|| {
+            let names: Vec<_> = available.iter().map(|kernel| kernel.name()).collect();
+            let names = names.join(", ");
+            let what = format!("no kernel {name:?} on this machine ({KERNEL_VARIABLE}: {names})");
+            Error::usage(what)
+        })
     }
 
     /// `portable` or `avx2`.

@@ -212,7 +212,10 @@ impl Random {
 #[test]
 fn kernels_by_name() {
     for kernel in Kernel::available() {
-        assert!(["portable", "avx2"].contains(&kernel.name()));
+        assert_eq!(Kernel::by_name(kernel.name()).unwrap(), kernel);
     }
     assert_eq!(Kernel::available()[0].name(), "portable");
+    let error = Kernel::by_name("mmx").unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::Usage);
+    assert!(error.to_string().contains("\"mmx\"") && error.to_string().contains("portable"));
 }
