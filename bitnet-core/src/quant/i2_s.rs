@@ -4,7 +4,7 @@
 //! in byte `j % 32`, bits `6 - 2 * (j / 32)`, as code 0, 1, 2 for -1, 0, +1. The f32 scale lies directly behind
 //! the packed rows, and the tensor takes `n / 4 + 32` bytes.
 
-use super::{max_abs, nearest_int};
+use super::{max_abs, nearest_product};
 
 /// Weights per block. A row is a whole number of blocks.
 pub const BLOCK: usize = 128;
@@ -31,7 +31,7 @@ pub fn quantize_row(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
     let codes = &mut codes[..x.len()];
     let mut sum = 0;
     for (code, &v) in codes.iter_mut().zip(x) {
-        let q = nearest_int(v * scale).clamp(-128, 127);
+        let q = nearest_product(v, scale).clamp(-128, 127);
         sum += q;
         *code = q as i8;
     }

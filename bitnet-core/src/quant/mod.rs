@@ -13,6 +13,16 @@ fn nearest_int(x: f32) -> i32 {
     ((x + MAGIC).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
 }
 
+/// `x * scale` rounded once, half to even, for products below 2^31.
+///
+/// ggml writes the product and the rounding apart, but gcc contracts them to a fused multiply-add: the product is
+/// not rounded to f32 first, which would move codes near a half. In f64 the product is exact.
+#[inline(always)]
+fn nearest_product(x: f32, scale: f32) -> i32 {
+    const MAGIC: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
+    (f64::from(x) * f64::from(scale) + MAGIC).to_bits() as i32
+}
+
 /// Largest absolute value; NaN is passed over.
 #[inline(always)]
 fn max_abs(x: &[f32]) -> f32 {
@@ -47,6 +57,16 @@ mod tests {
             (-127.5, -128),
         ] {
             assert_eq!(nearest_int(x), want, "{x}");
+        }
+    }
+
+    #[test]
+    fn nearest_product_rounds_once() {
+        // 0.1 * 5 is a little above a half; in f32 it is a half.
+        assert_eq!((0.1_f32 * 5.0, nearest_int(0.1 * 5.0)), (0.5, 0));
+        assert_eq!((nearest_product(0.1, 5.0), nearest_product(-0.1, 5.0)), (1, -1));
+        for (x, want) in [(0.5, 0), (1.5, 2), (-2.5, -2), (126.5, 126), (-127.5, -128)] {
+            assert_eq!(nearest_product(x, 1.0), want, "{x}");
         }
     }
 

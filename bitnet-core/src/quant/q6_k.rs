@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use super::nearest_int;
+use super::nearest_product;
 
 /// Values per super-block.
 pub const BLOCK: usize = 256;
@@ -85,7 +85,7 @@ pub fn quantize_row_q8_k(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
         }
         let scale = -127.0 / extreme;
         for (code, v) in codes.iter_mut().zip(block) {
-            *code = nearest_int(scale * v).min(127) as i8;
+            *code = nearest_product(*v, scale).min(127) as i8;
         }
         scales[b] = 1.0 / scale;
     }
