@@ -141,7 +141,11 @@ pub fn bench(plan: &Plan, progress: &ProgressBar) -> Result<Bench, (usize, Engin
 
 /// A B, then B A: neither engine always runs on the warmer machine.
 fn order(repetition: usize) -> [usize; 2] {
-    if repetition % 2 == 0 { [0, 1] } else { [1, 0] }
+    if repetition.is_multiple_of(2) {
+        [0, 1]
+    } else {
+        [1, 0]
+    }
 }
 
 fn start(plan: &Plan, side: usize, cpus: &[usize]) -> Result<(Engine, f64), (usize, EngineError)> {

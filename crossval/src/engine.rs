@@ -10,7 +10,6 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use bitnet_core::tap::Tap;
 use reports::model::EngineFailure;
 
 use crate::error::Error;
@@ -496,11 +495,6 @@ pub enum EvalEvent {
     Tap(TapHeader),
     /// The end; the payload holds the last token's logits, if asked for.
     Done,
-}
-
-/// The key under which pieces of both engines are paired.
-pub fn piece_key(header: &TapHeader) -> (Tap, Option<usize>, usize) {
-    (header.tap, header.layer, header.first_position)
 }
 
 fn keep_tail(stderr: impl BufRead, log: &Mutex<VecDeque<String>>) {

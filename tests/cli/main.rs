@@ -69,6 +69,7 @@ fn run(model: &Path, more: &[&str]) -> (i32, Report, String) {
 }
 
 /// A synthetic model.
+#[cfg(feature = "reference")]
 fn synth(scratch: &Scratch, arch: &str, more: &[&str]) -> PathBuf {
     let file = scratch.path(&format!("{arch}.gguf"));
     let mut args = vec!["synth", "--arch", arch, "--preset", "tiny", "--seed", "7"];
@@ -80,6 +81,7 @@ fn synth(scratch: &Scratch, arch: &str, more: &[&str]) -> PathBuf {
 }
 
 /// A file of ../shared, which not every checkout has.
+#[cfg(feature = "reference")]
 fn shared(path: &str) -> Option<PathBuf> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../shared/data")

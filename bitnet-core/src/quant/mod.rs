@@ -64,7 +64,10 @@ mod tests {
     fn nearest_product_rounds_once() {
         // 0.1 * 5 is a little above a half; in f32 it is a half.
         assert_eq!((0.1_f32 * 5.0, nearest_int(0.1 * 5.0)), (0.5, 0));
-        assert_eq!((nearest_product(0.1, 5.0), nearest_product(-0.1, 5.0)), (1, -1));
+        assert_eq!(
+            (nearest_product(0.1, 5.0), nearest_product(-0.1, 5.0)),
+            (1, -1)
+        );
         for (x, want) in [(0.5, 0), (1.5, 2), (-2.5, -2), (126.5, 126), (-127.5, -128)] {
             assert_eq!(nearest_product(x, 1.0), want, "{x}");
         }

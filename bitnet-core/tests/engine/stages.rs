@@ -75,7 +75,8 @@ impl Stages<'_> {
                 let max = row.iter().fold(1e-5f64, |max, v| max.max(v.abs()));
                 let scale = (127.0 / max) as f32;
                 for v in &mut row {
-                    *v = (f64::from(*v as f32) * f64::from(scale)).round_ties_even() / f64::from(scale);
+                    *v = (f64::from(*v as f32) * f64::from(scale)).round_ties_even()
+                        / f64::from(scale);
                 }
             }
             for (r, w) in weight.chunks(columns).enumerate() {

@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hasher};
 use bitnet_core::tap::Tap;
 use half::f16;
 
-use crate::engine::{Engine, EngineError, EvalEvent, piece_key};
+use crate::engine::{Engine, EngineError, EvalEvent};
 use crate::protocol::{Request, TapHeader};
 
 /// What sees the rows.
@@ -135,12 +135,22 @@ pub fn evaluate(
     ahead.drain().map_err(Side::Reference)
 }
 
+/// A piece of a tap and its values.
+type Piece = (TapHeader, Vec<u8>);
+
+/// What the pieces of both engines are paired by: tap, layer, first position.
+type PieceKey = (Tap, Option<usize>, usize);
+
+fn piece_key(header: &TapHeader) -> PieceKey {
+    (header.tap, header.layer, header.first_position)
+}
+
 /// The reference's pieces, reordered within a layer.
 struct Ahead<'a> {
     engine: &'a mut Engine,
-    waiting: HashMap<(Tap, Option<usize>, usize), (TapHeader, Vec<u8>)>,
+    waiting: HashMap<PieceKey, Piece>,
     /// Read, but of a later stage than anything asked for so far.
-    next: Option<(TapHeader, Vec<u8>)>,
+    next: Option<Piece>,
     done: bool,
     hashes: &'a mut ReferenceHashes,
 }
@@ -156,7 +166,7 @@ pub fn stage(tap: Tap, layer: Option<usize>) -> usize {
 
 impl Ahead<'_> {
     /// The reference's piece for `wanted`; `None` if it sends none.
-    fn take(&mut self, wanted: &TapHeader) -> Result<Option<(TapHeader, Vec<u8>)>, EngineError> {
+    fn take(&mut self, wanted: &TapHeader) -> Result<Option<Piece>, EngineError> {
         let now = stage(wanted.tap, wanted.layer);
         self.waiting
             .retain(|&(tap, layer, _), _| stage(tap, layer) >= now);
@@ -176,7 +186,7 @@ impl Ahead<'_> {
         Ok(None)
     }
 
-    fn read(&mut self) -> Result<Option<(TapHeader, Vec<u8>)>, EngineError> {
+    fn read(&mut self) -> Result<Option<Piece>, EngineError> {
         if let Some(piece) = self.next.take() {
             return Ok(Some(piece));
         }
