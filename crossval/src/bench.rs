@@ -6,6 +6,7 @@ use std::path::Path;
 use indicatif::ProgressBar;
 use reports::model::{Bench, BenchMemory, BenchRatio, BenchRow};
 
+use crate::compare::lockstep::Side;
 use crate::engine::{Engine, EngineError, EngineSpec};
 use crate::protocol::{ErrorKind, Settings};
 use crate::stats::measured;
@@ -15,6 +16,9 @@ const REPETITIONS: usize = 5;
 
 /// Batch of the timed prefill, tokens: the reference's default.
 const TIMED_UBATCH: usize = 512;
+
+/// What wraps an engine's error, by index.
+const SIDES: [fn(EngineError) -> Side; 2] = [Side::Reference, Side::Candidate];
 
 /// What to time.
 pub struct Plan<'a> {
@@ -44,8 +48,8 @@ struct Samples {
 /// Measures.
 ///
 /// # Errors
-/// Which engine failed (0 the reference, 1 the candidate), and how.
-pub fn bench(plan: &Plan, progress: &ProgressBar) -> Result<Bench, (usize, EngineError)> {
+/// Which engine failed, and how.
+pub fn bench(plan: &Plan, progress: &ProgressBar) -> Result<Bench, Side> {
     let cpus: Vec<usize> = crate::environment::allowed_cpus()
         .into_iter()
         .take(plan.threads)
@@ -67,7 +71,7 @@ pub fn bench(plan: &Plan, progress: &ProgressBar) -> Result<Bench, (usize, Engin
             engine.set_task(format!("timing, repetition {repetition}"));
             let (tokens, prefill_ms, decode_ms) = engine
                 .generate(plan.prompt, plan.n_predict.max(1))
-                .map_err(|e| (side, e))?;
+                .map_err(SIDES[side])?;
             if let Some(expected) = plan.expected {
                 reproduced[side] &= tokens == *expected[side];
             }
@@ -116,7 +120,7 @@ pub fn bench(plan: &Plan, progress: &ProgressBar) -> Result<Bench, (usize, Engin
     }
     let mut memory = Vec::new();
     for (side, engine) in engines.iter_mut().enumerate() {
-        let (peak_rss_bytes, _) = engine.usage().map_err(|e| (side, e))?;
+        let (peak_rss_bytes, _) = engine.usage().map_err(SIDES[side])?;
         memory.extend(peak_rss_bytes.map(|peak_rss_bytes| BenchMemory {
             engine: engine.name().to_owned(),
             peak_rss_bytes,
@@ -148,8 +152,8 @@ fn order(repetition: usize) -> [usize; 2] {
     }
 }
 
-fn start(plan: &Plan, side: usize, cpus: &[usize]) -> Result<(Engine, f64), (usize, EngineError)> {
-    let at = |e| (side, e);
+fn start(plan: &Plan, side: usize, cpus: &[usize]) -> Result<(Engine, f64), Side> {
+    let at = SIDES[side];
     let mut engine = Engine::start(plan.specs[side], Some(cpus)).map_err(|e| {
         at(EngineError::Refused {
             kind: ErrorKind::Internal,

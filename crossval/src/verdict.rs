@@ -3,8 +3,8 @@
 use reports::model::{AtFault, Bench, Coverage, Divergence, Generation, Mode, Status, Verdict};
 use reports::outcome::Outcome;
 
+use crate::compare::site::Site;
 use crate::compare::tap::Exceeded;
-use crate::run::SiteOrder;
 
 /// Everything that can make a run other than a pass.
 #[derive(Debug)]
@@ -12,7 +12,7 @@ pub struct Findings<'a> {
     /// Engines that failed: one sentence each.
     pub failures: Vec<String>,
     /// Taps with a row over its limit, in the order of the forward pass.
-    pub exceeded: Vec<(SiteOrder, &'a Exceeded)>,
+    pub exceeded: Vec<(Site, &'a Exceeded)>,
     /// Greedy generation, if it was asked for.
     pub generation: Option<&'a Generation>,
     /// Expected and compared rows.
@@ -20,7 +20,7 @@ pub struct Findings<'a> {
     /// Taps that the profile requires and an engine does not offer.
     pub required_not_compared: Vec<String>,
     /// Places where the reference's two runs differ.
-    pub not_repeatable: Vec<String>,
+    pub not_repeatable: &'a [String],
     /// Timings, if they were asked for.
     pub bench: Option<&'a Bench>,
 }
@@ -135,7 +135,7 @@ fn disagreement(findings: &Findings, first: Option<&Divergence>) -> Vec<(Outcome
 
 /// The earliest by position, then by the order of the forward pass; isolated before cumulative, since it shows
 /// where an error is made.
-fn first_divergence(exceeded: &[(SiteOrder, &Exceeded)]) -> Option<Divergence> {
+fn first_divergence(exceeded: &[(Site, &Exceeded)]) -> Option<Divergence> {
     let (site, row) = exceeded.iter().min_by_key(|(site, row)| {
         (
             site.mode != Mode::Isolated,
@@ -166,7 +166,6 @@ mod tests {
     use reports::model::{ElementAt, GenerationMismatch};
 
     use super::*;
-    use crate::compare::lockstep::stage;
 
     fn complete() -> Coverage {
         Coverage {
@@ -183,15 +182,14 @@ mod tests {
             generation: None,
             coverage,
             required_not_compared: Vec::new(),
-            not_repeatable: Vec::new(),
+            not_repeatable: &[],
             bench: None,
         }
     }
 
-    fn site(mode: Mode, layer: usize, tap: Tap) -> SiteOrder {
-        SiteOrder {
+    fn site(mode: Mode, layer: usize, tap: Tap) -> Site {
+        Site {
             prompt: 0,
-            stage: stage(tap, Some(layer)),
             tap,
             layer: Some(layer),
             mode,

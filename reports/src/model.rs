@@ -447,7 +447,7 @@ pub struct GenerationMismatch {
 pub struct NoiseFloor {
     /// How it was provoked.
     pub description: String,
-    /// Worst NMSE of a row per tap name.
+    /// Worst NMSE of a row per tap name, each run on its own values (as in cumulative mode).
     pub nmse: BTreeMap<String, f64>,
 }
 

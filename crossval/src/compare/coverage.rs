@@ -3,21 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use bitnet_core::tap::Tap;
-use reports::model::{Coverage, Mode};
+use reports::model::Coverage;
 
-/// Rows of one tap, whatever the position.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Site {
-    /// Coupling of the engines.
-    pub mode: Mode,
-    /// Index of the prompt.
-    pub prompt: usize,
-    /// Layer; `None` outside the layers.
-    pub layer: Option<usize>,
-    /// The tap.
-    pub tap: Tap,
-}
+use super::site::Site;
 
 /// Expected and compared rows.
 #[derive(Clone, Debug, Default)]
@@ -58,7 +46,10 @@ impl CoverageLedger {
             coverage.expected += rows.expected as u64;
             coverage.compared += rows.compared.iter().map(|r| r.len() as u64).sum::<u64>();
             for gap in rows.gaps() {
-                coverage.missing.push(site.describe(&gap));
+                let (start, end) = (gap.start, gap.end);
+                coverage
+                    .missing
+                    .push(format!("{site}, positions {start}..{end}"));
             }
         }
         coverage
@@ -79,22 +70,11 @@ impl SiteRows {
     }
 }
 
-impl Site {
-    fn describe(&self, positions: &Range<usize>) -> String {
-        let mode = match self.mode {
-            Mode::Isolated => "isolated",
-            Mode::Cumulative => "cumulative",
-        };
-        let layer = self.layer.map_or(String::new(), |l| format!("layer {l}, "));
-        format!(
-            "{mode}, prompt {}, {layer}{}, positions {}..{}",
-            self.prompt, self.tap, positions.start, positions.end
-        )
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use bitnet_core::tap::Tap;
+    use reports::model::Mode;
+
     use super::*;
 
     const SITE: Site = Site {

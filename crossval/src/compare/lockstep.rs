@@ -10,6 +10,7 @@ use std::hash::{DefaultHasher, Hasher};
 use bitnet_core::tap::Tap;
 use half::f16;
 
+use super::site::stage;
 use crate::engine::{Engine, EngineError, EvalEvent};
 use crate::protocol::{Request, TapHeader};
 
@@ -155,15 +156,6 @@ struct Ahead<'a> {
     hashes: &'a mut ReferenceHashes,
 }
 
-/// Order of the stages between which nothing is reordered: embeddings, layers, head.
-pub fn stage(tap: Tap, layer: Option<usize>) -> usize {
-    match (tap, layer) {
-        (Tap::Embd, _) => 0,
-        (_, Some(layer)) => layer + 1,
-        (_, None) => usize::MAX,
-    }
-}
-
 impl Ahead<'_> {
     /// The reference's piece for `wanted`; `None` if it sends none.
     fn take(&mut self, wanted: &TapHeader) -> Result<Option<Piece>, EngineError> {
@@ -243,13 +235,6 @@ fn aligned<T: bytemuck::Pod>(bytes: &[u8]) -> std::borrow::Cow<'_, [T]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn stages_order_embeddings_layers_head() {
-        assert!(stage(Tap::Embd, None) < stage(Tap::AttnNorm, Some(0)));
-        assert!(stage(Tap::LayerOut, Some(0)) < stage(Tap::AttnNorm, Some(1)));
-        assert!(stage(Tap::LayerOut, Some(99)) < stage(Tap::Logits, None));
-    }
 
     #[test]
     fn hashes_tell_which_tap_changed() {

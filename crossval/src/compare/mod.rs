@@ -3,6 +3,7 @@
 pub mod coverage;
 pub mod lockstep;
 pub mod logits;
+pub mod site;
 pub mod tap;
 
 /// `None` for what JSON cannot hold: unknown is null, never a number.

@@ -217,7 +217,7 @@ impl<'a> Parity<'a> {
             .report
             .noise_floor
             .as_ref()
-            .filter(|_| mode == Mode::Isolated);
+            .filter(|_| mode == Mode::Cumulative);
         let mut columns = vec![
             ("Tap", Kind::Code),
             ("Worst row", Kind::Text),

@@ -1,137 +1,25 @@
-//! Engine names, and the driver's end of a worker process.
+//! The driver's end of a worker process.
+
+mod process;
+mod spec;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::str::FromStr;
+use std::io::BufReader;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use reports::model::EngineFailure;
 
+use self::process::{WORKER_STACK_BYTES, confine, ending, keep_tail, signal_name};
+pub use self::spec::{EngineSpec, reference_folders};
+
 use crate::error::Error;
 use crate::protocol::{
     self, ErrorKind, FrameError, Hello, ModelFacts, Request, Response, Settings, TapHeader,
 };
-
-/// Stack of a worker's threads: the reference puts arrays of a whole batch there.
-const WORKER_STACK_BYTES: u64 = 256 << 20;
-
-/// Lines of a worker's log that are kept for a report.
-const LOG_TAIL_LINES: usize = 40;
-
-/// An engine, as named on the command line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EngineSpec {
-    /// `rust`: the engine of `bitnet-core`, with a deliberate error if one is named.
-    Rust {
-        /// A fault of `bitnet_core::model::Fault`, to prove that the comparison sees it.
-        fault: Option<String>,
-    },
-    /// `bitnet.cpp`: the reference that this binary links.
-    BitnetCpp,
-    /// `bitnet.cpp@NAME`: a reference built by `cargo xtask reference NAME`.
-    BitnetCppNamed(String),
-    /// `exec:PATH`: any program that speaks the worker protocol.
-    Exec(PathBuf),
-}
-
-impl FromStr for EngineSpec {
-    type Err = Error;
-
-    fn from_str(s: &str) -> Result<Self, Error> {
-        match s {
-            "rust" => return Ok(EngineSpec::Rust { fault: None }),
-            "bitnet.cpp" => return Ok(EngineSpec::BitnetCpp),
-            _ => {}
-        }
-        if let Some(path) = s.strip_prefix("exec:").filter(|path| !path.is_empty()) {
-            return Ok(EngineSpec::Exec(path.into()));
-        }
-        if let Some(name) = s.strip_prefix("bitnet.cpp@")
-            && !name.is_empty()
-            && !name.contains(['/', '\\'])
-            && name != ".."
-        {
-            return Ok(EngineSpec::BitnetCppNamed(name.to_owned()));
-        }
-        Err(Error::Usage(format!(
-            "unknown engine {s:?}: expected rust, bitnet.cpp, bitnet.cpp@NAME or exec:PATH"
-        )))
-    }
-}
-
-impl fmt::Display for EngineSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            EngineSpec::Rust { fault: None } => f.write_str("rust"),
-            EngineSpec::Rust { fault: Some(fault) } => write!(f, "rust+{fault}"),
-            EngineSpec::BitnetCpp => f.write_str("bitnet.cpp"),
-            EngineSpec::BitnetCppNamed(name) => write!(f, "bitnet.cpp@{name}"),
-            EngineSpec::Exec(path) => write!(f, "exec:{}", path.display()),
-        }
-    }
-}
-
-impl EngineSpec {
-    fn command(&self) -> Result<Command, Error> {
-        let this = || {
-            std::env::current_exe()
-                .map_err(|e| Error::Internal(format!("cannot find this program: {e}")))
-        };
-        let mut command;
-        match self {
-            EngineSpec::Rust { fault } => {
-                command = Command::new(this()?);
-                command.args(["worker", "rust"]);
-                if let Some(fault) = fault {
-                    command.args(["--fault", fault]);
-                }
-            }
-            EngineSpec::BitnetCpp => {
-                if !bitnet_sys::available() {
-                    return Err(Error::Engine(
-                        "engine bitnet.cpp: this crossval was built without it \
-                         (--no-default-features); build with `cargo build --release`"
-                            .into(),
-                    ));
-                }
-                command = Command::new(this()?);
-                command.args(["worker", "bitnet.cpp"]);
-            }
-            EngineSpec::BitnetCppNamed(name) => {
-                let program = named_reference(&this()?, name).ok_or_else(|| {
-                    Error::Engine(format!(
-                        "engine {self}: not built; run `cargo xtask reference {name}` \
-                         (or `{name}=DIR` for a checkout)"
-                    ))
-                })?;
-                command = Command::new(program);
-                command.args(["worker", "bitnet.cpp"]);
-            }
-            EngineSpec::Exec(path) => command = Command::new(path),
-        }
-        Ok(command)
-    }
-}
-
-/// Finds `target/reference/NAME/crossval` beside this program or below the working directory.
-fn named_reference(this: &Path, name: &str) -> Option<PathBuf> {
-    reference_folders(this)
-        .into_iter()
-        .map(|folder| folder.join(name).join("crossval"))
-        .find(|program| program.is_file())
-}
-
-/// Folders that may hold reference workers, nearest first.
-pub fn reference_folders(this: &Path) -> Vec<PathBuf> {
-    let beside = this.ancestors().map(|a| a.join("reference"));
-    let below = std::env::current_dir().map(|d| d.join("target/reference"));
-    beside.chain(below).filter(|f| f.is_dir()).collect()
-}
 
 /// Why a request to a worker came to nothing.
 #[derive(Clone, Debug)]
@@ -497,86 +385,9 @@ pub enum EvalEvent {
     Done,
 }
 
-fn keep_tail(stderr: impl BufRead, log: &Mutex<VecDeque<String>>) {
-    for line in stderr.split(b'\n') {
-        let Ok(line) = line else { return };
-        let mut line = String::from_utf8_lossy(&line).into_owned();
-        line.truncate(line.floor_char_boundary(400));
-        let mut log = log.lock().unwrap_or_else(|e| e.into_inner());
-        if log.len() == LOG_TAIL_LINES {
-            log.pop_front();
-        }
-        log.push_back(line);
-    }
-}
-
-fn ending(status: ExitStatus) -> String {
-    match (status.signal(), status.code()) {
-        (Some(signal), _) => format!("died with {}", signal_name(signal)),
-        (None, Some(code)) => format!("exited with code {code}"),
-        (None, None) => format!("ended ({status})"),
-    }
-}
-
-fn signal_name(signal: i32) -> String {
-    match signal {
-        libc::SIGSEGV => "SIGSEGV".into(),
-        libc::SIGABRT => "SIGABRT".into(),
-        libc::SIGBUS => "SIGBUS".into(),
-        libc::SIGFPE => "SIGFPE".into(),
-        libc::SIGILL => "SIGILL".into(),
-        libc::SIGKILL => "SIGKILL".into(),
-        libc::SIGTERM => "SIGTERM".into(),
-        libc::SIGINT => "SIGINT".into(),
-        libc::SIGPIPE => "SIGPIPE".into(),
-        libc::SIGXCPU => "SIGXCPU".into(),
-        other => format!("signal {other}"),
-    }
-}
-
-/// Stack limit, pinning and an end with the driver's, set between fork and exec.
-fn confine(command: &mut Command, cpus: Option<&[usize]>) {
-    let mask = cpus.map(|cpus| {
-        // SAFETY: an all-zero cpu_set_t is a valid, empty set.
-        let mut mask: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-        for &cpu in cpus {
-            // SAFETY: CPU_SET checks the index against the size of the set.
-            unsafe { libc::CPU_SET(cpu, &mut mask) };
-        }
-        mask
-    });
-    let setup = move || {
-        // SAFETY: plain system calls on values owned by this frame; all are async-signal-safe.
-        unsafe {
-            let mut limit: libc::rlimit = std::mem::zeroed();
-            libc::getrlimit(libc::RLIMIT_STACK, &mut limit);
-            limit.rlim_cur = WORKER_STACK_BYTES.min(limit.rlim_max);
-            libc::setrlimit(libc::RLIMIT_STACK, &limit);
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            if let Some(mask) = &mask {
-                libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), mask);
-            }
-        }
-        Ok(())
-    };
-    // SAFETY: the closure allocates nothing and only makes async-signal-safe calls.
-    unsafe { command.pre_exec(setup) };
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_round_trip() {
-        for name in ["rust", "bitnet.cpp", "bitnet.cpp@2024-11", "exec:/bin/cat"] {
-            assert_eq!(name.parse::<EngineSpec>().unwrap().to_string(), name);
-        }
-        for name in ["", "Rust", "bitnet.cpp@", "bitnet.cpp@../x", "exec:"] {
-            let error = name.parse::<EngineSpec>().unwrap_err();
-            assert_eq!(error.outcome().exit_code(), 64, "{name}");
-        }
-    }
 
     #[test]
     fn a_program_that_is_no_worker_is_an_engine_error() {

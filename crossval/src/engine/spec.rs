@@ -1,0 +1,135 @@
+//! Engine names, and the programs behind them.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::str::FromStr;
+
+use crate::error::Error;
+
+/// An engine, as named on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineSpec {
+    /// `rust`: the engine of `bitnet-core`, with a deliberate error if one is named.
+    Rust {
+        /// A fault of `bitnet_core::model::Fault`, to prove that the comparison sees it.
+        fault: Option<String>,
+    },
+    /// `bitnet.cpp`: the reference that this binary links.
+    BitnetCpp,
+    /// `bitnet.cpp@NAME`: a reference built by `cargo xtask reference NAME`.
+    BitnetCppNamed(String),
+    /// `exec:PATH`: any program that speaks the worker protocol.
+    Exec(PathBuf),
+}
+
+impl FromStr for EngineSpec {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self, Error> {
+        match s {
+            "rust" => return Ok(EngineSpec::Rust { fault: None }),
+            "bitnet.cpp" => return Ok(EngineSpec::BitnetCpp),
+            _ => {}
+        }
+        if let Some(path) = s.strip_prefix("exec:").filter(|path| !path.is_empty()) {
+            return Ok(EngineSpec::Exec(path.into()));
+        }
+        if let Some(name) = s.strip_prefix("bitnet.cpp@")
+            && !name.is_empty()
+            && !name.contains(['/', '\\'])
+            && name != ".."
+        {
+            return Ok(EngineSpec::BitnetCppNamed(name.to_owned()));
+        }
+        Err(Error::Usage(format!(
+            "unknown engine {s:?}: expected rust, bitnet.cpp, bitnet.cpp@NAME or exec:PATH"
+        )))
+    }
+}
+
+impl fmt::Display for EngineSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EngineSpec::Rust { fault: None } => f.write_str("rust"),
+            EngineSpec::Rust { fault: Some(fault) } => write!(f, "rust+{fault}"),
+            EngineSpec::BitnetCpp => f.write_str("bitnet.cpp"),
+            EngineSpec::BitnetCppNamed(name) => write!(f, "bitnet.cpp@{name}"),
+            EngineSpec::Exec(path) => write!(f, "exec:{}", path.display()),
+        }
+    }
+}
+
+impl EngineSpec {
+    /// What starts its worker.
+    pub(super) fn command(&self) -> Result<Command, Error> {
+        let this = || {
+            std::env::current_exe()
+                .map_err(|e| Error::Internal(format!("cannot find this program: {e}")))
+        };
+        let mut command;
+        match self {
+            EngineSpec::Rust { fault } => {
+                command = Command::new(this()?);
+                command.args(["worker", "rust"]);
+                if let Some(fault) = fault {
+                    command.args(["--fault", fault]);
+                }
+            }
+            EngineSpec::BitnetCpp => {
+                if !bitnet_sys::available() {
+                    return Err(Error::Engine(
+                        "engine bitnet.cpp: this crossval was built without it \
+                         (--no-default-features); build with `cargo build --release`"
+                            .into(),
+                    ));
+                }
+                command = Command::new(this()?);
+                command.args(["worker", "bitnet.cpp"]);
+            }
+            EngineSpec::BitnetCppNamed(name) => {
+                let program = named_reference(&this()?, name).ok_or_else(|| {
+                    Error::Engine(format!(
+                        "engine {self}: not built; run `cargo xtask reference {name}` \
+                         (or `{name}=DIR` for a checkout)"
+                    ))
+                })?;
+                command = Command::new(program);
+                command.args(["worker", "bitnet.cpp"]);
+            }
+            EngineSpec::Exec(path) => command = Command::new(path),
+        }
+        Ok(command)
+    }
+}
+
+/// Finds `target/reference/NAME/crossval` beside this program or below the working directory.
+fn named_reference(this: &Path, name: &str) -> Option<PathBuf> {
+    reference_folders(this)
+        .into_iter()
+        .map(|folder| folder.join(name).join("crossval"))
+        .find(|program| program.is_file())
+}
+
+/// Folders that may hold reference workers, nearest first.
+pub fn reference_folders(this: &Path) -> Vec<PathBuf> {
+    let beside = this.ancestors().map(|a| a.join("reference"));
+    let below = std::env::current_dir().map(|d| d.join("target/reference"));
+    beside.chain(below).filter(|f| f.is_dir()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for name in ["rust", "bitnet.cpp", "bitnet.cpp@2024-11", "exec:/bin/cat"] {
+            assert_eq!(name.parse::<EngineSpec>().unwrap().to_string(), name);
+        }
+        for name in ["", "Rust", "bitnet.cpp@", "bitnet.cpp@../x", "exec:"] {
+            let error = name.parse::<EngineSpec>().unwrap_err();
+            assert_eq!(error.outcome().exit_code(), 64, "{name}");
+        }
+    }
+}

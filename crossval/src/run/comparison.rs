@@ -1,0 +1,382 @@
+//! What is to be compared, what has been, and how far the engines lie apart.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bitnet_core::tap::Tap;
+use half::f16;
+use indicatif::ProgressBar;
+use reports::model::{Coverage, Generation, LogitsResult, Mode, NoiseFloor, Prompt, TapResult};
+
+use super::generation::{generate, logits_by_prefill, logits_by_steps};
+use super::pair::Pair;
+use super::{COMPARED_UBATCH, DECODE_STEPS, RunOptions};
+use crate::compare::coverage::CoverageLedger;
+use crate::compare::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side};
+use crate::compare::logits::LogitsAccumulator;
+use crate::compare::site::Site;
+use crate::compare::tap::{Exceeded, TapAccumulator, row_nmse};
+use crate::engine::{Engine, EngineError, EngineSpec};
+use crate::error::Error;
+use crate::profile::Profile;
+use crate::protocol::{ModelFacts, Settings};
+
+/// What has been measured so far.
+pub(super) struct Comparison {
+    pub(super) prompts: Vec<Prompt>,
+    pub(super) tokenizer: Option<String>,
+    pub(super) settings: Settings,
+    /// Taps compared.
+    taps: Vec<Tap>,
+    pub(super) limits: BTreeMap<Tap, f64>,
+    profile: Profile,
+    /// The reference's worst NMSE against itself in a row of logits, once measured.
+    noise_floor: Option<f64>,
+    accumulators: BTreeMap<Site, TapAccumulator>,
+    logits: BTreeMap<(usize, Mode), LogitsAccumulator>,
+    ledger: CoverageLedger,
+    pub(super) coverage: Coverage,
+    not_offered: BTreeMap<String, Vec<String>>,
+    pub(super) generation: Option<Generation>,
+    pub(super) not_repeatable: Vec<String>,
+}
+
+impl Comparison {
+    pub(super) fn new(
+        options: &RunOptions,
+        pair: &mut Pair,
+        (prompts, tokenizer): (Vec<Prompt>, Option<String>),
+    ) -> Result<Comparison, Error> {
+        let facts = pair.facts.clone();
+        let longest = prompts.iter().map(|p| p.tokens.len()).max().unwrap_or(0);
+        let after = options.n_predict.max(DECODE_STEPS);
+        if longest + after > facts.n_ctx_train {
+            return Err(Error::Usage(format!(
+                "a prompt of {longest} tokens with {after} more to decode exceeds the model's context of {}",
+                facts.n_ctx_train
+            )));
+        }
+        let mut not_offered = BTreeMap::new();
+        let mut taps: BTreeSet<Tap> = facts.taps.iter().copied().collect();
+        let (reference, candidate) = pair.engines();
+        for engine in [&*reference, &*candidate] {
+            let offered = &engine.hello().taps;
+            let lacking: Vec<Tap> = facts
+                .taps
+                .iter()
+                .copied()
+                .filter(|t| !offered.contains(t))
+                .collect();
+            taps.retain(|t| offered.contains(t));
+            if !lacking.is_empty() {
+                let names = lacking.iter().map(Tap::to_string).collect();
+                not_offered.insert(engine.name().to_owned(), names);
+            }
+        }
+        if options.modes.contains(&Mode::Isolated) && !candidate.hello().overwrite {
+            return Err(Error::Usage(format!(
+                "engine {} does not take values from the reference: use --mode cumulative",
+                candidate.name()
+            )));
+        }
+        let mut comparison = Comparison {
+            settings: Settings {
+                n_ctx: (longest + after).next_multiple_of(32),
+                n_ubatch: COMPARED_UBATCH,
+                threads: options.threads,
+                observe: true,
+            },
+            taps: taps.into_iter().collect(),
+            limits: options.profile.isolated(&facts)?,
+            profile: options.profile.clone(),
+            noise_floor: None,
+            accumulators: BTreeMap::new(),
+            logits: BTreeMap::new(),
+            ledger: CoverageLedger::default(),
+            coverage: Coverage::default(),
+            not_offered,
+            generation: None,
+            not_repeatable: Vec::new(),
+            prompts,
+            tokenizer,
+        };
+        comparison.expect(&options.modes, facts.n_layer);
+        comparison.coverage = comparison.ledger.report(comparison.not_offered.clone());
+        Ok(comparison)
+    }
+
+    /// Puts every row that is to be compared on the ledger.
+    fn expect(&mut self, modes: &[Mode], n_layer: usize) {
+        for (prompt, p) in self.prompts.iter().enumerate() {
+            let n_prefill = p.tokens.len();
+            for &mode in modes {
+                for &tap in &self.taps {
+                    let layers: Vec<Option<usize>> = if tap.per_layer() {
+                        (0..n_layer).map(Some).collect()
+                    } else {
+                        vec![None]
+                    };
+                    for layer in layers {
+                        let site = Site {
+                            mode,
+                            prompt,
+                            layer,
+                            tap,
+                        };
+                        self.ledger.expect(site, n_prefill + DECODE_STEPS);
+                        let limit = match mode {
+                            Mode::Isolated => self.limits.get(&tap).copied(),
+                            Mode::Cumulative => {
+                                (tap == Tap::Logits).then_some(self.profile.cumulative_logits)
+                            }
+                        };
+                        self.accumulators
+                            .insert(site, TapAccumulator::new(limit, n_prefill));
+                        if let (Tap::Logits, Some(limit)) = (tap, limit) {
+                            self.logits
+                                .insert((prompt, mode), LogitsAccumulator::new(limit));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Generates, then compares every prompt in every mode.
+    pub(super) fn drive(
+        &mut self,
+        pair: &mut Pair,
+        options: &RunOptions,
+        progress: &ProgressBar,
+    ) -> Result<(), Side> {
+        if pair.failed() {
+            return Ok(());
+        }
+        progress.set_length(self.coverage.expected);
+        pair.configure(self.settings)?;
+        let mut generations = Vec::new();
+        progress.set_message("generating");
+        for index in 0..self.prompts.len() {
+            let prompt = &mut self.prompts[index];
+            let (n_predict, settings) = (options.n_predict, self.settings);
+            let generation = generate(pair, index, prompt, n_predict, settings, &self.profile)?;
+            generations.extend(generation);
+            let (reference, _) = pair.engines();
+            self.measure_noise(index, reference)
+                .map_err(Side::Reference)?;
+        }
+        if !generations.is_empty() {
+            let mut first = generations.remove(0);
+            first.further = generations;
+            self.generation = Some(first);
+        }
+        for prompt in 0..self.prompts.len() {
+            let mut hashes: Option<ReferenceHashes> = None;
+            for &mode in &options.modes {
+                progress.set_message(match mode {
+                    Mode::Isolated => "comparing, isolated",
+                    Mode::Cumulative => "comparing, cumulative",
+                });
+                let result = self.compare(prompt, mode, pair, progress);
+                self.coverage = self.ledger.report(self.not_offered.clone());
+                let now = result?;
+                if let Some(before) = &hashes {
+                    self.not_repeatable
+                        .extend(now.differences(before).into_iter().map(
+                            |(layer, tap)| match layer {
+                                Some(layer) => format!("prompt {prompt}, layer {layer}, {tap}"),
+                                None => format!("prompt {prompt}, {tap}"),
+                            },
+                        ));
+                }
+                hashes = Some(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// The reference against itself: the decode steps one by one, and as part of the prompt. Ternary models
+    /// amplify its rounding, so the limit on cumulative logits follows what this shows.
+    fn measure_noise(&mut self, index: usize, reference: &mut Engine) -> Result<(), EngineError> {
+        let prompt = &self.prompts[index];
+        reference.set_task(format!("measuring its noise on prompt {index}"));
+        let (tokens, steps) = (&prompt.tokens, &prompt.decode_tokens);
+        let stepwise = logits_by_steps(reference, tokens, steps, self.settings)?;
+        let batched = logits_by_prefill(reference, tokens, steps, self.settings)?;
+        let floor = stepwise
+            .iter()
+            .zip(&batched)
+            .map(|(s, b)| row_nmse(s, b))
+            .fold(
+                0.0,
+                |worst: f64, x| if x.is_nan() || x > worst { x } else { worst },
+            );
+        let limit = self.profile.cumulative_logits_limit(floor);
+        let site = Site {
+            mode: Mode::Cumulative,
+            prompt: index,
+            layer: None,
+            tap: Tap::Logits,
+        };
+        if let Some(accumulator) = self.accumulators.get_mut(&site) {
+            *accumulator = TapAccumulator::new(Some(limit), tokens.len());
+            self.logits
+                .insert((index, Mode::Cumulative), LogitsAccumulator::new(limit));
+        }
+        let worst = self.noise_floor.get_or_insert(0.0);
+        *worst = worst.max(floor);
+        Ok(())
+    }
+
+    /// One prompt in one mode: prefill in batches, then the decode steps one by one.
+    fn compare(
+        &mut self,
+        index: usize,
+        mode: Mode,
+        pair: &mut Pair,
+        progress: &ProgressBar,
+    ) -> Result<ReferenceHashes, Side> {
+        let prompt = self.prompts[index].clone();
+        let taps = self.taps.clone();
+        let mut hashes = ReferenceHashes::default();
+        let prefill = prompt.tokens.chunks(self.settings.n_ubatch);
+        let decode = prompt.decode_tokens.chunks(1);
+        let mut position = 0;
+        for tokens in prefill.chain(decode) {
+            let end = position + tokens.len();
+            let task = format!("evaluating prompt {index}, positions {position}..{end}");
+            let (reference, candidate) = pair.engines();
+            reference.set_task(&task);
+            candidate.set_task(&task);
+            let mut sink = Sink {
+                comparison: self,
+                prompt: index,
+                mode,
+                progress,
+            };
+            let batch = Batch {
+                first_position: position,
+                tokens,
+                taps: &taps,
+                isolated: mode == Mode::Isolated,
+            };
+            lockstep::evaluate(reference, candidate, batch, &mut hashes, &mut sink)?;
+            position = end;
+        }
+        Ok(hashes)
+    }
+
+    /// How far the reference differs from itself, if that was measured.
+    pub(super) fn noise_floor(&self, reference: &EngineSpec) -> Option<NoiseFloor> {
+        self.noise_floor.map(|floor| NoiseFloor {
+            description: format!(
+                "{reference} against itself: {DECODE_STEPS} tokens after each prompt evaluated one by one, \
+                 and as part of the prompt"
+            ),
+            nmse: [(Tap::Logits.to_string(), floor)].into(),
+        })
+    }
+
+    /// Taps with a row over its limit, in the order of the forward pass.
+    pub(super) fn exceeded(&self) -> Vec<(Site, &Exceeded)> {
+        self.accumulators
+            .iter()
+            .filter_map(|(&site, a)| Some((site, a.exceeded()?)))
+            .collect()
+    }
+
+    pub(super) fn required_not_compared(
+        &self,
+        profile: &Profile,
+        facts: &ModelFacts,
+    ) -> Vec<String> {
+        profile
+            .required
+            .iter()
+            .filter(|tap| facts.taps.contains(tap) && !self.taps.contains(tap))
+            .map(Tap::to_string)
+            .collect()
+    }
+
+    pub(super) fn tap_results(&self) -> Vec<TapResult> {
+        let mut results: Vec<TapResult> = Vec::new();
+        for (site, accumulator) in &self.accumulators {
+            let Some(stats) = accumulator.stats() else {
+                continue;
+            };
+            let tap = site.tap.to_string();
+            let same = results.last().is_some_and(|last| {
+                (last.prompt, last.layer, &last.tap) == (site.prompt, site.layer, &tap)
+            });
+            if !same {
+                results.push(TapResult {
+                    prompt: site.prompt,
+                    layer: site.layer,
+                    tap,
+                    isolated: None,
+                    cumulative: None,
+                });
+            }
+            if let Some(result) = results.last_mut() {
+                match site.mode {
+                    Mode::Isolated => result.isolated = Some(stats),
+                    Mode::Cumulative => result.cumulative = Some(stats),
+                }
+            }
+        }
+        results
+    }
+
+    pub(super) fn logits_results(&self) -> Vec<LogitsResult> {
+        let stats = |prompt, mode| self.logits.get(&(prompt, mode)).and_then(|l| l.stats());
+        (0..self.prompts.len())
+            .map(|prompt| LogitsResult {
+                prompt,
+                isolated: stats(prompt, Mode::Isolated),
+                cumulative: stats(prompt, Mode::Cumulative),
+            })
+            .filter(|l| l.isolated.is_some() || l.cumulative.is_some())
+            .collect()
+    }
+}
+
+/// Puts the rows of one (prompt, mode) where they belong.
+struct Sink<'a> {
+    comparison: &'a mut Comparison,
+    prompt: usize,
+    mode: Mode,
+    progress: &'a ProgressBar,
+}
+
+impl Sink<'_> {
+    fn accumulator(&mut self, at: RowAt) -> Option<&mut TapAccumulator> {
+        let site = Site {
+            mode: self.mode,
+            prompt: self.prompt,
+            layer: at.layer,
+            tap: at.tap,
+        };
+        let accumulator = self.comparison.accumulators.get_mut(&site)?;
+        self.comparison.ledger.record(site, at.position);
+        self.progress.inc(1);
+        Some(accumulator)
+    }
+}
+
+impl RowSink for Sink<'_> {
+    fn row_f32(&mut self, at: RowAt, reference: &[f32], candidate: &[f32]) {
+        if let Some(accumulator) = self.accumulator(at) {
+            accumulator.add(at.position, reference, candidate);
+        }
+        if at.tap == Tap::Logits
+            && let Some(logits) = self.comparison.logits.get_mut(&(self.prompt, self.mode))
+        {
+            logits.add(at.position, reference, candidate);
+        }
+    }
+
+    fn row_f16(&mut self, at: RowAt, reference: &[f16], candidate: &[f16]) {
+        if let Some(accumulator) = self.accumulator(at) {
+            accumulator.add(at.position, reference, candidate);
+        }
+    }
+}

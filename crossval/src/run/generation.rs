@@ -1,0 +1,189 @@
+//! Greedy generation of both engines, and the logits at the place where they part.
+
+use bitnet_core::tap::Tap;
+use reports::model::{Generation, GenerationMismatch, Prompt};
+use sha2::{Digest, Sha256};
+
+use super::pair::Pair;
+use super::{DECODE_STEPS, hex};
+use crate::compare::finite;
+use crate::compare::lockstep::Side;
+use crate::compare::logits::max_difference;
+use crate::compare::tap::row_nmse;
+use crate::engine::{Engine, EngineError, EvalEvent};
+use crate::profile::Profile;
+use crate::protocol::{Request, Settings};
+
+/// Generates from the prompt at `index`. The reference's first tokens become the prompt's teacher-forced decode
+/// steps. `None` if nothing was to be generated.
+pub(super) fn generate(
+    pair: &mut Pair,
+    index: usize,
+    prompt: &mut Prompt,
+    n_predict: usize,
+    settings: Settings,
+    profile: &Profile,
+) -> Result<Option<Generation>, Side> {
+    let (reference, candidate) = pair.engines();
+    let task = format!("generating from prompt {index}");
+    reference.set_task(&task);
+    candidate.set_task(&task);
+    let (mut of_reference, ..) = reference
+        .generate(&prompt.tokens, n_predict.max(DECODE_STEPS))
+        .map_err(Side::Reference)?;
+    prompt.decode_tokens = of_reference.iter().copied().take(DECODE_STEPS).collect();
+    prompt.sha256 = hash(prompt);
+    of_reference.truncate(n_predict);
+    if n_predict == 0 {
+        return Ok(None);
+    }
+    let (of_candidate, ..) = candidate
+        .generate(&prompt.tokens, n_predict)
+        .map_err(Side::Candidate)?;
+    let n = of_reference.len().max(of_candidate.len());
+    let first_mismatch = (0..n)
+        .find(|&i| of_reference.get(i) != of_candidate.get(i))
+        .map(|i| {
+            let tokens = [&of_reference, &of_candidate].map(|ids| ids.get(i).copied());
+            mismatch(
+                pair,
+                &prompt.tokens,
+                &of_reference[..i],
+                tokens,
+                settings,
+                profile,
+            )
+        })
+        .transpose()?;
+    Ok(Some(Generation {
+        prompt: index,
+        reference_text: text(pair, &of_reference)?,
+        candidate_text: text(pair, &of_candidate)?,
+        reference: of_reference,
+        candidate: of_candidate,
+        first_mismatch,
+        further: Vec::new(),
+    }))
+}
+
+fn hash(prompt: &Prompt) -> String {
+    let mut hasher = Sha256::new();
+    for token in prompt.tokens.iter().chain(&prompt.decode_tokens) {
+        hasher.update(token.to_le_bytes());
+    }
+    hex(&hasher.finalize())
+}
+
+/// Both generations go through one detokenizer.
+fn text(pair: &mut Pair, tokens: &[u32]) -> Result<Option<String>, Side> {
+    let (reference, candidate) = pair.engines();
+    let text = if reference.hello().tokenizer {
+        reference.detokenize(tokens).map_err(Side::Reference)?
+    } else if candidate.hello().tokenizer {
+        candidate.detokenize(tokens).map_err(Side::Candidate)?
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(text))
+}
+
+/// What the logits say at the first token that differs, `same` being the tokens before it. The reference's own
+/// noise at that place, its prefill against its decode steps, counts towards the limit.
+fn mismatch(
+    pair: &mut Pair,
+    prompt: &[u32],
+    same: &[u32],
+    [reference_token, candidate_token]: [Option<u32>; 2],
+    settings: Settings,
+    profile: &Profile,
+) -> Result<GenerationMismatch, Side> {
+    let (reference, candidate) = pair.engines();
+    let last = |rows: Vec<Vec<f32>>| rows.into_iter().last().unwrap_or_default();
+    let of_reference = logits_by_steps(reference, prompt, same, settings)
+        .map(last)
+        .map_err(Side::Reference)?;
+    let as_prefill = logits_by_prefill(reference, prompt, same, settings)
+        .map(last)
+        .map_err(Side::Reference)?;
+    let of_candidate = logits_by_steps(candidate, prompt, same, settings)
+        .map(last)
+        .map_err(Side::Candidate)?;
+    let n = of_reference.len();
+    let comparable = n > 0
+        && [&as_prefill, &of_candidate]
+            .iter()
+            .all(|row| row.len() == n);
+    let limit = profile.cumulative_logits_limit(row_nmse(&of_reference, &as_prefill));
+    let logit = |id: Option<u32>| Some(f64::from(*of_reference.get(id? as usize)?));
+    Ok(GenerationMismatch {
+        index: same.len(),
+        reference: reference_token,
+        candidate: candidate_token,
+        margin: logit(reference_token)
+            .zip(logit(candidate_token))
+            .and_then(|(r, c)| finite(r - c)),
+        max_logit_difference: comparable
+            .then(|| max_difference(&of_reference, &of_candidate))
+            .and_then(finite),
+        near_tie: comparable && row_nmse(&of_reference, &of_candidate) <= limit,
+    })
+}
+
+/// The rows of logits after the prompt and after each of `steps`, which are evaluated one by one, as in
+/// generation.
+pub(super) fn logits_by_steps(
+    engine: &mut Engine,
+    prompt: &[u32],
+    steps: &[u32],
+    settings: Settings,
+) -> Result<Vec<Vec<f32>>, EngineError> {
+    let mut rows = Vec::new();
+    let mut position = 0;
+    for tokens in prompt.chunks(settings.n_ubatch).chain(steps.chunks(1)) {
+        engine.begin_eval(&Request::Eval {
+            seq_id: 0,
+            first_position: position,
+            tokens: tokens.to_vec(),
+            taps: Vec::new(),
+            overwrite: false,
+            last_logits: true,
+        })?;
+        while engine.next_event()? != EvalEvent::Done {}
+        position += tokens.len();
+        if position >= prompt.len() {
+            rows.push(bytemuck::allocation::pod_collect_to_vec(engine.payload()));
+        }
+    }
+    Ok(rows)
+}
+
+/// The same rows, with all tokens evaluated as a prompt.
+pub(super) fn logits_by_prefill(
+    engine: &mut Engine,
+    prompt: &[u32],
+    steps: &[u32],
+    settings: Settings,
+) -> Result<Vec<Vec<f32>>, EngineError> {
+    let tokens: Vec<u32> = prompt.iter().chain(steps).copied().collect();
+    let mut rows = Vec::new();
+    let mut position = 0;
+    for tokens in tokens.chunks(settings.n_ubatch) {
+        engine.begin_eval(&Request::Eval {
+            seq_id: 0,
+            first_position: position,
+            tokens: tokens.to_vec(),
+            taps: vec![Tap::Logits],
+            overwrite: false,
+            last_logits: false,
+        })?;
+        while let EvalEvent::Tap(piece) = engine.next_event()? {
+            for (row, bytes) in engine.payload().chunks_exact(piece.row_bytes()).enumerate() {
+                if piece.first_position + row + 1 >= prompt.len() {
+                    rows.push(bytemuck::allocation::pod_collect_to_vec(bytes));
+                }
+            }
+        }
+        position += tokens.len();
+    }
+    Ok(rows)
+}

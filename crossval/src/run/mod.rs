@@ -1,0 +1,188 @@
+//! `crossval run`: both engines, every layer, one report.
+
+mod comparison;
+mod generation;
+mod pair;
+
+use std::path::{Path, PathBuf};
+
+use indicatif::ProgressBar;
+use reports::model::{Bench, Environment, Inputs, Mode, Profile as ProfileReport, Report, SCHEMA};
+use sha2::{Digest, Sha256};
+
+use self::comparison::Comparison;
+use self::pair::Pair;
+use crate::bench;
+use crate::engine::EngineSpec;
+use crate::error::Error;
+use crate::profile::Profile;
+use crate::verdict::{self, Findings};
+
+/// Teacher-forced one-token steps compared after each prompt: the reference decodes with other kernels than
+/// it prefills with.
+pub const DECODE_STEPS: usize = 8;
+
+/// Batch of the compared prefill, tokens. A longer prompt is evaluated in several.
+const COMPARED_UBATCH: usize = 128;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The GGUF file.
+    pub model: PathBuf,
+    /// The engine compared against.
+    pub reference: EngineSpec,
+    /// The engine under test.
+    pub candidate: EngineSpec,
+    /// At least one.
+    pub prompts: Vec<PromptSource>,
+    /// Tokens to generate from each prompt.
+    pub n_predict: usize,
+    /// Threads per engine.
+    pub threads: usize,
+    /// Modes to compare in.
+    pub modes: Vec<Mode>,
+    /// The limits.
+    pub profile: Profile,
+    /// Whether to time both engines.
+    pub bench: bool,
+    /// The command line, for the report.
+    pub command: Vec<String>,
+    /// The machine and build, for the report.
+    pub environment: Environment,
+}
+
+/// A prompt, before tokenization.
+#[derive(Clone, Debug)]
+pub enum PromptSource {
+    /// Text, and where it came from.
+    Text {
+        /// The text.
+        text: String,
+        /// `--prompt` or the file's path.
+        source: String,
+    },
+    /// Token IDs from `--tokens`.
+    Tokens(Vec<u32>),
+}
+
+/// Runs and compares both engines.
+///
+/// # Errors
+/// Where there is nothing to report on: bad flags, a bad model, a missing engine. An engine that fails later
+/// is part of the report.
+pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error> {
+    let created = jiff::Timestamp::now().to_string();
+    progress.set_message("hashing the model");
+    let (size_bytes, sha256) = hash_file(&options.model)?;
+    progress.set_message("loading");
+    let mut pair = Pair::start(options)?;
+    let prompts = pair.tokenize(&options.prompts)?;
+    let mut comparison = Comparison::new(options, &mut pair, prompts)?;
+    if let Err(side) = comparison.drive(&mut pair, options, progress) {
+        pair.fail(side);
+    }
+    let bench = if options.bench && !pair.failed() {
+        progress.set_message("timing");
+        time(&mut pair, &comparison, options, progress)
+    } else {
+        None
+    };
+    let facts = pair.facts.clone();
+    let engines = pair.report();
+    let findings = Findings {
+        failures: [&engines.reference, &engines.candidate]
+            .into_iter()
+            .filter_map(|e| e.failure.as_ref())
+            .map(|f| f.message.clone())
+            .collect(),
+        exceeded: comparison.exceeded(),
+        generation: comparison.generation.as_ref(),
+        coverage: &comparison.coverage,
+        required_not_compared: comparison.required_not_compared(&options.profile, &facts),
+        not_repeatable: &comparison.not_repeatable,
+        bench: bench.as_ref(),
+    };
+    let verdict = verdict::decide(&findings);
+    Ok(Report {
+        schema: SCHEMA.to_owned(),
+        created,
+        command: options.command.clone(),
+        verdict,
+        model: reports::model::Model {
+            path: options.model.display().to_string(),
+            size_bytes,
+            sha256,
+            name: facts.name,
+            architecture: facts.architecture,
+            n_layer: facts.n_layer,
+            n_embd: facts.n_embd,
+            n_ff: facts.n_ff,
+            n_head: facts.n_head,
+            n_head_kv: facts.n_head_kv,
+            n_vocab: facts.n_vocab,
+            n_ctx_train: facts.n_ctx_train,
+            tensor_types: facts.tensor_types,
+        },
+        engines,
+        environment: options.environment.clone(),
+        taps: comparison.tap_results(),
+        logits: comparison.logits_results(),
+        noise_floor: comparison.noise_floor(&options.reference),
+        inputs: Inputs {
+            prompts: comparison.prompts,
+            tokenizer: comparison.tokenizer,
+            n_predict: options.n_predict,
+            decode_steps: DECODE_STEPS,
+            threads: options.threads,
+            modes: options.modes.clone(),
+            profile: ProfileReport {
+                name: options.profile.name.clone(),
+                isolated_nmse: comparison
+                    .limits
+                    .iter()
+                    .map(|(tap, &limit)| (tap.to_string(), limit))
+                    .collect(),
+                cumulative_logits_nmse: options.profile.cumulative_logits,
+            },
+        },
+        coverage: comparison.coverage,
+        generation: comparison.generation,
+        bench,
+    })
+}
+
+fn time(
+    pair: &mut Pair,
+    comparison: &Comparison,
+    options: &RunOptions,
+    progress: &ProgressBar,
+) -> Option<Bench> {
+    let plan = bench::Plan {
+        model: &options.model,
+        specs: [&options.reference, &options.candidate],
+        prompt: &comparison.prompts.first()?.tokens,
+        n_predict: options.n_predict,
+        threads: options.threads,
+        n_ctx: comparison.settings.n_ctx,
+        expected: comparison
+            .generation
+            .as_ref()
+            .map(|g| [&g.reference, &g.candidate]),
+    };
+    bench::bench(&plan, progress)
+        .map_err(|side| pair.fail(side))
+        .ok()
+}
+
+fn hash_file(path: &Path) -> Result<(u64, String), Error> {
+    let bad = |e: std::io::Error| Error::BadInput(format!("model {}: {e}", path.display()));
+    let mut file = std::fs::File::open(path).map_err(bad)?;
+    let mut hasher = Sha256::new();
+    let size = std::io::copy(&mut file, &mut hasher).map_err(bad)?;
+    Ok((size, hex(&hasher.finalize())))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,202 @@
+//! The two engines of a run, and how they fared.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use reports::model::{Engine as EngineReport, Engines, Prompt};
+
+use super::{PromptSource, RunOptions};
+use crate::compare::lockstep::Side;
+use crate::engine::{Engine, EngineError, EngineSpec};
+use crate::error::Error;
+use crate::protocol::{ErrorKind, ModelFacts, Settings};
+
+/// The two engines, and how they fared.
+pub(super) struct Pair {
+    reference: Worker,
+    candidate: Worker,
+    /// What the model is.
+    pub(super) facts: ModelFacts,
+}
+
+struct Worker {
+    engine: Engine,
+    report: EngineReport,
+}
+
+impl Worker {
+    fn start(spec: &EngineSpec) -> Result<Worker, Error> {
+        let engine = Engine::start(spec, None)?;
+        let hello = engine.hello();
+        let report = EngineReport {
+            name: engine.name().to_owned(),
+            version: hello.version.clone(),
+            build: hello.build.clone(),
+            settings: BTreeMap::new(),
+            load_ms: None,
+            peak_rss_bytes: None,
+            cpu_seconds: None,
+            failure: None,
+        };
+        Ok(Worker { engine, report })
+    }
+
+    fn load(&mut self, model: &Path) -> Result<ModelFacts, EngineError> {
+        let (facts, load_ms) = self.engine.load(model)?;
+        self.report.load_ms = Some(load_ms);
+        Ok(facts)
+    }
+
+    fn finish(mut self) -> EngineReport {
+        if self.report.failure.is_none()
+            && let Ok((peak_rss_bytes, cpu_seconds)) = self.engine.usage()
+        {
+            self.report.peak_rss_bytes = peak_rss_bytes;
+            self.report.cpu_seconds = cpu_seconds;
+        }
+        self.report
+    }
+}
+
+impl Pair {
+    /// Starts both and loads the model.
+    ///
+    /// # Errors
+    /// Where no engine is left that says what the model is.
+    pub(super) fn start(options: &RunOptions) -> Result<Pair, Error> {
+        let mut candidate = Worker::start(&options.candidate)?;
+        let mut reference = Worker::start(&options.reference)?;
+        // Ours first: it names what is wrong with a file, where the reference aborts.
+        let of_candidate = candidate.load(&options.model);
+        if let Err(EngineError::Refused {
+            kind: ErrorKind::BadModel,
+            message,
+        }) = of_candidate
+        {
+            return Err(Error::BadInput(message));
+        }
+        let of_reference = reference.load(&options.model);
+        let facts = match (of_reference, of_candidate) {
+            (Ok(r), Ok(c)) => {
+                check_agreement(&r, &c)?;
+                return Ok(Pair {
+                    reference,
+                    candidate,
+                    facts: c,
+                });
+            }
+            (Ok(facts), Err(e)) => {
+                candidate.report.failure = Some(e.into_failure(candidate.engine.name(), "loading"));
+                facts
+            }
+            (Err(e), Ok(facts)) => {
+                reference.report.failure = Some(e.into_failure(reference.engine.name(), "loading"));
+                facts
+            }
+            (Err(_), Err(e)) => return Err(e.into_error(candidate.engine.name())),
+        };
+        Ok(Pair {
+            reference,
+            candidate,
+            facts,
+        })
+    }
+
+    /// Token IDs of every prompt, and the engine that made them.
+    pub(super) fn tokenize(
+        &mut self,
+        sources: &[PromptSource],
+    ) -> Result<(Vec<Prompt>, Option<String>), Error> {
+        let mut tokenizer = None;
+        let mut prompts = Vec::new();
+        for source in sources {
+            let (text, source, tokens) = match source {
+                PromptSource::Tokens(tokens) => (None, "--tokens".to_owned(), tokens.clone()),
+                PromptSource::Text { text, source } => {
+                    let worker = [&mut self.reference, &mut self.candidate]
+                        .into_iter()
+                        .find(|w| w.report.failure.is_none() && w.engine.hello().tokenizer)
+                        .ok_or_else(|| {
+                            Error::Engine("no engine has a tokenizer: give --tokens".into())
+                        })?;
+                    let tokens = worker
+                        .engine
+                        .tokenize(text)
+                        .map_err(|e| e.into_error(worker.engine.name()))?;
+                    tokenizer = Some(worker.engine.name().to_owned());
+                    (Some(text.clone()), source.clone(), tokens)
+                }
+            };
+            if tokens.is_empty() {
+                return Err(Error::Usage(format!("prompt from {source}: no tokens")));
+            }
+            if let Some(id) = tokens.iter().find(|&&id| id as usize >= self.facts.n_vocab) {
+                return Err(Error::Usage(format!(
+                    "prompt from {source}: token ID {id} is out of range, the vocabulary has {} tokens",
+                    self.facts.n_vocab
+                )));
+            }
+            prompts.push(Prompt {
+                text,
+                source,
+                tokens,
+                decode_tokens: Vec::new(),
+                sha256: String::new(),
+            });
+        }
+        Ok((prompts, tokenizer))
+    }
+
+    /// Reference, candidate.
+    pub(super) fn engines(&mut self) -> (&mut Engine, &mut Engine) {
+        (&mut self.reference.engine, &mut self.candidate.engine)
+    }
+
+    /// Makes both ready to evaluate.
+    pub(super) fn configure(&mut self, settings: Settings) -> Result<(), Side> {
+        let configure = |worker: &mut Worker| -> Result<(), EngineError> {
+            worker.report.settings = worker.engine.configure(settings)?;
+            Ok(())
+        };
+        configure(&mut self.reference).map_err(Side::Reference)?;
+        configure(&mut self.candidate).map_err(Side::Candidate)
+    }
+
+    /// Puts the failure of an engine on its report; the first one counts.
+    pub(super) fn fail(&mut self, side: Side) {
+        let (worker, error) = match side {
+            Side::Reference(e) => (&mut self.reference, e),
+            Side::Candidate(e) => (&mut self.candidate, e),
+        };
+        let failure = error.into_failure(worker.engine.name(), worker.engine.task());
+        worker.report.failure.get_or_insert(failure);
+    }
+
+    pub(super) fn failed(&self) -> bool {
+        let failure = |w: &Worker| w.report.failure.is_some();
+        failure(&self.reference) || failure(&self.candidate)
+    }
+
+    pub(super) fn report(self) -> Engines {
+        Engines {
+            reference: self.reference.finish(),
+            candidate: self.candidate.finish(),
+        }
+    }
+}
+
+/// Engines that read different shapes from one file cannot be compared.
+fn check_agreement(reference: &ModelFacts, candidate: &ModelFacts) -> Result<(), Error> {
+    for (what, r, c) in [
+        ("layers", reference.n_layer, candidate.n_layer),
+        ("embedding width", reference.n_embd, candidate.n_embd),
+        ("vocabulary", reference.n_vocab, candidate.n_vocab),
+    ] {
+        if r != c {
+            return Err(Error::BadInput(format!(
+                "the engines read the model differently: {what} {r} in the reference, {c} in the candidate"
+            )));
+        }
+    }
+    Ok(())
+}
