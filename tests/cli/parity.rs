@@ -178,7 +178,9 @@ fn second_pin_of_the_reference() {
             "--no-bench".as_ref(),
         ]);
         if exit_code(&probe) == 30 && stderr(&probe).contains("cargo xtask reference 2024-11") {
-            eprintln!("SKIPPED: {reference} is not built (cargo xtask reference 2024-11)");
+            skip(&format!(
+                "{reference} is not built (cargo xtask reference 2024-11)"
+            ));
             return;
         }
         let (_, report, _) = run(&model, &["--reference", reference, "--no-bench"]);

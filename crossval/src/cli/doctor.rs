@@ -10,12 +10,7 @@ use crate::environment::{self, Provenance};
 use crate::error::Error;
 
 /// What a build of the reference needs, and the Debian package that has it.
-const TOOLS: [(&str, &str); 4] = [
-    ("cargo", "rustup"),
-    ("cmake", "cmake"),
-    ("c++", "g++"),
-    ("clang", "libclang-dev (bindgen needs the library only)"),
-];
+const TOOLS: [(&str, &str); 2] = [("cmake", "cmake"), ("c++", "g++")];
 
 pub(super) fn run(provenance: &Provenance) -> Result<Outcome, Error> {
     let environment = environment::describe(provenance);
@@ -42,6 +37,8 @@ pub(super) fn run(provenance: &Provenance) -> Result<Outcome, Error> {
         let found = version(tool).unwrap_or_else(|| format!("missing: {package}"));
         tools.add_row([tool, &found]);
     }
+    let libclang = libclang().unwrap_or_else(|| "missing: libclang-dev".to_owned());
+    tools.add_row(["libclang", &libclang]);
     println!("{tools}\n");
 
     let mut specs = vec![EngineSpec::Rust { fault: None }, EngineSpec::BitnetCpp];
@@ -75,6 +72,16 @@ fn version(tool: &str) -> Option<String> {
     let output = Command::new(tool).arg("--version").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     Some(text.lines().next()?.to_owned())
+}
+
+/// The library that bindgen loads, as the dynamic linker knows it.
+fn libclang() -> Option<String> {
+    let output = Command::new("ldconfig").arg("-p").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text
+        .lines()
+        .find(|l| l.trim_start().starts_with("libclang"))?;
+    Some(line.rsplit("=> ").next()?.to_owned())
 }
 
 fn named_references() -> Vec<EngineSpec> {

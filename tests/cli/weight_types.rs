@@ -1,0 +1,222 @@
+//! Weight types and optional tensors that the synthetic models do not have by themselves, against the reference.
+#![cfg(feature = "reference")]
+
+use std::fs::File;
+use std::io::BufWriter;
+
+use bitnet_core::gguf::{Gguf, TensorInfo, TensorType, Writer};
+use half::{bf16, f16};
+
+use super::*;
+
+/// A tensor that is added: name, values.
+type Extra = (String, Vec<f32>);
+
+/// Copies a model, with the types that `ty` names for some tensors, and with `extra` tensors.
+fn rewrite(from: &Path, to: &Path, ty: impl Fn(&str) -> Option<TensorType>, extra: &[Extra]) {
+    let gguf = Gguf::open(from).expect("a model");
+    let mut writer = Writer::new(gguf.metadata().clone()).expect("a writer");
+    for tensor in gguf.tensors() {
+        let ty = ty(&tensor.name).unwrap_or(tensor.ty);
+        writer
+            .tensor(&tensor.name, &tensor.shape, ty)
+            .expect("fits");
+    }
+    for (name, values) in extra {
+        let shape = [values.len() as u64];
+        writer.tensor(name, &shape, TensorType::F32).expect("fits");
+    }
+    let file = BufWriter::new(File::create(to).expect("a file"));
+    let mut writer = writer.begin(file).expect("a head");
+    for tensor in gguf.tensors() {
+        let data = gguf.data(tensor).expect("data");
+        let bytes = match ty(&tensor.name) {
+            Some(ty) if ty != tensor.ty => encode(&values(tensor, data), ty),
+            _ => data.to_vec(),
+        };
+        writer
+            .write_tensor(|out| out.write_all(&bytes))
+            .expect("written");
+    }
+    for (_, values) in extra {
+        let bytes = encode(values, TensorType::F32);
+        writer
+            .write_tensor(|out| out.write_all(&bytes))
+            .expect("written");
+    }
+    writer.finish().expect("finished");
+}
+
+fn values(tensor: &TensorInfo, data: &[u8]) -> Vec<f32> {
+    match tensor.ty {
+        TensorType::F32 => data
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect(),
+        TensorType::F16 => data
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f16::from_le_bytes(*b).to_f32())
+            .collect(),
+        other => panic!("{}: {other:?}", tensor.name),
+    }
+}
+
+fn encode(values: &[f32], ty: TensorType) -> Vec<u8> {
+    match ty {
+        TensorType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        TensorType::F16 => values
+            .iter()
+            .flat_map(|&v| f16::from_f32(v).to_le_bytes())
+            .collect(),
+        TensorType::BF16 => values
+            .iter()
+            .flat_map(|&v| bf16::from_f32(v).to_le_bytes())
+            .collect(),
+        TensorType::Q8_0 => values.as_chunks::<32>().0.iter().flat_map(q8_0).collect(),
+        TensorType::Q6_K => values.as_chunks::<256>().0.iter().flat_map(q6_k).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn q8_0(block: &[f32; 32]) -> Vec<u8> {
+    let d = f16::from_f32(block.iter().fold(0.0_f32, |m, v| m.max(v.abs())) / 127.0);
+    let code = |v: &f32| (v / d.to_f32().max(f32::MIN_POSITIVE)).round() as i8 as u8;
+    d.to_le_bytes()
+        .into_iter()
+        .chain(block.iter().map(code))
+        .collect()
+}
+
+/// Codes of 6 bits around 32 for 16 sub-blocks of 16, in the bit layout of ggml's `block_q6_K`.
+fn q6_k(block: &[f32; 256]) -> Vec<u8> {
+    let amax = |values: &[f32]| values.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+    let d = f16::from_f32(amax(block) / (31.0 * 127.0))
+        .to_f32()
+        .max(f32::MIN_POSITIVE);
+    let (mut low, mut high, mut scales) = ([0_u8; 128], [0_u8; 64], [0_u8; 16]);
+    for (i, sub) in block.as_chunks::<16>().0.iter().enumerate() {
+        let scale = (amax(sub) / 31.0 / d).round().clamp(1.0, 127.0);
+        scales[i] = scale as i8 as u8;
+        for (j, v) in sub.iter().enumerate() {
+            let code = ((v / (d * scale)).round().clamp(-32.0, 31.0) as i32 + 32) as u8;
+            let at = i * 16 + j;
+            let (half, within) = (at / 128, at % 128);
+            low[half * 64 + within % 64] |= (code & 15) << (4 * (within / 64));
+            high[half * 32 + within % 32] |= (code >> 4) << (2 * (within / 32));
+        }
+    }
+    let d = f16::from_f32(d).to_le_bytes();
+    [&low[..], &high, &scales, &d].concat()
+}
+
+fn assert_passes(model: &Path, ty: TensorType) {
+    let (code, report, _) = run(model, &["--no-bench", "--n-predict", "8"]);
+    assert_eq!(
+        code,
+        0,
+        "{}: {:#?}",
+        model.display(),
+        report.verdict.reasons
+    );
+    assert!(
+        report.model.tensor_types.contains_key(ty.name()),
+        "{:?}",
+        report.model.tensor_types
+    );
+}
+
+#[test]
+fn matrices() {
+    let scratch = Scratch::new();
+    let model = synth(&scratch, "llama", &[]);
+    for ty in [TensorType::F16, TensorType::BF16] {
+        let copy = scratch.path(&format!("{}.gguf", ty.name()));
+        let matrix = |name: &str| !name.contains("norm") && name.ends_with(".weight");
+        rewrite(&model, &copy, |name| matrix(name).then_some(ty), &[]);
+        assert_passes(&copy, ty);
+    }
+}
+
+#[test]
+fn embeddings_and_output() {
+    let scratch = Scratch::new();
+    for arch in ["llama", "bitnet-b1.58"] {
+        let model = synth(&scratch, arch, &[]);
+        for ty in [
+            TensorType::F32,
+            TensorType::BF16,
+            TensorType::Q8_0,
+            TensorType::Q6_K,
+        ] {
+            let copy = scratch.path(&format!("{arch}-{}.gguf", ty.name()));
+            let head = |name: &str| ["token_embd.weight", "output.weight"].contains(&name);
+            rewrite(&model, &copy, |name| head(name).then_some(ty), &[]);
+            assert_passes(&copy, ty);
+        }
+    }
+}
+
+#[test]
+fn biases_and_rope_factors() {
+    let scratch = Scratch::new();
+    let model = synth(&scratch, "llama", &[]);
+    let gguf = Gguf::open(&model).expect("a model");
+    let wave = |n: u64, size: f32| {
+        (0..n)
+            .map(|i| (i as f32).sin() * size)
+            .collect::<Vec<f32>>()
+    };
+    let mut extra: Vec<Extra> = Vec::new();
+    for tensor in gguf.tensors() {
+        let biased = [
+            "attn_q",
+            "attn_k",
+            "attn_v",
+            "attn_output",
+            "ffn_gate",
+            "ffn_up",
+            "ffn_down",
+        ];
+        let Some(name) = tensor.name.strip_suffix(".weight") else {
+            continue;
+        };
+        if biased.iter().any(|b| name.ends_with(&format!(".{b}"))) {
+            extra.push((format!("{name}.bias"), wave(tensor.shape[1], 0.1)));
+        }
+    }
+    assert_eq!(extra.len(), 7 * 3);
+    let metadata = gguf.metadata();
+    let rotated = metadata
+        .u32("llama.rope.dimension_count")
+        .expect("a rotated width");
+    let factors = (0..rotated / 2).map(|i| 1.0 + i as f32 * 0.2).collect();
+    extra.push(("rope_freqs.weight".to_owned(), factors));
+    let copy = scratch.path("biases.gguf");
+    rewrite(&model, &copy, |_| None, &extra);
+    assert_passes(&copy, TensorType::F32);
+}
+
+#[test]
+fn scales() {
+    let scratch = Scratch::new();
+    let model = synth(&scratch, "bitnet", &[]);
+    let gguf = Gguf::open(&model).expect("a model");
+    let ternary = gguf.tensors().iter().filter(|t| t.ty == TensorType::I2_S);
+    let extra: Vec<Extra> = ternary
+        .enumerate()
+        .map(|(i, t)| {
+            (
+                t.name.replace(".weight", ".scale"),
+                vec![0.8 + 0.02 * i as f32],
+            )
+        })
+        .collect();
+    assert_eq!(extra.len(), 7 * 3);
+    let copy = scratch.path("scales.gguf");
+    rewrite(&model, &copy, |_| None, &extra);
+    assert_passes(&copy, TensorType::I2_S);
+}
