@@ -1,6 +1,7 @@
 //! What came of a run: the one place where red is decided.
 
 use reports::model::{AtFault, Bench, Coverage, Divergence, Generation, Mode, Status, Verdict};
+use reports::number;
 use reports::outcome::Outcome;
 
 use crate::compare::site::Site;
@@ -79,8 +80,8 @@ fn incompleteness(findings: &Findings) -> Vec<(Outcome, String)> {
     }
     if let Some(first) = findings.not_repeatable.first() {
         reasons.push(format!(
-            "the reference does not repeat itself in {} taps; the first: {first}",
-            findings.not_repeatable.len()
+            "the reference does not repeat itself in {}; the first: {first}",
+            number::plural(findings.not_repeatable.len() as u64, "tap")
         ));
     }
     reasons
@@ -97,15 +98,15 @@ fn disagreement(findings: &Findings, first: Option<&Divergence>) -> Vec<(Outcome
             .map_or(String::new(), |l| format!("layer {l}, "));
         let nmse = first
             .nmse
-            .map_or("not finite".to_owned(), |x| format!("{x:.1e}"));
+            .map_or(number::NOT_FINITE.to_owned(), number::error);
         reasons.push(format!(
-            "{} taps beyond their limit; the first: {layer}{} of prompt {} at position {}, NMSE {nmse}, \
-             limit {:.0e}",
-            findings.exceeded.len(),
+            "{} beyond the limit; the first: {layer}{} of prompt {} at position {}, NMSE {nmse}, \
+             limit {}",
+            number::plural(findings.exceeded.len() as u64, "tap"),
             first.tap,
             first.prompt,
             first.position,
-            first.limit
+            number::error(first.limit)
         ));
     }
     let generations = findings

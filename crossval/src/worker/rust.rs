@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bitnet_core::gguf::Gguf;
+use bitnet_core::kernels::Kernel;
 use bitnet_core::model::{Architecture, Fault, Logits, Model, Session, SessionOptions};
 use bitnet_core::sampling::greedy;
 use bitnet_core::tap::{Observer, ObserverError, Tap, TapData, TapView};
@@ -17,6 +18,7 @@ use crate::protocol::{self, ErrorKind, Hello, ModelFacts, Settings, TapHeader};
 /// `bitnet-core` behind the protocol.
 pub(crate) struct RustBackend {
     fault: Option<Fault>,
+    kernel: Kernel,
     model: Option<Arc<Model>>,
     tokenizer: Option<Tokenizer>,
     session: Option<Session>,
@@ -44,6 +46,7 @@ impl RustBackend {
             .transpose()?;
         Ok(RustBackend {
             fault,
+            kernel: Kernel::select().map_err(|e| Error::Usage(e.to_string()))?,
             model: None,
             tokenizer: None,
             session: None,
@@ -69,7 +72,7 @@ impl Backend for RustBackend {
             protocol: protocol::VERSION,
             engine: "rust".into(),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            build: BTreeMap::new(),
+            build: [("kernel".to_owned(), self.kernel.name().to_owned())].into(),
             architectures: Architecture::ALL.map(|a| a.to_string()).to_vec(),
             taps: Tap::ALL.to_vec(),
             overwrite: true,
@@ -123,7 +126,6 @@ impl Backend for RustBackend {
             ("n_ctx", settings.n_ctx.to_string()),
             ("threads", settings.threads.to_string()),
             ("kv_cache", "F16".to_owned()),
-            ("kernel", model.kernel_name().to_string()),
         ];
         Ok(recorded.map(|(k, v)| (k.to_owned(), v)).into())
     }
