@@ -90,6 +90,16 @@ fn model_files() {
         b[at..at + 8].copy_from_slice(&64_u64.to_le_bytes());
         b[at + 8..at + 16].copy_from_slice(&1024_u64.to_le_bytes());
     });
+    let vocabulary = damaged(&scratch, "vocab.gguf", |b| {
+        let name = b"token_embd.weight";
+        let at = b
+            .windows(name.len())
+            .position(|w| w == name)
+            .expect("present");
+        let rows = at + name.len() + 4 + 8;
+        assert_eq!(b[rows..rows + 8], 512_u64.to_le_bytes());
+        b[rows..rows + 8].copy_from_slice(&500_u64.to_le_bytes());
+    });
     let case = |file, says| Case {
         args: vec!["run", "--model", file],
         code: 65,
@@ -103,6 +113,7 @@ fn model_files() {
         case(&architecture, &["arch.gguf", "bitnet-b9.99"]),
         case(&renamed, &["renamed.gguf", "blk.3.ffn_"]),
         case(&unknown_type, &["type.gguf", "blk.3.ffn_up.weight"]),
+        case(&vocabulary, &["vocab.gguf", "token_embd.weight", "512"]),
         case(&row, &["row.gguf", "blk.3.ffn_up.weight", "128"]),
     ]);
     check(&[Case {

@@ -96,7 +96,7 @@ pub fn main(provenance: &Provenance) -> ExitCode {
 
 /// Hidden where standard error is not a terminal.
 fn progress_bar() -> ProgressBar {
-    let bar = ProgressBar::new(0);
+    let bar = ProgressBar::no_length();
     let style =
         ProgressStyle::with_template("{msg:24} {bar:40} {percent:>3}% {elapsed} (eta {eta})")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
