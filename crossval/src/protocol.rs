@@ -245,7 +245,17 @@ pub struct TapHeader {
 impl TapHeader {
     /// Bytes of one row.
     pub fn row_bytes(&self) -> usize {
-        self.width * if self.tap.is_f16() { 2 } else { 4 }
+        self.width * self.value_bytes()
+    }
+
+    /// Bytes of all rows; `None` if there are none, or more than can be.
+    pub fn payload_bytes(&self) -> Option<usize> {
+        let values = self.rows.checked_mul(self.width).filter(|&n| n > 0)?;
+        values.checked_mul(self.value_bytes())
+    }
+
+    fn value_bytes(&self) -> usize {
+        if self.tap.is_f16() { 2 } else { 4 }
     }
 }
 
@@ -420,6 +430,21 @@ mod tests {
         assert_eq!(json["type"], "tap");
         assert_eq!(json["tap"], "k_cache");
         assert_eq!(json["layer"], 3);
+    }
+
+    #[test]
+    fn a_tap_header_that_lies_has_no_size() {
+        let header = |rows, width| TapHeader {
+            tap: Tap::Q,
+            layer: None,
+            first_position: 0,
+            rows,
+            width,
+        };
+        assert_eq!(header(2, 3).payload_bytes(), Some(24));
+        for (rows, width) in [(0, 3), (2, 0), (usize::MAX, 2), (1, usize::MAX / 2)] {
+            assert_eq!(header(rows, width).payload_bytes(), None);
+        }
     }
 
     #[test]

@@ -212,7 +212,7 @@ fn compare(header: &TapHeader, reference: &[u8], candidate: &[u8], sink: &mut dy
         let at = RowAt {
             tap: header.tap,
             layer: header.layer,
-            position: header.first_position + row,
+            position: header.first_position.saturating_add(row),
         };
         // A Vec<u8> need not be aligned for f32: copied only if it is not.
         if header.tap.is_f16() {

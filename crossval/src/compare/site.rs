@@ -23,7 +23,7 @@ pub struct Site {
 pub fn stage(tap: Tap, layer: Option<usize>) -> usize {
     match (tap, layer) {
         (Tap::Embd, _) => 0,
-        (_, Some(layer)) => layer + 1,
+        (_, Some(layer)) => layer.saturating_add(1),
         (_, None) => usize::MAX,
     }
 }

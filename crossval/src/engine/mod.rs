@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use reports::model::EngineFailure;
 
@@ -20,6 +21,11 @@ use crate::error::Error;
 use crate::protocol::{
     self, ErrorKind, FrameError, Hello, ModelFacts, Request, Response, Settings, TapHeader,
 };
+
+/// How often, and how long apart, the driver looks whether a worker has ended.
+const SHORT_WHILE: Duration = Duration::from_millis(2);
+const QUIT_TRIES: usize = 50;
+const LOG_END_TRIES: usize = 100;
 
 /// Why a request to a worker came to nothing.
 #[derive(Clone, Debug)]
@@ -45,7 +51,7 @@ pub struct Engine {
     stdout: ChildStdout,
     payload: Vec<u8>,
     log: Arc<Mutex<VecDeque<String>>>,
-    log_reader: Option<JoinHandle<()>>,
+    log_reader: JoinHandle<()>,
     during: String,
 }
 
@@ -75,10 +81,10 @@ impl Engine {
         let stdout = child.stdout.take().ok_or_else(missing)?;
         let stderr = child.stderr.take().ok_or_else(missing)?;
         let log = Arc::new(Mutex::new(VecDeque::new()));
-        let log_reader = Some(std::thread::spawn({
+        let log_reader = std::thread::spawn({
             let log = Arc::clone(&log);
             move || keep_tail(BufReader::new(stderr), &log)
-        }));
+        });
         let mut engine = Engine {
             name: name.clone(),
             hello: Hello {
@@ -226,11 +232,7 @@ impl Engine {
     pub fn next_event(&mut self) -> Result<EvalEvent, EngineError> {
         match self.receive()? {
             Response::Tap(header) => {
-                let bytes = header
-                    .rows
-                    .checked_mul(header.width)
-                    .and_then(|n| n.checked_mul(header.row_bytes() / header.width.max(1)));
-                if bytes != Some(self.payload.len()) || header.rows == 0 || header.width == 0 {
+                if header.payload_bytes() != Some(self.payload.len()) {
                     return Err(self.broken(&format!(
                         "{} bytes for {} rows of {} values of {}",
                         self.payload.len(),
@@ -322,8 +324,12 @@ impl Engine {
     }
 
     fn log_tail(&mut self) -> Vec<String> {
-        if let Some(reader) = self.log_reader.take() {
-            let _ = reader.join();
+        // A process that the worker left behind may hold the pipe open for ever.
+        for _ in 0..LOG_END_TRIES {
+            if self.log_reader.is_finished() {
+                break;
+            }
+            std::thread::sleep(SHORT_WHILE);
         }
         let log = self.log.lock().unwrap_or_else(|e| e.into_inner());
         log.iter().cloned().collect()
@@ -334,11 +340,11 @@ impl Drop for Engine {
     fn drop(&mut self) {
         let _ = protocol::write_frame(&mut self.stdin, &Request::Quit, &[]);
         // A worker that is busy or stuck must not outlive the driver.
-        for _ in 0..50 {
+        for _ in 0..QUIT_TRIES {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            std::thread::sleep(SHORT_WHILE);
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
