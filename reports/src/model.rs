@@ -332,6 +332,12 @@ pub struct TapStats {
     pub max_abs_at: Option<ElementAt>,
     /// Values that are NaN or infinite, in either engine.
     pub non_finite: u64,
+    /// Share of int8 activation codes that differ; null where the tap feeds no int8 quantiser.
+    #[serde(default)]
+    pub code_flip_rate: Option<f64>,
+    /// Largest absolute difference in steps of that quantiser; null likewise.
+    #[serde(default)]
+    pub max_quantiser_steps: Option<f64>,
     /// The limit on the worst row's NMSE; null where this mode does not gate the tap.
     pub limit: Option<f64>,
     /// Whether it holds; null where this mode does not gate the tap.

@@ -51,6 +51,12 @@ fn assert_parity(report: &Report) {
             worst(name)
         );
     }
+    for name in ["attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm"] {
+        for stats in stats(report, name, Mode::Isolated) {
+            let few = stats.code_flip_rate.map(|rate| rate < 1e-3);
+            assert_eq!(few, ternary.then_some(true), "{name}");
+        }
+    }
     let generation = report.generation.as_ref().expect("a generation");
     assert!(
         generation

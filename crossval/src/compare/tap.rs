@@ -1,5 +1,6 @@
 //! Statistics of one tap as its rows stream by.
 
+use bitnet_core::quant::i2_s;
 use half::f16;
 use reports::model::{ElementAt, TapStats};
 
@@ -11,6 +12,8 @@ pub trait Value: Copy {
     fn wide(self) -> f64;
     /// Same bits, the sign of zero aside.
     fn same(self, other: Self) -> bool;
+    /// The rows as they are, if they are F32.
+    fn both_f32<'a>(a: &'a [Self], b: &'a [Self]) -> Option<(&'a [f32], &'a [f32])>;
 }
 
 impl Value for f32 {
@@ -20,6 +23,9 @@ impl Value for f32 {
     fn same(self, other: f32) -> bool {
         self.to_bits() == other.to_bits() || self == other
     }
+    fn both_f32<'a>(a: &'a [f32], b: &'a [f32]) -> Option<(&'a [f32], &'a [f32])> {
+        Some((a, b))
+    }
 }
 
 impl Value for f16 {
@@ -28,6 +34,9 @@ impl Value for f16 {
     }
     fn same(self, other: f16) -> bool {
         self.to_bits() == other.to_bits() || self == other
+    }
+    fn both_f32<'a>(_: &'a [f16], _: &'a [f16]) -> Option<(&'a [f32], &'a [f32])> {
+        None
     }
 }
 
@@ -139,11 +148,36 @@ pub struct TapAccumulator {
     max_abs_at: Option<ElementAt>,
     non_finite: u64,
     exceeded: Option<Exceeded>,
+    codes: Option<CodeFlips>,
+}
+
+/// What the int8 quantiser behind a tap makes of the difference.
+#[derive(Clone, Debug, Default)]
+struct CodeFlips {
+    values: u64,
+    flipped: u64,
+    /// Largest error in quantiser steps of the reference's row.
+    steps: f64,
+    scratch: [Vec<i8>; 2],
+}
+
+impl CodeFlips {
+    fn add(&mut self, reference: &[f32], candidate: &[f32], max_abs: f64) {
+        let [r, c] = &mut self.scratch;
+        r.resize(reference.len(), 0);
+        c.resize(candidate.len(), 0);
+        let (scale, _) = i2_s::quantize_row(reference, r);
+        i2_s::quantize_row(candidate, c);
+        self.values += r.len() as u64;
+        self.flipped += r.iter().zip(c.iter()).filter(|(r, c)| r != c).count() as u64;
+        self.steps = self.steps.max(max_abs * f64::from(scale));
+    }
 }
 
 impl TapAccumulator {
     /// `limit` gates the NMSE of each row; rows below position `n_prefill` are the prefill.
-    pub fn new(limit: Option<f64>, n_prefill: usize) -> TapAccumulator {
+    /// `quantised` says that the tap feeds the int8 quantiser of a ternary product.
+    pub fn new(limit: Option<f64>, n_prefill: usize, quantised: bool) -> TapAccumulator {
         TapAccumulator {
             limit,
             n_prefill,
@@ -160,6 +194,7 @@ impl TapAccumulator {
             max_abs_at: None,
             non_finite: 0,
             exceeded: None,
+            codes: quantised.then(CodeFlips::default),
         }
     }
 
@@ -202,6 +237,11 @@ impl TapAccumulator {
             self.max_abs = row.max_abs;
             self.max_abs_at = Some(at());
         }
+        if let (Some(codes), Some((reference, candidate))) =
+            (&mut self.codes, T::both_f32(reference, candidate))
+        {
+            codes.add(reference, candidate, row.max_abs);
+        }
         if let Some(limit) = self.limit
             && self.exceeded.is_none()
             && exceeds(nmse, limit)
@@ -234,6 +274,11 @@ impl TapAccumulator {
             max_abs: finite(self.max_abs),
             max_abs_at: self.max_abs_at.clone(),
             non_finite: self.non_finite,
+            code_flip_rate: self
+                .codes
+                .as_ref()
+                .map(|c| c.flipped as f64 / c.values as f64),
+            max_quantiser_steps: self.codes.as_ref().and_then(|c| finite(c.steps)),
             limit: self.limit,
             pass: self.limit.map(|_| self.exceeded.is_none()),
         })
@@ -246,7 +291,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn one(reference: &[f32], candidate: &[f32], limit: f64) -> TapAccumulator {
-        let mut tap = TapAccumulator::new(Some(limit), 1);
+        let mut tap = TapAccumulator::new(Some(limit), 1, false);
         tap.add(0, reference, candidate);
         tap
     }
@@ -277,7 +322,7 @@ mod tests {
 
     #[test]
     fn the_worst_row_decides_not_the_average() {
-        let mut tap = TapAccumulator::new(Some(1e-3), 2);
+        let mut tap = TapAccumulator::new(Some(1e-3), 2, false);
         for position in 0..100 {
             let off = if position == 57 { 0.1 } else { 0.0 };
             tap.add(position, &[1.0_f32, 0.0], &[1.0 + off, 0.0]);
@@ -316,8 +361,26 @@ mod tests {
     }
 
     #[test]
+    fn a_flipped_code_is_counted_and_measured_in_steps() {
+        let mut tap = TapAccumulator::new(None, 1, true);
+        // Scale 127: 0.5 / 127 is just at a boundary, 0.6 / 127 above it.
+        tap.add(
+            0,
+            &[1.0, 0.4 / 127.0, 0.0, -0.3],
+            &[1.0, 0.6 / 127.0, 0.0, -0.3],
+        );
+        let stats = tap.stats().unwrap();
+        assert_eq!(stats.code_flip_rate, Some(0.25));
+        assert!((stats.max_quantiser_steps.unwrap() - 0.2).abs() < 1e-6);
+        assert_eq!(
+            one(&[1.0], &[1.0], 0.0).stats().unwrap().code_flip_rate,
+            None
+        );
+    }
+
+    #[test]
     fn no_rows_no_figures() {
-        assert!(TapAccumulator::new(Some(1.0), 0).stats().is_none());
+        assert!(TapAccumulator::new(Some(1.0), 0, true).stats().is_none());
     }
 
     proptest! {

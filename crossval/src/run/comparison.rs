@@ -99,19 +99,20 @@ impl Comparison {
             prompts,
             tokenizer,
         };
-        comparison.expect(&options.modes, facts.n_layer);
+        comparison.expect(&options.modes, &facts);
         comparison.coverage = comparison.ledger.report(comparison.not_offered.clone());
         Ok(comparison)
     }
 
     /// Puts every row that is to be compared on the ledger.
-    fn expect(&mut self, modes: &[Mode], n_layer: usize) {
+    fn expect(&mut self, modes: &[Mode], facts: &ModelFacts) {
         for (prompt, p) in self.prompts.iter().enumerate() {
             let n_prefill = p.tokens.len();
             for &mode in modes {
                 for &tap in &self.taps {
+                    let quantised = feeds_quantiser(tap, facts);
                     let layers: Vec<Option<usize>> = if tap.per_layer() {
-                        (0..n_layer).map(Some).collect()
+                        (0..facts.n_layer).map(Some).collect()
                     } else {
                         vec![None]
                     };
@@ -130,7 +131,7 @@ impl Comparison {
                             }
                         };
                         self.accumulators
-                            .insert(site, TapAccumulator::new(limit, n_prefill));
+                            .insert(site, TapAccumulator::new(limit, n_prefill, quantised));
                         if let (Tap::Logits, Some(limit)) = (tap, limit) {
                             self.logits
                                 .insert((prompt, mode), LogitsAccumulator::new(limit));
@@ -218,7 +219,7 @@ impl Comparison {
             tap: Tap::Logits,
         };
         if let Some(accumulator) = self.accumulators.get_mut(&site) {
-            *accumulator = TapAccumulator::new(Some(limit), tokens.len());
+            *accumulator = TapAccumulator::new(Some(limit), tokens.len(), false);
             self.logits
                 .insert((index, Mode::Cumulative), LogitsAccumulator::new(limit));
         }
@@ -337,6 +338,19 @@ impl Comparison {
             .filter(|l| l.isolated.is_some() || l.cumulative.is_some())
             .collect()
     }
+}
+
+/// Whether the tap is the input of a ternary product, which quantises it to int8.
+fn feeds_quantiser(tap: Tap, facts: &ModelFacts) -> bool {
+    let product = match tap {
+        Tap::AttnNorm => Tap::Q,
+        Tap::AttnSubNorm => Tap::AttnProj,
+        Tap::FfnNorm => Tap::FfnGate,
+        Tap::FfnSubNorm => Tap::FfnDown,
+        _ => return false,
+    };
+    let types = facts.weight_types.get(&product);
+    types.is_some_and(|types| types.iter().any(|ty| ty == "I2_S"))
 }
 
 /// Puts the rows of one (prompt, mode) where they belong.

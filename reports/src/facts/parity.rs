@@ -107,6 +107,14 @@ impl Cell<'_> {
     }
 }
 
+/// The largest value; empty where the figure does not apply.
+fn largest(values: impl Iterator<Item = Option<f64>>, format: fn(f64) -> String) -> String {
+    values
+        .flatten()
+        .reduce(f64::max)
+        .map_or(String::new(), format)
+}
+
 fn result(pass: Option<bool>, bit_equal: bool, non_finite: u64) -> (String, State) {
     let (mut text, state) = match pass {
         Some(true) => ("pass".to_owned(), State::Pass),
@@ -225,6 +233,8 @@ impl<'a> Parity<'a> {
             ("NMSE decode", Kind::Number),
             ("Cosine", Kind::Number),
             ("Max abs", Kind::Number),
+            ("Codes flipped", Kind::Number),
+            ("Max steps", Kind::Number),
             ("Limit", Kind::Number),
         ];
         if floor.is_some() {
@@ -275,6 +285,11 @@ impl<'a> Parity<'a> {
                 extreme(
                     cells.iter().map(|c| c.stats.max_abs).collect(),
                     f64::max,
+                    number::error,
+                ),
+                largest(cells.iter().map(|c| c.stats.code_flip_rate), number::share),
+                largest(
+                    cells.iter().map(|c| c.stats.max_quantiser_steps),
                     number::error,
                 ),
                 limit(worst.stats.limit),

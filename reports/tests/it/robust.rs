@@ -42,6 +42,8 @@ fn stats() -> impl Strategy<Value = Option<TapStats>> {
                 max_abs: figures[5],
                 max_abs_at: None,
                 non_finite,
+                code_flip_rate: None,
+                max_quantiser_steps: None,
                 limit: figures[6],
                 pass,
             },

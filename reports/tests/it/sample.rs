@@ -205,6 +205,8 @@ pub fn nulls() -> Report {
                 max_abs: None,
                 max_abs_at: None,
                 non_finite: 0,
+                code_flip_rate: None,
+                max_quantiser_steps: None,
                 limit: None,
                 pass: None,
             };
@@ -425,6 +427,8 @@ fn stats(nmse: f64, limit: Option<f64>) -> TapStats {
         max_abs: None,
         max_abs_at: None,
         non_finite: 0,
+        code_flip_rate: None,
+        max_quantiser_steps: None,
         limit,
         pass: None,
     };
