@@ -11,6 +11,7 @@ use super::generation::{generate, logits_by_prefill, logits_by_steps};
 use super::pair::Pair;
 use super::{COMPARED_UBATCH, DECODE_STEPS, RunOptions};
 use crate::compare::coverage::CoverageLedger;
+use crate::compare::finite;
 use crate::compare::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side};
 use crate::compare::logits::LogitsAccumulator;
 use crate::compare::site::Site;
@@ -34,7 +35,6 @@ pub(super) struct Comparison {
     accumulators: BTreeMap<Site, TapAccumulator>,
     logits: BTreeMap<(usize, Mode), LogitsAccumulator>,
     ledger: CoverageLedger,
-    pub(super) coverage: Coverage,
     not_offered: BTreeMap<String, Vec<String>>,
     pub(super) generation: Option<Generation>,
     pub(super) not_repeatable: Vec<String>,
@@ -92,7 +92,6 @@ impl Comparison {
             accumulators: BTreeMap::new(),
             logits: BTreeMap::new(),
             ledger: CoverageLedger::default(),
-            coverage: Coverage::default(),
             not_offered,
             generation: None,
             not_repeatable: Vec::new(),
@@ -100,7 +99,6 @@ impl Comparison {
             tokenizer,
         };
         comparison.expect(&options.modes, &facts);
-        comparison.coverage = comparison.ledger.report(comparison.not_offered.clone());
         Ok(comparison)
     }
 
@@ -152,7 +150,7 @@ impl Comparison {
         if pair.failed() {
             return Ok(());
         }
-        progress.set_length(self.coverage.expected);
+        progress.set_length(self.coverage().expected);
         pair.configure(self.settings)?;
         let mut generations = Vec::new();
         progress.set_message("generating");
@@ -161,9 +159,11 @@ impl Comparison {
             let (n_predict, settings) = (options.n_predict, self.settings);
             let generation = generate(pair, index, prompt, n_predict, settings, &self.profile)?;
             generations.extend(generation);
-            let (reference, _) = pair.engines();
-            self.measure_noise(index, reference)
-                .map_err(Side::Reference)?;
+            if options.modes.contains(&Mode::Cumulative) {
+                let (reference, _) = pair.engines();
+                self.measure_noise(index, reference)
+                    .map_err(Side::Reference)?;
+            }
         }
         if !generations.is_empty() {
             let mut first = generations.remove(0);
@@ -177,9 +177,7 @@ impl Comparison {
                     Mode::Isolated => "comparing, isolated",
                     Mode::Cumulative => "comparing, cumulative",
                 });
-                let result = self.compare(prompt, mode, pair, progress);
-                self.coverage = self.ledger.report(self.not_offered.clone());
-                let now = result?;
+                let now = self.compare(prompt, mode, pair, progress)?;
                 if let Some(before) = &hashes {
                     self.not_repeatable
                         .extend(now.differences(before).into_iter().map(
@@ -266,9 +264,14 @@ impl Comparison {
         Ok(hashes)
     }
 
+    /// Expected and compared rows, so far.
+    pub(super) fn coverage(&self) -> Coverage {
+        self.ledger.report(self.not_offered.clone())
+    }
+
     /// How far the reference differs from itself, if that was measured.
     pub(super) fn noise_floor(&self, reference: &EngineSpec) -> Option<NoiseFloor> {
-        self.noise_floor.map(|floor| NoiseFloor {
+        self.noise_floor.and_then(finite).map(|floor| NoiseFloor {
             description: format!(
                 "{reference} against itself: {DECODE_STEPS} tokens after each prompt evaluated one by one, \
                  and as part of the prompt"

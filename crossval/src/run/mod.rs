@@ -90,6 +90,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
     };
     let facts = pair.facts.clone();
     let engines = pair.report();
+    let coverage = comparison.coverage();
     let findings = Findings {
         failures: [&engines.reference, &engines.candidate]
             .into_iter()
@@ -98,7 +99,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
             .collect(),
         exceeded: comparison.exceeded(),
         generation: comparison.generation.as_ref(),
-        coverage: &comparison.coverage,
+        coverage: &coverage,
         required_not_compared: comparison.required_not_compared(&options.profile, &facts),
         not_repeatable: &comparison.not_repeatable,
         bench: bench.as_ref(),
@@ -146,7 +147,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
                 cumulative_logits_nmse: options.profile.cumulative_logits,
             },
         },
-        coverage: comparison.coverage,
+        coverage,
         generation: comparison.generation,
         bench,
     })
