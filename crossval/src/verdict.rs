@@ -158,6 +158,7 @@ fn first_divergence(exceeded: &[(Site, &Exceeded)]) -> Option<Divergence> {
         nmse: row.nmse,
         limit: row.limit,
         hint: None,
+        arbitration: None,
     })
 }
 

@@ -39,6 +39,12 @@ pub struct Report {
     pub noise_floor: Option<NoiseFloor>,
     /// Timings; null with `--no-bench` or where an engine failed first.
     pub bench: Option<Bench>,
+    /// Both engines on a text; null without `--text`.
+    #[serde(default)]
+    pub perplexity: Option<Perplexity>,
+    /// The ledger of known deviations, as it was applied; empty without `--known`.
+    #[serde(default)]
+    pub known: Vec<KnownDeviation>,
 }
 
 /// What came of the run.
@@ -123,8 +129,40 @@ pub struct Divergence {
     pub nmse: Option<f64>,
     /// The limit it exceeds.
     pub limit: f64,
-    /// What the data shows about the cause; null if nothing was tested.
+    /// What the data shows about the cause; null if no hypothesis that was tested holds.
     pub hint: Option<String>,
+    /// How far each engine is from the oracle there; null if the oracle was not asked.
+    #[serde(default)]
+    pub arbitration: Option<Arbitration>,
+}
+
+/// Both engines against the oracle: plain f64 arithmetic and exact integer sums, from the model's definition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Arbitration {
+    /// The reference.
+    pub reference: Judgement,
+    /// The candidate.
+    pub candidate: Judgement,
+}
+
+/// One stage of one engine against the oracle, which starts from the same inputs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Judgement {
+    /// Layer of the stage, from 0; null outside the layers.
+    pub layer: Option<usize>,
+    /// Its tap name.
+    pub tap: String,
+    /// NMSE of the row against the oracle's; null if not finite.
+    pub nmse: Option<f64>,
+    /// Largest NMSE that counts as right.
+    pub limit: f64,
+    /// Whether it holds.
+    pub right: bool,
+    /// What rounding, of those that the model's types allow, the engine's row comes closest with: `none`,
+    /// `activations rounded to F16`, …
+    pub rounding: String,
+    /// Every hypothesis about a mistake that the row bears out; empty if the engine is right.
+    pub findings: Vec<String>,
 }
 
 /// The model file.
@@ -287,6 +325,10 @@ pub struct Coverage {
     pub missing: Vec<String>,
     /// Taps that an engine does not offer, by engine name. They are not expected.
     pub not_offered: BTreeMap<String, Vec<String>>,
+    /// Rows with a value that is NaN or infinite in either engine, by name, consecutive positions folded. Nothing
+    /// can be said about them.
+    #[serde(default)]
+    pub not_finite: Vec<String>,
 }
 
 /// One tap of one layer over one prompt (prefill and decode steps).
@@ -453,8 +495,88 @@ pub struct GenerationMismatch {
 pub struct NoiseFloor {
     /// How it was provoked.
     pub description: String,
-    /// Worst NMSE of a row per tap name, each run on its own values (as in cumulative mode).
+    /// Worst NMSE of a row per tap name, each run on its own values (as in cumulative mode). Limits follow from it.
     pub nmse: BTreeMap<String, f64>,
+    /// Every engine and every way in which it was made to differ from itself.
+    #[serde(default)]
+    pub measurements: Vec<NoiseMeasurement>,
+}
+
+/// One engine against itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NoiseMeasurement {
+    /// `reference` or `candidate`.
+    pub engine: String,
+    /// What was varied: `threads 1 and 2`, `8 tokens one by one and as part of the prompt`.
+    pub varied: String,
+    /// Worst NMSE of a row per tap name; null if not finite.
+    pub nmse: BTreeMap<String, Option<f64>>,
+}
+
+/// Perplexity of both engines on the same tokens, `exp` of the mean negative log-likelihood.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Perplexity {
+    /// Path of the text.
+    pub source: String,
+    /// Tokens per window. Windows do not overlap, and the second half of each is scored.
+    pub window: usize,
+    /// Windows evaluated.
+    pub windows: usize,
+    /// Tokens scored.
+    pub tokens: usize,
+    /// The reference's perplexity; null if not finite.
+    pub reference: Option<f64>,
+    /// The candidate's perplexity; null if not finite.
+    pub candidate: Option<f64>,
+    /// Mean over tokens of the candidate's negative log-likelihood less the reference's, nats; null if not finite.
+    /// The ratio of the perplexities is `exp` of it.
+    pub difference: Option<PerplexityDifference>,
+    /// Mean of KL(reference || candidate) over the scored positions, nats; null if not finite.
+    pub kl_mean: Option<f64>,
+    /// Share of the scored positions with the same most likely token.
+    pub top1_agreement: f64,
+}
+
+/// A mean with its bootstrap interval, resampled by windows.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PerplexityDifference {
+    /// The mean.
+    pub mean: f64,
+    /// Lower end of its 95% interval; null with fewer than two windows.
+    pub low: Option<f64>,
+    /// Upper end of the same.
+    pub high: Option<f64>,
+}
+
+/// One entry of the ledger of known deviations.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct KnownDeviation {
+    /// Tap name, or `generation`.
+    pub tap: String,
+    /// Layer; null for every layer.
+    pub layer: Option<usize>,
+    /// Mode; null for both.
+    pub mode: Option<Mode>,
+    /// Why it is expected.
+    pub reason: String,
+    /// Where it is tracked.
+    pub link: String,
+    /// Last day on which it counts, ISO 8601.
+    pub expires: String,
+    /// What came of it.
+    pub state: KnownState,
+}
+
+/// What came of a known deviation in this run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KnownState {
+    /// It occurred, and is not held against the run.
+    Matched,
+    /// It did not occur: the entry is out of date, which fails the run.
+    Unmatched,
+    /// It is past its day, and no longer excuses anything, which fails the run.
+    Expired,
 }
 
 /// Timings, from interleaved pairs.

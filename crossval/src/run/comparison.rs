@@ -277,6 +277,7 @@ impl Comparison {
                  and as part of the prompt"
             ),
             nmse: [(Tap::Logits.to_string(), floor)].into(),
+            measurements: Vec::new(),
         })
     }
 

@@ -150,6 +150,8 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         coverage,
         generation: comparison.generation,
         bench,
+        perplexity: None,
+        known: Vec::new(),
     })
 }
 

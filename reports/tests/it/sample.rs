@@ -62,6 +62,7 @@ pub fn fail() -> Report {
             nmse: Some(0.31),
             limit: 1e-12,
             hint: Some("candidate equals the reference with interleaved pairs".to_owned()),
+            arbitration: None,
         }),
     };
     for entry in &mut report.taps {
@@ -353,6 +354,7 @@ fn report(layers: usize, prompts: usize) -> Report {
             compared: rows,
             missing: Vec::new(),
             not_offered: BTreeMap::from([("bitnet.cpp".to_owned(), vec!["attn_probs".to_owned()])]),
+            not_finite: Vec::new(),
         },
         taps: (0..prompts).flat_map(|p| taps(layers, p)).collect(),
         logits: (0..prompts)
@@ -378,8 +380,11 @@ fn report(layers: usize, prompts: usize) -> Report {
                 .iter()
                 .map(|(tap, nmse)| ((*tap).to_owned(), nmse * 2.0))
                 .collect(),
+            measurements: Vec::new(),
         }),
         bench: Some(bench()),
+        perplexity: None,
+        known: Vec::new(),
     }
 }
 
