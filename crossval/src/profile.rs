@@ -38,6 +38,8 @@ pub struct Profile {
     pub cumulative_logits: f64,
     noise_factor: f64,
     cap: f64,
+    oracle: f64,
+    oracle_matmul: BTreeMap<String, f64>,
 }
 
 #[derive(Deserialize)]
@@ -46,6 +48,7 @@ struct File {
     required: Vec<Tap>,
     isolated: Isolated,
     cumulative: Cumulative,
+    oracle: Oracle,
 }
 
 #[derive(Deserialize)]
@@ -61,6 +64,13 @@ struct Cumulative {
     logits: f64,
     noise_factor: f64,
     cap: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Oracle {
+    stage: f64,
+    matmul: BTreeMap<String, f64>,
 }
 
 impl Profile {
@@ -109,8 +119,12 @@ impl Profile {
             cumulative_logits: file.cumulative.logits,
             noise_factor: file.cumulative.noise_factor,
             cap: file.cumulative.cap,
+            oracle: file.oracle.stage,
+            oracle_matmul: file.oracle.matmul,
         };
+        let of_oracle = profile.oracle_matmul.values().chain([&profile.oracle]);
         let limits = profile.tap.values().chain(profile.matmul.values());
+        let limits = limits.chain(of_oracle);
         let cumulative = [
             &profile.cumulative_logits,
             &profile.noise_factor,
@@ -130,6 +144,22 @@ impl Profile {
         self.cumulative_logits
             .max(self.noise_factor * noise)
             .min(self.cap)
+    }
+
+    /// How far from the oracle a row may be and count as right.
+    ///
+    /// Angles of RoPE are carried in f32 by every engine we know, so that their error grows with the position.
+    pub fn oracle_limit(&self, tap: Tap, position: usize, facts: &ModelFacts) -> f64 {
+        let types = facts.weight_types.get(&tap).into_iter().flatten();
+        let of_types = types.filter_map(|ty| self.oracle_matmul.get(ty));
+        let limit = of_types.fold(self.oracle, |limit, &of_type| limit.max(of_type));
+        match tap {
+            Tap::QRope | Tap::KRope => {
+                let angle = position as f64 * f64::from(f32::EPSILON) / 2.0;
+                limit.max(angle * angle)
+            }
+            _ => limit,
+        }
     }
 
     /// The limit of every tap in isolated mode, for a model.

@@ -20,6 +20,9 @@
 //! after each piece for [`Request::Overwrite`] (same shape as what it sent; it goes on with those values) or
 //! [`Request::Keep`].
 //!
+//! An engine whose hello says `judges` answers [`Request::Judge`]: it computes one row of one stage from the inputs
+//! given, and says how far the rows of other engines are from it. Of the engines of this crate, that is `oracle`.
+//!
 //! Values are F32, or F16 for `k_cache` and `v_cache`. Layouts of the taps: [`bitnet_core::tap::Tap`].
 
 use std::collections::BTreeMap;
@@ -99,10 +102,50 @@ pub enum Request {
         /// Tokens to generate.
         n_predict: usize,
     },
+    /// Is this row right? Answer: [`Response::Judged`].
+    Judge(JudgeRequest),
     /// Answer: [`Response::Usage`].
     Usage,
     /// End the worker. No answer.
     Quit,
+}
+
+/// A row of a stage as engines have it, and what they computed it from.
+///
+/// The payload holds the inputs, in the order of `inputs`, and then `rows` rows of the tap.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JudgeRequest {
+    /// The stage.
+    pub tap: Tap,
+    /// Its layer, from 0; null outside the layers.
+    pub layer: Option<usize>,
+    /// Position of the first token of the batch that the stage was evaluated in.
+    pub first_position: usize,
+    /// The batch.
+    pub tokens: Vec<u32>,
+    /// The row's position.
+    pub position: usize,
+    /// What the inputs are: the stage's own, at the row's position; keys and values from position 0 on.
+    pub inputs: Vec<TapHeader>,
+    /// Rows to be judged.
+    pub rows: usize,
+    /// The element whose right value is wanted.
+    pub element: usize,
+    /// Largest NMSE that counts as right.
+    pub limit: f64,
+}
+
+/// What became of a row that was judged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RowJudgement {
+    /// NMSE against the judge's row; null if not finite.
+    pub nmse: Option<f64>,
+    /// Whether it is within the limit.
+    pub right: bool,
+    /// The rounding, of those that the model's types allow, with which it comes closest.
+    pub rounding: String,
+    /// What the data shows about a wrong row, each a clause whose subject is the engine.
+    pub findings: Vec<String>,
 }
 
 /// How an engine is to run. All of it is explicit and recorded.
@@ -162,6 +205,16 @@ pub enum Response {
         peak_rss_bytes: Option<u64>,
         /// CPU time, user and system, seconds.
         cpu_seconds: Option<f64>,
+        /// Values that a deliberate fault has changed; null without one.
+        #[serde(default)]
+        changed_values: Option<u64>,
+    },
+    /// What a judge says.
+    Judged {
+        /// The right value of the element asked for; null if there is none.
+        value: Option<f64>,
+        /// One entry per row.
+        rows: Vec<RowJudgement>,
     },
     /// The request failed.
     Error {
@@ -194,6 +247,9 @@ pub struct Hello {
     pub dtypes: Vec<String>,
     /// Whether it tokenizes.
     pub tokenizer: bool,
+    /// Whether it answers [`Request::Judge`].
+    #[serde(default)]
+    pub judges: bool,
 }
 
 /// What a loaded model is.

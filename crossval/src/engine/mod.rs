@@ -19,7 +19,8 @@ pub use self::spec::{EngineSpec, reference_folders};
 
 use crate::error::Error;
 use crate::protocol::{
-    self, ErrorKind, FrameError, Hello, ModelFacts, Request, Response, Settings, TapHeader,
+    self, ErrorKind, FrameError, Hello, JudgeRequest, ModelFacts, Request, Response, RowJudgement, Settings,
+    TapHeader,
 };
 
 /// How often, and how long apart, the driver looks whether a worker has ended.
@@ -97,6 +98,7 @@ impl Engine {
                 overwrite: false,
                 dtypes: Vec::new(),
                 tokenizer: false,
+                judges: false,
             },
             child,
             stdin,
@@ -218,7 +220,24 @@ impl Engine {
             Response::Usage {
                 peak_rss_bytes,
                 cpu_seconds,
+                ..
             } => Ok((peak_rss_bytes, cpu_seconds)),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Has rows judged; `payload` as the request says. Returns the right value of the element, and what became of each
+    /// row.
+    pub fn judge(
+        &mut self,
+        request: JudgeRequest,
+        payload: &[u8],
+    ) -> Result<(Option<f64>, Vec<RowJudgement>), EngineError> {
+        let wanted = request.rows;
+        self.send(&Request::Judge(request), payload)?;
+        match self.receive()? {
+            Response::Judged { value, rows } if rows.len() == wanted => Ok((value, rows)),
+            Response::Error { kind, message } => Err(EngineError::Refused { kind, message }),
             other => Err(self.unexpected(&other)),
         }
     }

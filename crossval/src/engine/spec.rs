@@ -15,6 +15,8 @@ pub enum EngineSpec {
         /// A fault of `bitnet_core::model::Fault`, to prove that the comparison sees it.
         fault: Option<String>,
     },
+    /// `oracle`: f64 arithmetic from the model's definition, the arbiter.
+    Oracle,
     /// `bitnet.cpp`: the reference that this binary links.
     BitnetCpp,
     /// `bitnet.cpp@NAME`: a reference built by `cargo xtask reference NAME`.
@@ -29,6 +31,7 @@ impl FromStr for EngineSpec {
     fn from_str(s: &str) -> Result<Self, Error> {
         match s {
             "rust" => return Ok(EngineSpec::Rust { fault: None }),
+            "oracle" => return Ok(EngineSpec::Oracle),
             "bitnet.cpp" => return Ok(EngineSpec::BitnetCpp),
             _ => {}
         }
@@ -43,7 +46,7 @@ impl FromStr for EngineSpec {
             return Ok(EngineSpec::BitnetCppNamed(name.to_owned()));
         }
         Err(Error::Usage(format!(
-            "unknown engine {s:?}: expected rust, bitnet.cpp, bitnet.cpp@NAME or exec:PATH"
+            "unknown engine {s:?}: expected rust, bitnet.cpp, bitnet.cpp@NAME, oracle or exec:PATH"
         )))
     }
 }
@@ -53,6 +56,7 @@ impl fmt::Display for EngineSpec {
         match self {
             EngineSpec::Rust { fault: None } => f.write_str("rust"),
             EngineSpec::Rust { fault: Some(fault) } => write!(f, "rust+{fault}"),
+            EngineSpec::Oracle => f.write_str("oracle"),
             EngineSpec::BitnetCpp => f.write_str("bitnet.cpp"),
             EngineSpec::BitnetCppNamed(name) => write!(f, "bitnet.cpp@{name}"),
             EngineSpec::Exec(path) => write!(f, "exec:{}", path.display()),
@@ -75,6 +79,10 @@ impl EngineSpec {
                 if let Some(fault) = fault {
                     command.args(["--fault", fault]);
                 }
+            }
+            EngineSpec::Oracle => {
+                command = Command::new(this()?);
+                command.args(["worker", "oracle"]);
             }
             EngineSpec::BitnetCpp => {
                 if !bitnet_sys::available() {
@@ -124,7 +132,7 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for name in ["rust", "bitnet.cpp", "bitnet.cpp@2024-11", "exec:/bin/cat"] {
+        for name in ["rust", "oracle", "bitnet.cpp", "bitnet.cpp@2024-11", "exec:/bin/cat"] {
             assert_eq!(name.parse::<EngineSpec>().unwrap().to_string(), name);
         }
         for name in ["", "Rust", "bitnet.cpp@", "bitnet.cpp@../x", "exec:"] {

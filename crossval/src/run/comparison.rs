@@ -27,7 +27,7 @@ pub(super) struct Comparison {
     pub(super) tokenizer: Option<String>,
     pub(super) settings: Settings,
     /// Taps compared.
-    taps: Vec<Tap>,
+    pub(super) taps: Vec<Tap>,
     pub(super) limits: BTreeMap<Tap, f64>,
     profile: Profile,
     /// The reference's worst NMSE against itself in a row of logits, once measured.
@@ -86,7 +86,7 @@ impl Comparison {
                 observe: true,
             },
             taps: taps.into_iter().collect(),
-            limits: options.profile.isolated(&facts)?,
+            limits: isolated_limits(options, &facts, longest + after)?,
             profile: options.profile.clone(),
             noise_floor: None,
             accumulators: BTreeMap::new(),
@@ -342,6 +342,21 @@ impl Comparison {
             .filter(|l| l.isolated.is_some() || l.cumulative.is_some())
             .collect()
     }
+}
+
+/// The limit of every tap in isolated mode. The oracle rounds less than engines do.
+fn isolated_limits(
+    options: &RunOptions,
+    facts: &ModelFacts,
+    n_ctx: usize,
+) -> Result<BTreeMap<Tap, f64>, Error> {
+    let mut limits = options.profile.isolated(facts)?;
+    if [&options.reference, &options.candidate].contains(&&EngineSpec::Oracle) {
+        for (&tap, limit) in &mut limits {
+            *limit = limit.max(options.profile.oracle_limit(tap, n_ctx, facts));
+        }
+    }
+    Ok(limits)
 }
 
 /// Whether the tap is the input of a ternary product, which quantises it to int8.

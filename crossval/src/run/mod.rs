@@ -1,5 +1,6 @@
 //! `crossval run`: both engines, every layer, one report.
 
+mod arbitration;
 mod comparison;
 mod generation;
 mod pair;
@@ -10,6 +11,7 @@ use indicatif::ProgressBar;
 use reports::model::{Bench, Environment, Inputs, Mode, Profile as ProfileReport, Report, SCHEMA};
 use sha2::{Digest, Sha256};
 
+use self::arbitration::{NoRuling, arbitrate};
 use self::comparison::Comparison;
 use self::pair::Pair;
 use crate::bench;
@@ -89,14 +91,9 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         None
     };
     let facts = pair.facts.clone();
-    let engines = pair.report();
     let coverage = comparison.coverage();
     let findings = Findings {
-        failures: [&engines.reference, &engines.candidate]
-            .into_iter()
-            .filter_map(|e| e.failure.as_ref())
-            .map(|f| f.message.clone())
-            .collect(),
+        failures: pair.failures(),
         exceeded: comparison.exceeded(),
         generation: comparison.generation.as_ref(),
         coverage: &coverage,
@@ -104,7 +101,32 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         not_repeatable: &comparison.not_repeatable,
         bench: bench.as_ref(),
     };
-    let verdict = verdict::decide(&findings);
+    let mut verdict = verdict::decide(&findings);
+    if let Some(divergence) = &mut verdict.first_divergence
+        && !pair.failed()
+    {
+        progress.set_message("asking the oracle");
+        let (prompts, taps) = (&comparison.prompts, &comparison.taps);
+        match arbitrate(&mut pair, options, prompts, taps, divergence) {
+            Ok(ruling) => {
+                verdict.at_fault = ruling.at_fault;
+                divergence.oracle = ruling.value;
+                divergence.hint = ruling.hint;
+                divergence.arbitration = ruling.arbitration;
+            }
+            Err(NoRuling::Engine(side)) => {
+                pair.fail(side);
+                verdict = verdict::decide(&Findings {
+                    failures: pair.failures(),
+                    ..findings
+                });
+            }
+            Err(NoRuling::Oracle(e)) => {
+                divergence.hint = Some(e.into_failure("oracle", "judging").message);
+            }
+        }
+    }
+    let engines = pair.report();
     Ok(Report {
         schema: SCHEMA.to_owned(),
         created,

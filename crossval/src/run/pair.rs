@@ -173,8 +173,14 @@ impl Pair {
     }
 
     pub(super) fn failed(&self) -> bool {
-        let failure = |w: &Worker| w.report.failure.is_some();
-        failure(&self.reference) || failure(&self.candidate)
+        !self.failures().is_empty()
+    }
+
+    /// One sentence per engine that failed.
+    pub(super) fn failures(&self) -> Vec<String> {
+        let reports = [&self.reference.report, &self.candidate.report];
+        let failures = reports.into_iter().filter_map(|r| r.failure.as_ref());
+        failures.map(|f| f.message.clone()).collect()
     }
 
     pub(super) fn report(self) -> Engines {

@@ -82,6 +82,7 @@ impl Backend for BitnetCppBackend {
                 .map(str::to_owned)
                 .to_vec(),
             tokenizer: true,
+            judges: false,
         }
     }
 

@@ -3,6 +3,7 @@
 #[cfg(feature = "reference")]
 mod bitnet_cpp;
 mod facts;
+mod oracle;
 #[cfg(feature = "reference")]
 mod nodes;
 mod rust;
@@ -18,7 +19,7 @@ use std::collections::BTreeMap;
 use bitnet_core::tap::Tap;
 
 use crate::protocol::{
-    self, ErrorKind, FrameError, Hello, ModelFacts, Request, Response, Settings, TapHeader,
+    self, ErrorKind, FrameError, Hello, JudgeRequest, ModelFacts, Request, Response, Settings, TapHeader,
 };
 
 /// What a request came to nothing for, as it goes over the wire.
@@ -59,6 +60,14 @@ pub(crate) trait Backend {
     fn prefill(&mut self, tokens: &[u32]) -> Result<u32, Refusal>;
     /// Evaluates one more token, returns the most likely next one.
     fn decode(&mut self, token: u32) -> Result<u32, Refusal>;
+    /// Judges rows of a stage; `payload` as the request says.
+    fn judge(&mut self, _request: &JudgeRequest, _payload: &[u8]) -> Result<Response, Refusal> {
+        Err(Refusal::new(ErrorKind::Usage, "this engine does not judge"))
+    }
+    /// Values that a deliberate fault has changed so far.
+    fn changed_values(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// How special tokens are treated.
@@ -150,6 +159,7 @@ pub fn serve(engine: &str, fault: Option<&str>) -> Result<(), crate::error::Erro
     use crate::error::Error;
     let backend: Box<dyn Backend> = match (engine, fault) {
         ("rust", fault) => Box::new(rust::RustBackend::new(fault)?),
+        ("oracle", None) => Box::new(oracle::OracleBackend::default()),
         #[cfg(feature = "reference")]
         ("bitnet.cpp", None) => Box::new(bitnet_cpp::BitnetCppBackend::default()),
         _ => return Err(Error::Usage(format!("no worker for engine {engine:?}"))),
@@ -272,9 +282,11 @@ fn answer(
             return Ok((Response::Evaluated, payload));
         }
         Request::Generate { tokens, n_predict } => generate(backend, &tokens, n_predict)?,
+        Request::Judge(request) => backend.judge(&request, &stream.payload)?,
         Request::Usage => Response::Usage {
             peak_rss_bytes: peak_rss_bytes(),
             cpu_seconds: cpu_seconds(),
+            changed_values: backend.changed_values(),
         },
         Request::Overwrite | Request::Keep | Request::Quit => {
             return Err(Refusal::new(ErrorKind::Usage, "nothing to overwrite now"));

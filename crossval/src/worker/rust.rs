@@ -80,6 +80,7 @@ impl Backend for RustBackend {
                 .map(str::to_owned)
                 .to_vec(),
             tokenizer: true,
+            judges: false,
         }
     }
 

@@ -1,0 +1,273 @@
+//! Is a row right, and if not, what is wrong with it? Every statement is a hypothesis that was tested on the data.
+
+use half::{bf16, f16};
+
+use super::inputs::{Inputs, TapAt};
+use super::maths::{self, Rounding};
+use super::mistakes::{Mistake, Stage};
+use super::{Batch, Oracle, OracleError};
+
+/// How close a row must come to what a hypothesis says, NMSE: f32 rounding, with room.
+const SAME: f64 = 1e-11;
+
+/// What is to be judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// The stage.
+    pub at: TapAt,
+    /// The batch that the row was computed in.
+    pub batch: Batch<'a>,
+    /// The row's position.
+    pub position: usize,
+    /// What the stage started from.
+    pub inputs: &'a Inputs,
+    /// Largest NMSE that counts as right.
+    pub limit: f64,
+}
+
+/// What became of one row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judged {
+    /// NMSE to the oracle's row, with the rounding that comes closest; NaN if not finite.
+    pub nmse: f64,
+    /// That rounding.
+    pub rounding: Rounding,
+    /// Whether the limit holds.
+    pub right: bool,
+    /// What is wrong, in words, from the most telling on; empty if the row is right.
+    pub findings: Vec<String>,
+}
+
+impl Oracle {
+    /// The oracle's row, and what it makes of the `rows` of engines.
+    ///
+    /// # Errors
+    /// If an input or a tensor is missing, or a row has another width than the stage.
+    pub fn judge(
+        &self,
+        case: Case,
+        rows: &[Vec<f64>],
+    ) -> Result<(Vec<f64>, Vec<Judged>), OracleError> {
+        let Case {
+            at,
+            batch,
+            position,
+            inputs,
+            limit,
+        } = case;
+        let mut answers = Vec::new();
+        for rounding in self.roundings(at)? {
+            let mut rows = self.stage(at, batch, position..position + 1, inputs, rounding)?;
+            answers.push((rounding, rows.remove(0)));
+        }
+        let own = answers[0].1.clone();
+        let mut judged = Vec::new();
+        for row in rows {
+            if row.len() != own.len() {
+                let what = format!("{} has {} values, not {}", at.0, own.len(), row.len());
+                return Err(OracleError::new(&self.gguf, what));
+            }
+            let distances = answers.iter().map(|(r, right)| (*r, right, nmse(right, row)));
+            let closest = distances.min_by(|a, b| a.2.total_cmp(&b.2));
+            let Some((rounding, right, nmse)) = closest else {
+                continue;
+            };
+            let is_right = nmse <= limit;
+            let stage = Stage {
+                oracle: self,
+                at,
+                batch,
+                position,
+                inputs,
+                right,
+            };
+            judged.push(Judged {
+                nmse,
+                rounding,
+                right: is_right,
+                findings: match is_right {
+                    true => Vec::new(),
+                    false => findings(&stage, row),
+                },
+            });
+        }
+        Ok((own, judged))
+    }
+}
+
+/// `sum((row - right)^2) / sum(right^2)`.
+fn nmse(right: &[f64], row: &[f64]) -> f64 {
+    let error: f64 = right.iter().zip(row).map(|(r, y)| (y - r).powi(2)).sum();
+    let energy: f64 = right.iter().map(|r| r * r).sum();
+    if error == 0.0 { 0.0 } else { error / energy }
+}
+
+fn same(expected: &[f64], row: &[f64]) -> bool {
+    nmse(expected, row) <= SAME
+}
+
+/// What can be said about a wrong row.
+fn findings(stage: &Stage, row: &[f64]) -> Vec<String> {
+    if let Some(element) = row.iter().position(|v| !v.is_finite()) {
+        let n = row.iter().filter(|v| !v.is_finite()).count();
+        return vec![format!(
+            "{n} of {} values are not finite, the first is element {element}",
+            row.len()
+        )];
+    }
+    let mut findings = Vec::new();
+    findings.extend(overflow(stage, row));
+    for &mistake in Mistake::all() {
+        if let Some(text) = mistake.text()
+            && let Some(wrong) = stage.done_wrong(mistake)
+            // A mistake without consequences here explains nothing.
+            && !same(stage.right, &wrong)
+            && same(&wrong, row)
+        {
+            findings.push(text.to_owned());
+        }
+    }
+    if findings.is_empty() {
+        findings.extend(constant_factor(stage.right, row));
+        findings.extend(constant_offset(stage.right, row));
+        findings.extend(other_order(stage.right, row));
+        findings.extend(part(stage, row));
+    }
+    findings
+}
+
+/// Integer sums of a ternary product that are off by whole numbers.
+fn overflow(stage: &Stage, row: &[f64]) -> Option<String> {
+    let (tap, layer) = stage.at;
+    let name = stage.oracle.weight_name(tap, layer)?;
+    let matrix = stage.oracle.matrix(&name).ok()?;
+    let x = stage.inputs.row((stage.oracle.product_input(tap)?, layer), stage.position)?;
+    // The unit of the integer sum; a scale or bias behind the product would hide it.
+    let base = name.strip_suffix("weight")?;
+    let plain = |part: &str| stage.oracle.gguf.tensor(&format!("{base}{part}")).is_none();
+    if !matrix.is_ternary() || !plain("scale") || !plain("bias") {
+        return None;
+    }
+    let step = matrix.ternary_scale() / maths::int8_scale(x);
+    let mut off = 0;
+    let (mut least, mut most) = (i64::MAX, 0);
+    for (right, y) in stage.right.iter().zip(row) {
+        let sum = y / step;
+        let difference = (sum - right / step).round();
+        // f32 holds the sum to 24 bits.
+        if (sum - right / step - difference).abs() > sum.abs() * 1e-6 + 1e-3 {
+            return None;
+        }
+        if difference != 0.0 {
+            off += 1;
+            least = least.min(difference.abs() as i64);
+            most = most.max(difference.abs() as i64);
+            if difference % 65536.0 != 0.0 {
+                return None;
+            }
+        }
+    }
+    let range = if least == most {
+        format!("{most}")
+    } else {
+        format!("{least} to {most}")
+    };
+    (off > 0).then(|| {
+        format!(
+            "its I2_S dot product differs from the exact integer sum by a multiple of 65536 ({range}) in {off} of {} \
+             elements: int16 overflow",
+            row.len()
+        )
+    })
+}
+
+fn constant_factor(right: &[f64], row: &[f64]) -> Option<String> {
+    let factor = maths::dot(right, row) / maths::dot(right, right);
+    let scaled: Vec<f64> = right.iter().map(|v| v * factor).collect();
+    let holds = factor != 0.0 && same(&scaled, row);
+    holds.then(|| format!("differs by a constant factor {}", short(factor)))
+}
+
+fn constant_offset(right: &[f64], row: &[f64]) -> Option<String> {
+    let offset = right.iter().zip(row).map(|(r, y)| y - r).sum::<f64>() / right.len() as f64;
+    let shifted: Vec<f64> = right.iter().map(|v| v + offset).collect();
+    (offset != 0.0 && same(&shifted, row))
+        .then(|| format!("differs by a constant offset {}", short(offset)))
+}
+
+fn other_order(right: &[f64], row: &[f64]) -> Option<String> {
+    let sorted = |x: &[f64]| {
+        let mut x = x.to_vec();
+        x.sort_by(f64::total_cmp);
+        x
+    };
+    same(&sorted(right), &sorted(row)).then(|| "has the right values in another order".to_owned())
+}
+
+/// Which part of the row is off, if it is a part, and what is the matter with that.
+fn part(stage: &Stage, row: &[f64]) -> Option<String> {
+    let right = stage.right;
+    let tolerance = 1e-5 * (maths::dot(right, right) / right.len() as f64).sqrt();
+    let off: Vec<usize> = (0..row.len())
+        .filter(|&i| (row[i] - right[i]).abs() > tolerance)
+        .collect();
+    let (&first, &last) = (off.first()?, off.last()?);
+    if 2 * off.len() > row.len() && last - first + 1 == row.len() {
+        return None;
+    }
+    let place = place(stage, first, last, row.len());
+    let n = off.len();
+    let mut text = if n == 1 {
+        format!("only element {first} is off")
+    } else {
+        format!("only {place} are off ({n} values)")
+    };
+    let (right, row) = (&right[first..=last], &row[first..=last]);
+    let detail = [
+        row.iter().all(|&v| v == 0.0).then(|| "all of them are 0".to_owned()),
+        constant_factor(right, row),
+        rounded(right, row),
+    ];
+    if n > 1
+        && let Some(detail) = detail.into_iter().flatten().next()
+    {
+        text.push_str(": ");
+        text.push_str(&detail);
+    }
+    Some(text)
+}
+
+fn rounded(right: &[f64], row: &[f64]) -> Option<String> {
+    let f16: Vec<f64> = right.iter().map(|&v| f64::from(f16::from_f64(v))).collect();
+    let bf16: Vec<f64> = right.iter().map(|&v| f64::from(bf16::from_f64(v))).collect();
+    let name = if same(&f16, row) {
+        "F16"
+    } else if same(&bf16, row) {
+        "BF16"
+    } else {
+        return None;
+    };
+    Some(format!("rounded to {name}"))
+}
+
+/// Elements `first` to `last` of a row, as heads where it is made of heads.
+fn place(stage: &Stage, first: usize, last: usize, len: usize) -> String {
+    use bitnet_core::tap::Tap;
+    let h = &stage.oracle.hyper;
+    let width = match stage.at.0 {
+        Tap::Q | Tap::K | Tap::V | Tap::QRope | Tap::KRope => h.head_dim,
+        Tap::KCache | Tap::VCache | Tap::AttnOut => h.head_dim,
+        Tap::AttnProbs => stage.batch.n_kv(),
+        _ => 0,
+    };
+    if width > 0 && first / width == last / width {
+        return format!("values of head {} of {}", first / width, len / width);
+    }
+    format!("elements {first} to {last} of {len}")
+}
+
+/// As many digits as tell something.
+fn short(x: f64) -> String {
+    let rounded: f64 = format!("{x:.5e}").parse().unwrap_or(x);
+    format!("{rounded}")
+}

@@ -1,0 +1,157 @@
+//! The arithmetic of the stages, in f64, as in the papers: no tables, no blocking, no order of summation that matters.
+
+use half::{bf16, f16};
+
+/// `x / sqrt(mean(x^2) + eps) * gamma` (RMSNorm, Zhang and Sennrich 2019).
+pub fn rms_norm(x: &[f64], gamma: &[f64], eps: f64) -> Vec<f64> {
+    let mean = x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
+    let rms = (mean + eps).sqrt();
+    x.iter().zip(gamma).map(|(v, g)| v / rms * g).collect()
+}
+
+/// Rotary position embedding (Su et al. 2021).
+#[derive(Clone, Debug)]
+pub struct Rope {
+    /// Values per head.
+    pub head_dim: usize,
+    /// Leading values of a head that rotate.
+    pub dims: usize,
+    /// Element `i` turns with `i + dims / 2`; else `2i` with `2i + 1`.
+    pub split_halves: bool,
+    /// Base of the frequencies.
+    pub base: f64,
+    /// Factor on the angles.
+    pub scale: f64,
+    /// Divisor of each pair's angle.
+    pub factors: Option<Vec<f64>>,
+}
+
+impl Rope {
+    /// Rotates every head of a row.
+    pub fn rotate(&self, x: &[f64], position: f64) -> Vec<f64> {
+        let mut out = x.to_vec();
+        for head in out.chunks_mut(self.head_dim) {
+            for pair in 0..self.dims / 2 {
+                let frequency = self.base.powf(-2.0 * pair as f64 / self.dims as f64);
+                let factor = self.factors.as_ref().map_or(1.0, |f| f[pair]);
+                let angle = position * frequency * self.scale / factor;
+                let (a, b) = if self.split_halves {
+                    (pair, pair + self.dims / 2)
+                } else {
+                    (2 * pair, 2 * pair + 1)
+                };
+                let (sin, cos) = angle.sin_cos();
+                (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[a] * sin + head[b] * cos);
+            }
+        }
+        out
+    }
+}
+
+/// Sum of products.
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Sum of integer products, exact.
+pub fn integer_dot(a: &[i64], b: &[i64]) -> i64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Normalised exponentials.
+pub fn softmax(scores: &[f64]) -> Vec<f64> {
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    weights.iter().map(|w| w / total).collect()
+}
+
+/// `x / (1 + exp(-x))`.
+pub fn silu(x: f64) -> f64 {
+    x / (1.0 + (-x).exp())
+}
+
+/// `max(0, x)^2`.
+pub fn relu2(x: f64) -> f64 {
+    x.max(0.0).powi(2)
+}
+
+/// An activation row as int8 codes, with the scale that they were multiplied by: `127 / max(1e-5, max|x|)`, stored in
+/// f32, codes rounded half to even (BitNet b1.58, Ma et al. 2024; BitNet.cpp's `quantize_row_i8_s`).
+pub fn int8_codes(x: &[f64]) -> (Vec<i64>, f64) {
+    let scale = int8_scale(x);
+    let codes = x.iter().map(|v| (v * scale).round_ties_even() as i64);
+    (codes.map(|c| c.clamp(-128, 127)).collect(), scale)
+}
+
+/// The scale of [`int8_codes`].
+pub fn int8_scale(x: &[f64]) -> f64 {
+    let max = x.iter().fold(1e-5_f64, |max, v| max.max(v.abs()));
+    f64::from((127.0 / max) as f32)
+}
+
+/// What an engine may round before it computes a stage, since the types of the model allow it: all of these are
+/// implementations of the same model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// As they are.
+    None,
+    /// Activations (queries, probabilities) to F16, beside weights or a cache in F16.
+    F16,
+    /// Activations to BF16, beside weights in BF16.
+    Bf16,
+    /// Activations to Q8_0, beside weights in Q8_0.
+    Q8_0,
+    /// Activations to Q8_K, beside weights in Q6_K.
+    Q8K,
+    /// Activations times their int8 scale to f32, and only then to an integer: without a fused multiply-add.
+    ProductToF32,
+}
+
+impl Rounding {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rounding::None => "none",
+            Rounding::F16 => "inputs rounded to F16",
+            Rounding::Bf16 => "inputs rounded to BF16",
+            Rounding::Q8_0 => "inputs rounded to Q8_0",
+            Rounding::Q8K => "inputs rounded to Q8_K",
+            Rounding::ProductToF32 => "int8 codes rounded twice, through f32",
+        }
+    }
+
+    /// The values that the stage then computes with. [`Rounding::ProductToF32`] concerns codes, not values.
+    pub fn apply(self, x: &[f64]) -> Vec<f64> {
+        match self {
+            Rounding::None | Rounding::ProductToF32 => x.to_vec(),
+            Rounding::F16 => x.iter().map(|&v| f64::from(f16::from_f64(v))).collect(),
+            Rounding::Bf16 => x.iter().map(|&v| f64::from(bf16::from_f64(v))).collect(),
+            Rounding::Q8_0 => x.chunks(32).flat_map(q8_0).collect(),
+            Rounding::Q8K => x.chunks(256).flat_map(q8_k).collect(),
+        }
+    }
+}
+
+/// ggml's `block_q8_0`: one F16 scale per 32 values.
+fn q8_0(x: &[f64]) -> Vec<f64> {
+    let max = x.iter().fold(0.0_f64, |max, v| max.max(v.abs())) as f32;
+    let d = f64::from(f16::from_f32(max / 127.0));
+    let inverse = if max == 0.0 { 0.0 } else { 127.0 / max };
+    let code = |v: f64| f64::from((v as f32 * inverse).round_ties_even());
+    x.iter().map(|&v| code(v) * d).collect()
+}
+
+/// ggml's `block_q8_K`: one f32 scale per 256 values, by the value of largest magnitude.
+fn q8_k(x: &[f64]) -> Vec<f64> {
+    let extreme = x
+        .iter()
+        .fold(0.0_f64, |e, &v| if v.abs() > e.abs() { v } else { e });
+    if extreme == 0.0 {
+        return x.to_vec();
+    }
+    let scale = -127.0 / extreme as f32;
+    let d = f64::from(1.0 / scale);
+    let code = |v: f64| (v * f64::from(scale)).round_ties_even().min(127.0);
+    x.iter().map(|&v| code(v) * d).collect()
+}
