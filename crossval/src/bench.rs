@@ -120,7 +120,7 @@ pub fn bench(plan: &Plan, progress: &ProgressBar) -> Result<Bench, Side> {
     }
     let mut memory = Vec::new();
     for (side, engine) in engines.iter_mut().enumerate() {
-        let (peak_rss_bytes, _) = engine.usage().map_err(SIDES[side])?;
+        let peak_rss_bytes = engine.usage().map_err(SIDES[side])?.peak_rss_bytes;
         memory.extend(peak_rss_bytes.map(|peak_rss_bytes| BenchMemory {
             engine: engine.name().to_owned(),
             peak_rss_bytes,

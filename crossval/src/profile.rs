@@ -38,8 +38,7 @@ pub struct Profile {
     pub cumulative_logits: f64,
     noise_factor: f64,
     cap: f64,
-    oracle: f64,
-    oracle_matmul: BTreeMap<String, f64>,
+    oracle: Oracle,
 }
 
 #[derive(Deserialize)]
@@ -66,10 +65,13 @@ struct Cumulative {
     cap: f64,
 }
 
-#[derive(Deserialize)]
+/// Distances from the oracle.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Oracle {
     stage: f64,
+    logits: f64,
+    tap: BTreeMap<Tap, f64>,
     matmul: BTreeMap<String, f64>,
 }
 
@@ -119,10 +121,15 @@ impl Profile {
             cumulative_logits: file.cumulative.logits,
             noise_factor: file.cumulative.noise_factor,
             cap: file.cumulative.cap,
-            oracle: file.oracle.stage,
-            oracle_matmul: file.oracle.matmul,
+            oracle: file.oracle,
         };
-        let of_oracle = profile.oracle_matmul.values().chain([&profile.oracle]);
+        let Oracle {
+            stage,
+            logits,
+            tap,
+            matmul,
+        } = &profile.oracle;
+        let of_oracle = tap.values().chain(matmul.values()).chain([stage, logits]);
         let limits = profile.tap.values().chain(profile.matmul.values());
         let limits = limits.chain(of_oracle);
         let cumulative = [
@@ -138,6 +145,12 @@ impl Profile {
         Ok(profile)
     }
 
+    /// The profile for runs in which the oracle is one of the engines: it rounds less than engines do.
+    pub fn with_oracle(mut self) -> Profile {
+        self.cumulative_logits = self.cumulative_logits.max(self.oracle.logits);
+        self
+    }
+
     /// The limit on a row of logits in cumulative mode, given the reference's NMSE against itself.
     pub fn cumulative_logits_limit(&self, noise: f64) -> f64 {
         let noise = if noise.is_nan() { f64::INFINITY } else { noise };
@@ -151,8 +164,9 @@ impl Profile {
     /// Angles of RoPE are carried in f32 by every engine we know, so that their error grows with the position.
     pub fn oracle_limit(&self, tap: Tap, position: usize, facts: &ModelFacts) -> f64 {
         let types = facts.weight_types.get(&tap).into_iter().flatten();
-        let of_types = types.filter_map(|ty| self.oracle_matmul.get(ty));
-        let limit = of_types.fold(self.oracle, |limit, &of_type| limit.max(of_type));
+        let of_types = types.filter_map(|ty| self.oracle.matmul.get(ty));
+        let wider = of_types.chain(self.oracle.tap.get(&tap));
+        let limit = wider.fold(self.oracle.stage, |limit, &wider| limit.max(wider));
         match tap {
             Tap::QRope | Tap::KRope => {
                 let angle = position as f64 * f64::from(f32::EPSILON) / 2.0;

@@ -135,6 +135,18 @@ pub struct JudgeRequest {
     pub limit: f64,
 }
 
+/// What a worker has used so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Largest resident set, bytes.
+    pub peak_rss_bytes: Option<u64>,
+    /// CPU time, user and system, seconds.
+    pub cpu_seconds: Option<f64>,
+    /// Values that a deliberate fault has changed; null without one.
+    #[serde(default)]
+    pub changed_values: Option<u64>,
+}
+
 /// What became of a row that was judged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RowJudgement {
@@ -200,15 +212,7 @@ pub enum Response {
         decode_ms: Vec<f64>,
     },
     /// What the worker has used so far.
-    Usage {
-        /// Largest resident set, bytes.
-        peak_rss_bytes: Option<u64>,
-        /// CPU time, user and system, seconds.
-        cpu_seconds: Option<f64>,
-        /// Values that a deliberate fault has changed; null without one.
-        #[serde(default)]
-        changed_values: Option<u64>,
-    },
+    Usage(Usage),
     /// What a judge says.
     Judged {
         /// The right value of the element asked for; null if there is none.

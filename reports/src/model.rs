@@ -224,6 +224,9 @@ pub struct Engine {
     pub cpu_seconds: Option<f64>,
     /// How the worker failed; null if it did not.
     pub failure: Option<EngineFailure>,
+    /// Values that a deliberate fault changed; null without one.
+    #[serde(default)]
+    pub changed_values: Option<u64>,
 }
 
 /// How a worker failed.

@@ -295,7 +295,7 @@ impl Pass<'_> {
         taps.see(Tap::FfnUp, up)?;
         engine.pool.rows(gate, n_ff, |t, gate| {
             let up = &up[t * n_ff..][..n_ff];
-            match layer.activation {
+            match config.activation {
                 Activation::Silu => silu_mul(gate, up),
                 Activation::Relu2 => relu2_mul(gate, up),
             }

@@ -68,7 +68,6 @@ impl<'a> Loader<'a> {
             gate: self.linear(&name("ffn_gate"), n_ff, n_embd)?,
             up: self.linear(&name("ffn_up"), n_ff, n_embd)?,
             down: self.linear(&name("ffn_down"), n_embd, n_ff)?,
-            activation: config.activation,
         })
     }
 

@@ -5,8 +5,6 @@
 
 mod attention;
 mod config;
-#[cfg(feature = "fault-injection")]
-mod fault;
 mod forward;
 mod linear;
 mod load;
@@ -22,8 +20,6 @@ use crate::kernels::Kernel;
 use crate::tap::Tap;
 
 pub use config::{Activation, Architecture, Config, RopeStyle};
-#[cfg(feature = "fault-injection")]
-pub use fault::{Fault, ParseFaultError, SubNorm};
 pub use session::{Generate, Logits, Session, SessionOptions};
 
 use linear::{Linear, Matrix};
@@ -55,7 +51,6 @@ struct Layer {
     up: Linear,
     ffn_sub_norm: Option<Vec<f32>>,
     down: Linear,
-    activation: Activation,
 }
 
 impl Model {

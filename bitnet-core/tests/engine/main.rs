@@ -7,9 +7,6 @@ mod stages;
 mod synthetic;
 mod trained;
 
-#[cfg(feature = "fault-injection")]
-mod fault;
-
 use std::sync::Arc;
 
 use bitnet_core::model::{Logits, Model, Session, SessionOptions};

@@ -4,6 +4,7 @@ mod doctor;
 mod inspect;
 mod report;
 mod run;
+mod selftest;
 mod summary;
 mod synth;
 
@@ -16,12 +17,13 @@ use reports::outcome::Outcome;
 
 use crate::environment::Provenance;
 use crate::error::Error;
+use crate::fault::Fault;
 use crate::worker;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0    pass
-  10   numerical parity failed
+  10   numerical parity failed, or a fault undetected
   20   incomplete: something that was to be compared was not
   30   an engine is missing or failed
   64   wrong usage (also: prompt longer than the context)
@@ -41,6 +43,8 @@ struct Cli {
 enum Command {
     /// Run both engines on the same tokens, compare every layer, write a report
     Run(run::Args),
+    /// Put faults into the engine under test, one at a time, and see whether the comparison finds each
+    Selftest(selftest::Args),
     /// Write a synthetic model: random weights with realistic statistics, and a tokenizer
     Synth(synth::Args),
     /// Show what is in a model file, and whether each engine can run it
@@ -56,7 +60,7 @@ enum Command {
         engine: String,
         /// A deliberate error
         #[arg(long)]
-        fault: Option<String>,
+        fault: Option<Fault>,
     },
 }
 
@@ -77,13 +81,12 @@ pub fn main(provenance: &Provenance) -> ExitCode {
     };
     let outcome = match cli.command {
         Command::Run(args) => run::run(args, provenance),
+        Command::Selftest(args) => selftest::run(args, provenance),
         Command::Synth(args) => synth::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor => doctor::run(provenance),
         Command::Report(args) => report::run(args),
-        Command::Worker { engine, fault } => {
-            worker::serve(&engine, fault.as_deref()).map(|()| Outcome::Pass)
-        }
+        Command::Worker { engine, fault } => worker::serve(&engine, fault).map(|()| Outcome::Pass),
     };
     outcome
         .unwrap_or_else(|e| {

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use bitnet_core::model::Fault;
 use clap::ValueEnum;
 use reports::model::Mode;
 use reports::outcome::Outcome;
@@ -11,6 +10,7 @@ use super::{progress_bar, summary};
 use crate::engine::EngineSpec;
 use crate::environment::{self, Provenance};
 use crate::error::Error;
+use crate::fault::Fault;
 use crate::profile::Profile;
 use crate::run::{PromptSource, RunOptions};
 
@@ -77,7 +77,7 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
     let mut candidate: EngineSpec = args.candidate.parse()?;
     if let Some(fault) = args.fault {
         match &mut candidate {
-            EngineSpec::Rust { fault: slot } => *slot = Some(fault.to_string()),
+            EngineSpec::Rust { fault: slot } => *slot = Some(fault),
             other => return Err(Error::Usage(format!("--fault: {other} takes no faults"))),
         }
     }

@@ -19,8 +19,8 @@ pub use self::spec::{EngineSpec, reference_folders};
 
 use crate::error::Error;
 use crate::protocol::{
-    self, ErrorKind, FrameError, Hello, JudgeRequest, ModelFacts, Request, Response, RowJudgement, Settings,
-    TapHeader,
+    self, ErrorKind, FrameError, Hello, JudgeRequest, ModelFacts, Request, Response, RowJudgement,
+    Settings, TapHeader, Usage,
 };
 
 /// How often, and how long apart, the driver looks whether a worker has ended.
@@ -214,14 +214,10 @@ impl Engine {
         }
     }
 
-    /// Peak memory (bytes) and CPU time (seconds) so far.
-    pub fn usage(&mut self) -> Result<(Option<u64>, Option<f64>), EngineError> {
+    /// What it has used so far.
+    pub fn usage(&mut self) -> Result<Usage, EngineError> {
         match self.request(&Request::Usage)? {
-            Response::Usage {
-                peak_rss_bytes,
-                cpu_seconds,
-                ..
-            } => Ok((peak_rss_bytes, cpu_seconds)),
+            Response::Usage(usage) => Ok(usage),
             other => Err(self.unexpected(&other)),
         }
     }

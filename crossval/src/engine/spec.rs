@@ -6,14 +6,15 @@ use std::process::Command;
 use std::str::FromStr;
 
 use crate::error::Error;
+use crate::fault::Fault;
 
 /// An engine, as named on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EngineSpec {
     /// `rust`: the engine of `bitnet-core`, with a deliberate error if one is named.
     Rust {
-        /// A fault of `bitnet_core::model::Fault`, to prove that the comparison sees it.
-        fault: Option<String>,
+        /// To prove that the comparison sees it.
+        fault: Option<Fault>,
     },
     /// `oracle`: f64 arithmetic from the model's definition, the arbiter.
     Oracle,
@@ -77,7 +78,7 @@ impl EngineSpec {
                 command = Command::new(this()?);
                 command.args(["worker", "rust"]);
                 if let Some(fault) = fault {
-                    command.args(["--fault", fault]);
+                    command.args(["--fault", &fault.to_string()]);
                 }
             }
             EngineSpec::Oracle => {
@@ -132,7 +133,13 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for name in ["rust", "oracle", "bitnet.cpp", "bitnet.cpp@2024-11", "exec:/bin/cat"] {
+        for name in [
+            "rust",
+            "oracle",
+            "bitnet.cpp",
+            "bitnet.cpp@2024-11",
+            "exec:/bin/cat",
+        ] {
             assert_eq!(name.parse::<EngineSpec>().unwrap().to_string(), name);
         }
         for name in ["", "Rust", "bitnet.cpp@", "bitnet.cpp@../x", "exec:"] {

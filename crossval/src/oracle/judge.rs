@@ -10,6 +10,9 @@ use super::{Batch, Oracle, OracleError};
 /// How close a row must come to what a hypothesis says, NMSE: f32 rounding, with room.
 const SAME: f64 = 1e-11;
 
+/// The same for F16 rounding.
+const SAME_F16: f64 = 1e-6;
+
 /// What is to be judged.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
@@ -67,7 +70,9 @@ impl Oracle {
                 let what = format!("{} has {} values, not {}", at.0, own.len(), row.len());
                 return Err(OracleError::new(&self.gguf, what));
             }
-            let distances = answers.iter().map(|(r, right)| (*r, right, nmse(right, row)));
+            let distances = answers
+                .iter()
+                .map(|(r, right)| (*r, right, nmse(right, row)));
             let closest = distances.min_by(|a, b| a.2.total_cmp(&b.2));
             let Some((rounding, right, nmse)) = closest else {
                 continue;
@@ -128,7 +133,7 @@ fn findings(stage: &Stage, row: &[f64]) -> Vec<String> {
         }
     }
     if findings.is_empty() {
-        findings.extend(constant_factor(stage.right, row));
+        findings.extend(constant_factor(stage, stage.right, row));
         findings.extend(constant_offset(stage.right, row));
         findings.extend(other_order(stage.right, row));
         findings.extend(part(stage, row));
@@ -141,7 +146,9 @@ fn overflow(stage: &Stage, row: &[f64]) -> Option<String> {
     let (tap, layer) = stage.at;
     let name = stage.oracle.weight_name(tap, layer)?;
     let matrix = stage.oracle.matrix(&name).ok()?;
-    let x = stage.inputs.row((stage.oracle.product_input(tap)?, layer), stage.position)?;
+    let x = stage
+        .inputs
+        .row((stage.oracle.product_input(tap)?, layer), stage.position)?;
     // The unit of the integer sum; a scale or bias behind the product would hide it.
     let base = name.strip_suffix("weight")?;
     let plain = |part: &str| stage.oracle.gguf.tensor(&format!("{base}{part}")).is_none();
@@ -181,18 +188,20 @@ fn overflow(stage: &Stage, row: &[f64]) -> Option<String> {
     })
 }
 
-fn constant_factor(right: &[f64], row: &[f64]) -> Option<String> {
+fn constant_factor(stage: &Stage, right: &[f64], row: &[f64]) -> Option<String> {
+    // Between values that are rounded to F16, a factor holds to F16 only.
+    let same = if stage.at.0.is_f16() { SAME_F16 } else { SAME };
     let factor = maths::dot(right, row) / maths::dot(right, right);
     let scaled: Vec<f64> = right.iter().map(|v| v * factor).collect();
-    let holds = factor != 0.0 && same(&scaled, row);
-    holds.then(|| format!("differs by a constant factor {}", short(factor)))
+    let holds = factor != 0.0 && nmse(&scaled, row) <= same;
+    holds.then(|| format!("differs by a constant factor {}", short(factor, same)))
 }
 
 fn constant_offset(right: &[f64], row: &[f64]) -> Option<String> {
     let offset = right.iter().zip(row).map(|(r, y)| y - r).sum::<f64>() / right.len() as f64;
     let shifted: Vec<f64> = right.iter().map(|v| v + offset).collect();
     (offset != 0.0 && same(&shifted, row))
-        .then(|| format!("differs by a constant offset {}", short(offset)))
+        .then(|| format!("differs by a constant offset {}", short(offset, SAME)))
 }
 
 fn other_order(right: &[f64], row: &[f64]) -> Option<String> {
@@ -224,8 +233,10 @@ fn part(stage: &Stage, row: &[f64]) -> Option<String> {
     };
     let (right, row) = (&right[first..=last], &row[first..=last]);
     let detail = [
-        row.iter().all(|&v| v == 0.0).then(|| "all of them are 0".to_owned()),
-        constant_factor(right, row),
+        row.iter()
+            .all(|&v| v == 0.0)
+            .then(|| "all of them are 0".to_owned()),
+        constant_factor(stage, right, row),
         rounded(right, row),
     ];
     if n > 1
@@ -239,7 +250,10 @@ fn part(stage: &Stage, row: &[f64]) -> Option<String> {
 
 fn rounded(right: &[f64], row: &[f64]) -> Option<String> {
     let f16: Vec<f64> = right.iter().map(|&v| f64::from(f16::from_f64(v))).collect();
-    let bf16: Vec<f64> = right.iter().map(|&v| f64::from(bf16::from_f64(v))).collect();
+    let bf16: Vec<f64> = right
+        .iter()
+        .map(|&v| f64::from(bf16::from_f64(v)))
+        .collect();
     let name = if same(&f16, row) {
         "F16"
     } else if same(&bf16, row) {
@@ -252,22 +266,112 @@ fn rounded(right: &[f64], row: &[f64]) -> Option<String> {
 
 /// Elements `first` to `last` of a row, as heads where it is made of heads.
 fn place(stage: &Stage, first: usize, last: usize, len: usize) -> String {
-    use bitnet_core::tap::Tap;
-    let h = &stage.oracle.hyper;
-    let width = match stage.at.0 {
-        Tap::Q | Tap::K | Tap::V | Tap::QRope | Tap::KRope => h.head_dim,
-        Tap::KCache | Tap::VCache | Tap::AttnOut => h.head_dim,
-        Tap::AttnProbs => stage.batch.n_kv(),
-        _ => 0,
-    };
+    let heads = stage.oracle.heads(stage.at.0);
+    let width = len.checked_div(heads).unwrap_or(0);
     if width > 0 && first / width == last / width {
-        return format!("values of head {} of {}", first / width, len / width);
+        return format!("values of head {} of {heads}", first / width);
     }
     format!("elements {first} to {last} of {len}")
 }
 
-/// As many digits as tell something.
-fn short(x: f64) -> String {
-    let rounded: f64 = format!("{x:.5e}").parse().unwrap_or(x);
+/// As many digits as `tolerance` leaves.
+fn short(x: f64, tolerance: f64) -> String {
+    let digits = if tolerance > SAME { 3 } else { 5 };
+    let rounded: f64 = format!("{x:.digits$e}").parse().unwrap_or(x);
     format!("{rounded}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use bitnet_core::tap::Tap;
+
+    use super::*;
+
+    const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/tiny-bitnet.gguf");
+    const AT: TapAt = (Tap::FfnDown, Some(1));
+
+    fn x() -> Vec<f64> {
+        (0..512).map(|i| f64::from((i * 31 % 17) - 8)).collect()
+    }
+
+    fn judged(change: impl Fn(&mut Vec<f64>, f64)) -> Judged {
+        let oracle = Oracle::open(Path::new(DEMO)).unwrap();
+        let mut inputs = Inputs::default();
+        inputs.put((Tap::FfnSubNorm, Some(1)), 0, x());
+        let batch = Batch {
+            first_position: 0,
+            tokens: &[1],
+        };
+        let rows = oracle.stage(AT, batch, 0..1, &inputs, Rounding::None);
+        let mut row = rows.unwrap().remove(0);
+        let matrix = oracle.matrix("blk.1.ffn_down.weight").unwrap();
+        change(&mut row, matrix.ternary_scale() / maths::int8_scale(&x()));
+        let case = Case {
+            at: AT,
+            batch,
+            position: 0,
+            inputs: &inputs,
+            limit: 1e-13,
+        };
+        oracle.judge(case, &[row]).unwrap().1.remove(0)
+    }
+
+    #[test]
+    fn the_oracle_is_right_by_its_own_measure() {
+        let judged = judged(|_, _| ());
+        assert!(judged.right && judged.nmse == 0.0 && judged.findings.is_empty());
+    }
+
+    #[test]
+    fn findings_say_what_is_wrong() {
+        let cases: [(fn(&mut Vec<f64>, f64), &str); 8] = [
+            (
+                |row, step| row[7] += 65536.0 * step,
+                "multiple of 65536 (65536) in 1 of 128 elements: int16 overflow",
+            ),
+            (
+                |row, step| {
+                    row[7] -= 65536.0 * step;
+                    row[9] += 3.0 * 65536.0 * step;
+                },
+                "(65536 to 196608) in 2 of 128",
+            ),
+            (
+                |row, _| row.iter_mut().for_each(|v| *v *= -0.75),
+                "a constant factor -0.75",
+            ),
+            (
+                |row, _| row.iter_mut().for_each(|v| *v += 0.5),
+                "a constant offset 0.5",
+            ),
+            (|row, _| row.reverse(), "the right values in another order"),
+            (
+                |row, _| row[5] = f64::NAN,
+                "1 of 128 values are not finite, the first is element 5",
+            ),
+            (
+                |row, _| row[64..].fill(0.0),
+                "only elements 64 to 127 of 128 are off (64 values): all of them are 0",
+            ),
+            (|row, _| row[3] += 1.0, "only element 3 is off"),
+        ];
+        for (change, says) in cases {
+            let judged = judged(change);
+            assert!(!judged.right);
+            let findings = judged.findings.join("; ");
+            assert!(findings.contains(says), "{findings:?} lacks {says:?}");
+        }
+    }
+
+    #[test]
+    fn noise_without_a_pattern_gets_no_explanation() {
+        let judged = judged(|row, _| {
+            for (i, v) in row.iter_mut().enumerate() {
+                *v += f64::from((i * 7919 % 13) as u32) * 0.01 - 0.05;
+            }
+        });
+        assert!(!judged.right && judged.findings.is_empty(), "{judged:?}");
+    }
 }

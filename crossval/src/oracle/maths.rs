@@ -155,3 +155,63 @@ fn q8_k(x: &[f64]) -> Vec<f64> {
     let code = |v: f64| (v * f64::from(scale)).round_ties_even().min(127.0);
     x.iter().map(|&v| code(v) * d).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn norm_of_a_known_row() {
+        // mean square (9 + 16) / 2 = 12.5
+        let got = rms_norm(&[3.0, 4.0], &[1.0, 2.0], 0.0);
+        let rms = 12.5_f64.sqrt();
+        assert_eq!(got, [3.0 / rms, 8.0 / rms]);
+    }
+
+    #[test]
+    fn a_quarter_turn() {
+        let rope = |split_halves| Rope {
+            head_dim: 4,
+            dims: 4,
+            split_halves,
+            base: 1.0,
+            scale: std::f64::consts::FRAC_PI_2,
+            factors: None,
+        };
+        // (a, b) turns to (-b, a).
+        for (split_halves, want) in [
+            (true, [-3.0, -4.0, 1.0, 2.0]),
+            (false, [-2.0, 1.0, -4.0, 3.0]),
+        ] {
+            let got = rope(split_halves).rotate(&[1.0, 2.0, 3.0, 4.0], 1.0);
+            for (got, want) in got.iter().zip(want) {
+                approx::assert_abs_diff_eq!(*got, want, epsilon = 1e-15);
+            }
+        }
+    }
+
+    #[test]
+    fn codes_of_a_known_row() {
+        let (codes, scale) = int8_codes(&[-2.0, 1.0, 0.0, 0.5]);
+        assert_eq!((codes, scale), (vec![-127, 64, 0, 32], 63.5));
+    }
+
+    #[test]
+    fn roundings_are_those_of_the_engine() {
+        let x: Vec<f32> = (0..512)
+            .map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0)
+            .collect();
+        let wide: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
+        let (mut codes, mut scales) = (vec![0; 512], vec![0.0; 16]);
+        bitnet_core::quant::q8_0::quantize_row(&x, &mut codes, &mut scales);
+        let want: Vec<f64> = (0..512)
+            .map(|i| f64::from(codes[i]) * f64::from(scales[i / 32]))
+            .collect();
+        assert_eq!(Rounding::Q8_0.apply(&wide), want);
+        bitnet_core::quant::q6_k::quantize_row_q8_k(&x, &mut codes, &mut scales);
+        let want: Vec<f64> = (0..512)
+            .map(|i| f64::from(codes[i]) * f64::from(scales[i / 256]))
+            .collect();
+        assert_eq!(Rounding::Q8K.apply(&wide), want);
+    }
+}

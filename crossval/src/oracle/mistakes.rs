@@ -200,7 +200,9 @@ impl Mistake {
             M::SumNotSubtracted => {
                 "takes the ternary codes as 0, 1, 2: the activations' sum is missing"
             }
-            M::BlockOrder => "reads the weights of a block in another order: four neighbours a byte",
+            M::BlockOrder => {
+                "reads the weights of a block in another order: four neighbours a byte"
+            }
             M::BitOrder => "reads the four weights of a byte in reverse",
             M::WeightScaleLeftOut => "leaves out the weights' scale",
             M::WeightScaleInverted => "divides by the weights' scale",
@@ -264,7 +266,46 @@ impl Mistake {
         })
     }
 
-    /// Where it can be made.
+    /// What must be there for the mistake to have consequences; `None` if it always has.
+    pub fn precondition(self) -> Option<&'static str> {
+        use Mistake as M;
+        Some(match self {
+            M::BiasLeftOut => "a bias",
+            M::TiedHead => "an output matrix of its own",
+            M::Transposed => "a square matrix",
+            M::OtherMatrix => "another matrix of the same shape",
+            M::OtherLayersWeights | M::OtherLayersGamma => "another layer",
+            M::OtherNormsGamma => "another norm of the same width",
+            M::ActivationScalePerBlock => "ternary rows of more than one block",
+            M::CodesShifted
+            | M::SumNotSubtracted
+            | M::BlockOrder
+            | M::BitOrder
+            | M::WeightScaleLeftOut
+            | M::WeightScaleInverted
+            | M::ActivationsNotQuantised
+            | M::ActivationScale128
+            | M::CodesTruncated => "ternary weights",
+            M::HalvesAwayFromZero => "ternary weights, and an activation right between two codes",
+            M::SumsWrapAt16Bits => "ternary weights, and an integer sum beyond 16 bits",
+            M::FlippedBit => "an activation that is not 0 at the weight",
+            M::Silu => "a model with ReLU²",
+            M::Relu2 => "a model with SiLU",
+            M::HeadsInTurn => "several key/value heads that query heads share",
+            M::FirstHeadForAll => "several key/value heads",
+            M::StaleRow | M::MaskHidesItself => "a position before",
+            M::MaskShowsNext => "a batch of several tokens",
+            M::OtherPairing | M::RopeInverse | M::RopeLeftOut | M::OtherRopeBase => {
+                "a position other than 0"
+            }
+            M::RopeHalfTheDims => "a position other than 0",
+            M::MeanSubtracted => "inputs whose mean is not 0",
+            M::GammaLeftOut => "norm weights other than 1",
+            _ => return None,
+        })
+    }
+
+    /// Where it can be made, and shows first.
     pub fn taps(self) -> &'static [Tap] {
         use Mistake as M;
         match self {
@@ -312,12 +353,9 @@ impl Mistake {
             M::HeadsInTurn | M::FirstHeadForAll => &[Tap::AttnProbs, Tap::AttnOut],
             M::NewestValueLeftOut => &[Tap::AttnOut],
             M::ResidualDropped | M::BranchDropped | M::ResidualFromNorm => RESIDUALS,
-            M::Silu
-            | M::Relu2
-            | M::Relu
-            | M::Gelu
-            | M::UpLeftOut
-            | M::GateAndUpSwapped => &[Tap::FfnAct],
+            M::Silu | M::Relu2 | M::Relu | M::Gelu | M::UpLeftOut | M::GateAndUpSwapped => {
+                &[Tap::FfnAct]
+            }
             M::NextTokensRow | M::EmbeddingsScaled => &[Tap::Embd],
             M::ResultsF16 | M::ResultsBf16 => FLOATS,
             M::ScaledByHalfAgain | M::ScaledByAHundredth | M::Negated | M::Zero => &Tap::ALL,
@@ -504,7 +542,9 @@ impl Stage<'_> {
             let p = self.row(Tap::AttnProbs)?;
             let values = |end| self.inputs.history((Tap::VCache, self.at.1), end);
             return match mistake {
-                Mistake::HeadsInTurn => Some(self.oracle.attend(p, &values(position + 1)?, in_turn)),
+                Mistake::HeadsInTurn => {
+                    Some(self.oracle.attend(p, &values(position + 1)?, in_turn))
+                }
                 Mistake::FirstHeadForAll => {
                     Some(self.oracle.attend(p, &values(position + 1)?, |_| 0))
                 }
@@ -600,8 +640,13 @@ impl Stage<'_> {
         let other = |name: &str| {
             let other = oracle.matrix(name).ok()?;
             let fits = (other.rows, other.columns) == (own.rows, own.columns);
-            Some(oracle.product(name, &[x], self.default_rounding()?).ok()?.remove(0))
-                .filter(|_| fits)
+            Some(
+                oracle
+                    .product(name, &[x], self.default_rounding()?)
+                    .ok()?
+                    .remove(0),
+            )
+            .filter(|_| fits)
         };
         let mut out = match mistake {
             Mistake::OtherLayersWeights => {
@@ -686,6 +731,7 @@ fn ternary(mistake: Mistake, matrix: &Matrix, x: &[f64]) -> Option<Vec<f64>> {
         Mistake::ActivationsNotQuantised | Mistake::ActivationScalePerBlock => {
             let x: Vec<f64> = match mistake {
                 Mistake::ActivationsNotQuantised => x.to_vec(),
+                _ if x.len() <= 128 => return None,
                 _ => x.chunks(128).flat_map(|x| quantised(matrix, x)).collect(),
             };
             let dot = |row| maths::dot(&matrix.row(row), &x);
@@ -702,7 +748,10 @@ fn ternary(mistake: Mistake, matrix: &Matrix, x: &[f64]) -> Option<Vec<f64>> {
         let stored = matrix.ternary_codes(row);
         let block = |i: usize| i / 128 * 128;
         let weights: Vec<i64> = match mistake {
-            Mistake::CodesShifted => stored.iter().map(|&c| [-2, -1, 1, 2][c as usize & 3]).collect(),
+            Mistake::CodesShifted => stored
+                .iter()
+                .map(|&c| [-2, -1, 1, 2][c as usize & 3])
+                .collect(),
             Mistake::SumNotSubtracted => stored,
             // Byte i / 4 holds weights i / 4, i / 4 + 32, …, from the highest bits on.
             Mistake::BlockOrder => (0..stored.len())

@@ -101,7 +101,9 @@ impl Hyperparameters {
             size("embedding_length")?,
             size("attention.head_count")?.max(1),
         );
-        let n_head_kv = optional("attention.head_count_kv")?.unwrap_or(n_head).max(1);
+        let n_head_kv = optional("attention.head_count_kv")?
+            .unwrap_or(n_head)
+            .max(1);
         let head_dim = optional("attention.key_length")?.unwrap_or(n_embd / n_head);
         let scaling: Option<&str> = metadata.optional(&key("rope.scaling.type"))?;
         let stretch = match factor("rope.scaling.factor")? {
@@ -125,7 +127,10 @@ impl Hyperparameters {
             && rope.dims <= head_dim
             && rope.factors.as_ref().is_none_or(|f| f.len() >= pairs);
         if !fits {
-            return Err(OracleError::new(gguf, "heads and rotation do not fit together"));
+            return Err(OracleError::new(
+                gguf,
+                "heads and rotation do not fit together",
+            ));
         }
         Ok(Hyperparameters {
             n_layer: size("block_count")?,
@@ -212,6 +217,15 @@ impl Oracle {
         let taps = Tap::ALL.into_iter();
         taps.filter(|tap| self.hyper.sub_norms || !sub_norm(tap))
             .collect()
+    }
+
+    /// Heads that a row of a tap is made of; 0 if of none.
+    pub fn heads(&self, tap: Tap) -> usize {
+        match tap {
+            Tap::Q | Tap::QRope | Tap::AttnOut | Tap::AttnProbs => self.hyper.n_head,
+            Tap::K | Tap::V | Tap::KRope | Tap::KCache | Tap::VCache => self.hyper.n_head_kv,
+            _ => 0,
+        }
     }
 
     /// Values in a row of a tap.
@@ -488,7 +502,11 @@ impl Oracle {
     }
 
     fn norm(&self, x: &[f64], part: &str, layer: Option<usize>) -> Result<Vec<f64>, OracleError> {
-        Ok(maths::rms_norm(x, &self.gamma(part, layer)?, self.hyper.eps))
+        Ok(maths::rms_norm(
+            x,
+            &self.gamma(part, layer)?,
+            self.hyper.eps,
+        ))
     }
 
     fn gamma(&self, part: &str, layer: Option<usize>) -> Result<Vec<f64>, OracleError> {

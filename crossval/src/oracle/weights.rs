@@ -162,3 +162,25 @@ fn q6_k(block: &[u8]) -> [f64; 256] {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Two readings of the format by two hands.
+        #[test]
+        fn q6_k_is_what_the_engine_reads(bytes in proptest::collection::vec(any::<u8>(), 210)) {
+            let mut block = bytes;
+            block[208..].copy_from_slice(&f16::from_f32(0.125).to_le_bytes());
+            let mut want = [0f32; 256];
+            bitnet_core::quant::q6_k::dequantize_row(&block, &mut want);
+            let got = q6_k(&block);
+            for (got, want) in got.iter().zip(want) {
+                prop_assert_eq!(*got as f32, want);
+            }
+        }
+    }
+}

@@ -125,7 +125,13 @@ pub(super) fn arbitrate(
         Mode::Isolated => {
             let wanted = Wanted {
                 position: divergence.position,
-                layers: Some(court.needs(at).into_iter().map(|(_, layer)| layer).collect()),
+                layers: Some(
+                    court
+                        .needs(at)
+                        .into_iter()
+                        .map(|(_, layer)| layer)
+                        .collect(),
+                ),
             };
             let mut sink = Sink {
                 wanted: &wanted,
@@ -152,7 +158,7 @@ pub(super) fn arbitrate(
             let (Some(reference), Some(candidate)) = (judged.next(), judged.next()) else {
                 return Ok(Ruling::none());
             };
-            Ok(Ruling::of(names, value, reference, candidate))
+            Ok(Ruling::of(names, at, value, reference, candidate))
         }
         // Each engine went its own way: is every stage of it right, given its own inputs?
         Mode::Cumulative => {
@@ -167,7 +173,7 @@ pub(super) fn arbitrate(
             let mut judgements = judgements.into_iter().flatten();
             match (judgements.next(), judgements.next()) {
                 (Some(reference), Some(candidate)) => {
-                    let mut ruling = Ruling::of(names, None, reference, candidate);
+                    let mut ruling = Ruling::of(names, at, None, reference, candidate);
                     // What came before the position may be at fault too.
                     if ruling.at_fault == AtFault::None {
                         ruling.at_fault = AtFault::Undetermined;
@@ -255,7 +261,11 @@ impl<'a> Court<'a> {
         let mut payload = Vec::new();
         for need in needs(at.0, at.1, self.facts.n_layer, sub_norms) {
             let end = first_position + tokens.len();
-            let positions = if need.history { 0..end } else { position..position + 1 };
+            let positions = if need.history {
+                0..end
+            } else {
+                position..position + 1
+            };
             for position in positions {
                 // What an engine does not offer is missed by the oracle, if it needs it.
                 let Some(row) = inputs.row(need.at, position) else {
@@ -377,6 +387,7 @@ impl Ruling {
 
     fn of(
         names: [String; 2],
+        at: TapAt,
         value: Option<f64>,
         reference: Judgement,
         candidate: Judgement,
@@ -392,10 +403,17 @@ impl Ruling {
             ("reference", of_reference, &reference),
             ("candidate", of_candidate, &candidate),
         ];
-        let clauses: Vec<String> = sides
-            .iter()
-            .filter(|(_, _, judgement)| !judgement.findings.is_empty())
-            .map(|(side, name, j)| format!("the {side} ({name}) {}", j.findings.join(", and ")))
+        let clauses = sides.iter().filter(|(.., j)| !j.findings.is_empty());
+        let clauses: Vec<String> = clauses
+            .map(|(side, name, j)| {
+                // Judged where it leaves the oracle, which need not be where it leaves the other engine.
+                let place = match j.layer {
+                    _ if (j.tap.as_str(), j.layer) == (at.0.name(), at.1) => String::new(),
+                    Some(layer) => format!(", at layer {layer}, {},", j.tap),
+                    None => format!(", at {},", j.tap),
+                };
+                format!("the {side} ({name}){place} {}", j.findings.join(", and "))
+            })
             .collect();
         let hint = if at_fault == AtFault::None && reference.rounding != candidate.rounding {
             Some(format!(

@@ -29,7 +29,7 @@ pub(super) struct Comparison {
     /// Taps compared.
     pub(super) taps: Vec<Tap>,
     pub(super) limits: BTreeMap<Tap, f64>,
-    profile: Profile,
+    pub(super) profile: Profile,
     /// The reference's worst NMSE against itself in a row of logits, once measured.
     noise_floor: Option<f64>,
     accumulators: BTreeMap<Site, TapAccumulator>,
@@ -87,7 +87,10 @@ impl Comparison {
             },
             taps: taps.into_iter().collect(),
             limits: isolated_limits(options, &facts, longest + after)?,
-            profile: options.profile.clone(),
+            profile: match with_oracle(options) {
+                true => options.profile.clone().with_oracle(),
+                false => options.profile.clone(),
+            },
             noise_floor: None,
             accumulators: BTreeMap::new(),
             logits: BTreeMap::new(),
@@ -344,6 +347,10 @@ impl Comparison {
     }
 }
 
+fn with_oracle(options: &RunOptions) -> bool {
+    [&options.reference, &options.candidate].contains(&&EngineSpec::Oracle)
+}
+
 /// The limit of every tap in isolated mode. The oracle rounds less than engines do.
 fn isolated_limits(
     options: &RunOptions,
@@ -351,7 +358,7 @@ fn isolated_limits(
     n_ctx: usize,
 ) -> Result<BTreeMap<Tap, f64>, Error> {
     let mut limits = options.profile.isolated(facts)?;
-    if [&options.reference, &options.candidate].contains(&&EngineSpec::Oracle) {
+    if with_oracle(options) {
         for (&tap, limit) in &mut limits {
             *limit = limit.max(options.profile.oracle_limit(tap, n_ctx, facts));
         }

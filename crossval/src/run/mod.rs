@@ -166,7 +166,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
                     .iter()
                     .map(|(tap, &limit)| (tap.to_string(), limit))
                     .collect(),
-                cumulative_logits_nmse: options.profile.cumulative_logits,
+                cumulative_logits_nmse: comparison.profile.cumulative_logits,
             },
         },
         coverage,

@@ -37,6 +37,7 @@ impl Worker {
             peak_rss_bytes: None,
             cpu_seconds: None,
             failure: None,
+            changed_values: None,
         };
         Ok(Worker { engine, report })
     }
@@ -49,10 +50,11 @@ impl Worker {
 
     fn finish(mut self) -> EngineReport {
         if self.report.failure.is_none()
-            && let Ok((peak_rss_bytes, cpu_seconds)) = self.engine.usage()
+            && let Ok(usage) = self.engine.usage()
         {
-            self.report.peak_rss_bytes = peak_rss_bytes;
-            self.report.cpu_seconds = cpu_seconds;
+            self.report.peak_rss_bytes = usage.peak_rss_bytes;
+            self.report.cpu_seconds = usage.cpu_seconds;
+            self.report.changed_values = usage.changed_values;
         }
         self.report
     }

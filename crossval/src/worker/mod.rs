@@ -3,9 +3,9 @@
 #[cfg(feature = "reference")]
 mod bitnet_cpp;
 mod facts;
-mod oracle;
 #[cfg(feature = "reference")]
 mod nodes;
+mod oracle;
 mod rust;
 
 use std::fs::File;
@@ -18,8 +18,10 @@ use std::collections::BTreeMap;
 
 use bitnet_core::tap::Tap;
 
+use crate::fault::Fault;
 use crate::protocol::{
-    self, ErrorKind, FrameError, Hello, JudgeRequest, ModelFacts, Request, Response, Settings, TapHeader,
+    self, ErrorKind, FrameError, Hello, JudgeRequest, ModelFacts, Request, Response, Settings,
+    TapHeader, Usage,
 };
 
 /// What a request came to nothing for, as it goes over the wire.
@@ -155,7 +157,7 @@ impl TapStream {
 ///
 /// # Errors
 /// If the engine is not part of this build, or the pipes cannot be set up.
-pub fn serve(engine: &str, fault: Option<&str>) -> Result<(), crate::error::Error> {
+pub fn serve(engine: &str, fault: Option<Fault>) -> Result<(), crate::error::Error> {
     use crate::error::Error;
     let backend: Box<dyn Backend> = match (engine, fault) {
         ("rust", fault) => Box::new(rust::RustBackend::new(fault)?),
@@ -283,11 +285,11 @@ fn answer(
         }
         Request::Generate { tokens, n_predict } => generate(backend, &tokens, n_predict)?,
         Request::Judge(request) => backend.judge(&request, &stream.payload)?,
-        Request::Usage => Response::Usage {
+        Request::Usage => Response::Usage(Usage {
             peak_rss_bytes: peak_rss_bytes(),
             cpu_seconds: cpu_seconds(),
             changed_values: backend.changed_values(),
-        },
+        }),
         Request::Overwrite | Request::Keep | Request::Quit => {
             return Err(Refusal::new(ErrorKind::Usage, "nothing to overwrite now"));
         }

@@ -169,7 +169,11 @@ impl Backend for OracleBackend {
             protocol: protocol::VERSION,
             engine: "oracle".into(),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            build: [("arithmetic".to_owned(), "scalar f64, exact integer dots".to_owned())].into(),
+            build: [(
+                "arithmetic".to_owned(),
+                "scalar f64, exact integer dots".to_owned(),
+            )]
+            .into(),
             architectures: ["bitnet", "bitnet-25", "bitnet-b1.58", "llama"]
                 .map(str::to_owned)
                 .to_vec(),
@@ -214,7 +218,10 @@ impl Backend for OracleBackend {
         self.inputs.clear();
         self.position = 0;
         self.n_ctx = settings.n_ctx;
-        let recorded = [("n_ctx", settings.n_ctx.to_string()), ("kv_cache", "F16".to_owned())];
+        let recorded = [
+            ("n_ctx", settings.n_ctx.to_string()),
+            ("kv_cache", "F16".to_owned()),
+        ];
         Ok(recorded.map(|(k, v)| (k.to_owned(), v)).into())
     }
 

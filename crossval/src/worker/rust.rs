@@ -6,18 +6,20 @@ use std::sync::Arc;
 
 use bitnet_core::gguf::Gguf;
 use bitnet_core::kernels::Kernel;
-use bitnet_core::model::{Architecture, Fault, Logits, Model, Session, SessionOptions};
+use bitnet_core::model::{Architecture, Logits, Model, Session, SessionOptions};
 use bitnet_core::sampling::greedy;
 use bitnet_core::tap::{Observer, ObserverError, Tap, TapData, TapView};
 use bitnet_core::tokenizer::{EncodeOptions, Tokenizer};
 
 use super::{Backend, EvalRequest, Refusal, Special, TapStream, facts};
 use crate::error::Error;
+use crate::fault::{Fault, Injector};
 use crate::protocol::{self, ErrorKind, Hello, ModelFacts, Settings, TapHeader};
 
 /// `bitnet-core` behind the protocol.
 pub(crate) struct RustBackend {
     fault: Option<Fault>,
+    injector: Option<Injector>,
     kernel: Kernel,
     model: Option<Arc<Model>>,
     tokenizer: Option<Tokenizer>,
@@ -37,15 +39,10 @@ impl From<bitnet_core::Error> for Refusal {
 }
 
 impl RustBackend {
-    pub(crate) fn new(fault: Option<&str>) -> Result<RustBackend, Error> {
-        let fault = fault
-            .map(|f| {
-                f.parse::<Fault>()
-                    .map_err(|e| Error::Usage(format!("--fault: {e}")))
-            })
-            .transpose()?;
+    pub(crate) fn new(fault: Option<Fault>) -> Result<RustBackend, Error> {
         Ok(RustBackend {
             fault,
+            injector: None,
             kernel: Kernel::select().map_err(|e| Error::Usage(e.to_string()))?,
             model: None,
             tokenizer: None,
@@ -54,9 +51,17 @@ impl RustBackend {
     }
 
     fn session(&mut self) -> Result<&mut Session, Refusal> {
-        self.session
-            .as_mut()
-            .ok_or_else(|| Refusal::new(ErrorKind::Usage, "the engine is not configured"))
+        self.session.as_mut().ok_or_else(not_configured)
+    }
+
+    /// Evaluates tokens for their last logits; with a fault, past its injector.
+    fn last_logits(&mut self, tokens: &[u32]) -> Result<&[f32], Refusal> {
+        let session = self.session.as_mut().ok_or_else(not_configured)?;
+        let Some(injector) = &mut self.injector else {
+            return Ok(session.eval(tokens, Logits::Last, None)?);
+        };
+        injector.begin(session.position(), tokens);
+        Ok(session.eval(tokens, Logits::Last, Some(injector))?)
     }
 
     fn tokenizer(&self) -> Result<&Tokenizer, Refusal> {
@@ -87,10 +92,11 @@ impl Backend for RustBackend {
     fn load(&mut self, path: &Path) -> Result<ModelFacts, Refusal> {
         let gguf = Arc::new(Gguf::open(path)?);
         let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
-        let mut model = Model::load(Arc::clone(&gguf))?;
-        if let Some(fault) = &self.fault {
-            model.inject(fault)?;
-        }
+        let model = Model::load(Arc::clone(&gguf))?;
+        self.injector = self
+            .fault
+            .map(|fault| Injector::new(fault, Arc::clone(&gguf)))
+            .transpose()?;
         let config = model.config();
         let facts = ModelFacts {
             architecture: config.architecture.to_string(),
@@ -158,44 +164,47 @@ impl Backend for RustBackend {
                 ),
             ));
         }
-        let logits = if request.taps.is_empty() {
-            let wanted = if request.last_logits {
-                Logits::Last
-            } else {
-                Logits::None
-            };
-            session.eval(&request.tokens, wanted, None)?
-        } else {
-            let mut observer = TapObserver {
-                request,
-                stream: taps,
-            };
-            session.eval(&request.tokens, Logits::All, Some(&mut observer))?
-        };
-        if !request.last_logits {
-            return Ok(Vec::new());
+        if request.taps.is_empty() {
+            let logits = self.last_logits(&request.tokens)?;
+            return Ok(logits.to_vec());
         }
-        let n_vocab = logits.len()
-            / if request.taps.is_empty() {
-                1
-            } else {
-                request.tokens.len()
-            };
+        let session = self.session.as_mut().ok_or_else(not_configured)?;
+        if let Some(injector) = &mut self.injector {
+            injector.begin(request.first_position, &request.tokens);
+        }
+        let mut observer = TapObserver {
+            request,
+            stream: taps,
+            injector: self.injector.as_mut(),
+        };
+        let logits = session.eval(&request.tokens, Logits::All, Some(&mut observer))?;
+        let n_vocab = logits.len() / request.tokens.len();
         Ok(logits[logits.len() - n_vocab..].to_vec())
     }
 
     fn prefill(&mut self, tokens: &[u32]) -> Result<u32, Refusal> {
-        let session = self.session()?;
-        session.clear();
-        Ok(greedy(session.eval(tokens, Logits::Last, None)?))
+        self.session()?.clear();
+        Ok(greedy(self.last_logits(tokens)?))
     }
 
     fn decode(&mut self, token: u32) -> Result<u32, Refusal> {
-        Ok(greedy(self.session()?.eval(
-            &[token],
-            Logits::Last,
-            None,
-        )?))
+        Ok(greedy(self.last_logits(&[token])?))
+    }
+
+    fn changed_values(&self) -> Option<u64> {
+        self.injector.as_ref().map(Injector::changed)
+    }
+}
+
+fn not_configured() -> Refusal {
+    Refusal::new(ErrorKind::Usage, "the engine is not configured")
+}
+
+impl Observer for Injector {
+    fn tap(&mut self, mut view: TapView<'_>) -> Result<(), ObserverError> {
+        self.alter(&mut view)?;
+        self.remember(&view);
+        Ok(())
     }
 }
 
@@ -203,24 +212,31 @@ impl Backend for RustBackend {
 struct TapObserver<'a> {
     request: &'a EvalRequest,
     stream: &'a mut TapStream,
+    injector: Option<&'a mut Injector>,
 }
 
 impl Observer for TapObserver<'_> {
-    fn tap(&mut self, view: TapView<'_>) -> Result<(), ObserverError> {
-        if !self.request.taps.contains(&view.tap) {
-            return Ok(());
+    fn tap(&mut self, mut view: TapView<'_>) -> Result<(), ObserverError> {
+        if let Some(injector) = &mut self.injector {
+            injector.alter(&mut view)?;
         }
-        let header = TapHeader {
-            tap: view.tap,
-            layer: view.layer,
-            first_position: view.first_position,
-            rows: view.n_tokens,
-            width: view.width,
-        };
-        let bytes = match view.data {
-            TapData::F32(values) => bytemuck::cast_slice_mut(values),
-            TapData::F16(values) => bytemuck::cast_slice_mut(values),
-        };
-        Ok(self.stream.send(header, bytes, self.request.overwrite)?)
+        if self.request.taps.contains(&view.tap) {
+            let header = TapHeader {
+                tap: view.tap,
+                layer: view.layer,
+                first_position: view.first_position,
+                rows: view.n_tokens,
+                width: view.width,
+            };
+            let bytes = match &mut view.data {
+                TapData::F32(values) => bytemuck::cast_slice_mut(values),
+                TapData::F16(values) => bytemuck::cast_slice_mut(values),
+            };
+            self.stream.send(header, bytes, self.request.overwrite)?;
+        }
+        if let Some(injector) = &mut self.injector {
+            injector.remember(&view);
+        }
+        Ok(())
     }
 }

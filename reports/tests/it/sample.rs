@@ -300,6 +300,7 @@ fn report(layers: usize, prompts: usize) -> Report {
                 peak_rss_bytes: Some(41_000_000),
                 cpu_seconds: Some(0.9),
                 failure: None,
+                changed_values: None,
             },
             candidate: Engine {
                 name: "rust".to_owned(),
@@ -310,6 +311,7 @@ fn report(layers: usize, prompts: usize) -> Report {
                 peak_rss_bytes: Some(29_000_000),
                 cpu_seconds: Some(0.7),
                 failure: None,
+                changed_values: None,
             },
         },
         environment: Environment {

@@ -1,0 +1,176 @@
+//! `crossval selftest`.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+
+use reports::model::{Mode, Status};
+use reports::outcome::Outcome;
+
+use super::inspect::table;
+use super::progress_bar;
+use crate::engine::EngineSpec;
+use crate::environment::{self, Provenance};
+use crate::error::Error;
+use crate::profile::Profile;
+use crate::run::{PromptSource, RunOptions};
+use crate::selftest::{Injected, SelfTest, selftest};
+
+const DEMO_MODEL: &[u8] = include_bytes!("../../../assets/tiny-bitnet.gguf");
+const PROMPT: &str = "Once upon a time, there was a little girl";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The model, a GGUF file [default: the bundled demo model]
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, oracle, rust or exec:PATH
+    #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
+    reference: String,
+    /// Places at which each kind of fault is injected
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+    places: u16,
+    /// Seed of the places
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Limits: standard, strict or a TOML file
+    #[arg(long, value_name = "PROFILE", default_value = "standard")]
+    profile: String,
+    /// The JSON file to write
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "crossval-selftest.json"
+    )]
+    out: PathBuf,
+}
+
+pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error> {
+    let demo = bundled().map_err(|e| Error::io(std::env::temp_dir(), e))?;
+    let options = RunOptions {
+        model: args.model.unwrap_or_else(|| demo.path().to_owned()),
+        reference: args.reference.parse()?,
+        candidate: EngineSpec::Rust { fault: None },
+        prompts: vec![PromptSource::Text {
+            text: PROMPT.into(),
+            source: "default".into(),
+        }],
+        n_predict: 0,
+        threads: 1,
+        modes: vec![Mode::Isolated],
+        profile: Profile::open(&args.profile)?,
+        bench: false,
+        command: Vec::new(),
+        environment: environment::describe(provenance),
+    };
+    let file = std::fs::File::create(&args.out).map_err(|e| Error::io(&args.out, e))?;
+    let progress = progress_bar();
+    let test = selftest(&options, args.places.into(), args.seed, &progress);
+    progress.finish_and_clear();
+    let test = test?;
+    serde_json::to_writer_pretty(std::io::BufWriter::new(file), &test)
+        .map_err(|e| Error::io(&args.out, e.into()))?;
+    print!("{}", render(&test));
+    println!("\nreport  {}", args.out.display());
+    Ok(match test.passed() {
+        true => Outcome::Pass,
+        false => Outcome::Parity,
+    })
+}
+
+/// The demo model as a file.
+fn bundled() -> std::io::Result<tempfile::NamedTempFile> {
+    let mut file = tempfile::Builder::new()
+        .prefix("tiny-bitnet-")
+        .suffix(".gguf")
+        .tempfile()?;
+    file.write_all(DEMO_MODEL)?;
+    file.flush()?;
+    Ok(file)
+}
+
+fn render(test: &SelfTest) -> String {
+    let mut kinds: Vec<&str> = Vec::new();
+    for injected in &test.injected {
+        if !kinds.contains(&injected.kind.as_str()) {
+            kinds.push(&injected.kind);
+        }
+    }
+    let mut rows = table(&["fault", "injected", "detected", "located", "blamed", "hint"]);
+    let count = |of: &[&Injected], is: fn(&Injected) -> bool| {
+        of.iter().filter(|i| is(i)).count().to_string()
+    };
+    let row = |name: &str, of: &[&Injected]| {
+        [
+            name.to_owned(),
+            of.len().to_string(),
+            count(of, |i| i.detected),
+            count(of, |i| i.located),
+            count(of, |i| i.blamed),
+            count(of, |i| i.hint.is_some()),
+        ]
+    };
+    for kind in &kinds {
+        let of: Vec<&Injected> = test.injected.iter().filter(|i| i.kind == *kind).collect();
+        rows.add_row(row(kind, &of));
+    }
+    let all: Vec<&Injected> = test.injected.iter().collect();
+    rows.add_row(row(&format!("{} kinds", kinds.len()), &all));
+    for column in 1..6 {
+        if let Some(column) = rows.column_mut(column) {
+            column.set_cell_alignment(comfy_table::CellAlignment::Right);
+        }
+    }
+    let mut out = format!("{rows}\n");
+    if test.control != Status::Pass {
+        out.push_str("\nFAIL  the run without a fault did not pass\n");
+    }
+    for i in &test.injected {
+        let found = match (&i.first_tap, i.first_layer) {
+            (Some(tap), Some(layer)) => format!("found at layer {layer}, {tap}"),
+            (Some(tap), None) => format!("found at {tap}"),
+            (None, _) => "found nowhere".to_owned(),
+        };
+        if !i.detected {
+            out.push_str(&format!(
+                "\nUNDETECTED  {}: {} values",
+                i.fault, i.changed_values
+            ));
+        } else if !i.located {
+            out.push_str(&format!("\nmisplaced  {}: {found}", i.fault));
+        } else if !i.blamed {
+            out.push_str(&format!("\nnot blamed  {}", i.fault));
+        }
+    }
+    if !test.excluded.is_empty() {
+        let n = test.excluded.len();
+        out.push_str(&format!(
+            "\n{n} places excluded, since the fault changes no value there (each is in the JSON):\n"
+        ));
+        out.push_str(&excluded(test));
+    }
+    let verdict = if test.passed() { "PASS" } else { "FAIL" };
+    let located = all.iter().filter(|i| i.located).count();
+    out.push_str(&format!(
+        "\n{verdict}  {} of {} faults detected, {located} located, {} kinds\n",
+        all.iter().filter(|i| i.detected).count(),
+        all.len(),
+        kinds.len()
+    ));
+    out
+}
+
+/// How many places of each kind, and what they lack.
+fn excluded(test: &SelfTest) -> String {
+    let mut kinds: BTreeMap<(&str, Option<&str>), usize> = BTreeMap::new();
+    for excluded in &test.excluded {
+        let needs = excluded.needs.as_deref();
+        *kinds.entry((&excluded.kind, needs)).or_default() += 1;
+    }
+    let line = |((kind, needs), n): ((&str, Option<&str>), usize)| match needs {
+        Some(needs) => format!("  {n:>3}  {kind}: needs {needs}\n"),
+        None => format!("  {n:>3}  {kind}\n"),
+    };
+    kinds.into_iter().map(line).collect()
+}

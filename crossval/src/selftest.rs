@@ -1,0 +1,244 @@
+//! `crossval selftest`: proof that the gate can go red.
+//!
+//! Every kind of fault is put into the engine under test at random places, one at a time, and the whole comparison is
+//! run: is it seen, at the right layer and tap, and is the right engine blamed? A fault that changes no value at its
+//! place (a head mapping without shared heads, a rounding mode where there are no ties) is no fault there: such places
+//! are listed apart.
+
+use std::collections::BTreeSet;
+
+use bitnet_core::tap::Tap;
+use indicatif::ProgressBar;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
+use reports::Report;
+use reports::model::{AtFault, Mode, Status};
+use serde::Serialize;
+
+use crate::engine::EngineSpec;
+use crate::error::Error;
+use crate::fault::{Fault, Scope};
+use crate::oracle::mistakes::Mistake;
+use crate::run::{self, RunOptions};
+
+/// The value of [`SelfTest::schema`].
+pub const SCHEMA: &str = "crossval.selftest/1";
+
+/// Scopes that narrow a fault down, and the mistake that they are tried with.
+const SCOPES: [(Scope, Mistake); 6] = [
+    (Scope::LastPosition, Mistake::ScaledByHalfAgain),
+    (Scope::BatchTail, Mistake::Negated),
+    (Scope::OneTokenBatches, Mistake::ScaledByHalfAgain),
+    (Scope::OneHead, Mistake::Zero),
+    (Scope::OneHead, Mistake::ScaledByHalfAgain),
+    (Scope::OneThread, Mistake::Zero),
+];
+
+/// Taps whose rows are made of heads.
+const HEADS: [Tap; 9] = [
+    Tap::Q,
+    Tap::K,
+    Tap::V,
+    Tap::QRope,
+    Tap::KRope,
+    Tap::KCache,
+    Tap::VCache,
+    Tap::AttnProbs,
+    Tap::AttnOut,
+];
+
+/// What came of a self-test.
+#[derive(Clone, Debug, Serialize)]
+pub struct SelfTest {
+    /// Always `crossval.selftest/1`.
+    pub schema: String,
+    /// When it started, RFC 3339, UTC.
+    pub created: String,
+    /// Path of the model.
+    pub model: String,
+    /// SHA-256 of the model, hex.
+    pub model_sha256: String,
+    /// The engine compared against.
+    pub reference: String,
+    /// Seed of the places.
+    pub seed: u64,
+    /// The run without a fault: its status.
+    pub control: Status,
+    /// Every fault that was injected.
+    pub injected: Vec<Injected>,
+    /// Faults that change nothing at their place.
+    pub excluded: Vec<Excluded>,
+}
+
+/// A fault, and what the comparison made of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Injected {
+    /// As for `--fault`.
+    pub fault: String,
+    /// The kind: mistake and scope.
+    pub kind: String,
+    /// Its tap.
+    pub tap: String,
+    /// Its layer; null outside the layers.
+    pub layer: Option<usize>,
+    /// Values that it changed.
+    pub changed_values: u64,
+    /// The run failed for it.
+    pub detected: bool,
+    /// The first divergence is at its layer and tap.
+    pub located: bool,
+    /// The candidate, and only it, is at fault.
+    pub blamed: bool,
+    /// Tap of the first divergence; null if there is none.
+    pub first_tap: Option<String>,
+    /// Layer of the same.
+    pub first_layer: Option<usize>,
+    /// NMSE of the row there; null if not finite, or none.
+    pub nmse: Option<f64>,
+    /// What the data show about the cause.
+    pub hint: Option<String>,
+}
+
+/// A fault that changes nothing at its place.
+#[derive(Clone, Debug, Serialize)]
+pub struct Excluded {
+    /// As for `--fault`.
+    pub fault: String,
+    /// The kind: mistake and scope.
+    pub kind: String,
+    /// What would have to be there for it to have consequences; null if only the inputs decide.
+    pub needs: Option<String>,
+}
+
+impl SelfTest {
+    /// Whether every fault was detected, and the run without one passed.
+    pub fn passed(&self) -> bool {
+        self.control == Status::Pass
+            && !self.injected.is_empty()
+            && self.injected.iter().all(|i| i.detected)
+    }
+}
+
+/// Injects each kind of fault at up to `places` random places.
+///
+/// # Errors
+/// Whatever keeps a run from being carried out.
+pub fn selftest(
+    options: &RunOptions,
+    places: usize,
+    seed: u64,
+    progress: &ProgressBar,
+) -> Result<SelfTest, Error> {
+    let quiet = ProgressBar::hidden();
+    let control = run::run(options, &quiet)?;
+    let mut test = SelfTest {
+        schema: SCHEMA.to_owned(),
+        created: jiff::Timestamp::now().to_string(),
+        model: control.model.path.clone(),
+        model_sha256: control.model.sha256.clone(),
+        reference: control.engines.reference.name.clone(),
+        seed,
+        control: control.verdict.status,
+        injected: Vec::new(),
+        excluded: Vec::new(),
+    };
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let kinds = kinds();
+    progress.set_length(kinds.len() as u64);
+    for (mistake, scope) in kinds {
+        let mut faults = faults(mistake, scope, &control);
+        faults.shuffle(&mut rng);
+        progress.set_message(kind(mistake, scope));
+        let mut injected = 0;
+        for fault in faults {
+            if injected == places {
+                break;
+            }
+            let report = with_fault(options, fault, &quiet)?;
+            match report.engines.candidate.changed_values {
+                Some(0) => test.excluded.push(Excluded {
+                    fault: fault.to_string(),
+                    kind: kind(mistake, scope),
+                    needs: mistake.precondition().map(str::to_owned),
+                }),
+                changed => {
+                    injected += 1;
+                    test.injected
+                        .push(judge(fault, changed.unwrap_or(0), &report));
+                }
+            }
+        }
+        progress.inc(1);
+    }
+    Ok(test)
+}
+
+fn kind(mistake: Mistake, scope: Scope) -> String {
+    match scope {
+        Scope::Everywhere => mistake.name(),
+        scope => format!("{}, {}", mistake.name(), scope.name()),
+    }
+}
+
+fn kinds() -> Vec<(Mistake, Scope)> {
+    let everywhere = Mistake::all().iter().map(|&m| (m, Scope::Everywhere));
+    let narrowed = SCOPES.iter().map(|&(scope, mistake)| (mistake, scope));
+    everywhere.chain(narrowed).collect()
+}
+
+/// Every place that a fault can be at.
+fn faults(mistake: Mistake, scope: Scope, control: &Report) -> Vec<Fault> {
+    let taps: BTreeSet<Tap> = control
+        .taps
+        .iter()
+        .filter_map(|t| t.tap.parse().ok())
+        .collect();
+    let mut faults = Vec::new();
+    for &tap in mistake.taps().iter().filter(|tap| taps.contains(tap)) {
+        if scope == Scope::OneHead && !HEADS.contains(&tap) {
+            continue;
+        }
+        let layers = match tap.per_layer() {
+            true => (0..control.model.n_layer).map(Some).collect(),
+            false => vec![None],
+        };
+        faults.extend(layers.into_iter().map(|layer| Fault {
+            mistake,
+            tap,
+            layer,
+            scope,
+        }));
+    }
+    faults
+}
+
+fn with_fault(options: &RunOptions, fault: Fault, quiet: &ProgressBar) -> Result<Report, Error> {
+    let options = RunOptions {
+        candidate: EngineSpec::Rust { fault: Some(fault) },
+        modes: vec![Mode::Isolated],
+        ..options.clone()
+    };
+    run::run(&options, quiet)
+}
+
+fn judge(fault: Fault, changed_values: u64, report: &Report) -> Injected {
+    let verdict = &report.verdict;
+    let first = verdict.first_divergence.as_ref();
+    let detected = verdict.status == Status::Fail;
+    let there = |tap: &str, layer| tap == fault.tap.name() && layer == fault.layer;
+    Injected {
+        fault: fault.to_string(),
+        kind: kind(fault.mistake, fault.scope),
+        tap: fault.tap.to_string(),
+        layer: fault.layer,
+        changed_values,
+        detected,
+        located: detected && first.is_some_and(|f| there(&f.tap, f.layer)),
+        blamed: detected && verdict.at_fault == AtFault::Candidate,
+        first_tap: first.map(|f| f.tap.clone()),
+        first_layer: first.and_then(|f| f.layer),
+        nmse: first.and_then(|f| f.nmse),
+        hint: first.and_then(|f| f.hint.clone()),
+    }
+}
