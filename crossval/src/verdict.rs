@@ -22,6 +22,8 @@ pub struct Findings<'a> {
     pub required_not_compared: Vec<String>,
     /// Places where the reference's two runs differ.
     pub not_repeatable: &'a [String],
+    /// How an engine that must not differ from itself does.
+    pub candidate_noise: Vec<String>,
     /// Timings, if they were asked for.
     pub bench: Option<&'a Bench>,
 }
@@ -124,6 +126,9 @@ fn disagreement(findings: &Findings, first: Option<&Divergence>) -> Vec<(Outcome
             ));
         }
     }
+    for noise in &findings.candidate_noise {
+        reasons.push(format!("the candidate differs from itself, {noise}"));
+    }
     for (engine, reproduced) in findings.bench.iter().flat_map(|b| &b.tokens_reproduced) {
         if !reproduced {
             reasons.push(format!(
@@ -185,6 +190,7 @@ mod tests {
             coverage,
             required_not_compared: Vec::new(),
             not_repeatable: &[],
+            candidate_noise: Vec::new(),
             bench: None,
         }
     }

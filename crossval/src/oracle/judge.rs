@@ -181,8 +181,8 @@ fn overflow(stage: &Stage, row: &[f64]) -> Option<String> {
     };
     (off > 0).then(|| {
         format!(
-            "its I2_S dot product differs from the exact integer sum by a multiple of 65536 ({range}) in {off} of {} \
-             elements: int16 overflow",
+            "has an I2_S dot product that differs from the exact integer sum by a multiple of 65536 ({range}) in {off} \
+             of {} elements: int16 overflow",
             row.len()
         )
     })
@@ -296,7 +296,10 @@ mod tests {
         (0..512).map(|i| f64::from((i * 31 % 17) - 8)).collect()
     }
 
-    fn judged(change: impl Fn(&mut Vec<f64>, f64)) -> Judged {
+    /// Spoils a row, given what one more in an integer sum is worth.
+    type Change = fn(&mut Vec<f64>, f64);
+
+    fn judged(change: Change) -> Judged {
         let oracle = Oracle::open(Path::new(DEMO)).unwrap();
         let mut inputs = Inputs::default();
         inputs.put((Tap::FfnSubNorm, Some(1)), 0, x());
@@ -326,7 +329,7 @@ mod tests {
 
     #[test]
     fn findings_say_what_is_wrong() {
-        let cases: [(fn(&mut Vec<f64>, f64), &str); 8] = [
+        let cases: [(Change, &str); 8] = [
             (
                 |row, step| row[7] += 65536.0 * step,
                 "multiple of 65536 (65536) in 1 of 128 elements: int16 overflow",

@@ -5,9 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use bitnet_core::tap::Tap;
 use half::f16;
 use indicatif::ProgressBar;
-use reports::model::{Coverage, Generation, LogitsResult, Mode, NoiseFloor, Prompt, TapResult};
+use reports::model::{
+    Coverage, Generation, LogitsResult, Mode, NoiseFloor, NoiseMeasurement, Prompt, TapResult,
+};
 
-use super::generation::{generate, logits_by_prefill, logits_by_steps};
+use super::generation::generate;
+use super::noise::{NoiseMeter, TapNoise, worse};
 use super::pair::Pair;
 use super::{COMPARED_UBATCH, DECODE_STEPS, RunOptions};
 use crate::compare::coverage::CoverageLedger;
@@ -15,8 +18,8 @@ use crate::compare::finite;
 use crate::compare::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side};
 use crate::compare::logits::LogitsAccumulator;
 use crate::compare::site::Site;
-use crate::compare::tap::{Exceeded, TapAccumulator, row_nmse};
-use crate::engine::{Engine, EngineError, EngineSpec};
+use crate::compare::tap::{Exceeded, TapAccumulator};
+use crate::engine::{EngineError, EngineSpec};
 use crate::error::Error;
 use crate::profile::Profile;
 use crate::protocol::{ModelFacts, Settings};
@@ -30,8 +33,8 @@ pub(super) struct Comparison {
     pub(super) taps: Vec<Tap>,
     pub(super) limits: BTreeMap<Tap, f64>,
     pub(super) profile: Profile,
-    /// The reference's worst NMSE against itself in a row of logits, once measured.
-    noise_floor: Option<f64>,
+    /// Every engine against itself, by what was varied; worst of all prompts.
+    noise: BTreeMap<(Role, String), TapNoise>,
     accumulators: BTreeMap<Site, TapAccumulator>,
     logits: BTreeMap<(usize, Mode), LogitsAccumulator>,
     ledger: CoverageLedger,
@@ -91,7 +94,7 @@ impl Comparison {
                 true => options.profile.clone().with_oracle(),
                 false => options.profile.clone(),
             },
-            noise_floor: None,
+            noise: BTreeMap::new(),
             accumulators: BTreeMap::new(),
             logits: BTreeMap::new(),
             ledger: CoverageLedger::default(),
@@ -156,6 +159,7 @@ impl Comparison {
         progress.set_length(self.coverage().expected);
         pair.configure(self.settings)?;
         let mut generations = Vec::new();
+        let mut meters = None;
         progress.set_message("generating");
         for index in 0..self.prompts.len() {
             let prompt = &mut self.prompts[index];
@@ -163,9 +167,12 @@ impl Comparison {
             let generation = generate(pair, index, prompt, n_predict, settings, &self.profile)?;
             generations.extend(generation);
             if options.modes.contains(&Mode::Cumulative) {
-                let (reference, _) = pair.engines();
-                self.measure_noise(index, reference)
-                    .map_err(Side::Reference)?;
+                progress.set_message("measuring noise");
+                let meters = match &mut meters {
+                    Some(meters) => meters,
+                    None => meters.insert(Meters::new(options, self.settings)?),
+                };
+                self.measure_noise(index, pair, meters)?;
             }
         }
         if !generations.is_empty() {
@@ -196,23 +203,44 @@ impl Comparison {
         Ok(())
     }
 
-    /// The reference against itself: the decode steps one by one, and as part of the prompt. Ternary models
-    /// amplify its rounding, so the limit on cumulative logits follows what this shows.
-    fn measure_noise(&mut self, index: usize, reference: &mut Engine) -> Result<(), EngineError> {
-        let prompt = &self.prompts[index];
-        reference.set_task(format!("measuring its noise on prompt {index}"));
-        let (tokens, steps) = (&prompt.tokens, &prompt.decode_tokens);
-        let stepwise = logits_by_steps(reference, tokens, steps, self.settings)?;
-        let batched = logits_by_prefill(reference, tokens, steps, self.settings)?;
-        let floor = stepwise
-            .iter()
-            .zip(&batched)
-            .map(|(s, b)| row_nmse(s, b))
-            .fold(
-                0.0,
-                |worst: f64, x| if x.is_nan() || x > worst { x } else { worst },
-            );
-        let limit = self.profile.cumulative_logits_limit(floor);
+    /// Both engines against themselves. Ternary models amplify the reference's rounding, so the limit on cumulative
+    /// logits follows what this shows.
+    fn measure_noise(
+        &mut self,
+        index: usize,
+        pair: &mut Pair,
+        meters: &mut Meters,
+    ) -> Result<(), Side> {
+        let prompt = self.prompts[index].clone();
+        let (reference, candidate) = pair.engines();
+        let task = format!("measuring its noise on prompt {index}");
+        let mut of_reference = TapNoise::new();
+        for (role, engine, meter, side) in [
+            (
+                Role::Reference,
+                reference,
+                &mut meters.reference,
+                Side::Reference as fn(EngineError) -> Side,
+            ),
+            (
+                Role::Candidate,
+                candidate,
+                &mut meters.candidate,
+                Side::Candidate,
+            ),
+        ] {
+            let Some(meter) = meter else { continue };
+            engine.set_task(&task);
+            for noise in meter.measure(engine, &prompt, &self.taps).map_err(side)? {
+                if role == Role::Reference {
+                    of_reference = worse(of_reference, &noise.nmse);
+                }
+                let all = self.noise.entry((role, noise.varied)).or_default();
+                *all = worse(std::mem::take(all), &noise.nmse);
+            }
+        }
+        let logits = of_reference.get(&Tap::Logits).copied().unwrap_or(0.0);
+        let limit = self.profile.cumulative_logits_limit(logits);
         let site = Site {
             mode: Mode::Cumulative,
             prompt: index,
@@ -220,12 +248,10 @@ impl Comparison {
             tap: Tap::Logits,
         };
         if let Some(accumulator) = self.accumulators.get_mut(&site) {
-            *accumulator = TapAccumulator::new(Some(limit), tokens.len(), false);
+            *accumulator = TapAccumulator::new(Some(limit), prompt.tokens.len(), false);
             self.logits
                 .insert((index, Mode::Cumulative), LogitsAccumulator::new(limit));
         }
-        let worst = self.noise_floor.get_or_insert(0.0);
-        *worst = worst.max(floor);
         Ok(())
     }
 
@@ -272,16 +298,42 @@ impl Comparison {
         self.ledger.report(self.not_offered.clone())
     }
 
-    /// How far the reference differs from itself, if that was measured.
-    pub(super) fn noise_floor(&self, reference: &EngineSpec) -> Option<NoiseFloor> {
-        self.noise_floor.and_then(finite).map(|floor| NoiseFloor {
-            description: format!(
-                "{reference} against itself: {DECODE_STEPS} tokens after each prompt evaluated one by one, \
-                 and as part of the prompt"
-            ),
-            nmse: [(Tap::Logits.to_string(), floor)].into(),
-            measurements: Vec::new(),
+    /// How far the engines differ from themselves, if that was measured.
+    pub(super) fn noise_floor(&self) -> Option<NoiseFloor> {
+        let mut of_reference = TapNoise::new();
+        let mut measurements = Vec::new();
+        for ((role, varied), nmse) in &self.noise {
+            if *role == Role::Reference {
+                of_reference = worse(of_reference, nmse);
+            }
+            let named = nmse.iter().map(|(tap, &x)| (tap.to_string(), finite(x)));
+            measurements.push(NoiseMeasurement {
+                engine: role.name().to_owned(),
+                varied: varied.clone(),
+                nmse: named.collect(),
+            });
+        }
+        let named = of_reference.iter();
+        let named = named.filter_map(|(tap, &x)| Some((tap.to_string(), finite(x)?)));
+        (!measurements.is_empty()).then(|| NoiseFloor {
+            description: "each engine against itself, worst row per tap".to_owned(),
+            nmse: named.collect(),
+            measurements,
         })
+    }
+
+    /// What the candidate differs from itself by, if it is an engine that must not.
+    pub(super) fn candidate_noise(&self) -> Vec<String> {
+        let noisy = self
+            .noise
+            .iter()
+            .filter(|((role, _), _)| *role == Role::Candidate);
+        noisy
+            .filter_map(|((_, varied), nmse)| {
+                let (tap, nmse) = nmse.iter().find(|(_, nmse)| **nmse != 0.0)?;
+                Some(format!("{varied}: NMSE {nmse:.1e} in {tap}"))
+            })
+            .collect()
     }
 
     /// Taps with a row over its limit, in the order of the forward pass.
@@ -344,6 +396,42 @@ impl Comparison {
             })
             .filter(|l| l.isolated.is_some() || l.cumulative.is_some())
             .collect()
+    }
+}
+
+/// Which of the two engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Role {
+    Reference,
+    Candidate,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Role::Reference => "reference",
+            Role::Candidate => "candidate",
+        }
+    }
+}
+
+/// What measures the noise of the engines that can have any.
+struct Meters {
+    reference: Option<NoiseMeter>,
+    candidate: Option<NoiseMeter>,
+}
+
+impl Meters {
+    fn new(options: &RunOptions, settings: Settings) -> Result<Meters, Side> {
+        let meter = |spec: &EngineSpec| match spec {
+            // One thread, one token at a time, and slow.
+            EngineSpec::Oracle => Ok(None),
+            spec => NoiseMeter::new(spec, &options.model, settings).map(Some),
+        };
+        Ok(Meters {
+            reference: meter(&options.reference).map_err(Side::Reference)?,
+            candidate: meter(&options.candidate).map_err(Side::Candidate)?,
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 mod arbitration;
 mod comparison;
 mod generation;
+mod noise;
 mod pair;
 
 use std::path::{Path, PathBuf};
@@ -99,6 +100,10 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         coverage: &coverage,
         required_not_compared: comparison.required_not_compared(&options.profile, &facts),
         not_repeatable: &comparison.not_repeatable,
+        candidate_noise: match options.candidate {
+            EngineSpec::Rust { .. } => comparison.candidate_noise(),
+            _ => Vec::new(),
+        },
         bench: bench.as_ref(),
     };
     let mut verdict = verdict::decide(&findings);
@@ -151,7 +156,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         environment: options.environment.clone(),
         taps: comparison.tap_results(),
         logits: comparison.logits_results(),
-        noise_floor: comparison.noise_floor(&options.reference),
+        noise_floor: comparison.noise_floor(),
         inputs: Inputs {
             prompts: comparison.prompts,
             tokenizer: comparison.tokenizer,

@@ -26,6 +26,9 @@ pub(crate) struct OracleBackend {
     n_ctx: usize,
 }
 
+/// Sees a tap, and may change its bytes.
+type Observe<'a> = dyn FnMut(TapHeader, &mut [u8]) -> Result<(), Refusal> + 'a;
+
 impl From<OracleError> for Refusal {
     fn from(e: OracleError) -> Refusal {
         Refusal::new(ErrorKind::BadModel, e)
@@ -48,7 +51,7 @@ impl OracleBackend {
         &mut self,
         batch: Batch,
         logits: Option<Range<usize>>,
-        observe: &mut dyn FnMut(TapHeader, &mut [u8]) -> Result<(), Refusal>,
+        observe: &mut Observe,
     ) -> Result<Vec<f32>, Refusal> {
         let oracle = self
             .oracle

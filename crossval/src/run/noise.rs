@@ -1,0 +1,260 @@
+//! How far an engine is from itself: with another number of threads, and with another split into batches.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bitnet_core::tap::Tap;
+use half::f16;
+use reports::model::Prompt;
+
+use crate::compare::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side};
+use crate::compare::tap::row_nmse;
+use crate::engine::{Engine, EngineError, EngineSpec, EvalEvent};
+use crate::protocol::{ErrorKind, Request, Settings};
+
+/// Worst NMSE of a row per tap, each run on its own values. NaN if a value is not finite.
+pub type TapNoise = BTreeMap<Tap, f64>;
+
+/// What was varied, and what came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Noise {
+    /// In words.
+    pub varied: String,
+    /// Per tap.
+    pub nmse: TapNoise,
+}
+
+/// Measures one engine, beside which it runs another worker of the same.
+pub struct NoiseMeter {
+    twin: Engine,
+    settings: Settings,
+    twin_threads: usize,
+}
+
+impl NoiseMeter {
+    /// `settings` are those of the engine that is to be measured.
+    ///
+    /// # Errors
+    /// If the second worker cannot be started, or fails.
+    pub fn new(
+        spec: &EngineSpec,
+        model: &Path,
+        settings: Settings,
+    ) -> Result<NoiseMeter, EngineError> {
+        let mut twin = Engine::start(spec, None).map_err(|e| EngineError::Refused {
+            kind: ErrorKind::Internal,
+            message: e.to_string(),
+        })?;
+        let twin_threads = if settings.threads == 1 { 2 } else { 1 };
+        twin.load(model)?;
+        twin.configure(Settings {
+            threads: twin_threads,
+            ..settings
+        })?;
+        Ok(NoiseMeter {
+            twin,
+            settings,
+            twin_threads,
+        })
+    }
+
+    /// The engine on a prompt and its decode steps.
+    ///
+    /// # Errors
+    /// If either worker fails.
+    pub fn measure(
+        &mut self,
+        engine: &mut Engine,
+        prompt: &Prompt,
+        taps: &[Tap],
+    ) -> Result<[Noise; 2], EngineError> {
+        let (own, twin) = (self.settings.threads, self.twin_threads);
+        Ok([
+            Noise {
+                varied: format!("threads {} and {}", own.min(twin), own.max(twin)),
+                nmse: self.across_threads(engine, prompt, taps)?,
+            },
+            Noise {
+                varied: format!(
+                    "{} tokens one by one and as part of the prompt",
+                    prompt.decode_tokens.len()
+                ),
+                nmse: self.across_batches(engine, prompt, taps)?,
+            },
+        ])
+    }
+
+    fn across_threads(
+        &mut self,
+        engine: &mut Engine,
+        prompt: &Prompt,
+        taps: &[Tap],
+    ) -> Result<TapNoise, EngineError> {
+        let mut worst = Worst::default();
+        let prefill = prompt.tokens.chunks(self.settings.n_ubatch);
+        let mut first_position = 0;
+        for tokens in prefill.chain(prompt.decode_tokens.chunks(1)) {
+            let batch = Batch {
+                first_position,
+                tokens,
+                taps,
+                isolated: false,
+            };
+            let hashes = &mut ReferenceHashes::default();
+            lockstep::evaluate(engine, &mut self.twin, batch, hashes, &mut worst).map_err(
+                |side| match side {
+                    Side::Reference(e) | Side::Candidate(e) => e,
+                },
+            )?;
+            first_position += tokens.len();
+        }
+        Ok(worst.0)
+    }
+
+    fn across_batches(
+        &self,
+        engine: &mut Engine,
+        prompt: &Prompt,
+        taps: &[Tap],
+    ) -> Result<TapNoise, EngineError> {
+        let n_prompt = prompt.tokens.len();
+        let mut stepwise: BTreeMap<(Tap, Option<usize>, usize), Vec<u8>> = BTreeMap::new();
+        let prefill = prompt.tokens.chunks(self.settings.n_ubatch);
+        let steps = prompt.decode_tokens.chunks(1);
+        rows(engine, prefill.chain(steps), taps, |at, _, row| {
+            if at.position >= n_prompt {
+                stepwise.insert((at.tap, at.layer, at.position), row.to_vec());
+            }
+        })?;
+        let tokens: Vec<u32> = prompt
+            .tokens
+            .iter()
+            .chain(&prompt.decode_tokens)
+            .copied()
+            .collect();
+        let mut worst = Worst::default();
+        let batches = tokens.chunks(self.settings.n_ubatch);
+        rows(engine, batches, taps, |at, n_kv, batched| {
+            let Some(single) = stepwise.remove(&(at.tap, at.layer, at.position)) else {
+                return;
+            };
+            if at.tap.is_f16() {
+                let [single, batched] = [&single, batched].map(wide::<f16>);
+                worst.row(at.tap, &single, &batched);
+            } else {
+                let [single, mut batched] = [&single, batched].map(wide::<f32>);
+                if at.tap == Tap::AttnProbs {
+                    // Without the positions that are masked, which one token has not.
+                    let seen = at.position + 1;
+                    batched = batched
+                        .chunks(n_kv)
+                        .flat_map(|head| &head[..seen.min(head.len())])
+                        .copied()
+                        .collect();
+                }
+                worst.row(at.tap, &single, &batched);
+            }
+        })?;
+        Ok(worst.0)
+    }
+}
+
+fn wide<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Vec<T> {
+    bytes
+        .chunks_exact(size_of::<T>())
+        .map(bytemuck::pod_read_unaligned)
+        .collect()
+}
+
+/// Evaluates batches from position 0 on; `see` gets every row, with the positions that its batch sees.
+fn rows<'a>(
+    engine: &mut Engine,
+    batches: impl Iterator<Item = &'a [u32]>,
+    taps: &[Tap],
+    mut see: impl FnMut(RowAt, usize, &[u8]),
+) -> Result<(), EngineError> {
+    let mut first_position = 0;
+    for tokens in batches {
+        let n_kv = first_position + tokens.len();
+        engine.begin_eval(&Request::Eval {
+            seq_id: 0,
+            first_position,
+            tokens: tokens.to_vec(),
+            taps: taps.to_vec(),
+            overwrite: false,
+            last_logits: false,
+        })?;
+        while let EvalEvent::Tap(piece) = engine.next_event()? {
+            let rows = engine.payload().chunks_exact(piece.row_bytes());
+            for (row, bytes) in rows.enumerate() {
+                let at = RowAt {
+                    tap: piece.tap,
+                    layer: piece.layer,
+                    position: piece.first_position.saturating_add(row),
+                };
+                see(at, n_kv, bytes);
+            }
+        }
+        first_position = n_kv;
+    }
+    Ok(())
+}
+
+/// The worst row of each tap.
+#[derive(Default)]
+struct Worst(TapNoise);
+
+impl Worst {
+    fn row<T: crate::compare::tap::Value>(&mut self, tap: Tap, a: &[T], b: &[T]) {
+        let nmse = match a.len() == b.len() {
+            true => row_nmse(a, b),
+            false => f64::NAN,
+        };
+        let worst = self.0.entry(tap).or_insert(0.0);
+        if nmse.is_nan() || nmse > *worst {
+            *worst = nmse;
+        }
+    }
+}
+
+impl RowSink for Worst {
+    fn row_f32(&mut self, at: RowAt, reference: &[f32], candidate: &[f32]) {
+        self.row(at.tap, reference, candidate);
+    }
+
+    fn row_f16(&mut self, at: RowAt, reference: &[f16], candidate: &[f16]) {
+        self.row(at.tap, reference, candidate);
+    }
+}
+
+/// The larger of two per tap; NaN is the largest.
+pub fn worse(mut a: TapNoise, b: &TapNoise) -> TapNoise {
+    for (&tap, &nmse) in b {
+        let worst = a.entry(tap).or_insert(0.0);
+        if nmse.is_nan() || nmse > *worst {
+            *worst = nmse;
+        }
+    }
+    a
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_row_counts_and_nan_is_worst_of_all() {
+        let mut worst = Worst::default();
+        worst.row(Tap::Q, &[1.0_f32, 0.0], &[1.0, 0.0]);
+        assert_eq!(worst.0[&Tap::Q], 0.0);
+        worst.row(Tap::Q, &[1.0_f32, 0.0], &[1.0, 0.1]);
+        worst.row(Tap::Q, &[1.0_f32, 0.0], &[1.0, 0.01]);
+        assert!((worst.0[&Tap::Q] - 0.01).abs() < 1e-8);
+        worst.row(Tap::Q, &[1.0_f32, 0.0], &[f32::NAN, 0.0]);
+        worst.row(Tap::Q, &[1.0_f32, 0.0], &[1.0, 0.0]);
+        worst.row(Tap::K, &[1.0_f32], &[1.0, 0.0]);
+        assert!(worst.0[&Tap::Q].is_nan() && worst.0[&Tap::K].is_nan());
+        let both = worse([(Tap::V, 1.0)].into(), &worst.0);
+        assert!(both[&Tap::Q].is_nan() && both[&Tap::V] == 1.0);
+    }
+}
