@@ -67,7 +67,7 @@ class Gguf:
             alignment = self.metadata.get("general.alignment", 32)
             self.start = -(-self.at // alignment) * alignment
         except (OSError, ValueError, struct.error, UnicodeDecodeError) as e:
-            raise BadModel(f"{path}: {e}") from e
+            raise BadModel(f"{path}: damaged or unreadable: {e}") from e
 
     def unpack(self, layout):
         layout = "<" + layout
@@ -279,7 +279,7 @@ class Worker:
         self.model = self.session = None
         self.n_ctx = 0
 
-    def send(self, kind, payload=b"", **fields):
+    def send(self, kind, payload=b"", /, **fields):
         header = json.dumps({"type": kind, **fields}).encode()
         self.output.write(struct.pack("<II", len(header), len(payload)) + header)
         self.output.write(payload)
@@ -315,7 +315,10 @@ class Worker:
 
     def on_load(self, model):
         start = time.perf_counter()
-        self.model = Model(model)
+        try:
+            self.model = Model(model)
+        except (ValueError, TypeError, ArithmeticError) as e:
+            raise BadModel(f"{model}: {e}") from e
         self.send("loaded", facts=self.model.facts(), load_ms=milliseconds(start))
 
     def on_configure(self, n_ctx, n_ubatch, threads, observe):

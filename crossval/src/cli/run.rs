@@ -42,9 +42,10 @@ pub(super) struct Args {
     /// Threads per engine
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = threads)]
     threads: usize,
-    /// isolated: each stage starts from the reference's inputs; cumulative: each engine on its own
-    #[arg(long, value_enum, default_value_t = ModeArg::Both)]
-    mode: ModeArg,
+    /// isolated: each stage starts from the reference's inputs; cumulative: each engine on its own [default: both,
+    /// or cumulative if the candidate takes no values]
+    #[arg(long, value_enum)]
+    mode: Option<ModeArg>,
     /// Limits: standard, strict or a TOML file
     #[arg(long, value_name = "PROFILE", default_value = "standard")]
     profile: String,
@@ -88,9 +89,10 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
         n_predict: args.n_predict,
         threads: args.threads,
         modes: match args.mode {
-            ModeArg::Both => vec![Mode::Isolated, Mode::Cumulative],
-            ModeArg::Isolated => vec![Mode::Isolated],
-            ModeArg::Cumulative => vec![Mode::Cumulative],
+            None => Vec::new(),
+            Some(ModeArg::Both) => vec![Mode::Isolated, Mode::Cumulative],
+            Some(ModeArg::Isolated) => vec![Mode::Isolated],
+            Some(ModeArg::Cumulative) => vec![Mode::Cumulative],
         },
         profile: Profile::open(&args.profile)?,
         bench: !args.no_bench,

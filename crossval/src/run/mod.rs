@@ -42,7 +42,7 @@ pub struct RunOptions {
     pub n_predict: usize,
     /// Threads per engine.
     pub threads: usize,
-    /// Modes to compare in.
+    /// Modes to compare in; empty for both, or for cumulative alone if the candidate takes no values.
     pub modes: Vec<Mode>,
     /// The limits.
     pub profile: Profile,
@@ -79,6 +79,10 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
     let (size_bytes, sha256) = hash_file(&options.model)?;
     progress.set_message("loading");
     let mut pair = Pair::start(options)?;
+    let options = &RunOptions {
+        modes: pair.modes(&options.modes),
+        ..options.clone()
+    };
     let prompts = pair.tokenize(&options.prompts)?;
     let mut comparison = Comparison::new(options, &mut pair, prompts)?;
     if let Err(side) = comparison.drive(&mut pair, options, progress) {
