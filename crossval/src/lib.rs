@@ -9,6 +9,7 @@ pub mod compare;
 pub mod engine;
 pub mod environment;
 mod error;
+pub mod known;
 pub mod oracle;
 pub mod profile;
 pub mod protocol;

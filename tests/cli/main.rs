@@ -4,6 +4,7 @@ mod bad_input;
 mod dying_engine;
 mod faults;
 mod help;
+mod known;
 mod parity;
 mod python;
 mod weight_types;

@@ -11,6 +11,7 @@ use super::{progress_bar, summary};
 use crate::engine::EngineSpec;
 use crate::environment::{self, Provenance};
 use crate::error::Error;
+use crate::known::Ledger;
 use crate::profile::Profile;
 use crate::run::{PromptSource, RunOptions};
 
@@ -49,6 +50,9 @@ pub(super) struct Args {
     /// Limits: standard, strict or a TOML file
     #[arg(long, value_name = "PROFILE", default_value = "standard")]
     profile: String,
+    /// Ledger of known deviations, a TOML file
+    #[arg(long, value_name = "FILE")]
+    known: Option<PathBuf>,
     /// Folder for report.json, report.html and report.md
     #[arg(long, value_name = "DIR", default_value = "crossval-report")]
     out: PathBuf,
@@ -95,6 +99,10 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
             Some(ModeArg::Cumulative) => vec![Mode::Cumulative],
         },
         profile: Profile::open(&args.profile)?,
+        known: match &args.known {
+            Some(file) => Ledger::open(file)?,
+            None => Ledger::default(),
+        },
         bench: !args.no_bench,
         command: std::env::args_os()
             .map(|a| a.to_string_lossy().into_owned())

@@ -17,6 +17,7 @@ use self::pair::Pair;
 use crate::bench;
 use crate::engine::EngineSpec;
 use crate::error::Error;
+use crate::known::{Ledger, Occurred};
 use crate::profile::Profile;
 use crate::verdict::{self, Findings};
 
@@ -46,6 +47,8 @@ pub struct RunOptions {
     pub modes: Vec<Mode>,
     /// The limits.
     pub profile: Profile,
+    /// Divergences that are expected.
+    pub known: Ledger,
     /// Whether to time both engines.
     pub bench: bool,
     /// The command line, for the report.
@@ -96,14 +99,28 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
     };
     let facts = pair.facts.clone();
     let coverage = comparison.coverage();
+    let exceeded = comparison.exceeded();
+    let known = options.known.apply(&Occurred {
+        architecture: &facts.architecture,
+        reference: &options.reference.to_string(),
+        candidate: &options.candidate.to_string(),
+        modes: &options.modes,
+        sites: exceeded.iter().map(|&(site, _)| site).collect(),
+        generation: comparison.generation.as_ref().map(generation::differs),
+        complete: coverage.compared == coverage.expected,
+        today: jiff::Timestamp::now()
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .date(),
+    });
     let findings = Findings {
         failures: pair.failures(),
-        exceeded: comparison.exceeded(),
+        exceeded,
         generation: comparison.generation.as_ref(),
         coverage: &coverage,
         required_not_compared: comparison.required_not_compared(&options.profile, &facts),
         not_repeatable: &comparison.not_repeatable,
         bench: bench.as_ref(),
+        known: &known,
     };
     let mut verdict = verdict::decide(&findings);
     if let Some(divergence) = &mut verdict.first_divergence
@@ -177,7 +194,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         generation: comparison.generation,
         bench,
         perplexity: None,
-        known: Vec::new(),
+        known,
     })
 }
 
