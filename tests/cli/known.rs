@@ -74,13 +74,8 @@ fn what_no_entry_names_still_fails() {
 
 #[test]
 fn the_first_unknown_divergence_is_named_before_a_known_one() {
-    let stage = "tap = 'ffn_act'\nlayer = 1\n";
-    let entries = [stage, LOGITS, GENERATION];
-    let (code, report, states) = run_with(&entries, Some("activation:1"));
-    assert_eq!((code, states.len()), (0, 3));
-    assert_eq!(report.verdict.first_divergence.expect("one").layer, Some(1));
-
-    let (code, report, _) = run_with(&[stage, GENERATION], Some("activation:1"));
+    let every_layer = "tap = 'ffn_act'\n";
+    let (code, report, _) = run_with(&[every_layer, GENERATION], Some(FAULT));
     assert_eq!(code, 10);
     let first = report.verdict.first_divergence.expect("one");
     assert_eq!((first.tap.as_str(), first.layer), ("logits", None));
