@@ -7,6 +7,7 @@ mod help;
 mod known;
 mod parity;
 mod python;
+mod stress;
 mod weight_types;
 
 use std::path::{Path, PathBuf};
