@@ -3,22 +3,31 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use reports::model::{Mode, Status};
+use reports::model::{AtFault, Mode, Status};
 
 use super::*;
 
-/// `exec:` and a script that runs a Python program in the environment of `cargo xtask setup`.
-fn python(scratch: &Scratch, program: &str) -> Option<String> {
-    let interpreter = Path::new(env!("CARGO_BIN_EXE_crossval"))
+fn example(name: &str) -> PathBuf {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python");
+    examples.join(name)
+}
+
+/// The interpreter of the environment that `cargo xtask setup` makes.
+fn interpreter() -> Option<PathBuf> {
+    let found = Path::new(env!("CARGO_BIN_EXE_crossval"))
         .ancestors()
         .map(|dir| dir.join("python/bin/python"))
         .find(|interpreter| interpreter.is_file());
-    let Some(interpreter) = interpreter else {
+    if found.is_none() {
         skip("the Python environment is absent (cargo xtask setup)");
-        return None;
-    };
+    }
+    found
+}
+
+/// `exec:` and a script that runs a worker.
+fn exec(scratch: &Scratch, program: &Path) -> Option<String> {
+    let interpreter = interpreter()?;
     let script = scratch.path("worker");
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(program);
     let text = format!(
         "#!/bin/sh\nexec '{}' '{}'\n",
         interpreter.display(),
@@ -30,7 +39,7 @@ fn python(scratch: &Scratch, program: &str) -> Option<String> {
 }
 
 fn worker(scratch: &Scratch) -> Option<String> {
-    python(scratch, "examples/python/worker.py")
+    exec(scratch, &example("worker.py"))
 }
 
 /// A pass in which every row of every tap was compared in both modes.
@@ -79,6 +88,56 @@ fn agrees_with_the_reference() {
     }
 }
 
+/// A reference that computes SiLU where the model says squared ReLU.
+#[test]
+fn a_reference_with_the_wrong_activation_is_at_fault() {
+    let scratch = Scratch::new();
+    let right = std::fs::read_to_string(example("worker.py")).expect("the worker");
+    let condition = "if self.model.arch == \"bitnet\":";
+    assert!(right.contains(condition));
+    let program = scratch.path("silu.py");
+    std::fs::write(&program, right.replace(condition, "if True:")).expect("a worker");
+    let Some(wrong) = exec(&scratch, &program) else {
+        return;
+    };
+    let (code, report, _) = run(Path::new(TINY), &["--reference", &wrong, "--no-bench"]);
+    assert_eq!(
+        (code, report.verdict.at_fault),
+        (10, AtFault::Reference),
+        "{:#?}",
+        report.verdict
+    );
+    let first = report.verdict.first_divergence.expect("a divergence");
+    assert_eq!((first.tap.as_str(), first.layer), ("ffn_act", Some(0)));
+    let hint = first.hint.expect("a hint");
+    assert!(hint.contains("matches SiLU"), "{hint}");
+}
+
+#[test]
+fn reads_a_trace() {
+    let Some(interpreter) = interpreter() else {
+        return;
+    };
+    let header = r#"{"__metadata__":{"engine":"rust"},
+        "prompt0.layer03.q":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}"#;
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.extend([1.5f32, -2.0].map(f32::to_le_bytes).as_flattened());
+    let scratch = Scratch::new();
+    let trace = scratch.path("trace.safetensors");
+    std::fs::write(&trace, bytes).expect("a trace");
+    for (tensor, says) in [
+        (None, "engine: rust\nprompt0.layer03.q  F32 [1, 2]\n"),
+        (Some("prompt0.layer03.q"), "[[ 1.5 -2. ]]\n"),
+    ] {
+        let mut command = Command::new(&interpreter);
+        command.arg(example("read_trace.py")).arg(&trace);
+        let output = command.args(tensor).output().expect("python starts");
+        assert_eq!(exit_code(&output), 0, "{}", stderr(&output));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), says);
+    }
+}
+
 #[test]
 fn refuses_what_it_cannot_run() {
     let scratch = Scratch::new();
@@ -111,7 +170,7 @@ fn refuses_what_it_cannot_run() {
 
 #[test]
 fn says_that_numpy_is_missing() {
-    let worker = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python/worker.py");
+    let worker = example("worker.py");
     // -S: without site-packages.
     let output = Command::new("python3").arg("-S").arg(worker).output();
     let Ok(output) = output else {

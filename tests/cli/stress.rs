@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use reports::model::{Mode, Status};
+use reports::model::{AtFault, Mode, Status};
 
 use super::*;
 
@@ -35,6 +35,9 @@ fn i16_overflow() {
             (first.tap.as_str(), first.layer, first.position, first.mode),
             ("ffn_down", Some(0), 0, Mode::Isolated)
         );
+        assert_eq!(report.verdict.at_fault, AtFault::Reference);
+        let hint = first.hint.as_ref().expect("a hint");
+        assert!(hint.contains("int16 overflow"), "{hint}");
         // One of the rows of +1.
         assert_eq!(first.element % 16, 0, "{first:?}");
         for tap in &report.taps {

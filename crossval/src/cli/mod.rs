@@ -20,7 +20,7 @@ use crate::worker;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0    pass
+  0    pass, also with known deviations
   10   numerical parity failed
   20   incomplete: something that was to be compared was not
   30   an engine is missing or failed
