@@ -10,6 +10,7 @@ pub mod engine;
 pub mod environment;
 mod error;
 pub mod fault;
+pub mod known;
 pub mod oracle;
 pub mod profile;
 pub mod protocol;

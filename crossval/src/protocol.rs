@@ -1,8 +1,13 @@
 //! The worker protocol, version 1: how the driver talks to an engine in a child process.
 //!
+//! Whatever speaks it can be compared: `crossval run --candidate exec:PATH` starts the program `PATH`, without
+//! arguments and in the driver's working directory. `examples/python/worker.py` in the source tree is a complete
+//! worker.
+//!
 //! A worker reads requests from its standard input and writes responses to its standard output. (Workers of
 //! this crate keep that descriptor to themselves and point descriptor 1 at standard error, since C++ libraries
-//! print there.) Whatever a worker writes to standard error is its log.
+//! print there.) Whatever a worker writes to standard error is its log, whose last lines are in the report should
+//! it fail.
 //!
 //! # Frames
 //! ```text
@@ -11,19 +16,52 @@
 //! ...  header: one JSON object, UTF-8, with a field "type"
 //! ...  payload: raw little-endian values; empty where a message has none
 //! ```
+//! `type` is the name of a [`Request`] or [`Response`] in snake case; the message's fields stand beside it:
+//! `{"type":"load","model":"tiny.gguf"}`, `{"type":"evaluated"}`. Readers ignore fields that they do not know.
+//! What is optional may be null or left out. Token IDs, positions and counts are whole numbers, times are wall-clock
+//! milliseconds. JSON holds no NaN or infinity; payloads may.
 //!
 //! # Conversation
-//! The worker opens with [`Response::Hello`]. Then each [`Request`] gets one response, or
-//! [`Response::Error`], after which the worker is ready for the next request. Only [`Request::Eval`] is longer:
-//! the worker sends a [`Response::Tap`] for every tap asked for, in the order in which it computes them, split
-//! into pieces of [`rows_per_frame`] rows, and ends with [`Response::Evaluated`]. With `overwrite`, it waits
-//! after each piece for [`Request::Overwrite`] (same shape as what it sent; it goes on with those values) or
-//! [`Request::Keep`].
+//! The worker speaks first: [`Response::Hello`]. Then the driver sends a [`Request`] and waits for its one
+//! response, so that there is never more than one request in the pipe. [`Response::Error`] in its place refuses
+//! the request, and the worker is ready for the next; a refused [`Request::Eval`] leaves the sequence in any state,
+//! and what follows starts again from position 0.
 //!
+//! A run goes: [`Request::Load`], [`Request::Tokenize`] where the worker has a tokenizer, [`Request::Configure`],
+//! then [`Request::Generate`] and [`Request::Eval`] in any number and order, with [`Request::Detokenize`] between
+//! them; [`Request::Usage`]; [`Request::Quit`]. `Configure` may come again, with other settings. `Quit`, or the end
+//! of standard input, ends the worker: it has 100 ms to exit before it is killed.
+//!
+//! # Evaluation
+//! A worker holds one sequence and its KV cache. [`Request::Eval`] appends a batch to it: `first_position` is how
+//! many tokens the sequence holds, or 0, which empties it first. Anything else is [`ErrorKind::Usage`], and so are
+//! more than `n_ctx` positions and unknown token IDs. The tokens are one batch, however many the engine could take.
+//!
+//! For every tap in `taps` the worker sends its values as soon as they are computed, of *all* tokens of the batch
+//! (`logits` too), then one [`Response::Evaluated`]. Taps that were not asked for are not sent; the order of `taps`
+//! says nothing. `embd` comes before the layers, one layer before the next, `final_norm` and `logits` after them;
+//! within a layer the order is free. Values go out in pieces of [`rows_per_frame`] rows, the last one shorter:
+//! the driver compares pieces of equal [`TapHeader`], so both engines must cut alike.
+//!
+//! With `overwrite`, the worker waits after each piece for [`Request::Overwrite`], whose payload has the shape and
+//! type of the piece, or [`Request::Keep`], and computes everything that follows from the values then in force. So
+//! `k_cache` and `v_cache` replace what is in the cache, `attn_probs` what the values are weighted with, `ffn_inp`
+//! and `layer_out` the residual stream. Offer only taps for which this holds, or say `"overwrite": false`: then
+//! the engine is compared in cumulative mode alone.
+//!
+//! # Values
+//! Rows are tokens; [`bitnet_core::tap::Tap`] gives the width of each tap and what it holds. Values are F32, or F16
+//! for `k_cache` and `v_cache`, whose rows are those of the batch, not the whole cache. A row of heads holds them
+//! one after the other. A row of `attn_probs` holds, head after head, the probabilities of positions
+//! `0 .. first_position + tokens of the batch`, 0 where the mask hides one; so its width grows with the sequence.
+//!
+//! An engine that does not have a tap's values at hand leaves the tap out of its hello: it is then reported as not
+//! offered, which a profile may or may not allow.
+//!
+//! # Judging
 //! An engine whose hello says `judges` answers [`Request::Judge`]: it computes one row of one stage from the inputs
-//! given, and says how far the rows of other engines are from it. Of the engines of this crate, that is `oracle`.
-//!
-//! Values are F32, or F16 for `k_cache` and `v_cache`. Layouts of the taps: [`bitnet_core::tap::Tap`].
+//! given, and says how far the rows of other engines are from it. Of the engines of this crate, that is `oracle`;
+//! no other needs it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -56,7 +94,7 @@ pub fn rows_per_frame(row_bytes: usize) -> usize {
 pub enum Request {
     /// Load a model file. Answer: [`Response::Loaded`].
     Load {
-        /// The GGUF file.
+        /// The GGUF file, as given to the driver; relative to the working directory.
         model: PathBuf,
     },
     /// Make ready to evaluate, with an empty KV cache. Answer: [`Response::Configured`].
@@ -81,13 +119,13 @@ pub enum Request {
         seq_id: u32,
         /// Position of the first token; 0 clears the sequence first.
         first_position: usize,
-        /// Token IDs, at most `n_ubatch` of them.
+        /// Token IDs: at least one, at most `n_ubatch`.
         tokens: Vec<u32>,
         /// Taps to send.
         taps: Vec<Tap>,
         /// Wait for a replacement of each piece sent.
         overwrite: bool,
-        /// Return the last token's logits as the payload of [`Response::Evaluated`].
+        /// Return the last token's logits, `n_vocab` F32, as the payload of [`Response::Evaluated`].
         last_logits: bool,
     },
     /// During [`Request::Eval`]: go on with the payload's values.
@@ -95,16 +133,16 @@ pub enum Request {
     /// During [`Request::Eval`]: go on with the worker's own values.
     Keep,
     /// Clear the sequence, then generate greedily, past end-of-text tokens. Ties go to the lowest ID.
-    /// Answer: [`Response::Generated`].
+    /// This is what is timed. Answer: [`Response::Generated`].
     Generate {
-        /// The prompt.
+        /// The prompt, of any length that fits the context: the worker cuts it into batches itself.
         tokens: Vec<u32>,
-        /// Tokens to generate.
+        /// Tokens to generate, exactly; with 0, the prompt is evaluated all the same.
         n_predict: usize,
     },
     /// Is this row right? Answer: [`Response::Judged`].
     Judge(JudgeRequest),
-    /// Answer: [`Response::Usage`].
+    /// What has been used since the worker started. Answer: [`Response::Usage`].
     Usage,
     /// End the worker. No answer.
     Quit,
@@ -163,13 +201,13 @@ pub struct RowJudgement {
 /// How an engine is to run. All of it is explicit and recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Size of the KV cache, tokens.
+    /// Size of the KV cache, tokens: positions `0..n_ctx`.
     pub n_ctx: usize,
     /// Largest batch that is evaluated at once, tokens.
     pub n_ubatch: usize,
     /// Threads.
     pub threads: usize,
-    /// Whether evaluations will ask for taps. Without, nothing may slow the engine down.
+    /// Whether an [`Request::Eval`] may ask for taps. Without, nothing may slow the engine down.
     pub observe: bool,
 }
 
@@ -188,7 +226,7 @@ pub enum Response {
     },
     /// The engine is ready to evaluate.
     Configured {
-        /// Every setting that it runs with.
+        /// Every setting that it runs with, for the report; what differs from what was asked for shows here.
         settings: BTreeMap<String, String>,
     },
     /// Token IDs.
@@ -196,7 +234,7 @@ pub enum Response {
         /// The IDs.
         tokens: Vec<u32>,
     },
-    /// The payload holds text, as bytes: it may end within a character.
+    /// The payload holds text in UTF-8; it may end within a character.
     Text,
     /// A piece of a tap; the payload holds `rows * width` values.
     Tap(TapHeader),
@@ -208,7 +246,7 @@ pub enum Response {
         tokens: Vec<u32>,
         /// Time for the prompt, until the first token is known, milliseconds.
         prefill_ms: f64,
-        /// Time for each further token, milliseconds.
+        /// Time for each further token, milliseconds: `n_predict - 1` of them.
         decode_ms: Vec<f64>,
     },
     /// What the worker has used so far.
@@ -234,7 +272,7 @@ pub enum Response {
 pub struct Hello {
     /// Must be [`VERSION`].
     pub protocol: u32,
-    /// Name of the engine.
+    /// Name of the engine; free text, as is `version`.
     pub engine: String,
     /// Version or source revision.
     pub version: Option<String>,
@@ -249,7 +287,8 @@ pub struct Hello {
     pub overwrite: bool,
     /// Tensor types that it runs.
     pub dtypes: Vec<String>,
-    /// Whether it tokenizes.
+    /// Whether it answers [`Request::Tokenize`] and [`Request::Detokenize`]. If neither engine does, prompts are
+    /// given as token IDs.
     pub tokenizer: bool,
     /// Whether it answers [`Request::Judge`].
     #[serde(default)]
@@ -282,7 +321,8 @@ pub struct ModelFacts {
     /// Tensors per type name.
     #[serde(default)]
     pub tensor_types: BTreeMap<String, usize>,
-    /// Type names of the weights behind each tap that is a matrix product.
+    /// Type names (`F16`, `I2_S`, …) of the weights behind each tap that is a matrix product: `q k v attn_proj
+    /// ffn_gate ffn_up ffn_down logits`. The limits follow from them, so a candidate must give them all.
     #[serde(default)]
     pub weight_types: BTreeMap<Tap, Vec<String>>,
 }
@@ -319,7 +359,8 @@ impl TapHeader {
     }
 }
 
-/// Kinds of failure that a worker reports.
+/// Kinds of failure that a worker reports. While a model is loaded and prompts are tokenized they end the run with
+/// exit code 65, 64 or 30; later, any of them is the engine's failure in the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {

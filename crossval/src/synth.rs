@@ -5,6 +5,7 @@
 //! the ones before. `Statistics` says how that is brought about.
 
 mod random;
+mod stress;
 mod vocab;
 
 use std::error::Error as _;
@@ -17,7 +18,10 @@ use bitnet_core::gguf::{Metadata, TensorType, Writer};
 use bitnet_core::model::Architecture;
 
 use crate::Error;
+pub use stress::Stress;
+
 use random::{NORMAL_LEVELS, Rng, TERNARY_NONZERO, fill_ternary, normal_table};
+use stress::{Rows, write_scale};
 use vocab::Vocab;
 
 /// A size to start from.
@@ -53,6 +57,8 @@ pub struct SynthOptions {
     pub n_ctx: u32,
     /// RoPE frequency base.
     pub rope_base: f32,
+    /// What to provoke, in an architecture with I2_S matrices; `None` for an ordinary model.
+    pub stress: Option<Stress>,
     /// Equal options and seeds give equal files.
     pub seed: u64,
 }
@@ -75,6 +81,7 @@ impl SynthOptions {
             n_vocab,
             n_ctx,
             rope_base,
+            stress: None,
             seed,
         }
     }
@@ -107,13 +114,6 @@ impl SynthOptions {
                 self.n_layer
             )));
         }
-        let divides = |(flag, value): (&str, u32), (by, divisor): (&str, u32)| {
-            if value.is_multiple_of(divisor) {
-                return Ok(());
-            }
-            let what = format!("{flag} {value} is not a multiple of {by} {divisor}");
-            Err(Error::Usage(what))
-        };
         divides(("--embd", self.n_embd), ("--heads", self.n_head))?;
         divides(("--heads", self.n_head), ("--kv-heads", self.n_head_kv))?;
         divides(
@@ -125,8 +125,17 @@ impl SynthOptions {
             divides(("--embd", self.n_embd), ("the I2_S block of", block))?;
             divides(("--ffn", self.n_ff), ("the I2_S block of", block))?;
         }
-        Ok(())
+        self.stress.map_or(Ok(()), |stress| stress.check(self))
     }
+}
+
+/// Refuses a size that is no multiple of another, by the flag that sets it.
+fn divides((flag, value): (&str, u32), (by, divisor): (&str, u32)) -> Result<(), Error> {
+    if value.is_multiple_of(divisor) {
+        return Ok(());
+    }
+    let what = format!("{flag} {value} is not a multiple of {by} {divisor}");
+    Err(Error::Usage(what))
 }
 
 /// How large things are made. Widths are chosen such that
@@ -182,9 +191,13 @@ impl Statistics {
 enum Fill {
     /// Norm weights: a mean with a spread of a tenth of it.
     Gamma(f64),
+    /// Norm weights that are all 1.
+    Ones,
     /// A matrix of `shape[0]` inputs of the given RMS whose outputs have the given standard deviation: ternary
     /// or normal as the type has it.
     Matrix { input: f64, output: f64 },
+    /// A matrix of the kind that stresses, with its scale.
+    Stress { rows: Rows, scale: f64 },
     /// One row per token, normal with the given standard deviation.
     Tokens(f64),
 }
@@ -246,7 +259,15 @@ fn tensors(o: &SynthOptions) -> Vec<Tensor> {
             list.push(norm(name("ffn_sub_norm"), ff, 1.0));
         }
     }
+    if let Some(Stress::I16Overflow) = o.stress {
+        stress::overflow_down_projections(&mut list, s.residual.iter().map(|added| added[1]));
+    }
     list
+}
+
+/// The scale with which `inputs` inputs of RMS `input` give outputs of standard deviation `output`.
+fn ternary_scale(inputs: u64, input: f64, output: f64) -> f64 {
+    output / (input * (inputs as f64 * TERNARY_NONZERO).sqrt())
 }
 
 fn metadata(o: &SynthOptions, vocab: &Vocab, path: &Path) -> Result<Metadata, Error> {
@@ -381,7 +402,6 @@ impl Tensor {
         table: &[f32],
         out: &mut dyn Write,
     ) -> io::Result<()> {
-        let inputs = self.shape[0] as f64;
         let n: u64 = self.shape.iter().product();
         match self.fill {
             Fill::Gamma(mean) => {
@@ -392,7 +412,7 @@ impl Tensor {
                 write_levels(&bytes, n, &mut rng, out)
             }
             Fill::Matrix { input, output } if self.ty == TensorType::I2_S => {
-                let scale = output / (input * (inputs * TERNARY_NONZERO).sqrt());
+                let scale = ternary_scale(self.shape[0], input, output);
                 let mut chunk = vec![0; CHUNK as usize];
                 let mut left = n / 4;
                 while left > 0 {
@@ -401,12 +421,15 @@ impl Tensor {
                     out.write_all(part)?;
                     left -= part.len() as u64;
                 }
-                let mut trailer = [0; bitnet_core::gguf::I2_S_TRAILER as usize];
-                trailer[..4].copy_from_slice(&(scale as f32).to_le_bytes());
-                out.write_all(&trailer)
+                write_scale(scale as f32, out)
             }
+            Fill::Stress { rows, scale } => {
+                let shape = [self.shape[0] as usize, self.shape[1] as usize];
+                rows.write(shape, scale as f32, &mut rng, out)
+            }
+            Fill::Ones => (0..n).try_for_each(|_| out.write_all(&1f32.to_le_bytes())),
             Fill::Matrix { input, output } => {
-                let sigma = output / (input * inputs.sqrt());
+                let sigma = output / (input * (self.shape[0] as f64).sqrt());
                 write_levels(&scaled_f32(table, sigma), n, &mut rng, out)
             }
             Fill::Tokens(sigma) => {

@@ -1,11 +1,14 @@
 //! What came of a run: the one place where red is decided.
 
-use reports::model::{AtFault, Bench, Coverage, Divergence, Generation, Mode, Status, Verdict};
+use reports::model::{
+    AtFault, Bench, Coverage, Divergence, Generation, KnownDeviation, Mode, Status, Verdict,
+};
 use reports::number;
 use reports::outcome::Outcome;
 
 use crate::compare::site::Site;
 use crate::compare::tap::Exceeded;
+use crate::known::{complaint, excuses_generation, excuses_site};
 
 /// Everything that can make a run other than a pass.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub struct Findings<'a> {
     pub candidate_noise: Vec<String>,
     /// Timings, if they were asked for.
     pub bench: Option<&'a Bench>,
+    /// Known deviations, and whether they occurred.
+    pub known: &'a [KnownDeviation],
 }
 
 /// Decides.
@@ -35,8 +40,15 @@ pub fn decide(findings: &Findings) -> Verdict {
         reasons.push((Outcome::Engine, failure.clone()));
     }
     reasons.extend(incompleteness(findings));
-    let first_divergence = first_divergence(&findings.exceeded);
-    reasons.extend(disagreement(findings, first_divergence.as_ref()));
+    let (known, unknown): (Vec<_>, Vec<_>) = findings
+        .exceeded
+        .iter()
+        .copied()
+        .partition(|(site, _)| excuses_site(findings.known, site));
+    let first_unknown = first_divergence(&unknown);
+    reasons.extend(disagreement(findings, &unknown, first_unknown.as_ref()));
+    let first_divergence = first_unknown.or_else(|| first_divergence(&known));
+    let differ = first_divergence.is_some() || excuses_generation(findings.known);
     let outcome = reasons
         .iter()
         .fold(Outcome::Pass, |worst, &(outcome, _)| worst.worst(outcome));
@@ -50,7 +62,7 @@ pub fn decide(findings: &Findings) -> Verdict {
         exit_code: outcome.exit_code(),
         reasons: reasons.into_iter().map(|(_, reason)| reason).collect(),
         // Agreement as far as an incomplete run went clears nobody, and nothing arbitrates a difference.
-        at_fault: if outcome == Outcome::Pass {
+        at_fault: if outcome == Outcome::Pass && !differ {
             AtFault::None
         } else {
             AtFault::Undetermined
@@ -92,7 +104,11 @@ fn incompleteness(findings: &Findings) -> Vec<(Outcome, String)> {
         .collect()
 }
 
-fn disagreement(findings: &Findings, first: Option<&Divergence>) -> Vec<(Outcome, String)> {
+fn disagreement(
+    findings: &Findings,
+    unknown: &[(Site, &Exceeded)],
+    first: Option<&Divergence>,
+) -> Vec<(Outcome, String)> {
     let mut reasons = Vec::new();
     if let Some(first) = first {
         let layer = first
@@ -104,7 +120,7 @@ fn disagreement(findings: &Findings, first: Option<&Divergence>) -> Vec<(Outcome
         reasons.push(format!(
             "{} beyond the limit; the first: {layer}{} of prompt {} at position {}, NMSE {nmse}, \
              limit {}",
-            number::plural(findings.exceeded.len() as u64, "tap"),
+            number::plural(unknown.len() as u64, "tap"),
             first.tap,
             first.prompt,
             first.position,
@@ -118,6 +134,7 @@ fn disagreement(findings: &Findings, first: Option<&Divergence>) -> Vec<(Outcome
     for generation in generations {
         if let Some(m) = &generation.first_mismatch
             && !m.near_tie
+            && !excuses_generation(findings.known)
         {
             reasons.push(format!(
                 "generation from prompt {} differs at token {}, and the logits there differ by more than \
@@ -136,6 +153,7 @@ fn disagreement(findings: &Findings, first: Option<&Divergence>) -> Vec<(Outcome
             ));
         }
     }
+    reasons.extend(findings.known.iter().filter_map(complaint));
     reasons.into_iter().map(|r| (Outcome::Parity, r)).collect()
 }
 
@@ -192,6 +210,7 @@ mod tests {
             not_repeatable: &[],
             candidate_noise: Vec::new(),
             bench: None,
+            known: &[],
         }
     }
 

@@ -4,7 +4,10 @@ mod bad_input;
 mod dying_engine;
 mod faults;
 mod help;
+mod known;
 mod parity;
+mod python;
+mod stress;
 mod weight_types;
 
 use std::path::{Path, PathBuf};
@@ -70,7 +73,6 @@ fn run(model: &Path, more: &[&str]) -> (i32, Report, String) {
 }
 
 /// A synthetic model.
-#[cfg(feature = "reference")]
 fn synth(scratch: &Scratch, arch: &str, more: &[&str]) -> PathBuf {
     let file = scratch.path(&format!("{arch}.gguf"));
     let mut args = vec!["synth", "--arch", arch, "--preset", "tiny", "--seed", "7"];
@@ -95,7 +97,6 @@ fn shared(path: &str) -> Option<PathBuf> {
 }
 
 /// Says so even where the test harness captures what tests print.
-#[cfg(feature = "reference")]
 fn skip(why: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");

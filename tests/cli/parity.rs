@@ -166,29 +166,62 @@ fn synthetic_model_of_every_architecture() {
     }
 }
 
+/// The second pin, if it is built.
+fn second_pin() -> Option<&'static str> {
+    let doctor = crossval(&["doctor"]);
+    let name = "bitnet.cpp@2024-11";
+    if String::from_utf8_lossy(&doctor.stdout).contains(name) {
+        return Some(name);
+    }
+    skip(&format!(
+        "{name} is not built (cargo xtask reference 2024-11)"
+    ));
+    None
+}
+
+/// A model that both pins run.
+#[test]
+fn two_vintages_in_one_command() {
+    let Some(candidate) = second_pin() else {
+        return;
+    };
+    let scratch = Scratch::new();
+    let model = synth(&scratch, "bitnet", &[]);
+    let args = [
+        "--reference",
+        "bitnet.cpp",
+        "--candidate",
+        candidate,
+        "--no-bench",
+    ];
+    let (code, report, summary) = run(&model, &args);
+    assert_eq!(code, 0, "{:#?}", report.verdict.reasons);
+    assert_eq!(report.inputs.modes, [Mode::Cumulative]);
+    assert!(summary.contains("cumulative mode only"), "{summary}");
+    assert_eq!(report.coverage.compared, report.coverage.expected);
+    assert!(report.coverage.expected > 0);
+    let out = scratch.path("out");
+    let mut asked = vec!["run", "--mode", "both", "--model"];
+    asked.extend([model.to_str(), out.to_str()].map(|p| p.expect("UTF-8")));
+    asked.insert(5, "--out");
+    asked.extend(args);
+    let output = crossval(&asked);
+    assert_eq!(exit_code(&output), 64);
+    assert!(
+        stderr(&output).contains("--mode cumulative"),
+        "{}",
+        stderr(&output)
+    );
+}
+
 #[test]
 fn second_pin_of_the_reference() {
-    let reference = "bitnet.cpp@2024-11";
+    let Some(reference) = second_pin() else {
+        return;
+    };
     let scratch = Scratch::new();
     for arch in ["bitnet", "llama"] {
         let model = synth(&scratch, arch, &[]);
-        let out = scratch.path("probe");
-        let probe = crossval(&[
-            "run".as_ref(),
-            "--model".as_ref(),
-            model.as_os_str(),
-            "--reference".as_ref(),
-            reference.as_ref(),
-            "--out".as_ref(),
-            out.as_os_str(),
-            "--no-bench".as_ref(),
-        ]);
-        if exit_code(&probe) == 30 && stderr(&probe).contains("cargo xtask reference 2024-11") {
-            skip(&format!(
-                "{reference} is not built (cargo xtask reference 2024-11)"
-            ));
-            return;
-        }
         let (_, report, _) = run(&model, &["--reference", reference, "--no-bench"]);
         assert_eq!(report.engines.reference.name, reference);
         assert_parity(&report);

@@ -3,6 +3,7 @@
 //! Built before CMake, libclang and a C++ compiler are there, so it depends on none of the crates that need them.
 
 mod demo;
+mod python;
 mod reference;
 mod setup;
 mod test;
@@ -24,7 +25,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Install what the build needs (CMake, make, a C++ compiler, libclang) and fetch BitNet.cpp's source.
+    /// Install what the build needs (CMake, make, a C++ compiler, libclang), fetch BitNet.cpp's source, and make the
+    /// Python environment of the example worker.
     Setup,
     /// Set up, build both engines, and cross-validate the bundled model. Ends with crossval's exit code.
     Demo,
@@ -40,7 +42,9 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
-        Task::Setup => setup::run().map(|()| ExitCode::SUCCESS),
+        Task::Setup => setup::run()
+            .map(|()| python::run())
+            .map(|()| ExitCode::SUCCESS),
         Task::Demo => demo::run(),
         Task::Test => test::run().map(|()| ExitCode::SUCCESS),
         Task::Reference { reference } => setup::run()

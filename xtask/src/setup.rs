@@ -9,14 +9,15 @@ use anyhow::{Result, bail};
 
 use crate::{cargo, run as run_command};
 
-/// Something that the build needs.
-struct Need {
-    what: &'static str,
+/// Something that must be installed.
+pub struct Need {
+    pub what: &'static str,
     /// Debian's package of it.
-    package: &'static str,
-    present: fn() -> bool,
+    pub package: &'static str,
+    pub present: fn() -> bool,
 }
 
+/// What the build needs.
 const NEEDS: [Need; 4] = [
     Need {
         what: "CMake",
@@ -44,7 +45,10 @@ const NEEDS: [Need; 4] = [
 pub const STUBS: [&str; 2] = ["2026-01", "2024-11"];
 
 pub fn run() -> Result<()> {
-    install()?;
+    install(
+        &NEEDS,
+        "on Fedora: `dnf install cmake make gcc-c++ clang-devel`; on macOS: `brew install cmake llvm`",
+    )?;
     for name in STUBS {
         let manifest = format!("third_party/bitnet-{name}/Cargo.toml");
         run_command(&mut cargo(&[
@@ -58,11 +62,9 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-fn missing() -> Vec<&'static Need> {
-    NEEDS.iter().filter(|need| !(need.present)()).collect()
-}
-
-fn install() -> Result<()> {
+/// Installs what is missing through apt where it may; else says what to type, `elsewhere` on other systems.
+pub fn install(needs: &[Need], elsewhere: &str) -> Result<()> {
+    let missing = || -> Vec<&Need> { needs.iter().filter(|need| !(need.present)()).collect() };
     let needed = missing();
     if needed.is_empty() {
         return Ok(());
@@ -78,8 +80,7 @@ fn install() -> Result<()> {
     eprintln!("xtask: missing: {what}");
     if !runs("apt-get", "--version") {
         bail!(
-            "{what} must be installed first. On Debian or Ubuntu: `apt-get install -y {packages}`; on Fedora: `dnf \
-             install cmake make gcc-c++ clang-devel`; on macOS: `brew install cmake llvm`"
+            "{what} must be installed first. On Debian or Ubuntu: `apt-get install -y {packages}`; {elsewhere}"
         );
     }
     if !is_root() {

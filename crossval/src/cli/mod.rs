@@ -22,7 +22,7 @@ use crate::worker;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0    pass
+  0    pass, also with known deviations
   10   numerical parity failed, or a fault undetected
   20   incomplete: something that was to be compared was not
   30   an engine is missing or failed

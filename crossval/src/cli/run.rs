@@ -11,6 +11,7 @@ use crate::engine::EngineSpec;
 use crate::environment::{self, Provenance};
 use crate::error::Error;
 use crate::fault::Fault;
+use crate::known::Ledger;
 use crate::profile::Profile;
 use crate::run::{PromptSource, RunOptions};
 
@@ -42,12 +43,16 @@ pub(super) struct Args {
     /// Threads per engine
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = threads)]
     threads: usize,
-    /// isolated: each stage starts from the reference's inputs; cumulative: each engine on its own
-    #[arg(long, value_enum, default_value_t = ModeArg::Both)]
-    mode: ModeArg,
+    /// isolated: each stage starts from the reference's inputs; cumulative: each engine on its own [default: both,
+    /// or cumulative if the candidate takes no values]
+    #[arg(long, value_enum)]
+    mode: Option<ModeArg>,
     /// Limits: standard, strict or a TOML file
     #[arg(long, value_name = "PROFILE", default_value = "standard")]
     profile: String,
+    /// Ledger of known deviations, a TOML file
+    #[arg(long, value_name = "FILE")]
+    known: Option<PathBuf>,
     /// Folder for report.json, report.html and report.md
     #[arg(long, value_name = "DIR", default_value = "crossval-report")]
     out: PathBuf,
@@ -88,11 +93,16 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
         n_predict: args.n_predict,
         threads: args.threads,
         modes: match args.mode {
-            ModeArg::Both => vec![Mode::Isolated, Mode::Cumulative],
-            ModeArg::Isolated => vec![Mode::Isolated],
-            ModeArg::Cumulative => vec![Mode::Cumulative],
+            None => Vec::new(),
+            Some(ModeArg::Both) => vec![Mode::Isolated, Mode::Cumulative],
+            Some(ModeArg::Isolated) => vec![Mode::Isolated],
+            Some(ModeArg::Cumulative) => vec![Mode::Cumulative],
         },
         profile: Profile::open(&args.profile)?,
+        known: match &args.known {
+            Some(file) => Ledger::open(file)?,
+            None => Ledger::default(),
+        },
         bench: !args.no_bench,
         command: std::env::args_os()
             .map(|a| a.to_string_lossy().into_owned())

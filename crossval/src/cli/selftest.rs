@@ -61,6 +61,7 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
         modes: vec![Mode::Isolated],
         profile: Profile::open(&args.profile)?,
         bench: false,
+        known: Default::default(),
         command: Vec::new(),
         environment: environment::describe(provenance),
     };

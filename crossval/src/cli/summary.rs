@@ -51,6 +51,13 @@ fn write_summary(out: &mut String, report: &Report) -> std::fmt::Result {
         gated(report).filter(|s| s.pass == Some(true)).count(),
         gated(report).count(),
     )?;
+    if let [mode] = report.inputs.modes[..] {
+        let mode = match mode {
+            Mode::Isolated => "isolated",
+            Mode::Cumulative => "cumulative",
+        };
+        writeln!(out, "      {mode} mode only")?;
+    }
     for reason in &report.verdict.reasons {
         writeln!(out, "      {reason}")?;
     }

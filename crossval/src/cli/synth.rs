@@ -10,7 +10,7 @@ use reports::outcome::Outcome;
 
 use super::progress_bar;
 use crate::error::Error;
-use crate::synth::{Preset, SynthOptions, write};
+use crate::synth::{Preset, Stress, SynthOptions, write};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -41,6 +41,9 @@ pub(super) struct Args {
     /// Context length, tokens
     #[arg(long, value_name = "N")]
     ctx: Option<u32>,
+    /// Make a model that drives engines where they are known to go wrong
+    #[arg(long, value_enum, value_name = "WHAT")]
+    stress: Option<StressArg>,
     /// Equal flags and seeds give equal files
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -60,6 +63,13 @@ enum PresetArg {
     TwoB4T,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StressArg {
+    /// Sums beyond 16 bits in the down projections; widens --ffn to a multiple of 8192
+    #[value(name = "i16-overflow")]
+    I16Overflow,
+}
+
 fn architectures() -> impl TypedValueParser<Value = Architecture> {
     let names = PossibleValuesParser::new(Architecture::ALL.map(Architecture::name));
     names.try_map(|name| {
@@ -77,6 +87,9 @@ pub(super) fn run(args: Args) -> Result<Outcome, Error> {
         PresetArg::TwoB4T => Preset::TwoB4T,
     };
     let mut options = SynthOptions::new(args.arch, preset, args.seed);
+    if let Some(StressArg::I16Overflow) = args.stress {
+        options = options.with_stress(Stress::I16Overflow);
+    }
     for (flag, size) in [
         (args.layers, &mut options.n_layer),
         (args.embd, &mut options.n_embd),

@@ -66,6 +66,15 @@ pub(super) fn generate(
     }))
 }
 
+/// Whether the tokens from any prompt differ by more than a near tie.
+pub(super) fn differs(generation: &Generation) -> bool {
+    [generation]
+        .into_iter()
+        .chain(&generation.further)
+        .filter_map(|g| g.first_mismatch.as_ref())
+        .any(|mismatch| !mismatch.near_tie)
+}
+
 fn hash(prompt: &Prompt) -> String {
     let mut hasher = Sha256::new();
     for token in prompt.tokens.iter().chain(&prompt.decode_tokens) {

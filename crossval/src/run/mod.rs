@@ -18,6 +18,7 @@ use self::pair::Pair;
 use crate::bench;
 use crate::engine::EngineSpec;
 use crate::error::Error;
+use crate::known::{Ledger, Occurred};
 use crate::profile::Profile;
 use crate::verdict::{self, Findings};
 
@@ -43,10 +44,12 @@ pub struct RunOptions {
     pub n_predict: usize,
     /// Threads per engine.
     pub threads: usize,
-    /// Modes to compare in.
+    /// Modes to compare in; empty for both, or for cumulative alone if the candidate takes no values.
     pub modes: Vec<Mode>,
     /// The limits.
     pub profile: Profile,
+    /// Divergences that are expected.
+    pub known: Ledger,
     /// Whether to time both engines.
     pub bench: bool,
     /// The command line, for the report.
@@ -80,6 +83,10 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
     let (size_bytes, sha256) = hash_file(&options.model)?;
     progress.set_message("loading");
     let mut pair = Pair::start(options)?;
+    let options = &RunOptions {
+        modes: pair.modes(&options.modes),
+        ..options.clone()
+    };
     let prompts = pair.tokenize(&options.prompts)?;
     let mut comparison = Comparison::new(options, &mut pair, prompts)?;
     if let Err(side) = comparison.drive(&mut pair, options, progress) {
@@ -93,9 +100,22 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
     };
     let facts = pair.facts.clone();
     let coverage = comparison.coverage();
+    let exceeded = comparison.exceeded();
+    let known = options.known.apply(&Occurred {
+        architecture: &facts.architecture,
+        reference: &options.reference.to_string(),
+        candidate: &options.candidate.to_string(),
+        modes: &options.modes,
+        sites: exceeded.iter().map(|&(site, _)| site).collect(),
+        generation: comparison.generation.as_ref().map(generation::differs),
+        complete: coverage.compared == coverage.expected,
+        today: jiff::Timestamp::now()
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .date(),
+    });
     let findings = Findings {
         failures: pair.failures(),
-        exceeded: comparison.exceeded(),
+        exceeded,
         generation: comparison.generation.as_ref(),
         coverage: &coverage,
         required_not_compared: comparison.required_not_compared(&options.profile, &facts),
@@ -105,6 +125,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
             _ => Vec::new(),
         },
         bench: bench.as_ref(),
+        known: &known,
     };
     let mut verdict = verdict::decide(&findings);
     if let Some(divergence) = &mut verdict.first_divergence
@@ -178,7 +199,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         generation: comparison.generation,
         bench,
         perplexity: None,
-        known: Vec::new(),
+        known,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use reports::model::{Engine as EngineReport, Engines, Prompt};
+use reports::model::{Engine as EngineReport, Engines, Mode, Prompt};
 
 use super::{PromptSource, RunOptions};
 use crate::compare::lockstep::Side;
@@ -147,6 +147,17 @@ impl Pair {
             });
         }
         Ok((prompts, tokenizer))
+    }
+
+    /// The modes asked for; if there are none, those that the candidate can be compared in.
+    pub(super) fn modes(&self, asked: &[Mode]) -> Vec<Mode> {
+        match asked {
+            [] if self.candidate.engine.hello().overwrite => {
+                vec![Mode::Isolated, Mode::Cumulative]
+            }
+            [] => vec![Mode::Cumulative],
+            asked => asked.to_vec(),
+        }
     }
 
     /// Reference, candidate.

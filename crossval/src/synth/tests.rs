@@ -268,6 +268,102 @@ fn impossible_sizes_name_their_flag() {
     write(&llama, &path, &mut |_, _| ()).unwrap();
 }
 
+/// Keeps the rows of one tap.
+struct Keep(Tap, Vec<Vec<f32>>);
+
+impl Observer for Keep {
+    fn tap(&mut self, view: TapView<'_>) -> Result<(), ObserverError> {
+        if let (true, TapData::F32(values)) = (view.tap == self.0, view.data) {
+            self.1
+                .extend(values.chunks(view.width).map(<[f32]>::to_vec));
+        }
+        Ok(())
+    }
+}
+
+/// The largest of the sums that BitNet.cpp's AVX2 kernel keeps in 16 bits for a row of I2_S weights: a lane takes two
+/// neighbours of every 32 values, over 32 blocks of 128. Weights are counted as 0, 1, 2 there.
+fn largest_lane(packed: &[u8], codes: &[i8]) -> i32 {
+    let groups = packed.chunks(32 * 32).zip(codes.chunks(32 * 128));
+    let lanes = groups.flat_map(|(packed, codes)| {
+        let mut lanes = [0i32; 16];
+        for (packed, codes) in packed.chunks(32).zip(codes.chunks(128)) {
+            for (j, &code) in codes.iter().enumerate() {
+                let weight = packed[j % 32] >> (6 - 2 * (j / 32)) & 3;
+                lanes[j % 32 / 2] += i32::from(weight) * i32::from(code);
+            }
+        }
+        lanes
+    });
+    lanes.map(i32::abs).max().unwrap_or(0)
+}
+
+#[test]
+fn i16_overflow_is_in_the_down_projection_and_nowhere_else() {
+    for architecture in [
+        Architecture::Bitnet,
+        Architecture::Bitnet25,
+        Architecture::BitnetB158,
+    ] {
+        let options = SynthOptions::new(architecture, Preset::Tiny, 1);
+        let options = SynthOptions {
+            n_layer: 2,
+            ..options.with_stress(Stress::I16Overflow)
+        };
+        assert_eq!(options.n_ff, 8192);
+        let written = synth(&options);
+        let gguf = Arc::new(Gguf::open(&written.path).unwrap());
+        let model = Arc::new(Model::load(Arc::clone(&gguf)).unwrap());
+        for (input, product, overflows) in [
+            (Tap::AttnNorm, "attn_q", false),
+            (Tap::AttnSubNorm, "attn_output", false),
+            (Tap::FfnNorm, "ffn_up", false),
+            (Tap::FfnSubNorm, "ffn_down", true),
+        ] {
+            let session = SessionOptions {
+                n_ctx: 64,
+                threads: 1,
+            };
+            let mut session = Session::new(Arc::clone(&model), session).unwrap();
+            let mut kept = Keep(input, Vec::new());
+            let prompt: Vec<u32> = (300..330).collect();
+            session.eval(&prompt, Logits::All, Some(&mut kept)).unwrap();
+            assert_eq!(kept.1.len(), 60);
+            let wrapping = kept.1.iter().enumerate().filter(|(i, row)| {
+                let name = format!("blk.{}.{product}.weight", i / 30);
+                let data = gguf.data(gguf.tensor(&name).unwrap()).unwrap();
+                let mut codes = vec![0; row.len()];
+                bitnet_core::quant::i2_s::quantize_row(row, &mut codes);
+                largest_lane(&data[..row.len() / 4], &codes) > i32::from(i16::MAX)
+            });
+            let wrapping = wrapping.count();
+            // Where gate or up comes to exactly 0, so do all values.
+            let expected = if overflows { 57..=60 } else { 0..=0 };
+            let name = format!("{architecture} {product}");
+            assert!(expected.contains(&wrapping), "{name}: {wrapping} of 60");
+        }
+    }
+}
+
+#[test]
+fn stress_has_its_conditions() {
+    let overflow = |architecture, n_ff| {
+        let options = SynthOptions::new(architecture, Preset::Tiny, 1);
+        SynthOptions {
+            n_ff,
+            ..options.with_stress(Stress::I16Overflow)
+        }
+    };
+    for (options, says) in [
+        (overflow(Architecture::Llama, 8192), "llama has no I2_S"),
+        (overflow(Architecture::Bitnet, 4096), "--ffn 4096"),
+    ] {
+        let error = write(&options, Path::new("unused"), &mut |_, _| {}).unwrap_err();
+        assert_eq!(error.outcome().exit_code(), 64);
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
 #[test]
 fn an_unwritable_path_is_an_io_error() {
     let options = SynthOptions::new(Architecture::Bitnet, Preset::Tiny, 1);

@@ -1,4 +1,4 @@
-//! Workers: engines behind the [protocol](crate::protocol), one per process.
+//! Workers: engines behind the [protocol], one per process.
 
 #[cfg(feature = "reference")]
 mod bitnet_cpp;

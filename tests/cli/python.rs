@@ -1,0 +1,184 @@
+//! The example worker: an implementation that shares nothing with either engine agrees with both.
+#![cfg(unix)]
+
+use std::os::unix::fs::PermissionsExt;
+
+use reports::model::{AtFault, Mode, Status};
+
+use super::*;
+
+fn example(name: &str) -> PathBuf {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python");
+    examples.join(name)
+}
+
+/// The interpreter of the environment that `cargo xtask setup` makes.
+fn interpreter() -> Option<PathBuf> {
+    let found = Path::new(env!("CARGO_BIN_EXE_crossval"))
+        .ancestors()
+        .map(|dir| dir.join("python/bin/python"))
+        .find(|interpreter| interpreter.is_file());
+    if found.is_none() {
+        skip("the Python environment is absent (cargo xtask setup)");
+    }
+    found
+}
+
+/// `exec:` and a script that runs a worker.
+fn exec(scratch: &Scratch, program: &Path) -> Option<String> {
+    let interpreter = interpreter()?;
+    let script = scratch.path("worker");
+    let text = format!(
+        "#!/bin/sh\nexec '{}' '{}'\n",
+        interpreter.display(),
+        program.display()
+    );
+    std::fs::write(&script, text).expect("a script");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    Some(format!("exec:{}", script.display()))
+}
+
+fn worker(scratch: &Scratch) -> Option<String> {
+    exec(scratch, &example("worker.py"))
+}
+
+/// A pass in which every row of every tap was compared in both modes.
+fn assert_parity(model: &Path, engines: &[&str]) {
+    let mut args = vec!["--no-bench"];
+    args.extend(engines);
+    let (code, report, _) = run(model, &args);
+    assert_eq!(
+        (code, report.verdict.status),
+        (0, Status::Pass),
+        "{engines:?}: {:#?}",
+        report.verdict.reasons
+    );
+    assert_eq!(report.inputs.modes, [Mode::Isolated, Mode::Cumulative]);
+    let prompt = &report.inputs.prompts[0];
+    let rows = prompt.tokens.len() + prompt.decode_tokens.len();
+    let taps = 3 + 20 * report.model.n_layer;
+    assert_eq!(report.coverage.expected, (2 * rows * taps) as u64);
+    assert_eq!(report.coverage.compared, report.coverage.expected);
+    let generation = report.generation.expect("a generation");
+    assert_eq!(generation.candidate.len(), 32);
+}
+
+#[test]
+fn agrees_with_the_rust_engine() {
+    let scratch = Scratch::new();
+    let Some(worker) = worker(&scratch) else {
+        return;
+    };
+    let tiny = Path::new(TINY);
+    assert_parity(tiny, &["--reference", "rust", "--candidate", &worker]);
+    assert_parity(tiny, &["--reference", &worker, "--candidate", "rust"]);
+}
+
+#[cfg(feature = "reference")]
+#[test]
+fn agrees_with_the_reference() {
+    let scratch = Scratch::new();
+    let Some(worker) = worker(&scratch) else {
+        return;
+    };
+    assert_parity(Path::new(TINY), &["--candidate", &worker]);
+    for arch in ["bitnet", "bitnet-25"] {
+        let model = synth(&scratch, arch, &[]);
+        assert_parity(&model, &["--candidate", &worker]);
+    }
+}
+
+/// A reference that computes SiLU where the model says squared ReLU.
+#[test]
+fn a_reference_with_the_wrong_activation_is_at_fault() {
+    let scratch = Scratch::new();
+    let right = std::fs::read_to_string(example("worker.py")).expect("the worker");
+    let condition = "if self.model.arch == \"bitnet\":";
+    assert!(right.contains(condition));
+    let program = scratch.path("silu.py");
+    std::fs::write(&program, right.replace(condition, "if True:")).expect("a worker");
+    let Some(wrong) = exec(&scratch, &program) else {
+        return;
+    };
+    let (code, report, _) = run(Path::new(TINY), &["--reference", &wrong, "--no-bench"]);
+    assert_eq!(
+        (code, report.verdict.at_fault),
+        (10, AtFault::Reference),
+        "{:#?}",
+        report.verdict
+    );
+    let first = report.verdict.first_divergence.expect("a divergence");
+    assert_eq!((first.tap.as_str(), first.layer), ("ffn_act", Some(0)));
+    let hint = first.hint.expect("a hint");
+    assert!(hint.contains("matches SiLU"), "{hint}");
+}
+
+#[test]
+fn reads_a_trace() {
+    let Some(interpreter) = interpreter() else {
+        return;
+    };
+    let header = r#"{"__metadata__":{"engine":"rust"},
+        "prompt0.layer03.q":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}"#;
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.extend([1.5f32, -2.0].map(f32::to_le_bytes).as_flattened());
+    let scratch = Scratch::new();
+    let trace = scratch.path("trace.safetensors");
+    std::fs::write(&trace, bytes).expect("a trace");
+    for (tensor, says) in [
+        (None, "engine: rust\nprompt0.layer03.q  F32 [1, 2]\n"),
+        (Some("prompt0.layer03.q"), "[[ 1.5 -2. ]]\n"),
+    ] {
+        let mut command = Command::new(&interpreter);
+        command.arg(example("read_trace.py")).arg(&trace);
+        let output = command.args(tensor).output().expect("python starts");
+        assert_eq!(exit_code(&output), 0, "{}", stderr(&output));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), says);
+    }
+}
+
+#[test]
+fn refuses_what_it_cannot_run() {
+    let scratch = Scratch::new();
+    let Some(worker) = worker(&scratch) else {
+        return;
+    };
+    let cut = scratch.path("cut.gguf");
+    let whole = std::fs::read(TINY).expect("the model");
+    std::fs::write(&cut, &whole[..whole.len() / 2]).expect("half a model");
+    let out = scratch.path("out");
+    let llama = synth(&scratch, "llama", &[]);
+    for (model, says) in [(&cut, "cut.gguf"), (&llama, "architecture 'llama'")] {
+        let output = crossval(&[
+            "run".as_ref(),
+            "--reference".as_ref(),
+            worker.as_ref(),
+            "--candidate".as_ref(),
+            worker.as_ref(),
+            "--model".as_ref(),
+            model.as_os_str(),
+            "--tokens".as_ref(),
+            "1,2".as_ref(),
+            "--out".as_ref(),
+            out.as_os_str(),
+        ]);
+        assert_eq!(exit_code(&output), 65);
+        assert!(stderr(&output).contains(says), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn says_that_numpy_is_missing() {
+    let worker = example("worker.py");
+    // -S: without site-packages.
+    let output = Command::new("python3").arg("-S").arg(worker).output();
+    let Ok(output) = output else {
+        skip("python3 is absent");
+        return;
+    };
+    assert_eq!(exit_code(&output), 1);
+    let stderr = stderr(&output);
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains("numpy is missing"), "{stderr}");
+}
