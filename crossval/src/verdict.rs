@@ -77,6 +77,7 @@ fn incompleteness(findings: &Findings) -> Vec<(Outcome, String)> {
         expected,
         compared,
         missing,
+        not_finite,
         ..
     } = findings.coverage;
     if *expected == 0 {
@@ -85,6 +86,9 @@ fn incompleteness(findings: &Findings) -> Vec<(Outcome, String)> {
         reasons.push(format!(
             "{compared} of {expected} rows were compared; the first missing: {first}"
         ));
+    }
+    if let Some(first) = not_finite.first() {
+        reasons.push(format!("values that are NaN or infinite in {first}"));
     }
     if !findings.required_not_compared.is_empty() {
         reasons.push(format!(
@@ -270,6 +274,18 @@ mod tests {
         );
         assert_eq!(verdict.reasons.len(), 2);
         assert!(verdict.first_divergence.is_some());
+    }
+
+    #[test]
+    fn what_is_not_finite_was_not_compared() {
+        let mut coverage = complete();
+        coverage.not_finite = vec!["isolated, prompt 0, layer 1, q, positions 3..4".into()];
+        let verdict = decide(&findings(&coverage));
+        assert_eq!(
+            (verdict.status, verdict.exit_code),
+            (Status::Incomplete, 20)
+        );
+        assert!(verdict.reasons[0].contains("layer 1, q"));
     }
 
     #[test]

@@ -16,8 +16,22 @@ pub struct CoverageLedger {
 #[derive(Clone, Debug, Default)]
 struct SiteRows {
     expected: usize,
-    /// Sorted, disjoint, not touching.
-    compared: Vec<Range<usize>>,
+    compared: Positions,
+    not_finite: Positions,
+}
+
+/// Ranges, sorted, disjoint, not touching.
+#[derive(Clone, Debug, Default)]
+struct Positions(Vec<Range<usize>>);
+
+impl Positions {
+    fn add(&mut self, position: usize) {
+        match self.0.last_mut() {
+            Some(last) if last.end == position => last.end += 1,
+            Some(last) if position < last.end => {}
+            _ => self.0.push(position..position + 1),
+        }
+    }
 }
 
 impl CoverageLedger {
@@ -26,13 +40,12 @@ impl CoverageLedger {
         self.sites.entry(site).or_default().expected = rows;
     }
 
-    /// The row at `position` of `site` was compared.
-    pub fn record(&mut self, site: Site, position: usize) {
-        let ranges = &mut self.sites.entry(site).or_default().compared;
-        match ranges.last_mut() {
-            Some(last) if last.end == position => last.end += 1,
-            Some(last) if position < last.end => {}
-            _ => ranges.push(position..position + 1),
+    /// The row at `position` of `site` was compared; `finite` says whether all of its values are, in both engines.
+    pub fn record(&mut self, site: Site, position: usize, finite: bool) {
+        let rows = self.sites.entry(site).or_default();
+        rows.compared.add(position);
+        if !finite {
+            rows.not_finite.add(position);
         }
     }
 
@@ -44,13 +57,16 @@ impl CoverageLedger {
         };
         for (site, rows) in &self.sites {
             coverage.expected += rows.expected as u64;
-            coverage.compared += rows.compared.iter().map(|r| r.len() as u64).sum::<u64>();
-            for gap in rows.gaps() {
-                let (start, end) = (gap.start, gap.end);
-                coverage
-                    .missing
-                    .push(format!("{site}, positions {start}..{end}"));
-            }
+            let compared = rows.compared.0.iter().map(|r| r.len() as u64);
+            coverage.compared += compared.sum::<u64>();
+            let name = |range: &Range<usize>| {
+                let (start, end) = (range.start, range.end);
+                format!("{site}, positions {start}..{end}")
+            };
+            coverage.missing.extend(rows.gaps().iter().map(name));
+            coverage
+                .not_finite
+                .extend(rows.not_finite.0.iter().map(name));
         }
         coverage
     }
@@ -60,7 +76,7 @@ impl SiteRows {
     fn gaps(&self) -> Vec<Range<usize>> {
         let mut gaps = Vec::new();
         let mut next = 0;
-        for range in &self.compared {
+        for range in &self.compared.0 {
             gaps.push(next..range.start.min(self.expected));
             next = range.end;
         }
@@ -88,7 +104,7 @@ mod tests {
         let mut ledger = CoverageLedger::default();
         ledger.expect(SITE, 8);
         for &position in positions {
-            ledger.record(SITE, position);
+            ledger.record(SITE, position, true);
         }
         ledger.report(BTreeMap::new())
     }
@@ -111,6 +127,21 @@ mod tests {
                 "isolated, prompt 0, layer 3, attn_probs, positions 3..5",
                 "isolated, prompt 0, layer 3, attn_probs, positions 6..8"
             ]
+        );
+    }
+
+    #[test]
+    fn rows_that_are_not_finite_have_names() {
+        let mut ledger = CoverageLedger::default();
+        ledger.expect(SITE, 4);
+        for (position, finite) in [(0, true), (1, false), (2, false), (3, true)] {
+            ledger.record(SITE, position, finite);
+        }
+        let coverage = ledger.report(BTreeMap::new());
+        assert_eq!((coverage.compared, coverage.missing.len()), (4, 0));
+        assert_eq!(
+            coverage.not_finite,
+            ["isolated, prompt 0, layer 3, attn_probs, positions 1..3"]
         );
     }
 

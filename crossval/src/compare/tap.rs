@@ -198,8 +198,9 @@ impl TapAccumulator {
         }
     }
 
-    /// Takes the row at `position` of both engines; the slices have the same length.
-    pub fn add<T: Value>(&mut self, position: usize, reference: &[T], candidate: &[T]) {
+    /// Takes the row at `position` of both engines; the slices have the same length. Returns whether all values are
+    /// finite.
+    pub fn add<T: Value>(&mut self, position: usize, reference: &[T], candidate: &[T]) -> bool {
         let row = RowStats::new(reference, candidate);
         let nmse = row.nmse();
         let at = || ElementAt {
@@ -253,6 +254,7 @@ impl TapAccumulator {
                 limit,
             });
         }
+        row.non_finite == 0
     }
 
     /// The first row over the limit, if any.

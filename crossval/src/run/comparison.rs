@@ -18,7 +18,7 @@ use crate::compare::finite;
 use crate::compare::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side};
 use crate::compare::logits::LogitsAccumulator;
 use crate::compare::site::Site;
-use crate::compare::tap::{Exceeded, TapAccumulator};
+use crate::compare::tap::{Exceeded, TapAccumulator, Value};
 use crate::engine::{EngineError, EngineSpec};
 use crate::error::Error;
 use crate::profile::Profile;
@@ -476,25 +476,24 @@ struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    fn accumulator(&mut self, at: RowAt) -> Option<&mut TapAccumulator> {
+    fn compare<T: Value>(&mut self, at: RowAt, reference: &[T], candidate: &[T]) {
         let site = Site {
             mode: self.mode,
             prompt: self.prompt,
             layer: at.layer,
             tap: at.tap,
         };
-        let accumulator = self.comparison.accumulators.get_mut(&site)?;
-        self.comparison.ledger.record(site, at.position);
-        self.progress.inc(1);
-        Some(accumulator)
+        if let Some(accumulator) = self.comparison.accumulators.get_mut(&site) {
+            let finite = accumulator.add(at.position, reference, candidate);
+            self.comparison.ledger.record(site, at.position, finite);
+            self.progress.inc(1);
+        }
     }
 }
 
 impl RowSink for Sink<'_> {
     fn row_f32(&mut self, at: RowAt, reference: &[f32], candidate: &[f32]) {
-        if let Some(accumulator) = self.accumulator(at) {
-            accumulator.add(at.position, reference, candidate);
-        }
+        self.compare(at, reference, candidate);
         if at.tap == Tap::Logits
             && let Some(logits) = self.comparison.logits.get_mut(&(self.prompt, self.mode))
         {
@@ -503,8 +502,6 @@ impl RowSink for Sink<'_> {
     }
 
     fn row_f16(&mut self, at: RowAt, reference: &[f16], candidate: &[f16]) {
-        if let Some(accumulator) = self.accumulator(at) {
-            accumulator.add(at.position, reference, candidate);
-        }
+        self.compare(at, reference, candidate);
     }
 }
