@@ -97,9 +97,9 @@ fn excused(report: &Report) -> String {
 fn arbitration(arbitration: &Arbitration, engines: &Engines) -> (Table, Vec<String>) {
     let mut table = Table::new(&[
         ("Engine", Kind::Text),
-        ("Stage", Kind::Text),
-        ("NMSE to the oracle", Kind::Number),
+        ("NMSE", Kind::Number),
         ("Limit", Kind::Number),
+        ("Stage", Kind::Text),
         ("Closest with rounding", Kind::Text),
         ("Result", Kind::Text),
     ]);
@@ -128,9 +128,9 @@ fn arbitration(arbitration: &Arbitration, engines: &Engines) -> (Table, Vec<Stri
             state,
             vec![
                 name,
-                stage(*layer, tap),
                 nmse.map_or_else(|| number::NOT_FINITE.to_owned(), number::error),
                 limit(Some(*largest)),
+                stage(*layer, tap),
                 rounding.clone(),
                 result.to_owned(),
             ],
