@@ -16,7 +16,10 @@ pub(super) fn table(report: &Report, parity: &Parity<'_>) -> Table {
         .iter()
         .map(|m| format!("{}, {}", m.engine, m.varied))
         .collect();
-    let mut columns = vec![("Tap", Kind::Code), ("Candidate, cumulative", Kind::Number)];
+    let mut columns = vec![
+        ("Tap", Kind::Code),
+        ("candidate against reference, cumulative", Kind::Number),
+    ];
     columns.extend(titles.iter().map(|title| (title.as_str(), Kind::Number)));
     let mut table = Table::new(&columns);
     let mut taps = parity.taps.clone();

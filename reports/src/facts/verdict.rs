@@ -93,8 +93,11 @@ fn excused(report: &Report) -> String {
     }
 }
 
-/// Both engines against the oracle, one row each.
-fn arbitration(arbitration: &Arbitration, engines: &Engines) -> (Table, Vec<String>) {
+/// Both engines against the oracle, one row each, and what is wrong with which engine.
+fn arbitration<'a>(
+    arbitration: &'a Arbitration,
+    engines: &Engines,
+) -> (Table, Vec<(String, &'a str)>) {
     let mut table = Table::new(&[
         ("Engine", Kind::Text),
         ("NMSE", Kind::Number),
@@ -123,7 +126,7 @@ fn arbitration(arbitration: &Arbitration, engines: &Engines) -> (Table, Vec<Stri
             (State::Fail, "wrong")
         };
         let name = format!("{role} ({})", engine.name);
-        findings.extend(found.iter().map(|finding| format!("{name}: {finding}")));
+        findings.extend(found.iter().map(|finding| (name.clone(), finding.as_str())));
         table.push(
             state,
             vec![
@@ -160,11 +163,14 @@ impl First {
             ("candidate", value(divergence.candidate)),
         ];
         values.extend(divergence.oracle.map(|x| ("oracle", number::value(x))));
-        let (arbitration, findings) = divergence
+        let (arbitration, mut findings) = divergence
             .arbitration
             .as_ref()
             .map(|a| arbitration(a, &report.engines))
             .unwrap_or_default();
+        // The hint is made of findings; those need not be said twice.
+        let hint = divergence.hint.as_deref().unwrap_or_default();
+        findings.retain(|(_, finding)| !hint.contains(finding));
         let times = match divergence.nmse {
             Some(nmse) if divergence.limit > 0.0 && nmse.is_finite() => format!(
                 ", {} times the limit",
@@ -184,7 +190,10 @@ impl First {
             ),
             hint: divergence.hint.as_ref().map(|hint| format!("Hint: {hint}")),
             arbitration,
-            findings,
+            findings: findings
+                .into_iter()
+                .map(|(engine, finding)| format!("{engine}: {finding}"))
+                .collect(),
         }
     }
 }
