@@ -92,8 +92,12 @@ fn an_engine_that_dies_has_no_perplexity() {
 fn texts_that_cannot_be_scored() {
     let scratch = Scratch::new();
     let short = text(&scratch, 100);
+    let long = scratch.path("long.txt");
+    std::fs::write(&long, vec![b'a'; 17 << 20]).expect("a text");
+    let long = long.to_str().expect("UTF-8");
     let out = scratch.path("out");
-    let cases: [(&[&str], i32, &[&str]); 4] = [
+    let cases: [(&[&str], i32, &[&str]); 5] = [
+        (&["--text", long], 64, &["long.txt", "over the cap"]),
         (&["--text", "/no/text"], 65, &["/no/text", "No such file"]),
         (
             &["--text", &short],
