@@ -29,13 +29,7 @@ pub fn render(report: &Report) -> String {
         line(&mut out, "Taps: not measured.");
     }
     if let Some(floor) = facts.noise_floor {
-        line(
-            &mut out,
-            &format!(
-                "Noise floor, the reference against itself: {}",
-                inline(floor)
-            ),
-        );
+        line(&mut out, &format!("Noise floor: {}", inline(floor)));
     }
     if !facts.noise.rows.is_empty() {
         folded(
