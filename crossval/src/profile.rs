@@ -81,17 +81,28 @@ impl Profile {
     /// # Errors
     /// [`Error::BadInput`] naming the file and what is wrong in it.
     pub fn open(name: &str) -> Result<Profile, Error> {
+        Profile::parse(name, &Profile::read(name)?)
+    }
+
+    /// The commented TOML of a profile, which is checked first.
+    ///
+    /// # Errors
+    /// As [`Profile::open`].
+    pub fn text(name: &str) -> Result<String, Error> {
+        let text = Profile::read(name)?;
+        Profile::parse(name, &text)?;
+        Ok(text)
+    }
+
+    fn read(name: &str) -> Result<String, Error> {
         match name {
-            "standard" => Profile::parse(name, STANDARD),
-            "strict" => Profile::parse(name, STRICT),
-            path => {
-                let text = std::fs::read_to_string(Path::new(path)).map_err(|e| {
-                    Error::BadInput(format!(
-                        "profile {path}: {e} (built in are `standard` and `strict`)"
-                    ))
-                })?;
-                Profile::parse(path, &text)
-            }
+            "standard" => Ok(STANDARD.to_owned()),
+            "strict" => Ok(STRICT.to_owned()),
+            path => std::fs::read_to_string(Path::new(path)).map_err(|e| {
+                Error::BadInput(format!(
+                    "profile {path}: {e} (built in are `standard` and `strict`)"
+                ))
+            }),
         }
     }
 

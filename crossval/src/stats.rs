@@ -1,10 +1,14 @@
-//! Medians with bootstrap intervals.
+//! Medians and means with bootstrap intervals.
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use reports::model::Measured;
 
 const RESAMPLES: usize = 2000;
+
+/// Indices of the ends of the 95% interval among the sorted resamples.
+const LOW: usize = RESAMPLES * 25 / 1000;
+const HIGH: usize = RESAMPLES * 975 / 1000 - 1;
 
 /// Median of `samples` with the 95% percentile-bootstrap interval (Efron 1979). `None` without samples.
 pub fn measured(samples: Vec<f64>) -> Option<Measured> {
@@ -23,10 +27,33 @@ pub fn measured(samples: Vec<f64>) -> Option<Measured> {
     medians.sort_by(f64::total_cmp);
     Some(Measured {
         median: median(&mut samples.clone()),
-        low: medians[RESAMPLES * 25 / 1000],
-        high: medians[RESAMPLES * 975 / 1000 - 1],
+        low: medians[LOW],
+        high: medians[HIGH],
         samples,
     })
+}
+
+/// The mean of all values, given as (sum, count) per group, with its 95% percentile-bootstrap interval, for which
+/// whole groups are resampled: values within one need not be independent. The interval is `None` with fewer than two
+/// groups. `None` if there are no values, or one is not finite.
+pub fn grouped_mean(groups: &[(f64, usize)]) -> Option<(f64, Option<(f64, f64)>)> {
+    let mean = |chosen: &mut dyn Iterator<Item = &(f64, usize)>| {
+        let (sum, count) = chosen.fold((0.0, 0), |(sum, count), &(s, n)| (sum + s, count + n));
+        sum / count as f64
+    };
+    let of_all = mean(&mut groups.iter());
+    if !of_all.is_finite() {
+        return None;
+    }
+    if groups.len() < 2 {
+        return Some((of_all, None));
+    }
+    let mut rng = SmallRng::seed_from_u64(0);
+    let mut means: Vec<f64> = (0..RESAMPLES)
+        .map(|_| mean(&mut (0..groups.len()).map(|_| &groups[rng.random_range(0..groups.len())])))
+        .collect();
+    means.sort_by(f64::total_cmp);
+    Some((of_all, Some((means[LOW], means[HIGH]))))
 }
 
 /// Sorts `x`, which is not empty.
@@ -60,5 +87,23 @@ mod tests {
         let m = measured(vec![4.0]).unwrap();
         assert_eq!((m.median, m.low, m.high), (4.0, 4.0, 4.0));
         assert!(measured(Vec::new()).is_none());
+    }
+
+    #[test]
+    fn a_mean_over_groups_weighs_every_value_alike() {
+        let (mean, interval) = grouped_mean(&[(6.0, 3), (8.0, 1)]).unwrap();
+        assert_eq!(mean, 3.5);
+        // A resample is one group twice, or both.
+        assert_eq!(interval, Some((2.0, 8.0)));
+        assert_eq!(grouped_mean(&[(6.0, 3)]), Some((2.0, None)));
+        let same = vec![(1.5, 3); 20];
+        assert_eq!(grouped_mean(&same), Some((0.5, Some((0.5, 0.5)))));
+    }
+
+    #[test]
+    fn a_mean_of_nothing_or_of_nan_is_none() {
+        for groups in [&[][..], &[(0.0, 0)], &[(f64::NAN, 1), (1.0, 1)]] {
+            assert_eq!(grouped_mean(groups), None);
+        }
     }
 }

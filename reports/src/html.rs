@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::chart::{Chart, Line, Paint, bar_chart, heatmap, line_chart, shared_axis};
 use crate::error::Error;
-use crate::facts::{Facts, Level, LogitsCurve, Parity, mode_name, nmse, tap_group};
+use crate::facts::{Facts, Level, LogitsCurve, Parity, is_web_address, mode_name, nmse, tap_group};
 use crate::json;
 use crate::model::{Mode, Report};
 
@@ -38,6 +38,7 @@ pub fn render(report: &Report) -> Result<String, Error> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.add_test("web_address", |text: &str| is_web_address(text));
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
     environment.add_template("report.html", PAGE)?;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::facts::{Facts, Kind, Parity, Row, State, Table};
+use crate::facts::{Facts, Kind, Parity, Row, State, Table, is_web_address};
 use crate::model::Report;
 use crate::number;
 
@@ -29,12 +29,15 @@ pub fn render(report: &Report) -> String {
         line(&mut out, "Taps: not measured.");
     }
     if let Some(floor) = facts.noise_floor {
-        line(
+        line(&mut out, &format!("Noise floor: {}", inline(floor)));
+    }
+    if !facts.noise.rows.is_empty() {
+        folded(
             &mut out,
-            &format!(
-                "Noise floor, the reference against itself: {}",
-                inline(floor)
-            ),
+            "NMSE of each engine against itself, beside the difference between them",
+            |out| {
+                table(out, &facts.noise);
+            },
         );
     }
     failing_layers(&mut out, &facts.layers);
@@ -44,6 +47,11 @@ pub fn render(report: &Report) -> String {
     if !facts.disagreements.rows.is_empty() {
         line(&mut out, "Positions with another most likely token:");
         table(&mut out, &facts.disagreements);
+    }
+
+    if !facts.perplexity.rows.is_empty() {
+        heading(&mut out, "Perplexity");
+        table(&mut out, &facts.perplexity);
     }
 
     heading(&mut out, "Generation");
@@ -74,7 +82,8 @@ pub fn render(report: &Report) -> String {
 
     heading(&mut out, "Coverage");
     table(&mut out, &facts.coverage);
-    list(&mut out, "missing rows", facts.missing);
+    titled_list(&mut out, "Missing:", "missing rows", facts.missing);
+    titled_list(&mut out, "Not finite:", "rows", facts.not_finite);
 
     heading(&mut out, "Run");
     line(&mut out, &fenced(&facts.command));
@@ -114,8 +123,17 @@ fn verdict(out: &mut String, facts: &Facts<'_>) {
         if let Some(hint) = &first.hint {
             line(out, &inline(hint));
         }
+        if !first.arbitration.rows.is_empty() {
+            line(out, "Each engine against the oracle, from the same inputs:");
+            table(out, &first.arbitration);
+            list(out, "findings", &first.findings);
+        }
     }
-    list(out, "gates", &verdict.gates);
+    if !facts.known.rows.is_empty() {
+        line(out, "Known deviations:");
+        table(out, &facts.known);
+    }
+    titled_list(out, "Gates:", "gates", &verdict.gates);
     for failure in &facts.failures {
         line(out, &inline(&failure.sentence));
         if !failure.log_tail.is_empty() {
@@ -170,6 +188,13 @@ fn list(out: &mut String, what: &str, items: &[String]) {
     }
 }
 
+fn titled_list(out: &mut String, title: &str, what: &str, items: &[String]) {
+    if !items.is_empty() {
+        line(out, title);
+        list(out, what, items);
+    }
+}
+
 fn table_or(out: &mut String, wanted: &Table, otherwise: &str) {
     if wanted.rows.is_empty() {
         line(out, otherwise);
@@ -191,6 +216,7 @@ fn write_table<'a>(out: &mut String, table: &Table, rows: impl Iterator<Item = &
                 .zip(&table.columns)
                 .map(|(cell, column)| match column.kind {
                     Kind::Code if !cell.is_empty() => code(cell).replace('|', "\\|"),
+                    Kind::Link if is_web_address(cell) => link(cell),
                     _ => inline(&excerpt(cell)),
                 })
                 .collect()
@@ -199,14 +225,14 @@ fn write_table<'a>(out: &mut String, table: &Table, rows: impl Iterator<Item = &
     if cells.is_empty() {
         return;
     }
+    let titles: Vec<String> = table.columns.iter().map(|c| inline(&c.title)).collect();
     let width = |text: &str| text.chars().count();
-    let widths: Vec<usize> = table
-        .columns
+    let widths: Vec<usize> = titles
         .iter()
         .enumerate()
-        .map(|(i, column)| {
+        .map(|(i, title)| {
             let widest = cells.iter().filter_map(|row| row.get(i)).map(|c| width(c));
-            widest.max().unwrap_or(0).max(width(&column.title)).max(3)
+            widest.max().unwrap_or(0).max(width(title)).max(3)
         })
         .collect();
     let mut write_row = |cells: &mut dyn Iterator<Item = &str>| {
@@ -218,7 +244,7 @@ fn write_table<'a>(out: &mut String, table: &Table, rows: impl Iterator<Item = &
         }
         out.push_str("|\n");
     };
-    write_row(&mut table.columns.iter().map(|c| c.title.as_str()));
+    write_row(&mut titles.iter().map(String::as_str));
     let rules: Vec<String> = table
         .columns
         .iter()
@@ -271,6 +297,11 @@ fn inline(text: &str) -> String {
         }
     }
     out
+}
+
+/// A web address as a link. Its characters hold no `<`, `>` or `|`, so nothing ends it early.
+fn link(address: &str) -> String {
+    format!("<{address}>")
 }
 
 /// Text on one line as a code span.

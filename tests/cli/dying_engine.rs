@@ -8,7 +8,7 @@ use reports::model::Status;
 use super::*;
 
 /// A worker that obeys for `bytes` of requests, and then dies with SIGSEGV.
-fn mortal(scratch: &Scratch, bytes: usize) -> String {
+pub(super) fn mortal(scratch: &Scratch, bytes: usize) -> String {
     let program = scratch.path("mortal");
     let script = format!(
         "#!/bin/sh\ndd bs=1 count={bytes} 2>/dev/null | '{}' worker rust\n\

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn help_of_every_command() {
-    for command in ["", "run", "synth", "inspect", "doctor", "report"] {
+    for command in ["", "run", "synth", "inspect", "doctor", "profile", "report"] {
         let args: Vec<&str> = [command, "--help"]
             .into_iter()
             .filter(|a| !a.is_empty())

@@ -7,6 +7,8 @@ mod faults;
 mod help;
 mod known;
 mod parity;
+mod perplexity;
+mod profile;
 mod python;
 mod stress;
 mod weight_types;

@@ -2,6 +2,7 @@
 
 mod doctor;
 mod inspect;
+mod profile;
 mod report;
 mod run;
 mod selftest;
@@ -51,6 +52,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Show the toolchain, the reference builds and the CPU features
     Doctor,
+    /// Show a tolerance profile
+    Profile(profile::Args),
     /// Render the HTML and Markdown of a report again from its JSON
     Report(report::Args),
     /// Run an engine in this process, speaking the worker protocol on standard input and output
@@ -85,6 +88,7 @@ pub fn main(provenance: &Provenance) -> ExitCode {
         Command::Synth(args) => synth::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor => doctor::run(provenance),
+        Command::Profile(args) => profile::run(args),
         Command::Report(args) => report::run(args),
         Command::Worker { engine, fault } => worker::serve(&engine, fault).map(|()| Outcome::Pass),
     };

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::fault::Fault;
 use crate::known::Ledger;
 use crate::profile::Profile;
-use crate::run::{PromptSource, RunOptions};
+use crate::run::{PromptSource, RunOptions, TextSource};
 
 const DEFAULT_PROMPT: &str = "Once upon a time";
 
@@ -37,6 +37,12 @@ pub(super) struct Args {
     /// Token IDs as a prompt, such as 1,403,407
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     tokens: Vec<u32>,
+    /// A text to measure the perplexity of both engines on
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Windows of the text to evaluate at most, of up to 512 tokens each
+    #[arg(long, value_name = "N", requires = "text", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    chunks: Option<usize>,
     /// Tokens to generate greedily from each prompt, past any end-of-text token
     #[arg(long, value_name = "N", default_value_t = 32)]
     n_predict: usize,
@@ -90,6 +96,7 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
         reference: args.reference.parse()?,
         candidate,
         prompts: prompts(&args.prompt, &args.prompt_file, args.tokens)?,
+        text: text(args.text.as_deref(), args.chunks)?,
         n_predict: args.n_predict,
         threads: args.threads,
         modes: match args.mode {
@@ -134,8 +141,7 @@ fn prompts(
         });
     }
     for file in files {
-        let text = std::fs::read_to_string(file)
-            .map_err(|e| Error::BadInput(format!("prompt file {}: {e}", file.display())))?;
+        let text = read("prompt file", file)?;
         prompts.push(PromptSource::Text {
             text,
             source: file.display().to_string(),
@@ -151,6 +157,22 @@ fn prompts(
         });
     }
     Ok(prompts)
+}
+
+fn text(file: Option<&Path>, chunks: Option<usize>) -> Result<Option<TextSource>, Error> {
+    file.map(|file| {
+        Ok(TextSource {
+            text: read("text", file)?,
+            source: file.display().to_string(),
+            chunks,
+        })
+    })
+    .transpose()
+}
+
+fn read(what: &str, file: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(file)
+        .map_err(|e| Error::BadInput(format!("{what} {}: {e}", file.display())))
 }
 
 /// Before minutes of work, not after.

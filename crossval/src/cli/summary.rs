@@ -3,11 +3,17 @@
 use std::fmt::Write as _;
 
 use comfy_table::CellAlignment;
-use reports::model::{Mode, Report, Status, TapStats};
+use reports::model::{AtFault, Divergence, Engines, KnownState, Mode, Report, Status, TapStats};
 use reports::number;
 use reports::outcome::Outcome;
 
 use super::inspect::table;
+
+/// Columns of the terminal.
+const WIDTH: usize = 100;
+
+/// Columns by which what belongs to the line above is indented.
+const INDENT: usize = 6;
 
 /// Characters of generated text per line; three lines are shown.
 const TEXT_WIDTH: usize = 96;
@@ -41,39 +47,135 @@ fn write_summary(out: &mut String, report: &Report) -> std::fmt::Result {
         Status::Error => "ERROR",
     };
     let engines = &report.engines;
-    writeln!(
-        out,
-        "{status}  {} against {}: {} of {} rows compared, {} of {} within their limit",
+    let headline = format!(
+        "{status}{}  {} against {}: {} of {} rows compared, {} of {} within their limit",
+        excused(report),
         engines.candidate.name,
         engines.reference.name,
         number::count(report.coverage.compared),
         number::count(report.coverage.expected),
         gated(report).filter(|s| s.pass == Some(true)).count(),
         gated(report).count(),
-    )?;
+    );
+    paragraph(out, 0, &headline)?;
     if let [mode] = report.inputs.modes[..] {
         let mode = match mode {
             Mode::Isolated => "isolated",
             Mode::Cumulative => "cumulative",
         };
-        writeln!(out, "      {mode} mode only")?;
+        paragraph(out, INDENT, &format!("{mode} mode only"))?;
     }
     for reason in &report.verdict.reasons {
-        writeln!(out, "      {reason}")?;
+        paragraph(out, INDENT, reason)?;
     }
-    if let Some(d) = &report.verdict.first_divergence {
-        let value = |x: Option<f64>| x.map_or(number::NOT_FINITE.to_owned(), number::value);
-        writeln!(
-            out,
-            "      element {}: reference {}, candidate {}",
-            d.element,
-            value(d.reference),
-            value(d.candidate)
-        )?;
+    if let Some(divergence) = &report.verdict.first_divergence {
+        write_divergence(out, divergence)?;
     }
+    write_fault(out, report)?;
+    write_known(out, report)?;
     write_taps(out, report)?;
+    write_noise(out, report)?;
+    write_perplexity(out, report)?;
     write_generation(out, report)?;
     write_bench(out, report)
+}
+
+/// ` with 2 known deviations`, if the run passed thanks to them.
+fn excused(report: &Report) -> String {
+    let matched = report
+        .known
+        .iter()
+        .filter(|k| k.state == KnownState::Matched);
+    match matched.count() {
+        n @ 1.. if report.verdict.status == Status::Pass => {
+            format!(" with {}", number::plural(n as u64, "known deviation"))
+        }
+        _ => String::new(),
+    }
+}
+
+fn write_divergence(out: &mut String, divergence: &Divergence) -> std::fmt::Result {
+    let value = |x: Option<f64>| x.map_or(number::NOT_FINITE.to_owned(), number::value);
+    let mut text = format!(
+        "element {}: reference {}, candidate {}",
+        divergence.element,
+        value(divergence.reference),
+        value(divergence.candidate)
+    );
+    if let Some(oracle) = divergence.oracle {
+        text += &format!(", oracle {}", number::value(oracle));
+    }
+    paragraph(out, INDENT, &text)
+}
+
+/// Who is at fault, how far each engine is from the oracle, and why.
+fn write_fault(out: &mut String, report: &Report) -> std::fmt::Result {
+    let Engines {
+        reference,
+        candidate,
+    } = &report.engines;
+    let fault = match report.verdict.at_fault {
+        AtFault::None => None,
+        AtFault::Candidate => Some(format!("the candidate ({})", candidate.name)),
+        AtFault::Reference => Some(format!("the reference ({})", reference.name)),
+        AtFault::Both => Some("both engines".to_owned()),
+        AtFault::Undetermined => Some("undetermined".to_owned()),
+    };
+    if let Some(fault) = fault {
+        paragraph(out, INDENT, &format!("at fault: {fault}"))?;
+    }
+    let Some(first) = &report.verdict.first_divergence else {
+        return Ok(());
+    };
+    if let Some(arbitration) = &first.arbitration {
+        for (role, judgement) in [
+            ("reference", &arbitration.reference),
+            ("candidate", &arbitration.candidate),
+        ] {
+            let layer = judgement
+                .layer
+                .map_or(String::new(), |layer| format!("layer {layer}, "));
+            let text = format!(
+                "{role}: NMSE {} to the oracle at {layer}{}, limit {}: {}",
+                judgement
+                    .nmse
+                    .map_or(number::NOT_FINITE.to_owned(), number::error),
+                judgement.tap,
+                number::error(judgement.limit),
+                if judgement.right { "right" } else { "wrong" },
+            );
+            paragraph(out, INDENT + 2, &text)?;
+        }
+    }
+    match &first.hint {
+        Some(hint) => paragraph(out, INDENT, &format!("hint: {hint}")),
+        None => Ok(()),
+    }
+}
+
+fn write_known(out: &mut String, report: &Report) -> std::fmt::Result {
+    for known in &report.known {
+        let mut place = known.tap.clone();
+        if let Some(layer) = known.layer {
+            place += &format!(", layer {layer}");
+        }
+        place += match known.mode {
+            Some(Mode::Isolated) => ", isolated",
+            Some(Mode::Cumulative) => ", cumulative",
+            None => "",
+        };
+        let state = match known.state {
+            KnownState::Matched => "matched",
+            KnownState::Unmatched => "FAILED, did not occur",
+            KnownState::Expired => "FAILED, expired",
+        };
+        let text = format!(
+            "known deviation {state}: {place}: {} ({}, until {})",
+            known.reason, known.link, known.expires
+        );
+        paragraph(out, INDENT, &text)?;
+    }
+    Ok(())
 }
 
 fn gated(report: &Report) -> impl Iterator<Item = &TapStats> {
@@ -155,6 +257,102 @@ fn worst<'a>(report: &'a Report, name: &str, mode: Mode) -> Option<(&'a TapStats
         })
 }
 
+fn write_noise(out: &mut String, report: &Report) -> std::fmt::Result {
+    let floor = report
+        .noise_floor
+        .as_ref()
+        .and_then(|n| n.nmse.get("logits"));
+    match floor {
+        Some(&nmse) => writeln!(
+            out,
+            "\nnoise floor  logits, reference against itself: NMSE {}",
+            number::error(nmse)
+        ),
+        None => Ok(()),
+    }
+}
+
+fn write_perplexity(out: &mut String, report: &Report) -> std::fmt::Result {
+    let Some(perplexity) = &report.perplexity else {
+        return Ok(());
+    };
+    let mut parts = Vec::new();
+    for (role, value) in [
+        ("reference", perplexity.reference),
+        ("candidate", perplexity.candidate),
+    ] {
+        parts.extend(value.map(|x| format!("{role} {}", number::value(x))));
+    }
+    if let Some(difference) = &perplexity.difference {
+        let nats = |x| number::significant(x, 3);
+        let interval = match (difference.low, difference.high) {
+            (Some(low), Some(high)) => format!(" ({} to {})", nats(low), nats(high)),
+            _ => String::new(),
+        };
+        parts.push(format!(
+            "difference {} nats{interval}, ratio {}",
+            nats(difference.mean),
+            number::significant(difference.mean.exp(), 7)
+        ));
+    }
+    parts.extend(
+        perplexity
+            .kl_mean
+            .map(|kl| format!("KL {}", number::error(kl))),
+    );
+    parts.push(format!(
+        "same top-1 {}",
+        number::share(perplexity.top1_agreement)
+    ));
+    parts.push(format!(
+        "{} scored in {}",
+        number::plural(perplexity.tokens as u64, "token"),
+        number::plural(perplexity.windows as u64, "window")
+    ));
+    out.push('\n');
+    paragraph(out, 0, &format!("perplexity  {}", parts.join(", ")))
+}
+
+/// Words on lines of at most [`WIDTH`] columns. The text comes from engines and files: none of it may command the
+/// terminal.
+fn paragraph(out: &mut String, indent: usize, text: &str) -> std::fmt::Result {
+    let text: String = text
+        .chars()
+        .map(|c| match c {
+            '\n' | '\r' | '\t' => ' ',
+            c if c.is_control() => char::REPLACEMENT_CHARACTER,
+            c => c,
+        })
+        .collect();
+    let mut line = " ".repeat(indent);
+    let mut columns = indent;
+    let mut start = indent;
+    for word in text.split(' ') {
+        let letters: Vec<char> = word.chars().collect();
+        if columns > start && columns + 1 + letters.len() > WIDTH {
+            writeln!(out, "{line}")?;
+            start = indent.max(INDENT);
+            line = " ".repeat(start);
+            columns = start;
+        } else if columns > start {
+            line.push(' ');
+            columns += 1;
+        }
+        // A word that is longer than a line goes over several.
+        for letter in letters {
+            if columns == WIDTH {
+                writeln!(out, "{line}")?;
+                start = indent.max(INDENT);
+                line = " ".repeat(start);
+                columns = start;
+            }
+            line.push(letter);
+            columns += 1;
+        }
+    }
+    writeln!(out, "{line}")
+}
+
 fn write_generation(out: &mut String, report: &Report) -> std::fmt::Result {
     for g in report
         .generation
@@ -222,3 +420,6 @@ fn write_bench(out: &mut String, report: &Report) -> std::fmt::Result {
     }
     writeln!(out, "\n{rows}")
 }
+
+#[cfg(test)]
+mod tests;

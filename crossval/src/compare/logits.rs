@@ -103,6 +103,19 @@ pub fn kl_divergence(p: &[f32], q: &[f32]) -> f64 {
     if kl < 0.0 { 0.0 } else { kl }
 }
 
+/// Negative log-likelihood of `token` under a row of logits, nats; NaN if the row has no such token.
+pub fn negative_log_likelihood(logits: &[f32], token: u32) -> f64 {
+    match logits.get(token as usize) {
+        Some(&logit) => log_sum_exp(logits) - f64::from(logit),
+        None => f64::NAN,
+    }
+}
+
+/// The index of the largest value, the lowest of several.
+pub fn most_likely(logits: &[f32]) -> Option<usize> {
+    top_k::<1>(logits).first().copied()
+}
+
 fn log_sum_exp(x: &[f32]) -> f64 {
     let max = f64::from(x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     max + x
@@ -138,6 +151,25 @@ mod tests {
         approx::assert_relative_eq!(kl_divergence(&p, &q), want, epsilon = 1e-7);
         assert_eq!(kl_divergence(&p, &p), 0.0);
         assert!(kl_divergence(&[f32::NAN, 0.0], &q).is_nan());
+    }
+
+    #[test]
+    fn likelihood_of_a_known_row() {
+        // Probabilities 2/3 and 1/3.
+        let row = [2.0_f32.ln() + 100.0, 100.0];
+        approx::assert_relative_eq!(
+            negative_log_likelihood(&row, 0),
+            1.5_f64.ln(),
+            epsilon = 1e-5
+        );
+        approx::assert_relative_eq!(
+            negative_log_likelihood(&row, 1),
+            3.0_f64.ln(),
+            epsilon = 1e-5
+        );
+        assert!(negative_log_likelihood(&row, 2).is_nan());
+        assert!(negative_log_likelihood(&[f32::NAN, 0.0], 1).is_nan());
+        assert_eq!((most_likely(&row), most_likely(&[])), (Some(0), None));
     }
 
     #[test]

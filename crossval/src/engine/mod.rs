@@ -4,7 +4,7 @@ mod process;
 mod spec;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::BufReader;
+use std::io::{self, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -171,13 +171,14 @@ impl Engine {
         }
     }
 
-    /// Text to token IDs, as a prompt: special tokens are added and parsed.
-    pub fn tokenize(&mut self, text: &str) -> Result<Vec<u32>, EngineError> {
+    /// Text to token IDs. Special tokens are added; those in the text are read as such with `parse_special`, as in a
+    /// prompt.
+    pub fn tokenize(&mut self, text: &str, parse_special: bool) -> Result<Vec<u32>, EngineError> {
         self.set_task("tokenizing");
         match self.request(&Request::Tokenize {
             text: text.to_owned(),
             add_special: true,
-            parse_special: true,
+            parse_special,
         })? {
             Response::Tokens { tokens } => Ok(tokens),
             other => Err(self.unexpected(&other)),
@@ -291,8 +292,14 @@ impl Engine {
     }
 
     fn send(&mut self, request: &Request, payload: &[u8]) -> Result<(), EngineError> {
-        protocol::write_frame(&mut self.stdin, request, payload)
-            .map_err(|e| self.failure(&FrameError::Io(e)))
+        protocol::write_frame(&mut self.stdin, request, payload).map_err(|e| match e.kind() {
+            // Over the cap, hence not sent: the worker lives, and waiting for its end would take for ever.
+            io::ErrorKind::InvalidInput => EngineError::Refused {
+                kind: ErrorKind::Usage,
+                message: format!("{}: {e}", self.during),
+            },
+            _ => self.failure(&FrameError::Io(e)),
+        })
     }
 
     fn receive(&mut self) -> Result<Response, EngineError> {

@@ -5,6 +5,7 @@ mod comparison;
 mod generation;
 mod noise;
 mod pair;
+mod perplexity;
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,8 @@ use sha2::{Digest, Sha256};
 use self::arbitration::{NoRuling, arbitrate};
 use self::comparison::Comparison;
 use self::pair::Pair;
+pub use self::perplexity::TextSource;
+use self::perplexity::Windows;
 use crate::bench;
 use crate::engine::EngineSpec;
 use crate::error::Error;
@@ -40,6 +43,8 @@ pub struct RunOptions {
     pub candidate: EngineSpec,
     /// At least one.
     pub prompts: Vec<PromptSource>,
+    /// A text to measure the perplexity of both engines on.
+    pub text: Option<TextSource>,
     /// Tokens to generate from each prompt.
     pub n_predict: usize,
     /// Threads per engine.
@@ -88,10 +93,20 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         ..options.clone()
     };
     let prompts = pair.tokenize(&options.prompts)?;
+    let windows = Windows::new(options, &mut pair)?;
     let mut comparison = Comparison::new(options, &mut pair, prompts)?;
     if let Err(side) = comparison.drive(&mut pair, options, progress) {
         pair.fail(side);
     }
+    let perplexity = match windows.filter(|_| !pair.failed()) {
+        Some(windows) => windows
+            .measure(&mut pair, options, progress)
+            .unwrap_or_else(|side| {
+                pair.fail(side);
+                None
+            }),
+        None => None,
+    };
     let bench = if options.bench && !pair.failed() {
         progress.set_message("timing");
         time(&mut pair, &comparison, options, progress)
@@ -198,7 +213,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         coverage,
         generation: comparison.generation,
         bench,
-        perplexity: None,
+        perplexity,
         known,
     })
 }

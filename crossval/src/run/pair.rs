@@ -115,15 +115,12 @@ impl Pair {
             let (text, source, tokens) = match source {
                 PromptSource::Tokens(tokens) => (None, "--tokens".to_owned(), tokens.clone()),
                 PromptSource::Text { text, source } => {
-                    let worker = [&mut self.reference, &mut self.candidate]
-                        .into_iter()
-                        .find(|w| w.report.failure.is_none() && w.engine.hello().tokenizer)
-                        .ok_or_else(|| {
-                            Error::Engine("no engine has a tokenizer: give --tokens".into())
-                        })?;
+                    let worker = self.tokenizer().ok_or_else(|| {
+                        Error::Engine("no engine has a tokenizer: give --tokens".into())
+                    })?;
                     let tokens = worker
                         .engine
-                        .tokenize(text)
+                        .tokenize(text, true)
                         .map_err(|e| e.into_error(worker.engine.name()))?;
                     tokenizer = Some(worker.engine.name().to_owned());
                     (Some(text.clone()), source.clone(), tokens)
@@ -132,12 +129,7 @@ impl Pair {
             if tokens.is_empty() {
                 return Err(Error::Usage(format!("prompt from {source}: no tokens")));
             }
-            if let Some(id) = tokens.iter().find(|&&id| id as usize >= self.facts.n_vocab) {
-                return Err(Error::Usage(format!(
-                    "prompt from {source}: token ID {id} is out of range, the vocabulary has {} tokens",
-                    self.facts.n_vocab
-                )));
-            }
+            self.check_range(&tokens, &format!("prompt from {source}"))?;
             prompts.push(Prompt {
                 text,
                 source,
@@ -157,6 +149,47 @@ impl Pair {
             }
             [] => vec![Mode::Cumulative],
             asked => asked.to_vec(),
+        }
+    }
+
+    /// Token IDs of a text, whose special tokens are not read as such, and BOS where the model adds it.
+    pub(super) fn tokenize_text(
+        &mut self,
+        text: &str,
+        source: &str,
+    ) -> Result<(Vec<u32>, Option<u32>), Error> {
+        let worker = self
+            .tokenizer()
+            .ok_or_else(|| Error::Engine("--text: no engine has a tokenizer".into()))?;
+        let mut tokenize = |text| {
+            let tokens = worker.engine.tokenize(text, false);
+            tokens.map_err(|e| match e.into_error(worker.engine.name()) {
+                Error::Usage(message) => Error::Usage(format!("text {source}: {message}")),
+                other => other,
+            })
+        };
+        let tokens = tokenize(text)?;
+        // What is added to nothing is BOS if it also stands before the text, and not EOS.
+        let bos = tokenize("")?.first().copied();
+        let bos = bos.filter(|bos| tokens.first() == Some(bos));
+        self.check_range(&tokens, &format!("text {source}"))?;
+        Ok((tokens, bos))
+    }
+
+    /// The first worker that has a tokenizer.
+    fn tokenizer(&mut self) -> Option<&mut Worker> {
+        [&mut self.reference, &mut self.candidate]
+            .into_iter()
+            .find(|w| w.report.failure.is_none() && w.engine.hello().tokenizer)
+    }
+
+    fn check_range(&self, tokens: &[u32], what: &str) -> Result<(), Error> {
+        match tokens.iter().find(|&&id| id as usize >= self.facts.n_vocab) {
+            Some(id) => Err(Error::Usage(format!(
+                "{what}: token ID {id} is out of range, the vocabulary has {} tokens",
+                self.facts.n_vocab
+            ))),
+            None => Ok(()),
         }
     }
 

@@ -2,8 +2,11 @@
 //! the report.
 
 mod coverage;
+mod known;
+mod noise;
 mod output;
 mod parity;
+mod perplexity;
 mod run;
 mod speed;
 mod verdict;
@@ -25,13 +28,18 @@ use verdict::Verdict;
 pub(crate) struct Facts<'a> {
     pub title: String,
     pub verdict: Verdict,
+    /// The ledger of known deviations, as it was applied.
+    pub known: Table,
     /// Per mode that was run: its title and one row per tap.
     pub taps: Vec<(String, Table)>,
     pub noise_floor: Option<&'a str>,
+    /// One row per tap: the engines against each other, and each against itself.
+    pub noise: Table,
     /// One row per layer and tap.
     pub layers: Table,
     pub logits: Table,
     pub disagreements: Table,
+    pub perplexity: Table,
     pub generations: Vec<Generated>,
     pub throughput: Table,
     pub workers: Table,
@@ -39,6 +47,7 @@ pub(crate) struct Facts<'a> {
     pub bench_notes: Vec<String>,
     pub coverage: Table,
     pub missing: &'a [String],
+    pub not_finite: &'a [String],
     pub prompts: Table,
     pub prompt_details: Vec<PromptDetail<'a>>,
     pub inputs: Table,
@@ -80,6 +89,8 @@ pub(crate) enum Kind {
     Number,
     /// Identifiers and hashes.
     Code,
+    /// An address; a link if [`is_web_address`].
+    Link,
 }
 
 /// A row's cells, one per column, and whether it is marked.
@@ -113,10 +124,10 @@ impl Table {
     }
 
     /// Name and value, one pair a row.
-    fn pairs(pairs: Vec<(&str, String)>) -> Table {
+    fn pairs<Name: Into<String>>(pairs: Vec<(Name, String)>) -> Table {
         let mut table = Table::new(&[("", Kind::Text), ("", Kind::Code)]);
         for (name, value) in pairs {
-            table.push(State::Plain, vec![name.to_owned(), value]);
+            table.push(State::Plain, vec![name.into(), value]);
         }
         table
     }
@@ -137,17 +148,21 @@ impl<'a> Facts<'a> {
                 run::model_name(report)
             ),
             verdict: Verdict::new(report, parity),
+            known: known::table(report),
             taps: parity.tap_tables(),
             noise_floor: report.noise_floor.as_ref().map(|n| n.description.as_str()),
+            noise: noise::table(report, parity),
             layers: parity.layer_table(),
             logits: output::logits(report),
             disagreements: output::disagreements(report),
+            perplexity: perplexity::table(report),
             generations: output::generations(report),
             throughput: speed::throughput(report),
             workers: speed::workers(report),
             bench_notes: speed::notes(report),
             coverage: coverage::table(report),
             missing: &report.coverage.missing,
+            not_finite: &report.coverage.not_finite,
             prompts: run::prompts(report),
             prompt_details: run::prompt_details(report),
             inputs: run::inputs(report),
@@ -188,6 +203,42 @@ fn limit(x: Option<f64>) -> String {
     }
 }
 
+/// Whether text may become a hyperlink: `http` or `https`, in the characters of RFC 3986 only.
+pub(crate) fn is_web_address(text: &str) -> bool {
+    let (scheme, rest) = text.split_once("://").unwrap_or_default();
+    (scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("http"))
+        && !rest.is_empty()
+        && rest
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=%".contains(&b))
+}
+
 fn text_or_not_measured(text: Option<&str>) -> String {
     text.unwrap_or(number::NOT_MEASURED).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_web_address;
+
+    #[test]
+    fn only_the_web_is_linked_to() {
+        for good in ["https://example.org/issues/7?a=b#c", "HTTP://x"] {
+            assert!(is_web_address(good), "{good}");
+        }
+        for bad in [
+            "",
+            "https://",
+            "javascript:alert(1)",
+            "javascript://x/%0aalert(1)",
+            " https://x",
+            "https://x\"onclick=y",
+            "https://x>y",
+            "https://x y",
+            "https://é.example",
+            "//example.org",
+        ] {
+            assert!(!is_web_address(bad), "{bad}");
+        }
+    }
 }

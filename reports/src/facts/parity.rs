@@ -38,7 +38,7 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    fn max(self, other: Level) -> Level {
+    pub(crate) fn max(self, other: Level) -> Level {
         if other.partial_cmp(&self) == Some(Ordering::Greater) {
             other
         } else {

@@ -3,8 +3,10 @@
 use serde::Serialize;
 
 use super::parity::{Cell, Parity};
-use super::{limit, mode_name, run, text_or_not_measured};
-use crate::model::{AtFault, Divergence, Mode, Report, Status};
+use super::{Kind, State, Table, limit, mode_name, run, text_or_not_measured};
+use crate::model::{
+    Arbitration, AtFault, Divergence, Engines, Judgement, KnownState, Mode, Report, Status,
+};
 use crate::number;
 
 /// The verdict in words.
@@ -27,6 +29,10 @@ pub(crate) struct First {
     pub values: Vec<(&'static str, String)>,
     pub error: String,
     pub hint: Option<String>,
+    /// Each engine against the oracle; empty if that was not asked.
+    pub arbitration: Table,
+    /// What is wrong with an engine, one sentence each.
+    pub findings: Vec<String>,
 }
 
 impl Verdict {
@@ -50,7 +56,8 @@ impl Verdict {
         Verdict {
             status,
             headline: format!(
-                "{word}: {candidate} against {reference} on {}, {} of {} compared{fault}",
+                "{word}{}: {candidate} against {reference} on {}, {} of {} compared{fault}",
+                excused(report),
                 run::model_name(report),
                 number::count(report.coverage.compared),
                 number::plural(report.coverage.expected, "row"),
@@ -69,6 +76,77 @@ impl Verdict {
     }
 }
 
+/// ` with 2 known deviations`, if the run passed thanks to them.
+fn excused(report: &Report) -> String {
+    let matched = report
+        .known
+        .iter()
+        .filter(|known| known.state == KnownState::Matched)
+        .count();
+    if report.verdict.status == Status::Pass && matched > 0 {
+        format!(
+            " with {}",
+            number::plural(matched as u64, "known deviation")
+        )
+    } else {
+        String::new()
+    }
+}
+
+/// Both engines against the oracle, one row each, and what is wrong with which engine.
+fn arbitration<'a>(
+    arbitration: &'a Arbitration,
+    engines: &Engines,
+) -> (Table, Vec<(String, &'a str)>) {
+    let mut table = Table::new(&[
+        ("Engine", Kind::Text),
+        ("NMSE", Kind::Number),
+        ("Limit", Kind::Number),
+        ("Stage", Kind::Text),
+        ("Closest with rounding", Kind::Text),
+        ("Result", Kind::Text),
+    ]);
+    let mut findings = Vec::new();
+    for (role, engine, judgement) in [
+        ("reference", &engines.reference, &arbitration.reference),
+        ("candidate", &engines.candidate, &arbitration.candidate),
+    ] {
+        let Judgement {
+            layer,
+            tap,
+            nmse,
+            limit: largest,
+            right,
+            rounding,
+            findings: found,
+        } = judgement;
+        let (state, result) = if *right {
+            (State::Pass, "right")
+        } else {
+            (State::Fail, "wrong")
+        };
+        let name = format!("{role} ({})", engine.name);
+        findings.extend(found.iter().map(|finding| (name.clone(), finding.as_str())));
+        table.push(
+            state,
+            vec![
+                name,
+                nmse.map_or_else(|| number::NOT_FINITE.to_owned(), number::error),
+                limit(Some(*largest)),
+                stage(*layer, tap),
+                rounding.clone(),
+                result.to_owned(),
+            ],
+        );
+    }
+    (table, findings)
+}
+
+/// `layer 3, ffn_act`.
+fn stage(layer: Option<usize>, tap: &str) -> String {
+    layer.map_or_else(|| tap.to_owned(), |layer| format!("layer {layer}, {tap}"))
+}
+
 impl First {
     fn new(divergence: &Divergence, report: &Report) -> First {
         let mut place = Vec::new();
@@ -76,9 +154,23 @@ impl First {
             place.push(format!("prompt {}", divergence.prompt));
         }
         place.push(format!("position {}", divergence.position));
-        place.extend(divergence.layer.map(|layer| format!("layer {layer}")));
-        place.push(divergence.tap.clone());
-        let value = |x| number::or_not_measured(x, number::value);
+        place.push(stage(divergence.layer, &divergence.tap));
+        // Compared, so a null is a value that is not finite.
+        let value = |x: Option<f64>| x.map_or(number::NOT_FINITE.to_owned(), number::value);
+        let mut values = vec![
+            ("element", divergence.element.to_string()),
+            ("reference", value(divergence.reference)),
+            ("candidate", value(divergence.candidate)),
+        ];
+        values.extend(divergence.oracle.map(|x| ("oracle", number::value(x))));
+        let (arbitration, mut findings) = divergence
+            .arbitration
+            .as_ref()
+            .map(|a| arbitration(a, &report.engines))
+            .unwrap_or_default();
+        // The hint is made of findings; those need not be said twice.
+        let hint = divergence.hint.as_deref().unwrap_or_default();
+        findings.retain(|(_, finding)| !hint.contains(finding));
         let times = match divergence.nmse {
             Some(nmse) if divergence.limit > 0.0 && nmse.is_finite() => format!(
                 ", {} times the limit",
@@ -88,12 +180,7 @@ impl First {
         };
         First {
             place: format!("{} ({})", place.join(", "), mode_name(divergence.mode)),
-            values: vec![
-                ("element", divergence.element.to_string()),
-                ("reference", value(divergence.reference)),
-                ("candidate", value(divergence.candidate)),
-                ("oracle", value(divergence.oracle)),
-            ],
+            values,
             error: format!(
                 "NMSE of the row {}, limit {}{times}",
                 divergence
@@ -101,7 +188,12 @@ impl First {
                     .map_or_else(|| number::NOT_FINITE.to_owned(), number::error),
                 limit(Some(divergence.limit)),
             ),
-            hint: divergence.hint.clone(),
+            hint: divergence.hint.as_ref().map(|hint| format!("Hint: {hint}")),
+            arbitration,
+            findings: findings
+                .into_iter()
+                .map(|(engine, finding)| format!("{engine}: {finding}"))
+                .collect(),
         }
     }
 }

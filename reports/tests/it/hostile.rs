@@ -3,7 +3,7 @@
 use reports::Report;
 use serde_json::Value;
 
-use crate::sample;
+use crate::{judged, sample};
 
 const ATTACK: &str = "</script><script>alert(1)</script><img src=x onerror=\"alert(2)\"> | `x` {{ 1234 * 4321 }} \u{1b}[2J";
 
@@ -16,8 +16,13 @@ fn poison(value: &mut Value) {
                 "fail",
                 "none",
                 "candidate",
+                "reference",
+                "undetermined",
                 "isolated",
                 "cumulative",
+                "matched",
+                "unmatched",
+                "expired",
             ];
             if text != reports::model::SCHEMA && !fixed.contains(&text.as_str()) {
                 text.push_str(ATTACK);
@@ -31,6 +36,7 @@ fn poison(value: &mut Value) {
                 "not_offered",
                 "tensor_types",
                 "tokens_reproduced",
+                "nmse",
             ] {
                 if let Some(Value::Object(map)) = fields.get_mut(name) {
                     *map = std::mem::take(map)
@@ -56,12 +62,16 @@ fn html_escapes_everything() {
     let mut died = sample::died();
     died.verdict.status = reports::model::Status::Fail;
     died.verdict.at_fault = reports::model::AtFault::Candidate;
-    for report in [sample::fail(), died] {
+    for report in [sample::fail(), died, judged::known(), judged::stale()] {
         let report = hostile(&report);
         let html = reports::html::render(&report).unwrap();
         assert!(html.contains("&lt;script&gt;alert(1)"));
         assert!(!html.contains("<script>alert"));
         assert!(!html.contains("<img"));
+        assert!(
+            !html.contains("<a href=\"http"),
+            "an address with markup in it"
+        );
         assert!(!html.contains("5332114"), "template code was run");
         assert_eq!(html.matches("<script").count(), 2, "the page's own two");
         let (_, rest) = html.split_once("id=\"report-json\">").unwrap();
@@ -72,8 +82,12 @@ fn html_escapes_everything() {
 
 #[test]
 fn markdown_escapes_everything() {
-    let report = hostile(&sample::fail());
-    let markdown = reports::markdown::render(&report);
+    for report in [sample::fail(), judged::known(), judged::stale()] {
+        inert(&reports::markdown::render(&hostile(&report)));
+    }
+}
+
+fn inert(markdown: &str) {
     assert!(!markdown.contains('\u{1b}'));
     // What stands in a code block or span is inert; the rest must not hold a tag.
     let mut block = false;

@@ -48,7 +48,19 @@ fn a_page_of_the_2b_model_stays_small() {
 #[test]
 fn pages_are_self_contained() {
     for (name, report) in sample::all() {
-        let html = render(&report).unwrap();
+        let mut html = render(&report).unwrap();
+        // What a reader may follow; the page fetches none of it.
+        for known in &report.known {
+            let address = known.link.replace('&', "&amp;").replace('/', "&#x2f;");
+            let link = format!("<a href=\"{address}\" rel=\"noreferrer\">{address}</a>");
+            assert_eq!(
+                html.contains(&link),
+                known.link.starts_with("https"),
+                "{name}"
+            );
+            html = html.replace(&link, "");
+        }
+        assert!(!html.contains("href=\"javascript"), "{name}");
         for outside in ["src=", "@import", "url(", "<link", "href=\"http"] {
             assert!(!html.contains(outside), "{name}: {outside}");
         }

@@ -1,8 +1,9 @@
-//! Every writer on sample reports: passing, failing, cut short, empty, hostile, arbitrary.
+//! Every writer on sample reports: passing, failing, arbitrated, excused, cut short, empty, hostile, arbitrary.
 
 mod hostile;
 mod html;
 mod json;
+mod judged;
 mod markdown;
 mod robust;
 mod sample;

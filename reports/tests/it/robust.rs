@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use reports::model::{Report, TapStats};
 use reports::{html, json, markdown};
 
-use crate::sample;
+use crate::{judged, sample};
 
 fn figure() -> impl Strategy<Value = f64> {
     prop_oneof![
@@ -56,9 +56,13 @@ prop_compose! {
         taps in prop::collection::vec((stats(), stats(), option::of(any::<usize>()), 0usize..4), 0..12),
         kl in prop::collection::vec(option::of(figure()), 0..500),
         figures in prop::collection::vec(required(), 8),
+        nulls in prop::collection::vec(option::of(figure()), 8),
         counts in prop::collection::vec(any::<u64>(), 6),
     ) -> Report {
-        let mut report = sample::fail();
+        let mut report = judged::known();
+        let fail = sample::fail();
+        (report.taps, report.logits) = (fail.taps, fail.logits);
+        (report.generation, report.bench) = (fail.generation, fail.bench);
         let names = ["embd", "q", "attn_norm", "unheard_of"];
         report.taps.truncate(taps.len());
         for (entry, (isolated, cumulative, layer, name)) in report.taps.iter_mut().zip(taps) {
@@ -80,6 +84,16 @@ prop_compose! {
         bench.memory[0].peak_rss_bytes = counts[0];
         let first = report.verdict.first_divergence.as_mut().unwrap();
         (first.limit, first.nmse) = (figures[7], Some(figures[0]));
+        first.oracle = nulls[0];
+        let judgement = &mut first.arbitration.as_mut().unwrap().reference;
+        (judgement.nmse, judgement.limit) = (nulls[1], figures[2]);
+        let perplexity = report.perplexity.as_mut().unwrap();
+        (perplexity.reference, perplexity.kl_mean) = (nulls[2], nulls[3]);
+        perplexity.top1_agreement = figures[3];
+        let difference = perplexity.difference.as_mut().unwrap();
+        (difference.mean, difference.low, difference.high) = (figures[4], nulls[4], nulls[5]);
+        let noise = &mut report.noise_floor.as_mut().unwrap().measurements[0];
+        noise.nmse.insert("q".to_owned(), nulls[6]);
         report.coverage.expected = counts[1];
         report.coverage.compared = counts[2];
         report.model.size_bytes = counts[3];

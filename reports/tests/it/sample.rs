@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use reports::model::*;
 
+use crate::judged;
+
 /// Taps of a layer, each with the size of its isolated error.
 const LAYER_TAPS: [(&str, f64); 20] = [
     ("attn_norm", 3e-15),
@@ -80,6 +82,8 @@ pub fn fail() -> Report {
     broken.worst_position = 14;
     broken.non_finite = 3;
     broken.pass = Some(false);
+    report.coverage.not_finite =
+        vec!["isolated, prompt 0, layer 2, v_cache, positions 14..15".to_owned()];
     for entry in &mut report.logits {
         let stats = entry.cumulative.as_mut().unwrap();
         stats.top1_agreement = 0.75;
@@ -239,6 +243,9 @@ pub fn all() -> Vec<(&'static str, Report)> {
         ("died", died()),
         ("empty", empty()),
         ("nulls", nulls()),
+        ("reference_at_fault", judged::reference_at_fault()),
+        ("known", judged::known()),
+        ("stale", judged::stale()),
     ]
 }
 
@@ -382,12 +389,32 @@ fn report(layers: usize, prompts: usize) -> Report {
                 .iter()
                 .map(|(tap, nmse)| ((*tap).to_owned(), nmse * 2.0))
                 .collect(),
-            measurements: Vec::new(),
+            measurements: noise(),
         }),
         bench: Some(bench()),
         perplexity: None,
         known: Vec::new(),
     }
+}
+
+fn noise() -> Vec<NoiseMeasurement> {
+    let measurement = |engine: &str, varied: &str, factor: f64| NoiseMeasurement {
+        engine: engine.to_owned(),
+        varied: varied.to_owned(),
+        nmse: LAYER_TAPS
+            .iter()
+            .map(|(tap, nmse)| ((*tap).to_owned(), Some(nmse * factor)))
+            .collect(),
+    };
+    let batches = "8 tokens one by one and as part of the prompt";
+    let mut of_candidate = measurement("candidate", batches, 0.0);
+    of_candidate.nmse.remove("attn_probs");
+    of_candidate.nmse.insert("ffn_act".to_owned(), None);
+    vec![
+        measurement("reference", "threads 1 and 2", 0.0),
+        measurement("reference", batches, 2.0),
+        of_candidate,
+    ]
 }
 
 fn taps(layers: usize, prompt: usize) -> Vec<TapResult> {
@@ -443,7 +470,8 @@ fn stats(nmse: f64, limit: Option<f64>) -> TapStats {
     stats
 }
 
-fn set(stats: &mut TapStats, nmse: f64) {
+/// Statistics with that error.
+pub fn set(stats: &mut TapStats, nmse: f64) {
     stats.bit_equal = nmse == 0.0;
     stats.nmse = Some(nmse);
     stats.nmse_prefill = Some(nmse);

@@ -1,0 +1,68 @@
+//! Perplexity of both engines on a text.
+
+use super::Table;
+use crate::model::{PerplexityDifference, Report};
+use crate::number;
+
+/// Name and value; what was not measured is left out. Empty without a text.
+pub(super) fn table(report: &Report) -> Table {
+    let Some(perplexity) = &report.perplexity else {
+        return Table::default();
+    };
+    let count = |n: usize| number::count(n as u64);
+    let mut pairs = vec![
+        ("Text".to_owned(), perplexity.source.clone()),
+        (
+            "Windows".to_owned(),
+            format!(
+                "{} of {}",
+                count(perplexity.windows),
+                number::plural(perplexity.window as u64, "token")
+            ),
+        ),
+        ("Tokens scored".to_owned(), count(perplexity.tokens)),
+    ];
+    for (role, engine, value) in [
+        ("reference", &report.engines.reference, perplexity.reference),
+        ("candidate", &report.engines.candidate, perplexity.candidate),
+    ] {
+        pairs.extend(value.map(|x| {
+            (
+                format!("Perplexity of the {role} ({})", engine.name),
+                number::value(x),
+            )
+        }));
+    }
+    if let Some(difference) = &perplexity.difference {
+        let change = |x| number::significant(x, 3);
+        pairs.push((
+            "Candidate less reference, nats per token".to_owned(),
+            with_interval(difference, change),
+        ));
+        pairs.push((
+            "Ratio of the perplexities".to_owned(),
+            with_interval(difference, |x| number::significant(x.exp(), 7)),
+        ));
+    }
+    pairs.extend(perplexity.kl_mean.map(|kl| {
+        (
+            "Mean KL(reference || candidate), nats".to_owned(),
+            number::error(kl),
+        )
+    }));
+    pairs.push((
+        "Same most likely token".to_owned(),
+        number::share(perplexity.top1_agreement),
+    ));
+    Table::pairs(pairs)
+}
+
+fn with_interval(difference: &PerplexityDifference, format: impl Fn(f64) -> String) -> String {
+    let mean = format(difference.mean);
+    match (difference.low, difference.high) {
+        (Some(low), Some(high)) => {
+            format!("{mean} (95% interval {} to {})", format(low), format(high))
+        }
+        _ => mean,
+    }
+}
