@@ -174,10 +174,13 @@ impl Profile {
     ///
     /// Angles of RoPE are carried in f32 by every engine we know, so that their error grows with the position.
     pub fn oracle_limit(&self, tap: Tap, position: usize, facts: &ModelFacts) -> f64 {
+        let Oracle { stage, matmul, .. } = &self.oracle;
         let types = facts.weight_types.get(&tap).into_iter().flatten();
-        let of_types = types.filter_map(|ty| self.oracle.matmul.get(ty));
-        let wider = of_types.chain(self.oracle.tap.get(&tap));
-        let limit = wider.fold(self.oracle.stage, |limit, &wider| limit.max(wider));
+        let of_types = types.map(|ty| *matmul.get(ty).unwrap_or(stage));
+        let limit = match self.oracle.tap.get(&tap) {
+            Some(&limit) => limit,
+            None => of_types.reduce(f64::max).unwrap_or(*stage),
+        };
         match tap {
             Tap::QRope | Tap::KRope => {
                 let angle = position as f64 * f64::from(f32::EPSILON) / 2.0;

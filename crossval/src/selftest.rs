@@ -1,9 +1,9 @@
 //! `crossval selftest`: proof that the gate can go red.
 //!
 //! Every kind of fault is put into the engine under test at random places, one at a time, and the whole comparison is
-//! run: is it seen, at the right layer and tap, and is the right engine blamed? A fault that changes no value at its
-//! place (a head mapping without shared heads, a rounding mode where there are no ties) is no fault there: such places
-//! are listed apart.
+//! run: is it seen, at the right layer and tap, and is the right engine blamed? A fault that changes nothing at its
+//! place is no fault there (a head mapping without shared heads, a rounding mode where there are no ties, an eps that
+//! does less than f32 rounding): such places are listed apart.
 
 use std::collections::BTreeSet;
 

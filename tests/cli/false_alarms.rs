@@ -43,7 +43,7 @@ fn random(seed: u64) -> Random {
         let shared = 1 + numbers.below(8);
         let embd = head_dim * kv_heads * shared;
         let kv = head_dim * kv_heads;
-        if embd <= 1024 && (!ternary || (embd % 128 == 0 && kv % 4 == 0)) {
+        if embd <= 1024 && (!ternary || (embd.is_multiple_of(128) && kv.is_multiple_of(4))) {
             break (head_dim, kv_heads, shared);
         }
     };

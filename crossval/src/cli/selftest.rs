@@ -148,7 +148,7 @@ fn render(test: &SelfTest) -> String {
     if !test.excluded.is_empty() {
         let n = test.excluded.len();
         out.push_str(&format!(
-            "\n{n} places excluded, since the fault changes no value there (each is in the JSON):\n"
+            "\n{n} places excluded, since the fault changes nothing there (each is in the JSON):\n"
         ));
         out.push_str(&excluded(test));
     }

@@ -299,6 +299,9 @@ impl Mistake {
                 "a position other than 0"
             }
             M::RopeHalfTheDims => "a position other than 0",
+            M::EpsTenfold | M::EpsLeftOut | M::EpsOutsideRoot => {
+                "inputs so small that eps does more than f32 rounding"
+            }
             M::MeanSubtracted => "inputs whose mean is not 0",
             M::GammaLeftOut => "norm weights other than 1",
             _ => return None,
