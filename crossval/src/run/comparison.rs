@@ -12,7 +12,8 @@ use reports::model::{
 use super::generation::generate;
 use super::noise::{Meters, TapNoise, worse};
 use super::pair::Pair;
-use super::{COMPARED_UBATCH, DECODE_STEPS, RunOptions};
+use super::settings::{compared_settings, positions};
+use super::{DECODE_STEPS, RunOptions};
 use crate::compare::coverage::CoverageLedger;
 use crate::compare::finite;
 use crate::compare::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side};
@@ -433,39 +434,6 @@ fn isolated_limits(
         }
     }
     Ok(limits)
-}
-
-/// Positions that the longest prompt takes with what is decoded after it.
-fn positions(prompts: &[Prompt], n_predict: usize) -> usize {
-    let longest = prompts.iter().map(|p| p.tokens.len()).max().unwrap_or(0);
-    longest + n_predict.max(DECODE_STEPS)
-}
-
-/// How engines run while they are compared.
-///
-/// # Errors
-/// [`Error::Usage`] for a prompt that does not fit the context.
-pub(crate) fn compared_settings(
-    facts: &ModelFacts,
-    prompts: &[Prompt],
-    n_predict: usize,
-    threads: usize,
-) -> Result<Settings, Error> {
-    let positions = positions(prompts, n_predict);
-    if positions > facts.n_ctx_train {
-        let after = n_predict.max(DECODE_STEPS);
-        return Err(Error::Usage(format!(
-            "a prompt of {} tokens with {after} more to decode exceeds the model's context of {}",
-            positions - after,
-            facts.n_ctx_train
-        )));
-    }
-    Ok(Settings {
-        n_ctx: positions.next_multiple_of(32),
-        n_ubatch: COMPARED_UBATCH,
-        threads,
-        observe: true,
-    })
 }
 
 /// Whether the tap is the input of a ternary product, which quantises it to int8.

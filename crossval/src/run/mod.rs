@@ -6,6 +6,7 @@ mod generation;
 mod noise;
 mod pair;
 mod perplexity;
+mod settings;
 
 use std::path::{Path, PathBuf};
 
@@ -15,12 +16,12 @@ use sha2::{Digest, Sha256};
 
 use self::arbitration::{NoRuling, arbitrate};
 use self::comparison::Comparison;
-pub(crate) use self::comparison::compared_settings;
 pub(crate) use self::noise::{Meter, Noise};
 use self::pair::Pair;
 pub(crate) use self::pair::tokenize;
 pub use self::perplexity::TextSource;
 use self::perplexity::Windows;
+pub(crate) use self::settings::compared_settings;
 use crate::bench;
 use crate::engine::EngineSpec;
 use crate::error::Error;
