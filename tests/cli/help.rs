@@ -4,7 +4,9 @@ use super::*;
 
 #[test]
 fn help_of_every_command() {
-    for command in ["", "run", "synth", "inspect", "doctor", "profile", "report"] {
+    for command in [
+        "", "run", "record", "synth", "inspect", "doctor", "profile", "report",
+    ] {
         let args: Vec<&str> = [command, "--help"]
             .into_iter()
             .filter(|a| !a.is_empty())

@@ -10,6 +10,7 @@ mod parity;
 mod perplexity;
 mod profile;
 mod python;
+mod record;
 mod stress;
 mod weight_types;
 

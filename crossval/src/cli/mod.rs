@@ -3,12 +3,14 @@
 mod doctor;
 mod inspect;
 mod profile;
+mod record;
 mod report;
 mod run;
 mod selftest;
 mod summary;
 mod synth;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -46,6 +48,8 @@ enum Command {
     Run(run::Args),
     /// Put faults into the engine under test, one at a time, and see whether the comparison finds each
     Selftest(selftest::Args),
+    /// Run one engine and keep everything that a later comparison needs
+    Record(record::Args),
     /// Write a synthetic model: random weights with realistic statistics, and a tokenizer
     Synth(synth::Args),
     /// Show what is in a model file, and whether each engine can run it
@@ -59,11 +63,14 @@ enum Command {
     /// Run an engine in this process, speaking the worker protocol on standard input and output
     #[command(hide = true)]
     Worker {
-        /// rust or bitnet.cpp
+        /// rust, bitnet.cpp or trace
         engine: String,
         /// A deliberate error
         #[arg(long)]
         fault: Option<Fault>,
+        /// The trace
+        #[arg(long)]
+        file: Option<PathBuf>,
     },
 }
 
@@ -85,12 +92,17 @@ pub fn main(provenance: &Provenance) -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => run::run(args, provenance),
         Command::Selftest(args) => selftest::run(args, provenance),
+        Command::Record(args) => record::run(args, provenance),
         Command::Synth(args) => synth::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor => doctor::run(provenance),
         Command::Profile(args) => profile::run(args),
         Command::Report(args) => report::run(args),
-        Command::Worker { engine, fault } => worker::serve(&engine, fault).map(|()| Outcome::Pass),
+        Command::Worker {
+            engine,
+            fault,
+            file,
+        } => worker::serve(&engine, fault, file.as_deref()).map(|()| Outcome::Pass),
     };
     outcome
         .unwrap_or_else(|e| {

@@ -14,21 +14,22 @@ use crate::fault::Fault;
 use crate::known::Ledger;
 use crate::profile::Profile;
 use crate::run::{PromptSource, RunOptions, TextSource};
+use crate::trace::Trace;
 
-const DEFAULT_PROMPT: &str = "Once upon a time";
+pub(super) const DEFAULT_N_PREDICT: usize = 32;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The model, a GGUF file
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
-    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, rust or exec:PATH
+    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, rust, trace:FILE or exec:PATH
     #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
     reference: String,
     /// Engine under test
     #[arg(long, value_name = "ENGINE", default_value = "rust")]
     candidate: String,
-    /// A prompt; may be given several times [default: "Once upon a time"]
+    /// A prompt; may be given several times [default: "Once upon a time", or those of a trace]
     #[arg(long, value_name = "TEXT")]
     prompt: Vec<String>,
     /// A file whose text is a prompt; may be given several times
@@ -43,9 +44,9 @@ pub(super) struct Args {
     /// Windows of the text to evaluate at most, of up to 512 tokens each
     #[arg(long, value_name = "N", requires = "text", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     chunks: Option<usize>,
-    /// Tokens to generate greedily from each prompt, past any end-of-text token
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    n_predict: usize,
+    /// Tokens to generate greedily from each prompt, past any end-of-text token [default: 32, or as in a trace]
+    #[arg(long, value_name = "N")]
+    n_predict: Option<usize>,
     /// Threads per engine
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = threads)]
     threads: usize,
@@ -77,7 +78,7 @@ enum ModeArg {
     Cumulative,
 }
 
-fn threads(s: &str) -> Result<usize, String> {
+pub(super) fn threads(s: &str) -> Result<usize, String> {
     match s.parse() {
         Ok(n @ 1..=512) => Ok(n),
         _ => Err("must be a number from 1 to 512".into()),
@@ -92,12 +93,20 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
             other => return Err(Error::Usage(format!("--fault: {other} takes no faults"))),
         }
     }
+    let reference: EngineSpec = args.reference.parse()?;
+    let trace = reference.trace().or(candidate.trace());
+    let trace = trace.map(Trace::open).transpose()?;
+    let mut prompts = prompts(&args.prompt, &args.prompt_file, args.tokens)?;
+    if prompts.is_empty() && trace.is_none() {
+        prompts.push(default_prompt());
+    }
+    let recorded = trace.map(|t| t.info().n_predict);
     let options = RunOptions {
-        reference: args.reference.parse()?,
+        reference,
         candidate,
-        prompts: prompts(&args.prompt, &args.prompt_file, args.tokens)?,
+        prompts,
         text: text(args.text.as_deref(), args.chunks)?,
-        n_predict: args.n_predict,
+        n_predict: args.n_predict.or(recorded).unwrap_or(DEFAULT_N_PREDICT),
         threads: args.threads,
         modes: match args.mode {
             None => Vec::new(),
@@ -128,7 +137,8 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
     Ok(summary::outcome(&report))
 }
 
-fn prompts(
+/// Those of the flags.
+pub(super) fn prompts(
     texts: &[String],
     files: &[PathBuf],
     tokens: Vec<u32>,
@@ -150,12 +160,6 @@ fn prompts(
     if !tokens.is_empty() {
         prompts.push(PromptSource::Tokens(tokens));
     }
-    if prompts.is_empty() {
-        prompts.push(PromptSource::Text {
-            text: DEFAULT_PROMPT.into(),
-            source: "default".into(),
-        });
-    }
     Ok(prompts)
 }
 
@@ -173,6 +177,13 @@ fn text(file: Option<&Path>, chunks: Option<usize>) -> Result<Option<TextSource>
 fn read(what: &str, file: &Path) -> Result<String, Error> {
     std::fs::read_to_string(file)
         .map_err(|e| Error::BadInput(format!("{what} {}: {e}", file.display())))
+}
+
+pub(super) fn default_prompt() -> PromptSource {
+    PromptSource::Text {
+        text: "Once upon a time".into(),
+        source: "default".into(),
+    }
 }
 
 /// Before minutes of work, not after.

@@ -22,6 +22,8 @@ pub enum EngineSpec {
     BitnetCpp,
     /// `bitnet.cpp@NAME`: a reference built by `cargo xtask reference NAME`.
     BitnetCppNamed(String),
+    /// `trace:FILE`: what `crossval record` wrote.
+    Trace(PathBuf),
     /// `exec:PATH`: any program that speaks the worker protocol.
     Exec(PathBuf),
 }
@@ -36,6 +38,9 @@ impl FromStr for EngineSpec {
             "bitnet.cpp" => return Ok(EngineSpec::BitnetCpp),
             _ => {}
         }
+        if let Some(path) = s.strip_prefix("trace:").filter(|path| !path.is_empty()) {
+            return Ok(EngineSpec::Trace(path.into()));
+        }
         if let Some(path) = s.strip_prefix("exec:").filter(|path| !path.is_empty()) {
             return Ok(EngineSpec::Exec(path.into()));
         }
@@ -47,7 +52,8 @@ impl FromStr for EngineSpec {
             return Ok(EngineSpec::BitnetCppNamed(name.to_owned()));
         }
         Err(Error::Usage(format!(
-            "unknown engine {s:?}: expected rust, bitnet.cpp, bitnet.cpp@NAME, oracle or exec:PATH"
+            "unknown engine {s:?}: expected rust, bitnet.cpp, bitnet.cpp@NAME, oracle, \
+             trace:FILE or exec:PATH"
         )))
     }
 }
@@ -60,12 +66,21 @@ impl fmt::Display for EngineSpec {
             EngineSpec::Oracle => f.write_str("oracle"),
             EngineSpec::BitnetCpp => f.write_str("bitnet.cpp"),
             EngineSpec::BitnetCppNamed(name) => write!(f, "bitnet.cpp@{name}"),
+            EngineSpec::Trace(path) => write!(f, "trace:{}", path.display()),
             EngineSpec::Exec(path) => write!(f, "exec:{}", path.display()),
         }
     }
 }
 
 impl EngineSpec {
+    /// The file, if this is a trace.
+    pub fn trace(&self) -> Option<&Path> {
+        match self {
+            EngineSpec::Trace(path) => Some(path),
+            _ => None,
+        }
+    }
+
     /// What starts its worker.
     pub(super) fn command(&self) -> Result<Command, Error> {
         let this = || {
@@ -106,6 +121,10 @@ impl EngineSpec {
                 command = Command::new(program);
                 command.args(["worker", "bitnet.cpp"]);
             }
+            EngineSpec::Trace(path) => {
+                command = Command::new(this()?);
+                command.args(["worker", "trace", "--file"]).arg(path);
+            }
             EngineSpec::Exec(path) => command = Command::new(path),
         }
         Ok(command)
@@ -138,11 +157,19 @@ mod tests {
             "oracle",
             "bitnet.cpp",
             "bitnet.cpp@2024-11",
+            "trace:run.safetensors",
             "exec:/bin/cat",
         ] {
             assert_eq!(name.parse::<EngineSpec>().unwrap().to_string(), name);
         }
-        for name in ["", "Rust", "bitnet.cpp@", "bitnet.cpp@../x", "exec:"] {
+        for name in [
+            "",
+            "Rust",
+            "bitnet.cpp@",
+            "bitnet.cpp@../x",
+            "trace:",
+            "exec:",
+        ] {
             let error = name.parse::<EngineSpec>().unwrap_err();
             assert_eq!(error.outcome().exit_code(), 64, "{name}");
         }

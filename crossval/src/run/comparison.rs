@@ -10,9 +10,10 @@ use reports::model::{
 };
 
 use super::generation::generate;
-use super::noise::{NoiseMeter, TapNoise, worse};
+use super::noise::{Meters, TapNoise, worse};
 use super::pair::Pair;
-use super::{COMPARED_UBATCH, DECODE_STEPS, RunOptions};
+use super::settings::{compared_settings, positions};
+use super::{DECODE_STEPS, RunOptions};
 use crate::compare::coverage::CoverageLedger;
 use crate::compare::finite;
 use crate::compare::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side};
@@ -22,7 +23,8 @@ use crate::compare::tap::{Exceeded, TapAccumulator, Value};
 use crate::engine::{EngineError, EngineSpec};
 use crate::error::Error;
 use crate::profile::Profile;
-use crate::protocol::{ModelFacts, Settings};
+use crate::protocol::{Hello, ModelFacts, Settings};
+use crate::trace::Traces;
 
 /// What has been measured so far.
 pub(super) struct Comparison {
@@ -50,14 +52,8 @@ impl Comparison {
         (prompts, tokenizer): (Vec<Prompt>, Option<String>),
     ) -> Result<Comparison, Error> {
         let facts = pair.facts.clone();
-        let longest = prompts.iter().map(|p| p.tokens.len()).max().unwrap_or(0);
-        let after = options.n_predict.max(DECODE_STEPS);
-        if longest + after > facts.n_ctx_train {
-            return Err(Error::Usage(format!(
-                "a prompt of {longest} tokens with {after} more to decode exceeds the model's context of {}",
-                facts.n_ctx_train
-            )));
-        }
+        let settings = compared_settings(&facts, &prompts, options.n_predict, options.threads)?;
+        let positions = positions(&prompts, options.n_predict);
         let mut not_offered = BTreeMap::new();
         let mut taps: BTreeSet<Tap> = facts.taps.iter().copied().collect();
         let (reference, candidate) = pair.engines();
@@ -81,16 +77,12 @@ impl Comparison {
                 candidate.name()
             )));
         }
+        let oracle = with_oracle(options, reference.hello());
         let mut comparison = Comparison {
-            settings: Settings {
-                n_ctx: (longest + after).next_multiple_of(32),
-                n_ubatch: COMPARED_UBATCH,
-                threads: options.threads,
-                observe: true,
-            },
+            settings,
             taps: taps.into_iter().collect(),
-            limits: isolated_limits(options, &facts, longest + after)?,
-            profile: match with_oracle(options) {
+            limits: isolated_limits(&options.profile, &facts, oracle.then_some(positions))?,
+            profile: match oracle {
                 true => options.profile.clone().with_oracle(),
                 false => options.profile.clone(),
             },
@@ -151,11 +143,13 @@ impl Comparison {
         &mut self,
         pair: &mut Pair,
         options: &RunOptions,
+        traces: &Traces,
         progress: &ProgressBar,
     ) -> Result<(), Side> {
         if pair.failed() {
             return Ok(());
         }
+        self.not_repeatable.extend(traces.not_repeatable());
         progress.set_length(self.coverage().expected);
         pair.configure(self.settings)?;
         let mut generations = Vec::new();
@@ -164,13 +158,20 @@ impl Comparison {
         for index in 0..self.prompts.len() {
             let prompt = &mut self.prompts[index];
             let (n_predict, settings) = (options.n_predict, self.settings);
-            let generation = generate(pair, index, prompt, n_predict, settings, &self.profile)?;
+            let generation = generate(
+                pair,
+                index,
+                prompt,
+                n_predict,
+                settings,
+                (&self.profile, traces),
+            )?;
             generations.extend(generation);
             if options.modes.contains(&Mode::Cumulative) {
                 progress.set_message("measuring noise");
                 let meters = match &mut meters {
                     Some(meters) => meters,
-                    None => meters.insert(Meters::new(options, self.settings)?),
+                    None => meters.insert(Meters::new(options, traces, self.settings)?),
                 };
                 self.measure_noise(index, pair, meters)?;
             }
@@ -229,7 +230,6 @@ impl Comparison {
                 Side::Candidate,
             ),
         ] {
-            let Some(meter) = meter else { continue };
             engine.set_task(&task);
             for noise in meter.measure(engine, &prompt, &self.taps).map_err(side)? {
                 if role == Role::Reference {
@@ -415,40 +415,22 @@ impl Role {
     }
 }
 
-/// What measures the noise of the engines that can have any.
-struct Meters {
-    reference: Option<NoiseMeter>,
-    candidate: Option<NoiseMeter>,
-}
-
-impl Meters {
-    fn new(options: &RunOptions, settings: Settings) -> Result<Meters, Side> {
-        let meter = |spec: &EngineSpec| match spec {
-            // One thread, one token at a time, and slow.
-            EngineSpec::Oracle => Ok(None),
-            spec => NoiseMeter::new(spec, &options.model, settings).map(Some),
-        };
-        Ok(Meters {
-            reference: meter(&options.reference).map_err(Side::Reference)?,
-            candidate: meter(&options.candidate).map_err(Side::Candidate)?,
-        })
-    }
-}
-
-fn with_oracle(options: &RunOptions) -> bool {
+/// Whether one of the engines is the oracle, now or while a trace of the reference was recorded.
+fn with_oracle(options: &RunOptions, reference: &Hello) -> bool {
     [&options.reference, &options.candidate].contains(&&EngineSpec::Oracle)
+        || (options.reference.trace().is_some() && reference.engine == "oracle")
 }
 
-/// The limit of every tap in isolated mode. The oracle rounds less than engines do.
+/// The limit of every tap in isolated mode. The oracle, if it is one of the engines, rounds less than engines do.
 fn isolated_limits(
-    options: &RunOptions,
+    profile: &Profile,
     facts: &ModelFacts,
-    n_ctx: usize,
+    oracle_positions: Option<usize>,
 ) -> Result<BTreeMap<Tap, f64>, Error> {
-    let mut limits = options.profile.isolated(facts)?;
-    if with_oracle(options) {
+    let mut limits = profile.isolated(facts)?;
+    if let Some(positions) = oracle_positions {
         for (&tap, limit) in &mut limits {
-            *limit = limit.max(options.profile.oracle_limit(tap, n_ctx, facts));
+            *limit = limit.max(profile.oracle_limit(tap, positions, facts));
         }
     }
     Ok(limits)

@@ -13,6 +13,7 @@ use crate::compare::tap::row_nmse;
 use crate::engine::{Engine, EngineError, EvalEvent};
 use crate::profile::Profile;
 use crate::protocol::{Request, Settings};
+use crate::trace::Traces;
 
 /// Generates from the prompt at `index`. The reference's first tokens become the prompt's teacher-forced decode
 /// steps. `None` if nothing was to be generated.
@@ -22,17 +23,18 @@ pub(super) fn generate(
     prompt: &mut Prompt,
     n_predict: usize,
     settings: Settings,
-    profile: &Profile,
+    (profile, traces): (&Profile, &Traces),
 ) -> Result<Option<Generation>, Side> {
     let (reference, candidate) = pair.engines();
     let task = format!("generating from prompt {index}");
     reference.set_task(&task);
     candidate.set_task(&task);
-    let (mut of_reference, ..) = reference
+    let (generated, ..) = reference
         .generate(&prompt.tokens, n_predict.max(DECODE_STEPS))
         .map_err(Side::Reference)?;
-    prompt.decode_tokens = of_reference.iter().copied().take(DECODE_STEPS).collect();
+    prompt.decode_tokens = generated.iter().copied().take(DECODE_STEPS).collect();
     prompt.sha256 = hash(prompt);
+    let mut of_reference = generated.clone();
     of_reference.truncate(n_predict);
     if n_predict == 0 {
         return Ok(None);
@@ -48,10 +50,10 @@ pub(super) fn generate(
             mismatch(
                 pair,
                 &prompt.tokens,
-                &of_reference[..i],
+                (&generated, i),
                 tokens,
                 settings,
-                profile,
+                (profile, traces),
             )
         })
         .transpose()?;
@@ -96,33 +98,40 @@ fn text(pair: &mut Pair, tokens: &[u32]) -> Result<Option<String>, Side> {
     Ok(Some(text))
 }
 
-/// What the logits say at the first token that differs, `same` being the tokens before it. The reference's own
-/// noise at that place, its prefill against its decode steps, counts towards the limit.
+/// What the logits say at the first token that differs, number `index` of those that the reference generated. Its own
+/// noise at that place, its prefill of them all against its decode steps, counts towards the limit.
 fn mismatch(
     pair: &mut Pair,
     prompt: &[u32],
-    same: &[u32],
+    (generated, index): (&[u32], usize),
     [reference_token, candidate_token]: [Option<u32>; 2],
     settings: Settings,
-    profile: &Profile,
+    (profile, traces): (&Profile, &Traces),
 ) -> Result<GenerationMismatch, Side> {
     let (reference, candidate) = pair.engines();
+    let (same, last_token) = (&generated[..index], generated.len().saturating_sub(1));
     let last = |rows: Vec<Vec<f32>>| rows.into_iter().last().unwrap_or_default();
     let of_reference = logits_by_steps(reference, prompt, same, settings)
         .map(last)
         .map_err(Side::Reference)?;
-    let as_prefill = logits_by_prefill(reference, prompt, same, settings)
-        .map(last)
-        .map_err(Side::Reference)?;
+    let noise = match traces.generation_noise(prompt, index) {
+        Some(recorded) => recorded,
+        None => {
+            let steps = &generated[..last_token];
+            let as_prefill =
+                logits_by_prefill(reference, prompt, steps, settings).map_err(Side::Reference)?;
+            let row = as_prefill
+                .get(index)
+                .filter(|row| row.len() == of_reference.len());
+            row.map_or(f64::NAN, |row| row_nmse(&of_reference, row))
+        }
+    };
     let of_candidate = logits_by_steps(candidate, prompt, same, settings)
         .map(last)
         .map_err(Side::Candidate)?;
     let n = of_reference.len();
-    let comparable = n > 0
-        && [&as_prefill, &of_candidate]
-            .iter()
-            .all(|row| row.len() == n);
-    let limit = profile.cumulative_logits_limit(row_nmse(&of_reference, &as_prefill));
+    let comparable = n > 0 && of_candidate.len() == n;
+    let limit = profile.cumulative_logits_limit(noise);
     let logit = |id: Option<u32>| Some(f64::from(*of_reference.get(id? as usize)?));
     Ok(GenerationMismatch {
         index: same.len(),

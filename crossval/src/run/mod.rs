@@ -6,6 +6,7 @@ mod generation;
 mod noise;
 mod pair;
 mod perplexity;
+mod settings;
 
 use std::path::{Path, PathBuf};
 
@@ -15,14 +16,18 @@ use sha2::{Digest, Sha256};
 
 use self::arbitration::{NoRuling, arbitrate};
 use self::comparison::Comparison;
+pub(crate) use self::noise::{Meter, Noise};
 use self::pair::Pair;
+pub(crate) use self::pair::tokenize;
 pub use self::perplexity::TextSource;
 use self::perplexity::Windows;
+pub(crate) use self::settings::compared_settings;
 use crate::bench;
 use crate::engine::EngineSpec;
 use crate::error::Error;
 use crate::known::{Ledger, Occurred};
 use crate::profile::Profile;
+use crate::trace::Traces;
 use crate::verdict::{self, Findings};
 
 /// Teacher-forced one-token steps compared after each prompt: the reference decodes with other kernels than
@@ -30,7 +35,7 @@ use crate::verdict::{self, Findings};
 pub const DECODE_STEPS: usize = 8;
 
 /// Batch of the compared prefill, tokens. A longer prompt is evaluated in several.
-const COMPARED_UBATCH: usize = 128;
+pub(crate) const COMPARED_UBATCH: usize = 128;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -41,7 +46,7 @@ pub struct RunOptions {
     pub reference: EngineSpec,
     /// The engine under test.
     pub candidate: EngineSpec,
-    /// At least one.
+    /// At least one, but for a trace: then none means those recorded.
     pub prompts: Vec<PromptSource>,
     /// A text to measure the perplexity of both engines on.
     pub text: Option<TextSource>,
@@ -75,6 +80,17 @@ pub enum PromptSource {
     },
     /// Token IDs from `--tokens`.
     Tokens(Vec<u32>),
+    /// A prompt of a trace.
+    Recorded {
+        /// As it was given.
+        text: Option<String>,
+        /// Where it came from.
+        source: String,
+        /// Its token IDs.
+        tokens: Vec<u32>,
+        /// The engine whose tokenizer made them.
+        tokenizer: Option<String>,
+    },
 }
 
 /// Runs and compares both engines.
@@ -84,18 +100,26 @@ pub enum PromptSource {
 /// is part of the report.
 pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error> {
     let created = jiff::Timestamp::now().to_string();
+    let traces = Traces::open(&options.reference, &options.candidate)?;
+    if options.text.is_some() && traces.any() {
+        return Err(Error::Usage(
+            "--text: a trace evaluates no text but its prompts".into(),
+        ));
+    }
     progress.set_message("hashing the model");
     let (size_bytes, sha256) = hash_file(&options.model)?;
+    traces.check_model(&options.model, &sha256)?;
     progress.set_message("loading");
     let mut pair = Pair::start(options)?;
     let options = &RunOptions {
         modes: pair.modes(&options.modes),
         ..options.clone()
     };
-    let prompts = pair.tokenize(&options.prompts)?;
+    let prompts = pair.tokenize(&traces.sources(&options.prompts))?;
+    traces.check_prompts(&prompts.0, options.n_predict)?;
     let windows = Windows::new(options, &mut pair)?;
     let mut comparison = Comparison::new(options, &mut pair, prompts)?;
-    if let Err(side) = comparison.drive(&mut pair, options, progress) {
+    if let Err(side) = comparison.drive(&mut pair, options, &traces, progress) {
         pair.fail(side);
     }
     let perplexity = match windows.filter(|_| !pair.failed()) {
@@ -107,7 +131,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
             }),
         None => None,
     };
-    let bench = if options.bench && !pair.failed() {
+    let bench = if options.bench && !pair.failed() && !traces.any() {
         progress.set_message("timing");
         time(&mut pair, &comparison, options, progress)
     } else {
@@ -116,10 +140,11 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
     let facts = pair.facts.clone();
     let coverage = comparison.coverage();
     let exceeded = comparison.exceeded();
+    let [reference, candidate] = traces.engines([&options.reference, &options.candidate]);
     let known = options.known.apply(&Occurred {
         architecture: &facts.architecture,
-        reference: &options.reference.to_string(),
-        candidate: &options.candidate.to_string(),
+        reference: &reference,
+        candidate: &candidate,
         modes: &options.modes,
         sites: exceeded.iter().map(|&(site, _)| site).collect(),
         generation: comparison.generation.as_ref().map(generation::differs),
@@ -241,7 +266,7 @@ fn time(
         .ok()
 }
 
-fn hash_file(path: &Path) -> Result<(u64, String), Error> {
+pub(crate) fn hash_file(path: &Path) -> Result<(u64, String), Error> {
     let bad = |e: std::io::Error| Error::BadInput(format!("model {}: {e}", path.display()));
     let mut file = std::fs::File::open(path).map_err(bad)?;
     let mut hasher = Sha256::new();

@@ -7,10 +7,12 @@ use bitnet_core::tap::Tap;
 use half::f16;
 use reports::model::Prompt;
 
+use super::RunOptions;
 use crate::compare::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side};
 use crate::compare::tap::row_nmse;
 use crate::engine::{Engine, EngineError, EngineSpec, EvalEvent};
 use crate::protocol::{ErrorKind, Request, Settings};
+use crate::trace::{Trace, Traces};
 
 /// Worst NMSE of a row per tap, each run on its own values. NaN if a value is not finite.
 pub type TapNoise = BTreeMap<Tap, f64>;
@@ -22,6 +24,74 @@ pub struct Noise {
     pub varied: String,
     /// Per tap.
     pub nmse: TapNoise,
+}
+
+/// Where the noise of both engines is known from.
+pub(super) struct Meters<'a> {
+    pub(super) reference: Meter<'a>,
+    pub(super) candidate: Meter<'a>,
+}
+
+impl<'a> Meters<'a> {
+    pub(super) fn new(
+        options: &RunOptions,
+        traces: &'a Traces,
+        settings: Settings,
+    ) -> Result<Meters<'a>, Side> {
+        let meter = |spec, trace: Option<&'a Trace>| match trace {
+            Some(trace) => Ok(Meter::Recorded(trace)),
+            None => Meter::new(spec, &options.model, settings),
+        };
+        Ok(Meters {
+            reference: meter(&options.reference, traces.reference()).map_err(Side::Reference)?,
+            candidate: meter(&options.candidate, traces.candidate()).map_err(Side::Candidate)?,
+        })
+    }
+}
+
+/// Where the noise of an engine is known from.
+pub enum Meter<'a> {
+    /// From measuring it.
+    Live(Box<NoiseMeter>),
+    /// From a trace.
+    Recorded(&'a Trace),
+    /// It has none.
+    Silent,
+}
+
+impl Meter<'_> {
+    /// `settings` are those of the engine that is to be measured.
+    ///
+    /// # Errors
+    /// As for [`NoiseMeter::new`].
+    pub fn new(
+        spec: &EngineSpec,
+        model: &Path,
+        settings: Settings,
+    ) -> Result<Meter<'static>, EngineError> {
+        match spec {
+            // One thread, one token at a time, and slow.
+            EngineSpec::Oracle => Ok(Meter::Silent),
+            spec => Ok(Meter::Live(NoiseMeter::new(spec, model, settings)?.into())),
+        }
+    }
+
+    /// The engine on a prompt and its decode steps.
+    ///
+    /// # Errors
+    /// If a worker fails.
+    pub fn measure(
+        &mut self,
+        engine: &mut Engine,
+        prompt: &Prompt,
+        taps: &[Tap],
+    ) -> Result<Vec<Noise>, EngineError> {
+        match self {
+            Meter::Live(meter) => Ok(meter.measure(engine, prompt, taps)?.into()),
+            Meter::Recorded(trace) => Ok(trace.noise(&prompt.tokens, taps)),
+            Meter::Silent => Ok(Vec::new()),
+        }
+    }
 }
 
 /// Measures one engine, beside which it runs another worker of the same.

@@ -22,6 +22,8 @@ pub(super) struct Pair {
 struct Worker {
     engine: Engine,
     report: EngineReport,
+    /// A trace loads and uses nothing that says anything about the engine recorded.
+    replayed: bool,
 }
 
 impl Worker {
@@ -39,17 +41,22 @@ impl Worker {
             failure: None,
             changed_values: None,
         };
-        Ok(Worker { engine, report })
+        Ok(Worker {
+            engine,
+            report,
+            replayed: spec.trace().is_some(),
+        })
     }
 
     fn load(&mut self, model: &Path) -> Result<ModelFacts, EngineError> {
         let (facts, load_ms) = self.engine.load(model)?;
-        self.report.load_ms = Some(load_ms);
+        self.report.load_ms = (!self.replayed).then_some(load_ms);
         Ok(facts)
     }
 
     fn finish(mut self) -> EngineReport {
         if self.report.failure.is_none()
+            && !self.replayed
             && let Ok(usage) = self.engine.usage()
         {
             self.report.peak_rss_bytes = usage.peak_rss_bytes;
@@ -109,36 +116,9 @@ impl Pair {
         &mut self,
         sources: &[PromptSource],
     ) -> Result<(Vec<Prompt>, Option<String>), Error> {
-        let mut tokenizer = None;
-        let mut prompts = Vec::new();
-        for source in sources {
-            let (text, source, tokens) = match source {
-                PromptSource::Tokens(tokens) => (None, "--tokens".to_owned(), tokens.clone()),
-                PromptSource::Text { text, source } => {
-                    let worker = self.tokenizer().ok_or_else(|| {
-                        Error::Engine("no engine has a tokenizer: give --tokens".into())
-                    })?;
-                    let tokens = worker
-                        .engine
-                        .tokenize(text, true)
-                        .map_err(|e| e.into_error(worker.engine.name()))?;
-                    tokenizer = Some(worker.engine.name().to_owned());
-                    (Some(text.clone()), source.clone(), tokens)
-                }
-            };
-            if tokens.is_empty() {
-                return Err(Error::Usage(format!("prompt from {source}: no tokens")));
-            }
-            self.check_range(&tokens, &format!("prompt from {source}"))?;
-            prompts.push(Prompt {
-                text,
-                source,
-                tokens,
-                decode_tokens: Vec::new(),
-                sha256: String::new(),
-            });
-        }
-        Ok((prompts, tokenizer))
+        let n_vocab = self.facts.n_vocab;
+        let tokenizer = self.tokenizer().map(|worker| &mut worker.engine);
+        tokenize(sources, tokenizer, n_vocab)
     }
 
     /// The modes asked for; if there are none, those that the candidate can be compared in.
@@ -172,7 +152,7 @@ impl Pair {
         // What is added to nothing is BOS if it also stands before the text, and not EOS.
         let bos = tokenize("")?.first().copied();
         let bos = bos.filter(|bos| tokens.first() == Some(bos));
-        self.check_range(&tokens, &format!("text {source}"))?;
+        check_range(&tokens, self.facts.n_vocab, &format!("text {source}"))?;
         Ok((tokens, bos))
     }
 
@@ -181,16 +161,6 @@ impl Pair {
         [&mut self.reference, &mut self.candidate]
             .into_iter()
             .find(|w| w.report.failure.is_none() && w.engine.hello().tokenizer)
-    }
-
-    fn check_range(&self, tokens: &[u32], what: &str) -> Result<(), Error> {
-        match tokens.iter().find(|&&id| id as usize >= self.facts.n_vocab) {
-            Some(id) => Err(Error::Usage(format!(
-                "{what}: token ID {id} is out of range, the vocabulary has {} tokens",
-                self.facts.n_vocab
-            ))),
-            None => Ok(()),
-        }
     }
 
     /// Reference, candidate.
@@ -234,6 +204,61 @@ impl Pair {
             reference: self.reference.finish(),
             candidate: self.candidate.finish(),
         }
+    }
+}
+
+/// Token IDs of every prompt, and the engine that made them.
+pub(crate) fn tokenize(
+    sources: &[PromptSource],
+    mut engine: Option<&mut Engine>,
+    n_vocab: usize,
+) -> Result<(Vec<Prompt>, Option<String>), Error> {
+    let mut tokenizer = None;
+    let mut prompts = Vec::new();
+    for source in sources {
+        let (text, source, tokens) = match source {
+            PromptSource::Tokens(tokens) => (None, "--tokens".to_owned(), tokens.clone()),
+            PromptSource::Text { text, source } => {
+                let engine = engine.as_deref_mut().ok_or_else(|| {
+                    Error::Engine("no engine has a tokenizer: give --tokens".into())
+                })?;
+                let tokens = engine
+                    .tokenize(text, true)
+                    .map_err(|e| e.into_error(engine.name()))?;
+                tokenizer = Some(engine.name().to_owned());
+                (Some(text.clone()), source.clone(), tokens)
+            }
+            PromptSource::Recorded {
+                text,
+                source,
+                tokens,
+                tokenizer: of_trace,
+            } => {
+                tokenizer.clone_from(of_trace);
+                (text.clone(), source.clone(), tokens.clone())
+            }
+        };
+        if tokens.is_empty() {
+            return Err(Error::Usage(format!("prompt from {source}: no tokens")));
+        }
+        check_range(&tokens, n_vocab, &format!("prompt from {source}"))?;
+        prompts.push(Prompt {
+            text,
+            source,
+            tokens,
+            decode_tokens: Vec::new(),
+            sha256: String::new(),
+        });
+    }
+    Ok((prompts, tokenizer))
+}
+
+fn check_range(tokens: &[u32], n_vocab: usize, what: &str) -> Result<(), Error> {
+    match tokens.iter().find(|&&id| id as usize >= n_vocab) {
+        Some(id) => Err(Error::Usage(format!(
+            "{what}: token ID {id} is out of range, the vocabulary has {n_vocab} tokens"
+        ))),
+        None => Ok(()),
     }
 }
 

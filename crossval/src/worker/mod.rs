@@ -7,6 +7,7 @@ mod facts;
 mod nodes;
 mod oracle;
 mod rust;
+mod trace;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -157,13 +158,18 @@ impl TapStream {
 ///
 /// # Errors
 /// If the engine is not part of this build, or the pipes cannot be set up.
-pub fn serve(engine: &str, fault: Option<Fault>) -> Result<(), crate::error::Error> {
+pub fn serve(
+    engine: &str,
+    fault: Option<Fault>,
+    file: Option<&Path>,
+) -> Result<(), crate::error::Error> {
     use crate::error::Error;
-    let backend: Box<dyn Backend> = match (engine, fault) {
-        ("rust", fault) => Box::new(rust::RustBackend::new(fault)?),
-        ("oracle", None) => Box::new(oracle::OracleBackend::default()),
+    let backend: Box<dyn Backend> = match (engine, fault, file) {
+        ("rust", fault, None) => Box::new(rust::RustBackend::new(fault)?),
+        ("oracle", None, None) => Box::new(oracle::OracleBackend::default()),
         #[cfg(feature = "reference")]
-        ("bitnet.cpp", None) => Box::new(bitnet_cpp::BitnetCppBackend::default()),
+        ("bitnet.cpp", None, None) => Box::new(bitnet_cpp::BitnetCppBackend::default()),
+        ("trace", None, Some(file)) => Box::new(trace::TraceBackend::new(file)?),
         _ => return Err(Error::Usage(format!("no worker for engine {engine:?}"))),
     };
     let stream = TapStream::from_standard_streams()

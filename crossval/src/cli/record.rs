@@ -1,0 +1,68 @@
+//! `crossval record`.
+
+use std::path::PathBuf;
+
+use reports::number;
+use reports::outcome::Outcome;
+
+use super::progress_bar;
+use super::run::{DEFAULT_N_PREDICT, default_prompt, prompts, threads};
+use crate::environment::{self, Provenance};
+use crate::error::Error;
+use crate::trace::RecordOptions;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The model, a GGUF file
+    #[arg(long, value_name = "FILE")]
+    model: PathBuf,
+    /// Engine to record: bitnet.cpp, bitnet.cpp@NAME, rust or exec:PATH
+    #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
+    engine: String,
+    /// A prompt; may be given several times [default: "Once upon a time"]
+    #[arg(long, value_name = "TEXT")]
+    prompt: Vec<String>,
+    /// A file whose text is a prompt; may be given several times
+    #[arg(long, value_name = "FILE")]
+    prompt_file: Vec<PathBuf>,
+    /// Token IDs as a prompt, such as 1,403,407
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    tokens: Vec<u32>,
+    /// Tokens to generate greedily from each prompt, past any end-of-text token
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_N_PREDICT)]
+    n_predict: usize,
+    /// Threads of the engine
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = threads)]
+    threads: usize,
+    /// The trace to write, a safetensors file
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error> {
+    let mut prompts = prompts(&args.prompt, &args.prompt_file, args.tokens)?;
+    if prompts.is_empty() {
+        prompts.push(default_prompt());
+    }
+    let options = RecordOptions {
+        engine: args.engine.parse()?,
+        model: args.model,
+        prompts,
+        n_predict: args.n_predict,
+        threads: args.threads,
+        output: args.output,
+        command: std::env::args_os()
+            .map(|a| a.to_string_lossy().into_owned())
+            .collect(),
+        environment: environment::describe(provenance),
+    };
+    let progress = progress_bar();
+    let size = crate::trace::record(&options, &progress);
+    progress.finish_and_clear();
+    println!(
+        "{}  {}",
+        options.output.display(),
+        number::bytes(size? as f64)
+    );
+    Ok(Outcome::Pass)
+}
