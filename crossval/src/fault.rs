@@ -13,7 +13,8 @@ use clap::ValueEnum;
 use half::f16;
 
 use crate::oracle::inputs::{Inputs, TapAt, needs};
-use crate::oracle::mistakes::{Mistake, Stage};
+use crate::oracle::mistakes::Mistake;
+use crate::oracle::wrong::Stage;
 use crate::oracle::{Batch, Oracle, OracleError};
 
 /// A mistake, and where it is made. The text form is `MISTAKE:TAP[:LAYER][:SCOPE]`, with `*` for every layer:

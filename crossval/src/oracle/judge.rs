@@ -4,7 +4,8 @@ use half::{bf16, f16};
 
 use super::inputs::{Inputs, TapAt};
 use super::maths::{self, Rounding};
-use super::mistakes::{Mistake, Stage};
+use super::mistakes::Mistake;
+use super::wrong::Stage;
 use super::{Batch, Oracle, OracleError};
 
 /// How close a row must come to what a hypothesis says, NMSE: f32 rounding, with room.

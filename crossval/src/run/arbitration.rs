@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitnet_core::tap::Tap;
 use half::f16;
-use reports::model::{Arbitration, AtFault, Divergence, Judgement, Mode, Prompt};
+use reports::model::{Arbitration, AtFault, Divergence, Judgement, Mode, Prompt, Verdict};
 
+use super::comparison::Comparison;
 use super::pair::Pair;
 use super::{COMPARED_UBATCH, RunOptions};
 use crate::compare::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side};
@@ -13,18 +14,45 @@ use crate::engine::{Engine, EngineError, EngineSpec, EvalEvent};
 use crate::oracle::inputs::{TapAt, needs};
 use crate::protocol::{JudgeRequest, ModelFacts, Request, RowJudgement, TapHeader};
 
+/// Has the oracle judge the first divergence of a verdict, and puts what it says there.
+///
+/// # Errors
+/// The engine that failed when it was asked again.
+pub(super) fn arbitrate(
+    verdict: &mut Verdict,
+    pair: &mut Pair,
+    options: &RunOptions,
+    comparison: &Comparison,
+) -> Result<(), Side> {
+    let Some(divergence) = &mut verdict.first_divergence else {
+        return Ok(());
+    };
+    match hear(pair, options, comparison, divergence) {
+        Ok(ruling) => {
+            verdict.at_fault = ruling.at_fault;
+            divergence.oracle = ruling.value;
+            divergence.hint = ruling.hint;
+            divergence.arbitration = ruling.arbitration;
+        }
+        Err(NoRuling::Engine(side)) => return Err(side),
+        Err(NoRuling::Oracle(e)) => {
+            divergence.hint = Some(e.into_failure("oracle", "judging").message);
+        }
+    }
+    Ok(())
+}
+
 /// What the oracle says about a divergence.
-#[derive(Debug)]
-pub(super) struct Ruling {
-    pub(super) at_fault: AtFault,
-    pub(super) hint: Option<String>,
+struct Ruling {
+    at_fault: AtFault,
+    hint: Option<String>,
     /// The right value at the element of the divergence.
-    pub(super) value: Option<f64>,
-    pub(super) arbitration: Option<Arbitration>,
+    value: Option<f64>,
+    arbitration: Option<Arbitration>,
 }
 
 /// Why there is no ruling.
-pub(super) enum NoRuling {
+enum NoRuling {
     /// An engine failed when it was asked again.
     Engine(Side),
     /// The oracle failed, or does not know the model.
@@ -99,14 +127,15 @@ impl RowSink for Sink<'_> {
 }
 
 /// Asks both engines again up to the divergence, and has the oracle judge what they say.
-pub(super) fn arbitrate(
+fn hear(
     pair: &mut Pair,
     options: &RunOptions,
-    prompts: &[Prompt],
-    taps: &[Tap],
+    comparison: &Comparison,
     divergence: &Divergence,
 ) -> Result<Ruling, NoRuling> {
-    let prompt = &prompts[divergence.prompt];
+    let (prompt, taps) = (&comparison.prompts[divergence.prompt], &comparison.taps);
+    // Something else may have been measured since.
+    pair.configure(comparison.settings)?;
     let facts = pair.facts.clone();
     let task = format!(
         "evaluating prompt {} again, for the oracle",

@@ -14,7 +14,7 @@ use indicatif::ProgressBar;
 use reports::model::{Bench, Environment, Inputs, Mode, Profile as ProfileReport, Report, SCHEMA};
 use sha2::{Digest, Sha256};
 
-use self::arbitration::{NoRuling, arbitrate};
+use self::arbitration::arbitrate;
 use self::comparison::Comparison;
 pub(crate) use self::noise::{Meter, Noise};
 use self::pair::Pair;
@@ -168,28 +168,14 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         known: &known,
     };
     let mut verdict = verdict::decide(&findings);
-    if let Some(divergence) = &mut verdict.first_divergence
-        && !pair.failed()
-    {
+    if !pair.failed() {
         progress.set_message("asking the oracle");
-        let (prompts, taps) = (&comparison.prompts, &comparison.taps);
-        match arbitrate(&mut pair, options, prompts, taps, divergence) {
-            Ok(ruling) => {
-                verdict.at_fault = ruling.at_fault;
-                divergence.oracle = ruling.value;
-                divergence.hint = ruling.hint;
-                divergence.arbitration = ruling.arbitration;
-            }
-            Err(NoRuling::Engine(side)) => {
-                pair.fail(side);
-                verdict = verdict::decide(&Findings {
-                    failures: pair.failures(),
-                    ..findings
-                });
-            }
-            Err(NoRuling::Oracle(e)) => {
-                divergence.hint = Some(e.into_failure("oracle", "judging").message);
-            }
+        if let Err(side) = arbitrate(&mut verdict, &mut pair, options, &comparison) {
+            pair.fail(side);
+            verdict = verdict::decide(&Findings {
+                failures: pair.failures(),
+                ..findings
+            });
         }
     }
     let engines = pair.report();
