@@ -6,11 +6,12 @@ use std::io::BufWriter;
 
 use bitnet_core::gguf::{Gguf, TensorInfo, TensorType, Writer};
 use half::{bf16, f16};
+use reports::model::AtFault;
 
 use super::*;
 
-/// A tensor that is added: name, values.
-type Extra = (String, Vec<f32>);
+/// A tensor that is added: name, row length, values.
+type Extra = (String, usize, Vec<f32>);
 
 /// Copies a model, with the types that `ty` names for some tensors, and with `extra` tensors.
 fn rewrite(from: &Path, to: &Path, ty: impl Fn(&str) -> Option<TensorType>, extra: &[Extra]) {
@@ -22,9 +23,10 @@ fn rewrite(from: &Path, to: &Path, ty: impl Fn(&str) -> Option<TensorType>, extr
             .tensor(&tensor.name, &tensor.shape, ty)
             .expect("fits");
     }
-    for (name, values) in extra {
-        let shape = [values.len() as u64];
-        writer.tensor(name, &shape, TensorType::F32).expect("fits");
+    for (name, columns, values) in extra {
+        let shape = [*columns as u64, (values.len() / columns) as u64];
+        let shape = &shape[..if shape[1] == 1 { 1 } else { 2 }];
+        writer.tensor(name, shape, TensorType::F32).expect("fits");
     }
     let file = BufWriter::new(File::create(to).expect("a file"));
     let mut writer = writer.begin(file).expect("a head");
@@ -38,7 +40,7 @@ fn rewrite(from: &Path, to: &Path, ty: impl Fn(&str) -> Option<TensorType>, extr
             .write_tensor(|out| out.write_all(&bytes))
             .expect("written");
     }
-    for (_, values) in extra {
+    for (_, _, values) in extra {
         let bytes = encode(values, TensorType::F32);
         writer
             .write_tensor(|out| out.write_all(&bytes))
@@ -113,20 +115,19 @@ fn q6_k(block: &[f32; 256]) -> Vec<u8> {
     [&low[..], &high, &scales, &d].concat()
 }
 
+/// Our engine, and the oracle, which reads every format by another hand.
 fn assert_passes(model: &Path, ty: TensorType) {
-    let (code, report, _) = run(model, &["--no-bench", "--n-predict", "8"]);
-    assert_eq!(
-        code,
-        0,
-        "{}: {:#?}",
-        model.display(),
-        report.verdict.reasons
-    );
-    assert!(
-        report.model.tensor_types.contains_key(ty.name()),
-        "{:?}",
-        report.model.tensor_types
-    );
+    for candidate in ["rust", "oracle"] {
+        let args = ["--candidate", candidate, "--no-bench", "--n-predict", "8"];
+        let (code, report, _) = run(model, &args);
+        let reasons = &report.verdict.reasons;
+        assert_eq!(code, 0, "{candidate}, {}: {reasons:#?}", model.display());
+        assert!(
+            report.model.tensor_types.contains_key(ty.name()),
+            "{:?}",
+            report.model.tensor_types
+        );
+    }
 }
 
 #[test]
@@ -185,7 +186,8 @@ fn biases_and_rope_factors() {
             continue;
         };
         if biased.iter().any(|b| name.ends_with(&format!(".{b}"))) {
-            extra.push((format!("{name}.bias"), wave(tensor.shape[1], 0.1)));
+            let bias = wave(tensor.shape[1], 0.1);
+            extra.push((format!("{name}.bias"), bias.len(), bias));
         }
     }
     assert_eq!(extra.len(), 7 * 3);
@@ -193,8 +195,8 @@ fn biases_and_rope_factors() {
     let rotated = metadata
         .u32("llama.rope.dimension_count")
         .expect("a rotated width");
-    let factors = (0..rotated / 2).map(|i| 1.0 + i as f32 * 0.2).collect();
-    extra.push(("rope_freqs.weight".to_owned(), factors));
+    let factors: Vec<f32> = (0..rotated / 2).map(|i| 1.0 + i as f32 * 0.2).collect();
+    extra.push(("rope_freqs.weight".to_owned(), factors.len(), factors));
     let copy = scratch.path("biases.gguf");
     rewrite(&model, &copy, |_| None, &extra);
     assert_passes(&copy, TensorType::F32);
@@ -211,6 +213,7 @@ fn scales() {
         .map(|(i, t)| {
             (
                 t.name.replace(".weight", ".scale"),
+                1,
                 vec![0.8 + 0.02 * i as f32],
             )
         })
@@ -219,4 +222,29 @@ fn scales() {
     let copy = scratch.path("scales.gguf");
     rewrite(&model, &copy, |_| None, &extra);
     assert_passes(&copy, TensorType::I2_S);
+}
+
+/// The reference loads the output matrix of a `bitnet-b1.58` file and then uses the embedding.
+#[test]
+fn a_head_of_its_own_that_the_reference_ignores() {
+    let scratch = Scratch::new();
+    let model = synth(&scratch, "bitnet-b1.58", &[]);
+    let gguf = Gguf::open(&model).expect("a model");
+    let table = gguf.tensor("token_embd.weight").expect("an embedding");
+    let head = values(table, gguf.data(table).expect("data"));
+    let head: Vec<f32> = head.iter().rev().copied().collect();
+    let columns = table.shape[0] as usize;
+    let copy = scratch.path("untied.gguf");
+    let extra = [("output.weight".to_owned(), columns, head)];
+    rewrite(&model, &copy, |_| None, &extra);
+    let (code, report, _) = run(&copy, &["--no-bench", "--n-predict", "8"]);
+    let verdict = report.verdict;
+    assert_eq!((code, verdict.at_fault), (10, AtFault::Reference));
+    let first = verdict.first_divergence.expect("a divergence");
+    assert_eq!(first.tap, "logits");
+    let hint = first.hint.expect("a hint");
+    assert!(
+        hint.contains("uses the token embedding as output head"),
+        "{hint}"
+    );
 }

@@ -24,7 +24,7 @@ pub(super) struct Args {
     /// The model, a GGUF file [default: the bundled demo model]
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, oracle, rust, trace:FILE or exec:PATH
+    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, oracle, rust or exec:PATH
     #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
     reference: String,
     /// Places at which each kind of fault is injected
