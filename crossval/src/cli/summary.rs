@@ -371,7 +371,16 @@ fn write_generation(out: &mut String, report: &Report) -> std::fmt::Result {
             }
             Some(m) => writeln!(out, "\ngeneration  {} of {tokens} tokens equal", m.index)?,
         }
-        if let Some(text) = &g.reference_text {
+        let differ = g.reference_text != g.candidate_text;
+        let texts = [
+            ("reference", &g.reference_text),
+            ("candidate", &g.candidate_text),
+        ];
+        for (side, text) in texts.into_iter().take(1 + usize::from(differ)) {
+            let Some(text) = text else { continue };
+            if differ {
+                writeln!(out, "  {side}:")?;
+            }
             let text: Vec<char> = text.escape_debug().take(3 * TEXT_WIDTH).collect();
             for line in text.chunks(TEXT_WIDTH) {
                 writeln!(out, "  {}", line.iter().collect::<String>())?;
