@@ -119,6 +119,32 @@ impl Tap {
         }
     }
 
+    /// The taps whose values the stage starts from, in models that have them; keys and values of all positions.
+    pub fn sources(self) -> &'static [Tap] {
+        match self {
+            Tap::Embd => &[],
+            Tap::AttnNorm => &[Tap::Embd, Tap::LayerOut],
+            Tap::Q | Tap::K | Tap::V => &[Tap::AttnNorm],
+            Tap::QRope => &[Tap::Q],
+            Tap::KRope => &[Tap::K],
+            Tap::KCache => &[Tap::KRope],
+            Tap::VCache => &[Tap::V],
+            Tap::AttnProbs => &[Tap::QRope, Tap::KCache],
+            Tap::AttnOut => &[Tap::AttnProbs, Tap::VCache],
+            Tap::AttnSubNorm => &[Tap::AttnOut],
+            Tap::AttnProj => &[Tap::AttnSubNorm, Tap::AttnOut],
+            Tap::FfnInp => &[Tap::Embd, Tap::LayerOut, Tap::AttnProj],
+            Tap::FfnNorm => &[Tap::FfnInp],
+            Tap::FfnGate | Tap::FfnUp => &[Tap::FfnNorm],
+            Tap::FfnAct => &[Tap::FfnGate, Tap::FfnUp],
+            Tap::FfnSubNorm => &[Tap::FfnAct],
+            Tap::FfnDown => &[Tap::FfnSubNorm, Tap::FfnAct],
+            Tap::LayerOut => &[Tap::FfnInp, Tap::FfnDown],
+            Tap::FinalNorm => &[Tap::LayerOut],
+            Tap::Logits => &[Tap::FinalNorm],
+        }
+    }
+
     /// Whether the tap occurs once per layer (the others occur once per evaluation).
     pub fn per_layer(self) -> bool {
         !matches!(self, Tap::Embd | Tap::FinalNorm | Tap::Logits)

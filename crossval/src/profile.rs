@@ -5,11 +5,13 @@ use std::path::Path;
 use std::str::FromStr;
 
 use bitnet_core::tap::Tap;
+use jiff::civil::Date;
 use serde::Deserialize;
 
 use crate::error::Error;
 use crate::protocol::ModelFacts;
 
+const BUILT_IN: [&str; 2] = ["standard", "strict"];
 const STANDARD: &str = include_str!("../profiles/standard.toml");
 const STRICT: &str = include_str!("../profiles/strict.toml");
 
@@ -44,6 +46,8 @@ pub struct Profile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    reason: Option<String>,
+    expires: Option<String>,
     required: Vec<Tap>,
     isolated: Isolated,
     cumulative: Cumulative,
@@ -109,6 +113,9 @@ impl Profile {
     fn parse(name: &str, text: &str) -> Result<Profile, Error> {
         let bad = |what: String| Error::BadInput(format!("profile {name}: {what}"));
         let file: File = toml::from_str(text).map_err(|e| bad(e.to_string()))?;
+        if !BUILT_IN.contains(&name) {
+            check_override(&file).map_err(bad)?;
+        }
         let mut tap = BTreeMap::new();
         for (key, limit) in file.isolated.tap {
             let key = Tap::from_str(&key).map_err(|e| bad(format!("[isolated] {e}")))?;
@@ -143,15 +150,25 @@ impl Profile {
         let of_oracle = tap.values().chain(matmul.values()).chain([stage, logits]);
         let limits = profile.tap.values().chain(profile.matmul.values());
         let limits = limits.chain(of_oracle);
-        let cumulative = [
-            &profile.cumulative_logits,
-            &profile.noise_factor,
-            &profile.cap,
-        ];
-        for &limit in limits.chain(cumulative) {
-            if !(limit >= 0.0 && limit.is_finite()) {
-                return Err(bad(format!("a limit must be 0 or more, not {limit}")));
+        for &limit in limits {
+            // A row of zeros is 1 from anything.
+            if !(0.0..1.0).contains(&limit) {
+                return Err(bad(format!(
+                    "a limit must be 0 or more and below 1, not {limit}"
+                )));
             }
+        }
+        let (logits, factor, cap) = (profile.cumulative_logits, profile.noise_factor, profile.cap);
+        if !(0.0..1.0).contains(&cap) || !(0.0..=cap).contains(&logits) {
+            return Err(bad(format!(
+                "[cumulative] needs 0 <= logits <= cap < 1, not {logits} and {cap}"
+            )));
+        }
+        if !(factor >= 0.0 && factor.is_finite()) {
+            return Err(bad(format!("noise_factor must be 0 or more, not {factor}")));
+        }
+        if profile.required.is_empty() {
+            return Err(bad("`required` names no tap".to_owned()));
         }
         Ok(profile)
     }
@@ -224,6 +241,30 @@ impl Profile {
     }
 }
 
+/// Somebody's own limits say why, and until when.
+fn check_override(file: &File) -> Result<(), String> {
+    if file.reason.as_ref().is_none_or(|r| r.trim().is_empty()) {
+        return Err("a profile of your own needs `reason`, why its limits are others".to_owned());
+    }
+    let Some(expires) = &file.expires else {
+        return Err(
+            "a profile of your own needs `expires`, its last day: \"2027-01-31\"".to_owned(),
+        );
+    };
+    let expires: Date = expires
+        .parse()
+        .map_err(|e| format!("`expires` {expires:?}: {e}"))?;
+    let today = jiff::Timestamp::now()
+        .to_zoned(jiff::tz::TimeZone::UTC)
+        .date();
+    if expires < today {
+        return Err(format!(
+            "it expired on {expires}: are its limits still right?"
+        ));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,7 +280,7 @@ mod tests {
             assert!(strict.matmul[ty] <= *limit, "{ty}");
         }
         assert!(strict.cumulative_logits < standard.cumulative_logits);
-        assert_eq!(standard.matmul["I2_S"], 0.0);
+        assert_eq!(strict.matmul["I2_S"], 0.0);
     }
 
     #[test]
@@ -260,21 +301,39 @@ mod tests {
 
     #[test]
     fn faults_in_a_file_are_named() {
-        let cases: [(String, &str); 5] = [
-            (STANDARD.replace("ffn_act =", "ffn_akt ="), "ffn_akt"),
+        let own = |text: String| format!("reason = 'x'\nexpires = '9999-12-31'\n{text}");
+        let cases: [(String, &str); 10] = [
+            (STANDARD.to_owned(), "needs `reason`"),
+            (format!("reason = 'x'\n{STANDARD}"), "needs `expires`"),
             (
-                STANDARD.replace("layer_out = 1e-12\n", ""),
+                format!("reason = 'x'\nexpires = '2020-01-31'\n{STANDARD}"),
+                "expired on 2020-01-31",
+            ),
+            (
+                own(STANDARD.replace("cap = 0.3", "cap = 0")),
+                "logits <= cap",
+            ),
+            (
+                own(STANDARD.replace("ffn_act = 1e-12", "ffn_act = 1e300")),
+                "below 1",
+            ),
+            (own(STANDARD.replace("ffn_act =", "ffn_akt =")), "ffn_akt"),
+            (
+                own(STANDARD.replace("layer_out = 1e-12\n", "")),
                 "no limit for layer_out",
             ),
             (
-                STANDARD.replace("logits = 1e-3", "logits = -1"),
-                "0 or more",
+                own(STANDARD.replace("logits = 1e-3", "logits = -1")),
+                "0 <= logits",
             ),
             (
-                STANDARD.replace("embd = 0", "embd = 0\nq = 1"),
+                own(STANDARD.replace("embd = 0", "embd = 0\nq = 1")),
                 "by weight type",
             ),
-            (STANDARD.replace("[cumulative]", "[cumulativ]"), "cumulativ"),
+            (
+                own(STANDARD.replace("[cumulative]", "[cumulativ]")),
+                "cumulativ",
+            ),
         ];
         for (text, says) in cases {
             let error = Profile::parse("my.toml", &text).unwrap_err();

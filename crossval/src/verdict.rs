@@ -1,7 +1,8 @@
 //! What came of a run: the one place where red is decided.
 
 use reports::model::{
-    AtFault, Bench, Coverage, Divergence, Generation, KnownDeviation, Mode, Status, Verdict,
+    AtFault, Bench, Coverage, Divergence, Generation, KnownDeviation, Mode, Perplexity, Status,
+    Verdict,
 };
 use reports::number;
 use reports::outcome::Outcome;
@@ -27,6 +28,8 @@ pub struct Findings<'a> {
     pub not_repeatable: &'a [String],
     /// How an engine that must not differ from itself does.
     pub candidate_noise: Vec<String>,
+    /// Tokens of a text to be scored, and what came of it, if one was given.
+    pub text: Option<(usize, Option<&'a Perplexity>)>,
     /// Timings, if they were asked for.
     pub bench: Option<&'a Bench>,
     /// Known deviations, and whether they occurred.
@@ -90,6 +93,19 @@ fn incompleteness(findings: &Findings) -> Vec<(Outcome, String)> {
     if let Some(first) = not_finite.first() {
         reasons.push(format!("values that are NaN or infinite in {first}"));
     }
+    if let Some((expected, perplexity)) = findings.text
+        && findings.failures.is_empty()
+    {
+        let scored = perplexity.map_or(0, |p| p.tokens);
+        let finite = perplexity.is_some_and(|p| p.reference.is_some() && p.candidate.is_some());
+        if scored < expected {
+            reasons.push(format!(
+                "{scored} of {expected} tokens of the text were scored"
+            ));
+        } else if !finite {
+            reasons.push("the perplexity of the text is not finite".to_owned());
+        }
+    }
     if !findings.required_not_compared.is_empty() {
         reasons.push(format!(
             "required by the profile and not offered by an engine: {}",
@@ -141,8 +157,7 @@ fn disagreement(
             && !excuses_generation(findings.known)
         {
             reasons.push(format!(
-                "generation from prompt {} differs at token {}, and the logits there differ by more than \
-                 their limit",
+                "generation from prompt {} differs at token {}, and that is no near tie of the logits there",
                 generation.prompt, m.index
             ));
         }
@@ -213,6 +228,7 @@ mod tests {
             required_not_compared: Vec::new(),
             not_repeatable: &[],
             candidate_noise: Vec::new(),
+            text: None,
             bench: None,
             known: &[],
         }

@@ -489,7 +489,7 @@ pub struct GenerationMismatch {
     pub margin: Option<f64>,
     /// Largest difference between the engines' logits there; null if not measured.
     pub max_logit_difference: Option<f64>,
-    /// The row of logits is within its limit: not a failure.
+    /// The row of logits is within its limit, and its largest difference is at least half the margin: not a failure.
     pub near_tie: bool,
 }
 

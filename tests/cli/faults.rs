@@ -70,7 +70,7 @@ fn ternary_model() {
                 fault: "flipped-bit:q:1",
                 layer: Some(1),
                 tap: "q",
-                hint: "only element 64 is off",
+                hint: "is off in element 64 only",
             },
             Case {
                 fault: "silu:ffn_act:4",
@@ -82,7 +82,7 @@ fn ternary_model() {
                 fault: "zero:attn_out:5:one-head",
                 layer: Some(5),
                 tap: "attn_out",
-                hint: "only values of head 3 of 4 are off",
+                hint: "is off in head 3 of 4 only, and is 0 there",
             },
             Case {
                 fault: "stale-row:k_cache:0",

@@ -20,7 +20,8 @@ fn a_profile_can_be_shown_edited_and_used() {
 
     // A file comes out as it went in, comments and all.
     let file = scratch.path("mine.toml");
-    let edited = text.replace("# The default limits.", "# Mine.");
+    let why = "reason = 'a quiet machine'\nexpires = '9999-12-31'\n";
+    let edited = format!("{why}{}", text.replace("# The default limits.", "# Mine."));
     std::fs::write(&file, &edited).expect("a file");
     let file = file.to_str().expect("UTF-8");
     let shown = crossval(&["profile", "show", file]);

@@ -4,7 +4,7 @@
 //! candidate and pulls the reference along; pieces of the reference that come before their turn wait, and
 //! none waits longer than its layer. So memory does not grow with the prompt.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hasher};
 
 use bitnet_core::tap::Tap;
@@ -113,8 +113,11 @@ pub fn evaluate(
     candidate
         .begin_eval(&request(batch.isolated))
         .map_err(Side::Candidate)?;
+    let mut candidate_pieces = HashSet::new();
     let mut ahead = Ahead {
         engine: reference,
+        taps: batch.taps,
+        pieces: HashSet::new(),
         waiting: HashMap::new(),
         next: None,
         done: false,
@@ -123,6 +126,9 @@ pub fn evaluate(
     loop {
         let event = candidate.next_event().map_err(Side::Candidate)?;
         let EvalEvent::Tap(header) = event else { break };
+        if !candidate_pieces.insert(piece_key(&header)) || !batch.taps.contains(&header.tap) {
+            return Err(Side::Candidate(unasked(candidate, &header)));
+        }
         let piece = ahead.take(&header).map_err(Side::Reference)?;
         let piece = piece.filter(|(of_reference, _)| *of_reference == header);
         if let Some((_, values)) = &piece {
@@ -146,9 +152,23 @@ fn piece_key(header: &TapHeader) -> PieceKey {
     (header.tap, header.layer, header.first_position)
 }
 
+/// A piece that was sent before, or that nobody asked for.
+fn unasked(engine: &mut Engine, header: &TapHeader) -> EngineError {
+    let layer = header
+        .layer
+        .map_or(String::new(), |l| format!("layer {l}, "));
+    let (tap, position) = (header.tap, header.first_position);
+    engine.broke_protocol(&format!(
+        "{layer}{tap} from position {position}, which was not asked for, or for the second time"
+    ))
+}
+
 /// The reference's pieces, reordered within a layer.
 struct Ahead<'a> {
     engine: &'a mut Engine,
+    /// What it was asked for, and what it has sent.
+    taps: &'a [Tap],
+    pieces: HashSet<PieceKey>,
     waiting: HashMap<PieceKey, Piece>,
     /// Read, but of a later stage than anything asked for so far.
     next: Option<Piece>,
@@ -187,6 +207,9 @@ impl Ahead<'_> {
         }
         match self.engine.next_event()? {
             EvalEvent::Tap(header) => {
+                if !self.pieces.insert(piece_key(&header)) || !self.taps.contains(&header.tap) {
+                    return Err(unasked(self.engine, &header));
+                }
                 let values = self.engine.take_payload();
                 self.hashes.add(&header, &values);
                 Ok(Some((header, values)))

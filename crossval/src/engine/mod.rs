@@ -249,7 +249,7 @@ impl Engine {
         match self.receive()? {
             Response::Tap(header) => {
                 if header.payload_bytes() != Some(self.payload.len()) {
-                    return Err(self.broken(&format!(
+                    return Err(self.broke_protocol(&format!(
                         "{} bytes for {} rows of {} values of {}",
                         self.payload.len(),
                         header.rows,
@@ -309,11 +309,11 @@ impl Engine {
     fn unexpected(&mut self, response: &Response) -> EngineError {
         let mut text = format!("{response:?}");
         text.truncate(text.floor_char_boundary(80));
-        self.broken(&format!("unexpected answer {text}"))
+        self.broke_protocol(&format!("unexpected answer {text}"))
     }
 
     /// The worker lives but does not keep to the protocol: it is ended.
-    fn broken(&mut self, what: &str) -> EngineError {
+    pub(crate) fn broke_protocol(&mut self, what: &str) -> EngineError {
         let _ = self.child.kill();
         let _ = self.child.wait();
         EngineError::Failed(EngineFailure {
@@ -331,7 +331,7 @@ impl Engine {
     /// The pipe is gone or holds garbage: find out how the worker ended.
     fn failure(&mut self, error: &FrameError) -> EngineError {
         if !matches!(error, FrameError::Closed | FrameError::Io(_)) {
-            return self.broken(&error.to_string());
+            return self.broke_protocol(&error.to_string());
         }
         match self.child.wait() {
             Ok(status) => EngineError::Failed(EngineFailure {
@@ -341,7 +341,7 @@ impl Engine {
                 during: self.during.clone(),
                 log_tail: self.log_tail(),
             }),
-            Err(e) => self.broken(&e.to_string()),
+            Err(e) => self.broke_protocol(&e.to_string()),
         }
     }
 

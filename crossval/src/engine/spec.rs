@@ -81,6 +81,11 @@ impl EngineSpec {
         }
     }
 
+    /// Whether this crate wrote its worker, which then tells the truth about a model.
+    pub fn is_ours(&self) -> bool {
+        !matches!(self, EngineSpec::Exec(_))
+    }
+
     /// What starts its worker.
     pub(super) fn command(&self) -> Result<Command, Error> {
         let this = || {

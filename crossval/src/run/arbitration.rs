@@ -9,7 +9,9 @@ use reports::model::{Arbitration, AtFault, Divergence, Judgement, Mode, Prompt, 
 use super::comparison::Comparison;
 use super::pair::Pair;
 use super::{COMPARED_UBATCH, RunOptions};
+use crate::compare::finite;
 use crate::compare::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side};
+use crate::compare::tap::row_nmse;
 use crate::engine::{Engine, EngineError, EngineSpec, EvalEvent};
 use crate::oracle::inputs::{TapAt, needs};
 use crate::protocol::{JudgeRequest, ModelFacts, Request, RowJudgement, TapHeader};
@@ -36,7 +38,10 @@ pub(super) fn arbitrate(
         }
         Err(NoRuling::Engine(side)) => return Err(side),
         Err(NoRuling::Oracle(e)) => {
-            divergence.hint = Some(e.into_failure("oracle", "judging").message);
+            divergence.hint = Some(format!(
+                "no ruling: {}",
+                e.into_failure("oracle", "judging").message
+            ));
         }
     }
     Ok(())
@@ -62,6 +67,22 @@ enum NoRuling {
 impl From<Side> for NoRuling {
     fn from(side: Side) -> NoRuling {
         NoRuling::Engine(side)
+    }
+}
+
+/// Why a divergence cannot be judged that was not there a second time.
+const NOT_REPEATED: &str = "no ruling: the engines gave other rows when they were asked again";
+
+/// NMSE of two rows as they went over the wire.
+fn nmse(tap: Tap, reference: &[u8], candidate: &[u8]) -> f64 {
+    fn values<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Vec<T> {
+        let values = bytes.chunks_exact(size_of::<T>());
+        values.map(bytemuck::pod_read_unaligned).collect()
+    }
+    if tap.is_f16() {
+        row_nmse::<f16>(&values(reference), &values(candidate))
+    } else {
+        row_nmse::<f32>(&values(reference), &values(candidate))
     }
 }
 
@@ -147,7 +168,7 @@ fn hear(
     let mut court = Court::open(options, &facts, prompt, divergence)?;
     let names = [reference.name().to_owned(), candidate.name().to_owned()];
     let Ok(tap) = divergence.tap.parse::<Tap>() else {
-        return Ok(Ruling::none());
+        return Ok(Ruling::undetermined(NOT_REPEATED));
     };
     let at = (tap, divergence.layer);
     match divergence.mode {
@@ -179,13 +200,17 @@ fn hear(
             }
             let rows = [&sink.reference, &sink.candidate].map(|c| c.row(at, divergence.position));
             let [Some(of_reference), Some(of_candidate)] = rows else {
-                return Ok(Ruling::none());
+                return Ok(Ruling::undetermined(NOT_REPEATED));
             };
+            let again = nmse(tap, of_reference, of_candidate);
+            if finite(again) != divergence.nmse {
+                return Ok(Ruling::undetermined(NOT_REPEATED));
+            }
             let (value, judged) =
                 court.judge(at, &sink.reference, &[of_reference, of_candidate])?;
             let mut judged = judged.into_iter();
             let (Some(reference), Some(candidate)) = (judged.next(), judged.next()) else {
-                return Ok(Ruling::none());
+                return Ok(Ruling::undetermined(NOT_REPEATED));
             };
             Ok(Ruling::of(names, at, value, reference, candidate))
         }
@@ -206,10 +231,14 @@ fn hear(
                     // What came before the position may be at fault too.
                     if ruling.at_fault == AtFault::None {
                         ruling.at_fault = AtFault::Undetermined;
+                        ruling.hint = Some(format!(
+                            "no ruling: every stage of both engines is right at position {}, from its own inputs",
+                            divergence.position
+                        ));
                     }
                     Ok(ruling)
                 }
-                _ => Ok(Ruling::none()),
+                _ => Ok(Ruling::undetermined(NOT_REPEATED)),
             }
         }
     }
@@ -405,10 +434,10 @@ impl<'a> Court<'a> {
 }
 
 impl Ruling {
-    fn none() -> Ruling {
+    fn undetermined(why: &str) -> Ruling {
         Ruling {
             at_fault: AtFault::Undetermined,
-            hint: None,
+            hint: Some(why.to_owned()),
             value: None,
             arbitration: None,
         }

@@ -80,8 +80,8 @@ impl Comparison {
         let oracle = with_oracle(options, reference.hello());
         let mut comparison = Comparison {
             settings,
+            limits: isolated_limits(&options.profile, &facts, &taps, oracle.then_some(positions))?,
             taps: taps.into_iter().collect(),
-            limits: isolated_limits(&options.profile, &facts, oracle.then_some(positions))?,
             profile: match oracle {
                 true => options.profile.clone().with_oracle(),
                 false => options.profile.clone(),
@@ -425,9 +425,17 @@ fn with_oracle(options: &RunOptions, reference: &Hello) -> bool {
 fn isolated_limits(
     profile: &Profile,
     facts: &ModelFacts,
+    compared: &BTreeSet<Tap>,
     oracle_positions: Option<usize>,
 ) -> Result<BTreeMap<Tap, f64>, Error> {
     let mut limits = profile.isolated(facts)?;
+    for (tap, limit) in &mut limits {
+        // Several stages at once, between which codes may flip, where an engine does not offer what lies between.
+        let mut sources = tap.sources().iter().filter(|t| facts.taps.contains(t));
+        if !sources.all(|source| compared.contains(source)) {
+            *limit = limit.max(profile.cumulative_logits);
+        }
+    }
     if let Some(positions) = oracle_positions {
         for (&tap, limit) in &mut limits {
             *limit = limit.max(profile.oracle_limit(tap, positions, facts));

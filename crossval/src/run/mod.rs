@@ -122,6 +122,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
     if let Err(side) = comparison.drive(&mut pair, options, &traces, progress) {
         pair.fail(side);
     }
+    let to_score = windows.as_ref().map(Windows::scored);
     let perplexity = match windows.filter(|_| !pair.failed()) {
         Some(windows) => windows
             .measure(&mut pair, options, progress)
@@ -165,6 +166,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
             _ => Vec::new(),
         },
         bench: bench.as_ref(),
+        text: to_score.map(|n| (n, perplexity.as_ref())),
         known: &known,
     };
     let mut verdict = verdict::decide(&findings);

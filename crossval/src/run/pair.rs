@@ -88,10 +88,20 @@ impl Pair {
         let facts = match (of_reference, of_candidate) {
             (Ok(r), Ok(c)) => {
                 check_agreement(&r, &c)?;
+                // A stranger's engine does not decide what it is compared in.
+                let facts = if options.candidate.is_ours() {
+                    c
+                } else if options.reference.is_ours() {
+                    r
+                } else {
+                    let facts = facts_of_oracle(&options.model)?;
+                    check_agreement(&facts, &c)?;
+                    facts
+                };
                 return Ok(Pair {
                     reference,
                     candidate,
-                    facts: c,
+                    facts,
                 });
             }
             (Ok(facts), Err(e)) => {
@@ -260,6 +270,12 @@ fn check_range(tokens: &[u32], n_vocab: usize, what: &str) -> Result<(), Error> 
         ))),
         None => Ok(()),
     }
+}
+
+fn facts_of_oracle(model: &Path) -> Result<ModelFacts, Error> {
+    let mut oracle = Engine::start(&EngineSpec::Oracle, None)?;
+    let facts = oracle.load(model).map_err(|e| e.into_error("oracle"))?;
+    Ok(facts.0)
 }
 
 /// Engines that read different shapes from one file cannot be compared.

@@ -79,6 +79,11 @@ impl Windows {
         }))
     }
 
+    /// Tokens that are to be scored.
+    pub(super) fn scored(&self) -> usize {
+        self.tokens.len() * scored(self.window)
+    }
+
     /// Evaluates every window with both engines in lockstep. `None` if they had no row of logits in common.
     ///
     /// # Errors
