@@ -5,10 +5,10 @@
 //! none waits longer than its layer. So memory does not grow with the prompt.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hasher};
 
 use bitnet_core::tap::Tap;
 use half::f16;
+use xxhash_rust::xxh3::Xxh3Default;
 
 use super::site::stage;
 use crate::engine::{Engine, EngineError, EvalEvent};
@@ -56,15 +56,15 @@ pub enum Side {
 }
 
 /// Hashes of the reference's taps, to tell whether it repeats itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct ReferenceHashes {
-    taps: HashMap<(Tap, Option<usize>), DefaultHasher>,
+    taps: HashMap<(Tap, Option<usize>), Xxh3Default>,
 }
 
 impl ReferenceHashes {
     fn add(&mut self, header: &TapHeader, payload: &[u8]) {
         let hasher = self.taps.entry((header.tap, header.layer)).or_default();
-        hasher.write(payload);
+        hasher.update(payload);
     }
 
     /// Taps whose values differ between two runs, in order.
@@ -76,7 +76,7 @@ impl ReferenceHashes {
                 other
                     .taps
                     .get(key)
-                    .is_some_and(|o| o.finish() != hasher.finish())
+                    .is_some_and(|o| o.digest() != hasher.digest())
             })
             .map(|(&(tap, layer), _)| (layer, tap))
             .collect();
@@ -136,6 +136,8 @@ pub fn evaluate(
         }
         if batch.isolated {
             let values = piece.as_ref().map(|(_, values)| values.as_slice());
+            // What is the same already need not travel.
+            let values = values.filter(|values| *values != candidate.payload());
             candidate.overwrite(values).map_err(Side::Candidate)?;
         }
     }

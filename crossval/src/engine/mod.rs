@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use reports::model::EngineFailure;
 
-use self::process::{WORKER_STACK_BYTES, confine, ending, keep_tail, signal_name};
+use self::process::{WORKER_STACK_BYTES, confine, ending, keep_tail, signal_name, widen};
 pub use self::spec::{EngineSpec, reference_folders};
 
 use crate::error::Error;
@@ -81,6 +81,8 @@ impl Engine {
         let stdin = child.stdin.take().ok_or_else(missing)?;
         let stdout = child.stdout.take().ok_or_else(missing)?;
         let stderr = child.stderr.take().ok_or_else(missing)?;
+        widen(&stdin);
+        widen(&stdout);
         let log = Arc::new(Mutex::new(VecDeque::new()));
         let log_reader = std::thread::spawn({
             let log = Arc::clone(&log);

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::BufRead;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 use std::sync::Mutex;
@@ -11,6 +12,22 @@ pub(super) const WORKER_STACK_BYTES: u64 = 256 << 20;
 
 /// Lines of a worker's log that are kept for a report.
 const LOG_TAIL_LINES: usize = 40;
+
+/// Room in the pipes to a worker: as much as an unprivileged process may ask for.
+#[cfg(target_os = "linux")]
+const PIPE_BYTES: libc::c_int = 1 << 20;
+
+/// Makes a pipe hold more than the usual 64 KiB: activations come in megabytes, and every filling is a change of
+/// process. Where the system says no, the pipe stays as it is.
+pub(super) fn widen(pipe: &impl AsRawFd) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the descriptor is open as long as `pipe` is, and the call only sets the pipe's capacity.
+    unsafe {
+        libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, PIPE_BYTES);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = pipe;
+}
 
 /// Keeps the last lines of a log.
 pub(super) fn keep_tail(stderr: impl BufRead, log: &Mutex<VecDeque<String>>) {
