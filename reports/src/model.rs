@@ -80,7 +80,7 @@ pub enum Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AtFault {
-    /// The engines agree.
+    /// Neither: the engines agree, or differ by no more than the model's types allow.
     None,
     /// The candidate.
     Candidate,

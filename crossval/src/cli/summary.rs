@@ -115,6 +115,7 @@ fn write_fault(out: &mut String, report: &Report) -> std::fmt::Result {
         candidate,
     } = &report.engines;
     let fault = match report.verdict.at_fault {
+        AtFault::None if report.verdict.status == Status::Fail => Some("neither engine".to_owned()),
         AtFault::None => None,
         AtFault::Candidate => Some(format!("the candidate ({})", candidate.name)),
         AtFault::Reference => Some(format!("the reference ({})", reference.name)),
