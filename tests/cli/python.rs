@@ -88,19 +88,22 @@ fn agrees_with_the_reference() {
     }
 }
 
-/// The example with one part of its source replaced: an engine that errs, or lies.
-fn doctored(scratch: &Scratch, part: &str, by: &str) -> Option<String> {
-    let right = std::fs::read_to_string(example("worker.py")).expect("the worker");
-    assert!(right.contains(part), "{part}");
+/// The example with parts of its source replaced: an engine that errs, or lies.
+fn doctored(scratch: &Scratch, changes: &[(&str, &str)]) -> Option<String> {
+    let mut source = std::fs::read_to_string(example("worker.py")).expect("the worker");
+    for (part, by) in changes {
+        assert!(source.contains(part), "{part}");
+        source = source.replace(part, by);
+    }
     let program = scratch.path("doctored.py");
-    std::fs::write(&program, right.replace(part, by)).expect("a worker");
+    std::fs::write(&program, source).expect("a worker");
     exec(scratch, &program)
 }
 
 /// A run of a doctored candidate against the Rust engine.
-fn run_doctored(part: &str, by: &str) -> Option<(i32, Report)> {
+fn run_doctored(changes: &[(&str, &str)]) -> Option<(i32, Report)> {
     let scratch = Scratch::new();
-    let candidate = doctored(&scratch, part, by)?;
+    let candidate = doctored(&scratch, changes)?;
     let engines = ["--reference", "rust", "--candidate", &candidate];
     let (code, report, _) = run(Path::new(TINY), &[&engines[..], &["--no-bench"]].concat());
     Some((code, report))
@@ -108,7 +111,7 @@ fn run_doctored(part: &str, by: &str) -> Option<(i32, Report)> {
 
 #[test]
 fn tokens_other_than_the_logits_say_are_no_near_tie() {
-    let run = run_doctored("int(logits[-1].argmax())", "int(logits[-1].argmin())");
+    let run = run_doctored(&[("int(logits[-1].argmax())", "int(logits[-1].argmin())")]);
     let Some((code, report)) = run else { return };
     assert_eq!(code, 10, "{:#?}", report.verdict);
     let mismatch = report.generation.and_then(|g| g.first_mismatch);
@@ -118,7 +121,7 @@ fn tokens_other_than_the_logits_say_are_no_near_tie() {
 
 #[test]
 fn a_token_out_of_range_is_blamed_on_who_said_it() {
-    let run = run_doctored("tokens=generated,", "tokens=[100000000],");
+    let run = run_doctored(&[("tokens=generated,", "tokens=[100000000],")]);
     let Some((code, report)) = run else { return };
     assert_eq!(code, 30);
     assert!(report.engines.reference.failure.is_none());
@@ -133,7 +136,8 @@ fn a_token_out_of_range_is_blamed_on_who_said_it() {
 #[test]
 fn an_engine_does_not_choose_what_it_is_compared_in() {
     // It offers one tap, and claims that the model has no other.
-    let Some((code, report)) = run_doctored("taps=TAPS, overwrite", "taps=TAPS[:1], overwrite")
+    let Some((code, report)) =
+        run_doctored(&[("taps=TAPS, overwrite", "taps=TAPS[:1], overwrite")])
     else {
         return;
     };
@@ -146,31 +150,17 @@ fn an_engine_does_not_choose_what_it_is_compared_in() {
             .any(|r| r.contains("layer_out, logits"))
     );
     // It claims that ternary weights are F16, and is off by what F16 would allow.
-    let scratch = Scratch::new();
-    let right = std::fs::read_to_string(example("worker.py")).expect("the worker");
-    let off = right
-        .replace(
+    let run = run_doctored(&[
+        (
             "weight_types=weight_types)",
             "weight_types={t: [\"F16\"] for t in weight_types})",
-        )
-        .replace(
+        ),
+        (
             "up = tap(\"ffn_up\", i, apply(w[\"ffn_up\"], h))",
             "up = tap(\"ffn_up\", i, apply(w[\"ffn_up\"], h) * f32(1.0005))",
-        );
-    assert!(off.contains("1.0005") && off.contains("[\"F16\"] for"));
-    let program = scratch.path("off.py");
-    std::fs::write(&program, off).expect("a worker");
-    let Some(candidate) = exec(&scratch, &program) else {
-        return;
-    };
-    let args = [
-        "--reference",
-        "rust",
-        "--candidate",
-        &candidate,
-        "--no-bench",
-    ];
-    let (code, report, _) = run(Path::new(TINY), &args);
+        ),
+    ]);
+    let Some((code, report)) = run else { return };
     assert_eq!((code, report.verdict.at_fault), (10, AtFault::Candidate));
     let first = report.verdict.first_divergence.expect("a divergence");
     assert_eq!((first.tap.as_str(), first.layer), ("ffn_up", Some(0)));
@@ -185,7 +175,7 @@ fn an_engine_does_not_choose_what_it_is_compared_in() {
 #[test]
 fn a_tap_sent_twice_breaks_the_protocol() {
     let twice = "h = tap(\"ffn_act\", i, tap(\"ffn_act\", i, self.activate(gate, up)))";
-    let run = run_doctored("h = tap(\"ffn_act\", i, self.activate(gate, up))", twice);
+    let run = run_doctored(&[("h = tap(\"ffn_act\", i, self.activate(gate, up))", twice)]);
     let Some((code, report)) = run else { return };
     assert_eq!(code, 30);
     let failure = report.engines.candidate.failure.expect("a failure");
@@ -198,10 +188,10 @@ fn a_tap_sent_twice_breaks_the_protocol() {
 
 #[test]
 fn values_that_are_not_finite_are_incomplete_and_named() {
-    let run = run_doctored(
+    let run = run_doctored(&[(
         "np.maximum(gate, 0) ** 2 * up",
         "np.maximum(gate, 0) ** 2 * up / 0",
-    );
+    )]);
     let Some((code, report)) = run else { return };
     assert_eq!((code, report.verdict.status), (20, Status::Incomplete));
     assert!(report.coverage.not_finite[0].contains("layer 0, ffn_act"));
@@ -212,35 +202,24 @@ fn values_that_are_not_finite_are_incomplete_and_named() {
 #[test]
 fn a_difference_that_does_not_come_back_is_not_judged() {
     // Wrong once, in the first pass that takes values.
-    let once = "(np.maximum(gate, 0) ** 2 * up * self.once()).astype(f32)";
-    let scratch = Scratch::new();
-    let right = std::fs::read_to_string(example("worker.py")).expect("the worker");
-    let flaky = right
-        .replace("(np.maximum(gate, 0) ** 2 * up).astype(f32)", once)
-        .replace(
+    let run = run_doctored(&[
+        (
+            "(np.maximum(gate, 0) ** 2 * up).astype(f32)",
+            "(np.maximum(gate, 0) ** 2 * up * self.once()).astype(f32)",
+        ),
+        (
             "    def activate(self, gate, up):",
             "    overwriting, spoilt = False, 0\n\n    def once(self):\n        \
              Session.spoilt += Session.overwriting\n        \
              return 1.5 if Session.overwriting and Session.spoilt == 3 else 1\n\n    \
              def activate(self, gate, up):",
-        )
-        .replace(
+        ),
+        (
             "        logits = self.session.evaluate(tokens, tap)",
             "        Session.overwriting = overwrite\n        logits = self.session.evaluate(tokens, tap)",
-        );
-    let program = scratch.path("flaky.py");
-    std::fs::write(&program, flaky).expect("a worker");
-    let Some(candidate) = exec(&scratch, &program) else {
-        return;
-    };
-    let args = [
-        "--reference",
-        "rust",
-        "--candidate",
-        &candidate,
-        "--no-bench",
-    ];
-    let (code, report, _) = run(Path::new(TINY), &args);
+        ),
+    ]);
+    let Some((code, report)) = run else { return };
     assert_eq!((code, report.verdict.at_fault), (10, AtFault::Undetermined));
     let first = report.verdict.first_divergence.expect("a divergence");
     assert_eq!((first.tap.as_str(), first.layer), ("ffn_act", Some(2)));
@@ -256,7 +235,10 @@ fn a_difference_that_does_not_come_back_is_not_judged() {
 #[test]
 fn a_reference_with_the_wrong_activation_is_at_fault() {
     let scratch = Scratch::new();
-    let Some(wrong) = doctored(&scratch, "if self.model.arch == \"bitnet\":", "if True:") else {
+    let Some(wrong) = doctored(
+        &scratch,
+        &[("if self.model.arch == \"bitnet\":", "if True:")],
+    ) else {
         return;
     };
     let (code, report, _) = run(Path::new(TINY), &["--reference", &wrong, "--no-bench"]);

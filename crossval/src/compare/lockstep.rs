@@ -250,7 +250,8 @@ fn compare(header: &TapHeader, reference: &[u8], candidate: &[u8], sink: &mut dy
     }
 }
 
-fn aligned<T: bytemuck::Pod>(bytes: &[u8]) -> std::borrow::Cow<'_, [T]> {
+/// Values as they came over the wire.
+pub(crate) fn aligned<T: bytemuck::Pod>(bytes: &[u8]) -> std::borrow::Cow<'_, [T]> {
     match bytemuck::try_cast_slice(bytes) {
         Ok(values) => values.into(),
         Err(_) => bytemuck::allocation::pod_collect_to_vec(bytes).into(),

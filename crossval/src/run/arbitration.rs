@@ -6,15 +6,16 @@ use bitnet_core::tap::Tap;
 use half::f16;
 use reports::model::{Arbitration, AtFault, Divergence, Judgement, Mode, Prompt, Verdict};
 
+use super::batches::{batches, rows};
 use super::comparison::Comparison;
 use super::pair::Pair;
 use super::{COMPARED_UBATCH, RunOptions};
 use crate::compare::finite;
-use crate::compare::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side};
+use crate::compare::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side, aligned};
 use crate::compare::tap::row_nmse;
-use crate::engine::{Engine, EngineError, EngineSpec, EvalEvent};
+use crate::engine::{Engine, EngineError, EngineSpec};
 use crate::oracle::inputs::{TapAt, needs};
-use crate::protocol::{JudgeRequest, ModelFacts, Request, RowJudgement, TapHeader};
+use crate::protocol::{JudgeRequest, ModelFacts, RowJudgement, TapHeader};
 
 /// Has the oracle judge the first divergence of a verdict, and puts what it says there.
 ///
@@ -75,14 +76,10 @@ const NOT_REPEATED: &str = "no ruling: the engines gave other rows when they wer
 
 /// NMSE of two rows as they went over the wire.
 fn nmse(tap: Tap, reference: &[u8], candidate: &[u8]) -> f64 {
-    fn values<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Vec<T> {
-        let values = bytes.chunks_exact(size_of::<T>());
-        values.map(bytemuck::pod_read_unaligned).collect()
-    }
     if tap.is_f16() {
-        row_nmse::<f16>(&values(reference), &values(candidate))
+        row_nmse::<f16>(&aligned(reference), &aligned(candidate))
     } else {
-        row_nmse::<f32>(&values(reference), &values(candidate))
+        row_nmse::<f32>(&aligned(reference), &aligned(candidate))
     }
 }
 
@@ -280,18 +277,14 @@ impl<'a> Court<'a> {
 
     /// The batches of the comparison, up to the one of the divergence.
     fn batches(&self) -> Vec<(usize, &'a [u32])> {
-        let prefill = self.prompt.tokens.chunks(COMPARED_UBATCH);
-        let decode = self.prompt.decode_tokens.chunks(1);
-        let mut batches = Vec::new();
-        let mut position = 0;
-        for tokens in prefill.chain(decode) {
-            if position > self.divergence.position {
-                break;
-            }
-            batches.push((position, tokens));
-            position += tokens.len();
-        }
-        batches
+        let Prompt {
+            tokens,
+            decode_tokens,
+            ..
+        } = self.prompt;
+        batches(tokens, decode_tokens, COMPARED_UBATCH)
+            .take_while(|&(first_position, _)| first_position <= self.divergence.position)
+            .collect()
     }
 
     /// The batch of the divergence.
@@ -378,27 +371,13 @@ impl<'a> Court<'a> {
             layers: None,
         };
         let mut captured = Captured::default();
-        for (first_position, tokens) in self.batches() {
-            engine.begin_eval(&Request::Eval {
-                seq_id: 0,
-                first_position,
-                tokens: tokens.to_vec(),
-                taps: taps.to_vec(),
-                overwrite: false,
-                last_logits: false,
-            })?;
-            while let EvalEvent::Tap(piece) = engine.next_event()? {
-                let at = (piece.tap, piece.layer);
-                let rows = engine.payload().chunks_exact(piece.row_bytes());
-                for (row, bytes) in rows.enumerate() {
-                    let position = piece.first_position.saturating_add(row);
-                    if wanted.wants(at, position) {
-                        let rows = captured.rows.entry(at).or_default();
-                        rows.insert(position, bytes.to_vec());
-                    }
-                }
+        rows(engine, self.batches().into_iter(), taps, |at, _, row| {
+            let place = (at.tap, at.layer);
+            if wanted.wants(place, at.position) {
+                let rows = captured.rows.entry(place).or_default();
+                rows.insert(at.position, row.to_vec());
             }
-        }
+        })?;
         Ok(captured)
     }
 

@@ -9,6 +9,7 @@ use reports::model::{
     Coverage, Generation, LogitsResult, Mode, NoiseFloor, NoiseMeasurement, Prompt, TapResult,
 };
 
+use super::batches::batches;
 use super::generation::generate;
 use super::noise::{Meters, TapNoise, worse};
 use super::pair::Pair;
@@ -266,12 +267,10 @@ impl Comparison {
         let prompt = self.prompts[index].clone();
         let taps = self.taps.clone();
         let mut hashes = ReferenceHashes::default();
-        let prefill = prompt.tokens.chunks(self.settings.n_ubatch);
-        let decode = prompt.decode_tokens.chunks(1);
-        let mut position = 0;
-        for tokens in prefill.chain(decode) {
-            let end = position + tokens.len();
-            let task = format!("evaluating prompt {index}, positions {position}..{end}");
+        let n_ubatch = self.settings.n_ubatch;
+        for (first_position, tokens) in batches(&prompt.tokens, &prompt.decode_tokens, n_ubatch) {
+            let end = first_position + tokens.len();
+            let task = format!("evaluating prompt {index}, positions {first_position}..{end}");
             let (reference, candidate) = pair.engines();
             reference.set_task(&task);
             candidate.set_task(&task);
@@ -282,13 +281,12 @@ impl Comparison {
                 progress,
             };
             let batch = Batch {
-                first_position: position,
+                first_position,
                 tokens,
                 taps: &taps,
                 isolated: mode == Mode::Isolated,
             };
             lockstep::evaluate(reference, candidate, batch, &mut hashes, &mut sink)?;
-            position = end;
         }
         Ok(hashes)
     }

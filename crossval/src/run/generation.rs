@@ -4,10 +4,11 @@ use bitnet_core::tap::Tap;
 use reports::model::{Generation, GenerationMismatch, Prompt};
 use sha2::{Digest, Sha256};
 
+use super::batches::{batches, rows};
 use super::pair::Pair;
 use super::{DECODE_STEPS, hex};
 use crate::compare::finite;
-use crate::compare::lockstep::Side;
+use crate::compare::lockstep::{Side, aligned};
 use crate::compare::logits::max_difference;
 use crate::compare::tap::row_nmse;
 use crate::engine::{Engine, EngineError, EvalEvent};
@@ -171,19 +172,17 @@ pub(super) fn logits_by_steps(
     settings: Settings,
 ) -> Result<Vec<Vec<f32>>, EngineError> {
     let mut rows = Vec::new();
-    let mut position = 0;
-    for tokens in prompt.chunks(settings.n_ubatch).chain(steps.chunks(1)) {
+    for (first_position, tokens) in batches(prompt, steps, settings.n_ubatch) {
         engine.begin_eval(&Request::Eval {
             seq_id: 0,
-            first_position: position,
+            first_position,
             tokens: tokens.to_vec(),
             taps: Vec::new(),
             overwrite: false,
             last_logits: true,
         })?;
         while engine.next_event()? != EvalEvent::Done {}
-        position += tokens.len();
-        if position >= prompt.len() {
+        if first_position + tokens.len() >= prompt.len() {
             rows.push(bytemuck::allocation::pod_collect_to_vec(engine.payload()));
         }
     }
@@ -197,26 +196,13 @@ pub(super) fn logits_by_prefill(
     steps: &[u32],
     settings: Settings,
 ) -> Result<Vec<Vec<f32>>, EngineError> {
-    let tokens: Vec<u32> = prompt.iter().chain(steps).copied().collect();
-    let mut rows = Vec::new();
-    let mut position = 0;
-    for tokens in tokens.chunks(settings.n_ubatch) {
-        engine.begin_eval(&Request::Eval {
-            seq_id: 0,
-            first_position: position,
-            tokens: tokens.to_vec(),
-            taps: vec![Tap::Logits],
-            overwrite: false,
-            last_logits: false,
-        })?;
-        while let EvalEvent::Tap(piece) = engine.next_event()? {
-            for (row, bytes) in engine.payload().chunks_exact(piece.row_bytes()).enumerate() {
-                if piece.first_position + row + 1 >= prompt.len() {
-                    rows.push(bytemuck::allocation::pod_collect_to_vec(bytes));
-                }
-            }
+    let tokens = [prompt, steps].concat();
+    let as_prompt = batches(&tokens, &[], settings.n_ubatch);
+    let mut logits = Vec::new();
+    rows(engine, as_prompt, &[Tap::Logits], |at, _, row| {
+        if at.position + 1 >= prompt.len() {
+            logits.push(aligned(row).into_owned());
         }
-        position += tokens.len();
-    }
-    Ok(rows)
+    })?;
+    Ok(logits)
 }

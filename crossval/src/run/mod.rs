@@ -1,6 +1,7 @@
 //! `crossval run`: both engines, every layer, one report.
 
 mod arbitration;
+mod batches;
 mod comparison;
 mod generation;
 mod noise;
@@ -15,6 +16,7 @@ use reports::model::{Bench, Environment, Inputs, Mode, Profile as ProfileReport,
 use sha2::{Digest, Sha256};
 
 use self::arbitration::arbitrate;
+pub(crate) use self::batches::batches;
 use self::comparison::Comparison;
 pub(crate) use self::noise::{Meter, Noise};
 use self::pair::Pair;

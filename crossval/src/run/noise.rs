@@ -8,10 +8,11 @@ use half::f16;
 use reports::model::Prompt;
 
 use super::RunOptions;
-use crate::compare::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side};
+use super::batches::{batches, rows};
+use crate::compare::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side, aligned};
 use crate::compare::tap::row_nmse;
-use crate::engine::{Engine, EngineError, EngineSpec, EvalEvent};
-use crate::protocol::{ErrorKind, Request, Settings};
+use crate::engine::{Engine, EngineError, EngineSpec};
+use crate::protocol::{ErrorKind, Settings};
 use crate::trace::{Trace, Traces};
 
 /// Worst NMSE of a row per tap, each run on its own values. NaN if a value is not finite.
@@ -161,9 +162,12 @@ impl NoiseMeter {
         taps: &[Tap],
     ) -> Result<TapNoise, EngineError> {
         let mut worst = Worst::default();
-        let prefill = prompt.tokens.chunks(self.settings.n_ubatch);
-        let mut first_position = 0;
-        for tokens in prefill.chain(prompt.decode_tokens.chunks(1)) {
+        let Prompt {
+            tokens,
+            decode_tokens,
+            ..
+        } = prompt;
+        for (first_position, tokens) in batches(tokens, decode_tokens, self.settings.n_ubatch) {
             let batch = Batch {
                 first_position,
                 tokens,
@@ -176,7 +180,6 @@ impl NoiseMeter {
                     Side::Reference(e) | Side::Candidate(e) => e,
                 },
             )?;
-            first_position += tokens.len();
         }
         Ok(worst.0)
     }
@@ -189,30 +192,25 @@ impl NoiseMeter {
     ) -> Result<TapNoise, EngineError> {
         let n_prompt = prompt.tokens.len();
         let mut stepwise: BTreeMap<(Tap, Option<usize>, usize), Vec<u8>> = BTreeMap::new();
-        let prefill = prompt.tokens.chunks(self.settings.n_ubatch);
-        let steps = prompt.decode_tokens.chunks(1);
-        rows(engine, prefill.chain(steps), taps, |at, _, row| {
+        let n_ubatch = self.settings.n_ubatch;
+        let one_by_one = batches(&prompt.tokens, &prompt.decode_tokens, n_ubatch);
+        rows(engine, one_by_one, taps, |at, _, row| {
             if at.position >= n_prompt {
                 stepwise.insert((at.tap, at.layer, at.position), row.to_vec());
             }
         })?;
-        let tokens: Vec<u32> = prompt
-            .tokens
-            .iter()
-            .chain(&prompt.decode_tokens)
-            .copied()
-            .collect();
+        let tokens = [&prompt.tokens[..], &prompt.decode_tokens].concat();
         let mut worst = Worst::default();
-        let batches = tokens.chunks(self.settings.n_ubatch);
-        rows(engine, batches, taps, |at, n_kv, batched| {
+        let as_prompt = batches(&tokens, &[], n_ubatch);
+        rows(engine, as_prompt, taps, |at, n_kv, batched| {
             let Some(single) = stepwise.remove(&(at.tap, at.layer, at.position)) else {
                 return;
             };
             if at.tap.is_f16() {
-                let [single, batched] = [&single, batched].map(wide::<f16>);
+                let [single, batched] = [&single, batched].map(aligned::<f16>);
                 worst.row(at.tap, &single, &batched);
             } else {
-                let [single, mut batched] = [&single, batched].map(wide::<f32>);
+                let [single, mut batched] = [&single, batched].map(aligned::<f32>);
                 if at.tap == Tap::AttnProbs {
                     // Without the positions that are masked, which one token has not.
                     let seen = at.position + 1;
@@ -227,47 +225,6 @@ impl NoiseMeter {
         })?;
         Ok(worst.0)
     }
-}
-
-fn wide<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Vec<T> {
-    bytes
-        .chunks_exact(size_of::<T>())
-        .map(bytemuck::pod_read_unaligned)
-        .collect()
-}
-
-/// Evaluates batches from position 0 on; `see` gets every row, with the positions that its batch sees.
-fn rows<'a>(
-    engine: &mut Engine,
-    batches: impl Iterator<Item = &'a [u32]>,
-    taps: &[Tap],
-    mut see: impl FnMut(RowAt, usize, &[u8]),
-) -> Result<(), EngineError> {
-    let mut first_position = 0;
-    for tokens in batches {
-        let n_kv = first_position + tokens.len();
-        engine.begin_eval(&Request::Eval {
-            seq_id: 0,
-            first_position,
-            tokens: tokens.to_vec(),
-            taps: taps.to_vec(),
-            overwrite: false,
-            last_logits: false,
-        })?;
-        while let EvalEvent::Tap(piece) = engine.next_event()? {
-            let rows = engine.payload().chunks_exact(piece.row_bytes());
-            for (row, bytes) in rows.enumerate() {
-                let at = RowAt {
-                    tap: piece.tap,
-                    layer: piece.layer,
-                    position: piece.first_position.saturating_add(row),
-                };
-                see(at, n_kv, bytes);
-            }
-        }
-        first_position = n_kv;
-    }
-    Ok(())
 }
 
 /// The worst row of each tap.

@@ -15,11 +15,12 @@ use super::{
     prompt_tensor,
 };
 use crate::compare::finite;
+use crate::compare::lockstep::aligned;
 use crate::compare::tap::row_nmse;
 use crate::engine::{Engine, EngineError, EngineSpec, EvalEvent};
 use crate::error::Error;
 use crate::protocol::{ModelFacts, Request, Settings, TapHeader};
-use crate::run::{self, DECODE_STEPS, Meter, Noise, PromptSource};
+use crate::run::{self, DECODE_STEPS, Meter, Noise, PromptSource, batches};
 
 /// What to record.
 #[derive(Clone, Debug)]
@@ -181,36 +182,33 @@ impl Recorder<'_> {
         let shape = vec![generated.len(), self.facts.n_vocab];
         self.writer.begin(name.clone(), Dtype::F32, shape)?;
         let steps = &generated[..generated.len() - 1];
-        let mut position = 0;
-        for tokens in batches(prompt, steps, self.settings) {
+        let n_ubatch = self.settings.n_ubatch;
+        for (position, tokens) in batches(prompt, steps, n_ubatch) {
             let row = evaluate(&mut self.engine, position, tokens, &[], &mut |_, _| Ok(()))?;
             if row.len() != row_bytes {
                 let what = format!("{} of {row_bytes} bytes of logits", row.len());
                 return Err(broken(self.engine.name(), &what));
             }
-            position += tokens.len();
-            if let Some(at) = position.checked_sub(prompt.len()) {
+            if let Some(at) = (position + tokens.len()).checked_sub(prompt.len()) {
                 self.writer.put_row(&name, at, &row)?;
             }
         }
         let sequence = [prompt, steps].concat();
         let mut noise = vec![None; generated.len()];
-        let mut position = 0;
-        for tokens in sequence.chunks(self.settings.n_ubatch) {
+        for (position, tokens) in batches(&sequence, &[], n_ubatch) {
             let mut compare = |header: &TapHeader, payload: &[u8]| {
                 for (i, row) in payload.chunks_exact(header.row_bytes()).enumerate() {
                     let next = header.first_position.saturating_add(i + 1);
                     let at = next.checked_sub(prompt.len());
                     if let Some(at) = at.filter(|&at| at < noise.len()) {
                         let by_steps = self.writer.row(&name, at)?;
-                        noise[at] = finite(row_nmse::<f32>(&floats(&by_steps), &floats(row)));
+                        noise[at] = finite(row_nmse::<f32>(&aligned(&by_steps), &aligned(row)));
                     }
                 }
                 Ok(())
             };
             let taps = [Tap::Logits];
             evaluate(&mut self.engine, position, tokens, &taps, &mut compare)?;
-            position += tokens.len();
         }
         Ok(noise)
     }
@@ -229,8 +227,7 @@ impl Recorder<'_> {
             differing: BTreeSet::new(),
         };
         for again in [false, true] {
-            let mut position = 0;
-            for tokens in batches(prompt, steps, self.settings) {
+            for (position, tokens) in batches(prompt, steps, self.settings.n_ubatch) {
                 let end = position + tokens.len();
                 let task = format!("evaluating prompt {index}, positions {position}..{end}");
                 self.engine.set_task(task);
@@ -241,7 +238,6 @@ impl Recorder<'_> {
                 evaluate(&mut self.engine, position, tokens, &self.taps, &mut take)?;
                 activations.check_complete(end)?;
                 self.progress.inc(tokens.len() as u64);
-                position = end;
             }
         }
         self.not_repeatable.extend(activations.differing);
@@ -255,15 +251,6 @@ fn recorded(noise: Noise) -> RecordedNoise {
         varied: noise.varied,
         nmse: nmse.map(|(tap, nmse)| (tap, finite(nmse))).collect(),
     }
-}
-
-/// The prompt in batches, then the steps one by one.
-fn batches<'a>(
-    prompt: &'a [u32],
-    steps: &'a [u32],
-    settings: Settings,
-) -> impl Iterator<Item = &'a [u32]> {
-    prompt.chunks(settings.n_ubatch).chain(steps.chunks(1))
 }
 
 /// Takes a piece of a tap.
@@ -295,8 +282,4 @@ fn evaluate(
 
 pub(super) fn broken(engine: &str, what: &str) -> Error {
     Error::Engine(format!("engine {engine} cannot be recorded: {what}"))
-}
-
-fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytemuck::allocation::pod_collect_to_vec(bytes)
 }
