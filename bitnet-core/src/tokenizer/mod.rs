@@ -40,6 +40,15 @@ pub struct EncodeOptions {
     pub parse_special: bool,
 }
 
+/// How [`Tokenizer::decode`] treats special tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DecodeOptions {
+    /// Leaves out the BOS and EOS that [`EncodeOptions::add_special`] adds.
+    pub remove_special: bool,
+    /// Writes control tokens out by their names.
+    pub unparse_special: bool,
+}
+
 impl Tokenizer {
     /// Builds the tokenizer that a file's metadata describes.
     ///
@@ -77,8 +86,17 @@ impl Tokenizer {
         }
     }
 
-    /// The token IDs of a text.
-    pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<u32> {
+    /// The token IDs of a text, which need not be UTF-8 if the tokenizer works on bytes, as SentencePiece does.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) where llama.cpp throws: for text that byte-level BPE cannot read as
+    /// characters, and for bytes that the vocabulary has no token for.
+    pub fn encode(
+        &self,
+        text: impl AsRef<[u8]>,
+        options: EncodeOptions,
+    ) -> Result<Vec<u32>, Error> {
+        let text = std::str::from_utf8(text.as_ref()).map_err(|e| Error::usage(e.to_string()))?;
         let mut ids = Vec::new();
         if options.add_special && self.vocab.add_bos {
             ids.extend(self.vocab.bos);
@@ -105,19 +123,34 @@ impl Tokenizer {
         if options.add_special && self.vocab.add_eos {
             ids.extend(self.vocab.eos);
         }
-        ids
+        Ok(ids)
     }
 
-    /// The text of token IDs: their pieces without control tokens, less the one space that encoding put in
-    /// front. The result need not be UTF-8 if the IDs end within a character. IDs outside the vocabulary
-    /// have no text.
-    pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
-        let mut text = Vec::new();
+    /// The text of token IDs, as `llama_detokenize` writes it: their pieces, less one space in front where encoding
+    /// puts one there, and cleaned up where the vocabulary asks for that. It need not be UTF-8.
+    /// IDs outside the vocabulary have no text.
+    pub fn decode(&self, ids: &[u32], options: DecodeOptions) -> Vec<u8> {
+        let mut ids = ids;
         let mut strip = self.vocab.add_space_prefix;
-        for &id in ids.iter().filter(|&&id| !self.is_control(id)) {
-            let piece = self.piece(id).unwrap_or_default();
-            let stripped = piece.strip_prefix(b" ").filter(|_| strip);
-            text.extend_from_slice(stripped.unwrap_or(piece));
+        if options.remove_special {
+            if let (true, Some((&first, rest))) = (self.vocab.add_bos, ids.split_first())
+                && Some(first) == self.vocab.bos
+            {
+                (ids, strip) = (rest, false);
+            }
+            if let (true, Some((&last, rest))) = (self.vocab.add_eos, ids.split_last())
+                && Some(last) == self.vocab.eos
+            {
+                ids = rest;
+            }
+        }
+        let mut text = Vec::new();
+        for &id in ids {
+            if options.unparse_special || !self.is_control(id) {
+                let piece = self.piece(id).unwrap_or_default();
+                let stripped = piece.strip_prefix(b" ").filter(|_| strip);
+                text.extend_from_slice(stripped.unwrap_or(piece));
+            }
             strip = false;
         }
         text

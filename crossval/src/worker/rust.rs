@@ -9,7 +9,7 @@ use bitnet_core::kernels::Kernel;
 use bitnet_core::model::{Architecture, Logits, Model, Session, SessionOptions};
 use bitnet_core::sampling::greedy;
 use bitnet_core::tap::{Observer, ObserverError, Tap, TapData, TapView};
-use bitnet_core::tokenizer::{EncodeOptions, Tokenizer};
+use bitnet_core::tokenizer::{DecodeOptions, EncodeOptions, Tokenizer};
 
 use super::{Backend, EvalRequest, Refusal, Special, TapStream, facts};
 use crate::error::Error;
@@ -142,11 +142,15 @@ impl Backend for RustBackend {
             add_special: special.add,
             parse_special: special.parse,
         };
-        Ok(self.tokenizer()?.encode(text, options))
+        Ok(self.tokenizer()?.encode(text, options)?)
     }
 
     fn detokenize(&mut self, tokens: &[u32]) -> Result<Vec<u8>, Refusal> {
-        Ok(self.tokenizer()?.decode(tokens))
+        let options = DecodeOptions {
+            unparse_special: true,
+            ..DecodeOptions::default()
+        };
+        Ok(self.tokenizer()?.decode(tokens, options))
     }
 
     fn eval(&mut self, request: &EvalRequest, taps: &mut TapStream) -> Result<Vec<f32>, Refusal> {
