@@ -2,10 +2,12 @@
 //! merged in the order of the merge list.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
+
+use hashbrown::HashMap;
 
 use super::pretokenize::Pretokenizer;
-use super::vocab::Vocab;
+use super::vocab::{Vocab, until_nul};
 use crate::gguf::StringArray;
 
 /// No neighbour; also the ID of a text that occurs in no merge and is no token.
@@ -53,7 +55,7 @@ impl Bpe {
         };
         let mut table = HashMap::with_capacity(merges.len());
         let mut merged = Vec::new();
-        for (rank, merge) in merges.iter().enumerate() {
+        for (rank, merge) in merges.iter().map(until_nul).enumerate() {
             // The separator is the first space behind the first character.
             let Some(at) = merge.iter().skip(1).position(|&b| b == b' ') else {
                 continue;
@@ -82,20 +84,20 @@ impl Bpe {
         }
     }
 
-    /// Appends the tokens of `text`.
-    pub fn encode(&self, vocab: &Vocab, pre: &Pretokenizer, text: &str, ids: &mut Vec<u32>) {
+    /// Appends the tokens of a [normalized](super::unicode::normalize) text.
+    pub fn encode(&self, vocab: &Vocab, pre: &Pretokenizer, text: &[u8], ids: &mut Vec<u32>) {
         let mut encoded = String::new();
         let mut scratch = Scratch::default();
         for word in pre.split(text) {
             if self.ignore_merges {
                 encoded.clear();
-                encoded.extend(word.bytes().map(byte_to_char));
+                encoded.extend(word.iter().map(|&b| byte_to_char(b)));
                 if let Some(id) = vocab.id(encoded.as_bytes()) {
                     ids.push(id);
                     continue;
                 }
             }
-            self.encode_word(vocab, word.as_bytes(), &mut scratch, ids);
+            self.encode_word(vocab, word, &mut scratch, ids);
         }
     }
 

@@ -1,22 +1,33 @@
-//! Tokenizers from GGUF metadata: SentencePiece unigram merging ("llama") and byte-level BPE ("gpt2").
+//! Tokenizers from GGUF metadata: SentencePiece's merging ("llama", SPM), byte-level BPE ("gpt2") and WordPiece
+//! ("bert", WPM).
 //!
 //! Token for token those of llama.cpp as BitNet.cpp pins it (`src/llama-vocab.cpp`, `llm_load_vocab`),
-//! defaults for missing keys included. What is not implemented is refused by name when the file is loaded.
+//! defaults for missing keys included. What is not implemented ("t5", "rwkv") is refused by name when the file is
+//! loaded.
 
 mod bpe;
+mod decode;
 mod pretokenize;
 mod special;
 mod spm;
+mod stage;
 #[cfg(test)]
 mod tests;
+mod unicode;
 mod vocab;
+mod wpm;
 
 use crate::error::Error;
 use crate::gguf::Metadata;
 use bpe::Bpe;
+pub use decode::{DecodeOptions, DecodeStream};
 use pretokenize::Pretokenizer;
 use special::Fragment;
+use unicode::Malformed;
 use vocab::{Family, Vocab};
+
+/// Largest text, bytes: positions are 32 bits, and SentencePiece's spaces three bytes long.
+const MAX_TEXT: usize = 1 << 30;
 
 /// A vocabulary and the algorithm that goes with it.
 #[derive(Debug)]
@@ -29,6 +40,15 @@ pub struct Tokenizer {
 enum Model {
     Spm,
     Bpe(Box<Bpe>, Pretokenizer),
+    Wpm(Wordpiece),
+}
+
+/// The special tokens of WordPiece, which always stand around a text.
+#[derive(Clone, Copy, Debug)]
+struct Wordpiece {
+    cls: u32,
+    sep: u32,
+    unknown: u32,
 }
 
 /// How [`Tokenizer::encode`] treats special tokens.
@@ -38,15 +58,6 @@ pub struct EncodeOptions {
     pub add_special: bool,
     /// Reads control tokens that are spelt out in the text (`<|eot_id|>`) as such, not as text.
     pub parse_special: bool,
-}
-
-/// How [`Tokenizer::decode`] treats special tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DecodeOptions {
-    /// Leaves out the BOS and EOS that [`EncodeOptions::add_special`] adds.
-    pub remove_special: bool,
-    /// Writes control tokens out by their names.
-    pub unparse_special: bool,
 }
 
 impl Tokenizer {
@@ -78,28 +89,45 @@ impl Tokenizer {
                     model: Model::Bpe(bpe, pre),
                 })
             }
+            "bert" => {
+                let vocab = Vocab::load(metadata, Family::Wpm)?;
+                let wpm = Wordpiece {
+                    cls: vocab.require(metadata, "tokenizer.ggml.cls_token_id", 101)?,
+                    sep: vocab.require(metadata, "tokenizer.ggml.seperator_token_id", 102)?,
+                    unknown: vocab.require(metadata, "tokenizer.ggml.unknown_token_id", 100)?,
+                };
+                Ok(Tokenizer {
+                    vocab,
+                    model: Model::Wpm(wpm),
+                })
+            }
             other => {
-                let what =
-                    format!("tokenizer {other:?} is not supported (\"llama\" and \"gpt2\" are)");
+                let what = format!(
+                    "tokenizer {other:?} is not supported (\"llama\", \"gpt2\" and \"bert\" are)"
+                );
                 Err(Error::unsupported(metadata.path(), what))
             }
         }
     }
 
-    /// The token IDs of a text, which need not be UTF-8 if the tokenizer works on bytes, as SentencePiece does.
+    /// The token IDs of a text.
     ///
     /// # Errors
-    /// [`Usage`](crate::ErrorKind::Usage) where llama.cpp throws: for text that byte-level BPE cannot read as
-    /// characters, and for bytes that the vocabulary has no token for.
+    /// [`Usage`](crate::ErrorKind::Usage) where llama.cpp throws: text that is not UTF-8, but for SPM, which takes
+    /// any bytes; and bytes that an SPM vocabulary has no token for.
     pub fn encode(
         &self,
         text: impl AsRef<[u8]>,
         options: EncodeOptions,
     ) -> Result<Vec<u32>, Error> {
-        let text = std::str::from_utf8(text.as_ref()).map_err(|e| Error::usage(e.to_string()))?;
+        let text = text.as_ref();
+        if text.len() > MAX_TEXT {
+            let what = format!("a text of {} bytes, {MAX_TEXT} is the limit", text.len());
+            return Err(Error::usage(what));
+        }
         let mut ids = Vec::new();
-        if options.add_special && self.vocab.add_bos {
-            ids.extend(self.vocab.bos);
+        if options.add_special {
+            ids.extend(self.first());
         }
         let mut after_special = true;
         for fragment in special::partition(&self.vocab, text, options.parse_special) {
@@ -108,52 +136,61 @@ impl Tokenizer {
                     ids.push(id);
                     after_special = true;
                 }
-                Fragment::Text(text) => {
-                    match &self.model {
-                        Model::Spm => {
-                            let space = self.vocab.add_space_prefix && after_special;
-                            spm::encode(&self.vocab, text, space, &mut ids);
-                        }
-                        Model::Bpe(bpe, pre) => bpe.encode(&self.vocab, pre, text, &mut ids),
-                    }
+                Fragment::Text(range) => {
+                    let start = range.start;
+                    self.encode_fragment(&text[range], start, after_special, &mut ids)?;
                     after_special = false;
                 }
             }
         }
-        if options.add_special && self.vocab.add_eos {
-            ids.extend(self.vocab.eos);
+        if options.add_special {
+            ids.extend(self.last());
         }
         Ok(ids)
     }
 
-    /// The text of token IDs, as `llama_detokenize` writes it: their pieces, less one space in front where encoding
-    /// puts one there, and cleaned up where the vocabulary asks for that. It need not be UTF-8.
-    /// IDs outside the vocabulary have no text.
-    pub fn decode(&self, ids: &[u32], options: DecodeOptions) -> Vec<u8> {
-        let mut ids = ids;
-        let mut strip = self.vocab.add_space_prefix;
-        if options.remove_special {
-            if let (true, Some((&first, rest))) = (self.vocab.add_bos, ids.split_first())
-                && Some(first) == self.vocab.bos
-            {
-                (ids, strip) = (rest, false);
+    /// `start`: byte offset of the fragment in the text.
+    fn encode_fragment(
+        &self,
+        text: &[u8],
+        start: usize,
+        after_special: bool,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), Error> {
+        let characters = || {
+            unicode::normalize(text).map_err(|Malformed { at }| {
+                let at = start + at;
+                Error::usage(format!("the text is not UTF-8 at byte {at}"))
+            })
+        };
+        match &self.model {
+            Model::Spm => {
+                let space = self.vocab.add_space_prefix && after_special;
+                spm::encode(&self.vocab, text, space, ids).map_err(|byte| {
+                    let what = format!("the vocabulary has no token for the byte 0x{byte:02X}");
+                    Error::usage(what)
+                })?;
             }
-            if let (true, Some((&last, rest))) = (self.vocab.add_eos, ids.split_last())
-                && Some(last) == self.vocab.eos
-            {
-                ids = rest;
-            }
+            Model::Bpe(bpe, pre) => bpe.encode(&self.vocab, pre, &characters()?, ids),
+            Model::Wpm(wpm) => wpm::encode(&self.vocab, &characters()?, wpm.unknown, ids),
         }
-        let mut text = Vec::new();
-        for &id in ids {
-            if options.unparse_special || !self.is_control(id) {
-                let piece = self.piece(id).unwrap_or_default();
-                let stripped = piece.strip_prefix(b" ").filter(|_| strip);
-                text.extend_from_slice(stripped.unwrap_or(piece));
-            }
-            strip = false;
+        Ok(())
+    }
+
+    /// What is put before a text.
+    fn first(&self) -> Option<u32> {
+        match &self.model {
+            Model::Wpm(wpm) => Some(wpm.cls),
+            _ => self.vocab.bos.filter(|_| self.vocab.add_bos),
         }
-        text
+    }
+
+    /// What is put behind a text.
+    fn last(&self) -> Option<u32> {
+        match &self.model {
+            Model::Wpm(wpm) => Some(wpm.sep),
+            _ => self.vocab.eos.filter(|_| self.vocab.add_eos),
+        }
     }
 
     /// What a token adds to a text that others precede; for a control token its name. `None` if the ID is

@@ -1,12 +1,10 @@
 //! Pre-tokenizers: how byte-level BPE cuts a text into words before merging.
 //!
-//! llama.cpp names them by `tokenizer.ggml.pre` and writes most as regular expressions applied one after the
-//! other, each to the pieces that the ones before it left. Here each expression is a scanner over characters
-//! and their classes. Classes are those of Unicode 15.1, as in the reference: a later version has more letters.
+//! llama.cpp names them by `tokenizer.ggml.pre` and writes them as regular expressions applied one after the
+//! other, each to the pieces that the ones before it left. Here each expression is a [`Stage`], which scans
+//! characters and their classes.
 
-use std::ops::Range;
-
-use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
+use super::stage::{Chars, Stage};
 
 /// A pre-tokenizer and the defaults that llama.cpp ties to its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,25 +16,8 @@ pub(super) struct Pretokenizer {
     pub add_bos: bool,
     /// There is a BOS even if the file names none.
     pub has_default_bos: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// ``[\p{P}$+<=>^~|]+``, with the backtick or without.
-    Punctuation { backtick: bool },
-    /// GPT-2: `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
-    Gpt2,
-    /// Llama 3: the same contractions without regard to case, then
-    /// `[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,max}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
-    Llama3 { max_digits: usize },
-    /// `\p{N}+`
-    Numbers,
-    /// `\p{N}`
-    EachNumber,
-    /// `[0-9][0-9][0-9]`
-    DigitTriples,
-    /// `[0-9]`
-    EachDigit,
+    /// Detokenization cleans up spaces.
+    pub clean_spaces: bool,
 }
 
 const DEFAULT: &[Stage] = &[
@@ -59,9 +40,35 @@ const GPT2: &[Stage] = &[Stage::Gpt2];
 const STARCODER: &[Stage] = &[Stage::EachNumber, Stage::Gpt2];
 const LLAMA3: &[Stage] = &[Stage::Llama3 { max_digits: 3 }];
 const QWEN2: &[Stage] = &[Stage::Llama3 { max_digits: 1 }];
+const DEEPSEEK_LLM: &[Stage] = &[
+    Stage::EachLineBreak,
+    Stage::CasedLetters,
+    Stage::DeepseekPunctuation,
+    Stage::TrailingSpace,
+    Stage::Cjk,
+    Stage::Numbers,
+];
+const DEEPSEEK_CODER: &[Stage] = &[
+    Stage::EachLineBreak,
+    Stage::SpacedLetters,
+    Stage::SpacedPunctuation,
+    Stage::Cjk,
+    Stage::EachNumber,
+];
+const BLOOM: &[Stage] = &[Stage::Bloom];
+const VIKING: &[Stage] = &[Stage::Bloom, Stage::EachNumber];
+const TEKKEN: &[Stage] = &[Stage::Tekken];
+const CHAMELEON: &[Stage] = &[
+    Stage::Sentinel,
+    Stage::ImageToken,
+    Stage::CodeSpace,
+    Stage::EachNumber,
+    Stage::EachPunctuation,
+    Stage::Gpt2,
+];
 
 impl Pretokenizer {
-    /// The pre-tokenizer of this name, if it is implemented.
+    /// The pre-tokenizer of this name, if llama.cpp as BitNet.cpp pins it knows one.
     pub fn by_name(name: &str) -> Option<Pretokenizer> {
         let stages = match name {
             "default" => DEFAULT,
@@ -72,21 +79,39 @@ impl Pretokenizer {
             "starcoder" | "refact" | "command-r" | "smollm" | "codeshell" | "exaone" => STARCODER,
             "falcon" => FALCON,
             "falcon3" | "falcon_e" => FALCON_3,
+            "deepseek-llm" => DEEPSEEK_LLM,
+            "deepseek-coder" => DEEPSEEK_CODER,
+            "bloom" | "poro-chat" | "gpt3-finnish" => BLOOM,
+            "viking" => VIKING,
+            "tekken" => TEKKEN,
+            "chameleon" => CHAMELEON,
             _ => return None,
         };
         let llama3 = matches!(name, "llama3" | "llama-v3" | "llama-bpe");
         Some(Pretokenizer {
             stages,
-            ignore_merges: llama3,
-            add_bos: llama3,
+            ignore_merges: llama3 || name == "tekken",
+            add_bos: llama3 || matches!(name, "tekken" | "chameleon"),
             has_default_bos: name != "chatglm-bpe",
+            clean_spaces: !matches!(
+                name,
+                "deepseek-llm"
+                    | "deepseek-coder"
+                    | "command-r"
+                    | "qwen2"
+                    | "poro-chat"
+                    | "viking"
+                    | "tekken"
+                    | "smollm"
+                    | "chameleon"
+            ),
         })
     }
 
-    /// The words of a text; together they are the text.
-    pub fn split<'a>(&self, text: &'a str) -> impl Iterator<Item = &'a str> {
+    /// The words of a [normalized](super::unicode::normalize) text; together they are the text.
+    pub fn split<'a>(&self, text: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let chars = Chars::new(text);
-        let mut ends = vec![chars.codes.len()];
+        let mut ends = vec![chars.len()];
         for stage in self.stages {
             let mut split = Vec::with_capacity(ends.len());
             let mut start = 0;
@@ -99,205 +124,10 @@ impl Pretokenizer {
         let mut start = 0;
         let mut rest = text;
         ends.into_iter().map(move |end| {
-            let len = chars.codes[start..end].iter().map(|c| c.len_utf8()).sum();
-            let (word, after) = rest.split_at(len);
+            let (word, after) = rest.split_at(chars.len_utf8(start..end));
             (start, rest) = (end, after);
             word
         })
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Letter,
-    Number,
-    Space,
-    Punctuation,
-    Other,
-}
-
-impl Class {
-    fn of(c: char) -> Class {
-        match c {
-            'a'..='z' | 'A'..='Z' => return Class::Letter,
-            '0'..='9' => return Class::Number,
-            // White_Space.
-            '\t'..='\r'
-            | ' '
-            | '\u{85}'
-            | '\u{A0}'
-            | '\u{1680}'
-            | '\u{2000}'..='\u{200A}'
-            | '\u{2028}'
-            | '\u{2029}'
-            | '\u{202F}'
-            | '\u{205F}'
-            | '\u{3000}' => return Class::Space,
-            _ => {}
-        }
-        match c.general_category_group() {
-            GeneralCategoryGroup::Letter => Class::Letter,
-            GeneralCategoryGroup::Number => Class::Number,
-            GeneralCategoryGroup::Punctuation => Class::Punctuation,
-            _ => Class::Other,
-        }
-    }
-}
-
-struct Chars {
-    codes: Vec<char>,
-    classes: Vec<Class>,
-}
-
-impl Chars {
-    fn new(text: &str) -> Chars {
-        Chars {
-            codes: text.chars().collect(),
-            classes: text.chars().map(Class::of).collect(),
-        }
-    }
-}
-
-/// A piece of the text that a stage splits; positions are relative to it.
-struct Piece<'a> {
-    codes: &'a [char],
-    classes: &'a [Class],
-}
-
-impl Stage {
-    /// Appends the ends of the words within `range`.
-    fn split(self, chars: &Chars, range: Range<usize>, ends: &mut Vec<usize>) {
-        let piece = Piece {
-            codes: &chars.codes[range.clone()],
-            classes: &chars.classes[range.clone()],
-        };
-        let mut pos = 0;
-        // Where a run of characters that no match covers began; such a run is a word of its own.
-        let mut gap = 0;
-        while pos < piece.codes.len() {
-            let len = self.match_len(&piece, pos);
-            if len == 0 {
-                pos += 1;
-                continue;
-            }
-            if gap < pos {
-                ends.push(range.start + pos);
-            }
-            pos += len;
-            gap = pos;
-            ends.push(range.start + pos);
-        }
-        if gap < pos {
-            ends.push(range.end);
-        }
-    }
-
-    /// Characters that the expression matches at `pos`, 0 if it does not.
-    fn match_len(self, p: &Piece<'_>, pos: usize) -> usize {
-        let c = p.codes[pos];
-        match self {
-            Stage::Punctuation { backtick } => {
-                let more: &[char] = match backtick {
-                    true => &['$', '+', '<', '=', '>', '^', '~', '|', '`'],
-                    false => &['$', '+', '<', '=', '>', '^', '~', '|'],
-                };
-                p.run(pos, |c, class| {
-                    class == Class::Punctuation || more.contains(&c)
-                })
-            }
-            Stage::Gpt2 => p.gpt2(pos),
-            Stage::Llama3 { max_digits } => p.llama3(pos, max_digits),
-            Stage::Numbers => p.run(pos, |_, class| class == Class::Number),
-            Stage::EachNumber => usize::from(p.classes[pos] == Class::Number),
-            Stage::DigitTriples => match p.codes.get(pos..pos + 3) {
-                Some(three) if three.iter().all(char::is_ascii_digit) => 3,
-                _ => 0,
-            },
-            Stage::EachDigit => usize::from(c.is_ascii_digit()),
-        }
-    }
-}
-
-impl Piece<'_> {
-    fn run(&self, from: usize, matches: impl Fn(char, Class) -> bool) -> usize {
-        let rest = self.codes[from..].iter().zip(&self.classes[from..]);
-        rest.take_while(|&(&c, &class)| matches(c, class)).count()
-    }
-
-    fn run_of(&self, from: usize, class: Class) -> usize {
-        self.run(from, |_, c| c == class)
-    }
-
-    /// A run of `[^\s\p{L}\p{N}]`.
-    fn run_of_symbols(&self, from: usize) -> usize {
-        self.run(from, |_, c| matches!(c, Class::Punctuation | Class::Other))
-    }
-
-    fn class(&self, pos: usize) -> Option<Class> {
-        self.classes.get(pos).copied()
-    }
-
-    /// English contractions: 's 't 'm 'd 're 've 'll.
-    fn contraction(&self, pos: usize, fold: impl Fn(char) -> char) -> usize {
-        let letter = |i: usize| self.codes.get(pos + i).map(|&c| fold(c));
-        match (self.codes[pos], letter(1), letter(2)) {
-            ('\'', Some('s' | 't' | 'm' | 'd'), _) => 2,
-            ('\'', Some('r' | 'v'), Some('e')) | ('\'', Some('l'), Some('l')) => 3,
-            _ => 0,
-        }
-    }
-
-    /// `\s+(?!\S)|\s+`: the last space before a word is left to it.
-    fn space(&self, pos: usize) -> usize {
-        let run = self.run_of(pos, Class::Space);
-        match pos + run < self.codes.len() {
-            true if run > 1 => run - 1,
-            _ => run,
-        }
-    }
-
-    fn gpt2(&self, pos: usize) -> usize {
-        let contraction = self.contraction(pos, |c| c);
-        if contraction > 0 {
-            return contraction;
-        }
-        let space = usize::from(self.codes[pos] == ' ');
-        match self.class(pos + space) {
-            Some(class @ (Class::Letter | Class::Number)) => {
-                space + self.run_of(pos + space, class)
-            }
-            Some(Class::Punctuation | Class::Other) => space + self.run_of_symbols(pos + space),
-            Some(Class::Space) | None => self.space(pos),
-        }
-    }
-
-    fn llama3(&self, pos: usize, max_digits: usize) -> usize {
-        let contraction = self.contraction(pos, |c| c.to_ascii_lowercase());
-        if contraction > 0 {
-            return contraction;
-        }
-        let (c, class) = (self.codes[pos], self.classes[pos]);
-        let line_break = |c: char| c == '\r' || c == '\n';
-        if class == Class::Letter {
-            return self.run_of(pos, Class::Letter);
-        }
-        if class == Class::Number {
-            return self.run_of(pos, Class::Number).min(max_digits);
-        }
-        if !line_break(c) && self.class(pos + 1) == Some(Class::Letter) {
-            return 1 + self.run_of(pos + 1, Class::Letter);
-        }
-        let space = usize::from(c == ' ');
-        let symbols = self.run_of_symbols((pos + space).min(self.codes.len()));
-        if symbols > 0 {
-            let end = pos + space + symbols;
-            return space + symbols + self.run(end, |c, _| line_break(c));
-        }
-        let run = self.run_of(pos, Class::Space);
-        let breaks = self.codes[pos..pos + run]
-            .iter()
-            .rposition(|&c| line_break(c));
-        breaks.map_or_else(|| self.space(pos), |last| last + 1)
     }
 }
 
@@ -306,7 +136,9 @@ mod tests {
     use super::*;
 
     fn split<'a>(name: &str, text: &'a str) -> Vec<&'a str> {
-        Pretokenizer::by_name(name).unwrap().split(text).collect()
+        let words = Pretokenizer::by_name(name).unwrap();
+        let words = words.split(text.as_bytes());
+        words.map(|w| std::str::from_utf8(w).unwrap()).collect()
     }
 
     #[test]
@@ -345,6 +177,55 @@ mod tests {
             ("gpt-2", " ", &[" "]),
             ("llama-bpe", " ", &[" "]),
             ("llama-bpe", "\u{3000}字", &["\u{3000}字"]),
+            (
+                "deepseek-llm",
+                "Hé llo\n\n 12  x!  ",
+                // Its punctuation reaches from the colon to the tilde, letters and all.
+                &[
+                    "H", "é", " llo", "\n", "\n", " ", "12", " ", " x", "!", "  ",
+                ],
+            ),
+            ("deepseek-llm", "가か漢", &["가か漢"]),
+            (
+                "deepseek-coder",
+                "a 12 'か漢x",
+                &["a", " ", "1", "2", " '", "か漢", "x"],
+            ),
+            (
+                "bloom",
+                "a (b)|c, d",
+                &["a", " (", "b", ")|", "c", ",", " d"],
+            ),
+            ("viking", "ab12 3", &["ab", "1", "2", " ", "3"]),
+            (
+                "tekken",
+                "HelloWorldABC abc12é/\n/x",
+                &["Hello", "World", "ABC", " abc", "1", "2", "é", "/\n/", "x"],
+            ),
+            // A letter without case ends what is upper, and begins what is lower.
+            ("tekken", "ÉAB 漢A漢b", &["É", "AB", " 漢A漢b"]),
+            (
+                "chameleon",
+                "<sentinel:12>IMGIMGABZ \t    a-b1",
+                &[
+                    "<",
+                    "sentinel",
+                    ":",
+                    "1",
+                    "2",
+                    ">",
+                    "IMGIMGABZ",
+                    " ",
+                    "\t",
+                    "    ",
+                    "a",
+                    "-",
+                    "b",
+                    "1",
+                ],
+            ),
+            ("chameleon", "IMGIMGABZx", &["IMGIMGABZ", "x"]),
+            ("chameleon", "IMGIMGABABAZx", &["IMGIMGABABAZx"]),
         ];
         for (name, text, want) in cases {
             assert_eq!(split(name, text), *want, "{name}: {text:?}");
@@ -353,7 +234,7 @@ mod tests {
 
     #[test]
     fn unknown_names_are_not_guessed() {
-        for name in ["tekken", "deepseek-llm", "viking", "llama4", ""] {
+        for name in ["gpt-4o", "superbpe", "llama4", ""] {
             assert_eq!(Pretokenizer::by_name(name), None, "{name}");
         }
     }

@@ -1,34 +1,31 @@
 //! Cuts special tokens out of the raw text.
 
+use std::ops::Range;
+
+use memchr::memmem;
+
 use super::vocab::Vocab;
 
 /// A stretch of the text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fragment<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fragment {
     Special(u32),
-    Text(&'a str),
+    Text(Range<usize>),
 }
 
 /// The text in order, with special tokens recognised: longer ones win, among equals the lower ID, and each
 /// from left to right. Control tokens count only if `parse_control`; user-defined ones always do.
-pub(super) fn partition<'a>(
-    vocab: &Vocab,
-    text: &'a str,
-    parse_control: bool,
-) -> Vec<Fragment<'a>> {
+pub(super) fn partition(vocab: &Vocab, text: &[u8], parse_control: bool) -> Vec<Fragment> {
     let mut fragments = Vec::new();
     if !text.is_empty() {
-        fragments.push(Fragment::Text(text));
+        fragments.push(Fragment::Text(0..text.len()));
     }
     for special in &vocab.special {
         if special.control && !parse_control {
             continue;
         }
-        // A token that is not UTF-8 cannot occur in text that is.
-        let Ok(needle) = std::str::from_utf8(&special.text) else {
-            continue;
-        };
-        if !text.contains(needle) {
+        let finder = memmem::Finder::new(&special.text);
+        if finder.find(text).is_none() {
             continue;
         }
         let mut cut = Vec::with_capacity(fragments.len());
@@ -37,13 +34,15 @@ pub(super) fn partition<'a>(
                 cut.push(fragment);
                 continue;
             };
-            while let Some(at) = rest.find(needle) {
-                let (mut left, mut right) = (&rest[..at], &rest[at + needle.len()..]);
+            while let Some(at) = finder.find(&text[rest.clone()]) {
+                let start = rest.start + at;
+                let (mut left, mut right) =
+                    (rest.start..start, start + special.text.len()..rest.end);
                 if special.strip_left {
-                    left = left.trim_end_matches(is_space);
+                    left.end -= spaces(text[left.clone()].iter().rev());
                 }
                 if special.strip_right {
-                    right = right.trim_start_matches(is_space);
+                    right.start += spaces(text[right.clone()].iter());
                 }
                 if !left.is_empty() {
                     cut.push(Fragment::Text(left));
@@ -60,7 +59,9 @@ pub(super) fn partition<'a>(
     fragments
 }
 
-/// C's `isspace` in the "C" locale; `char::is_ascii_whitespace` lacks the vertical tab.
-fn is_space(c: char) -> bool {
-    matches!(c, '\t'..='\r' | ' ')
+/// How many bytes C's `isspace` takes in the "C" locale.
+fn spaces<'a>(bytes: impl Iterator<Item = &'a u8>) -> usize {
+    bytes
+        .take_while(|b| matches!(b, b'\t'..=b'\r' | b' '))
+        .count()
 }

@@ -1,6 +1,10 @@
 //! The vocabulary: texts, scores, attributes, special tokens.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::hash::BuildHasher;
+
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::bpe::decode_text;
 use super::pretokenize::Pretokenizer;
@@ -24,6 +28,7 @@ pub(super) enum Kind {
 pub(super) enum Family<'a> {
     Spm,
     Bpe(&'a Pretokenizer),
+    Wpm,
 }
 
 #[derive(Debug)]
@@ -32,7 +37,7 @@ pub(super) struct Vocab {
     texts: StringArray,
     /// What each token decodes to.
     pub pieces: StringArray,
-    ids: HashMap<Box<[u8]>, u32>,
+    index: TextIndex,
     scores: Vec<f32>,
     kinds: Vec<Kind>,
     pub max_text_len: usize,
@@ -44,6 +49,8 @@ pub(super) struct Vocab {
     pub add_bos: bool,
     pub add_eos: bool,
     pub add_space_prefix: bool,
+    /// Decoding cleans up spaces.
+    pub clean_spaces: bool,
     /// Tokens that are cut out of the text before anything else: longest first.
     pub special: Vec<Special>,
 }
@@ -144,20 +151,16 @@ impl Vocab {
         };
 
         let mut texts = StringArray::default();
-        let mut ids = HashMap::with_capacity(n);
         for (id, text) in tokens.iter().enumerate() {
-            let unnamed = format!("[EMPTY_{id}]");
-            let text = if text.is_empty() {
-                unnamed.as_bytes()
-            } else {
-                text
-            };
-            texts.push(text);
-            if let Some(first) = ids.insert(Box::from(text), id as u32) {
-                let text = text.escape_ascii();
-                return Err(bad(format!("tokens {first} and {id} are both \"{text}\"")));
+            match until_nul(text) {
+                b"" => texts.push(format!("[EMPTY_{id}]").as_bytes()),
+                text => texts.push(text),
             }
         }
+        let index = TextIndex::new(&texts).map_err(|[first, second]| {
+            let text = texts.get(first as usize).unwrap_or_default().escape_ascii();
+            bad(format!("tokens {first} and {second} are both \"{text}\""))
+        })?;
         let scores = match metadata.optional::<&[f32]>("tokenizer.ggml.scores")? {
             None => vec![0.0; n],
             Some(scores) => {
@@ -177,7 +180,7 @@ impl Vocab {
             max_text_len: texts.iter().map(<[u8]>::len).max().unwrap_or(0),
             pieces: StringArray::default(),
             texts,
-            ids,
+            index,
             scores,
             kinds,
             bos: None,
@@ -188,13 +191,18 @@ impl Vocab {
             add_bos: metadata
                 .optional("tokenizer.ggml.add_bos_token")?
                 .unwrap_or(match family {
-                    Family::Spm => true,
+                    Family::Spm | Family::Wpm => true,
                     Family::Bpe(pre) => pre.add_bos,
                 }),
             add_eos: metadata
                 .optional("tokenizer.ggml.add_eos_token")?
                 .unwrap_or(false),
             add_space_prefix: add_space_prefix.unwrap_or(matches!(family, Family::Spm)),
+            clean_spaces: match family {
+                Family::Spm => false,
+                Family::Bpe(pre) => pre.clean_spaces,
+                Family::Wpm => true,
+            },
             special: Vec::new(),
         };
         vocab.resolve_special(metadata, family)?;
@@ -207,6 +215,7 @@ impl Vocab {
         let (bos, eos, unk) = match family {
             Family::Spm => (Some(1), Some(2), Some(0)),
             Family::Bpe(pre) => (Some(11).filter(|_| pre.has_default_bos), Some(11), None),
+            Family::Wpm => (None, None, Some(100)),
         };
         self.bos = self.special_id(metadata, "tokenizer.ggml.bos_token_id", bos)?;
         self.eos = self.special_id(metadata, "tokenizer.ggml.eos_token_id", eos)?;
@@ -215,7 +224,8 @@ impl Vocab {
             (self.add_bos, self.bos, "bos"),
             (self.add_eos, self.eos, "eos"),
         ] {
-            if wanted && id.is_none() {
+            // WordPiece puts other tokens around a text, whatever these switches say.
+            if wanted && id.is_none() && !matches!(family, Family::Wpm) {
                 let what =
                     format!("\"tokenizer.ggml.add_{key}_token\" is set without such a token");
                 return Err(Error::bad_file(metadata.path(), what));
@@ -281,7 +291,7 @@ impl Vocab {
         for (id, text) in self.texts.iter().enumerate() {
             match (self.kinds[id], family) {
                 (Kind::Control | Kind::Unknown | Kind::UserDefined, _) => pieces.push(text),
-                (Kind::Normal, Family::Spm) => pieces.push(&unescape(text)),
+                (Kind::Normal, Family::Spm | Family::Wpm) => pieces.push(&unescape(text)),
                 (Kind::Normal, Family::Bpe(_)) => {
                     let text =
                         std::str::from_utf8(text).map_err(|_| bad(id, text, "is not UTF-8"))?;
@@ -291,6 +301,13 @@ impl Vocab {
                     let byte =
                         parse_byte(text).ok_or_else(|| bad(id, text, "is not a byte token"))?;
                     pieces.push(&[byte]);
+                }
+                (Kind::Byte, Family::Wpm) => {
+                    return Err(bad(
+                        id,
+                        text,
+                        "is a byte token, which WordPiece has none of",
+                    ));
                 }
                 (Kind::Byte, Family::Bpe(_)) | (Kind::Other, _) => pieces.push(b""),
             }
@@ -332,7 +349,7 @@ impl Vocab {
     }
 
     pub fn id(&self, text: &[u8]) -> Option<u32> {
-        self.ids.get(text).copied()
+        self.index.find(text, &self.texts)
     }
 
     pub fn score(&self, id: u32) -> f32 {
@@ -344,13 +361,65 @@ impl Vocab {
         matches!(kind, Some(Kind::Control | Kind::Unknown))
     }
 
-    /// The token of a byte that no text token covers; the unknown token where the vocabulary has none
-    /// (llama.cpp throws there).
+    /// The token of a byte that no text token covers.
     pub fn byte(&self, byte: u8) -> Option<u32> {
         self.id(format!("<0x{byte:02X}>").as_bytes())
             .or_else(|| self.id(&[byte]))
-            .or(self.unk)
     }
+
+    /// The ID that a key gives, or `default`.
+    ///
+    /// # Errors
+    /// Neither is in the vocabulary.
+    pub fn require(&self, metadata: &Metadata, key: &str, default: u32) -> Result<u32, Error> {
+        self.special_id(metadata, key, Some(default))?
+            .ok_or_else(|| {
+                let what = format!(
+                    "{key:?} is missing, and its default, {default}, is outside the vocabulary"
+                );
+                Error::bad_file(metadata.path(), what)
+            })
+    }
+}
+
+/// Finds a token by its text, without keeping the text again.
+#[derive(Debug)]
+struct TextIndex {
+    ids: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+}
+
+impl TextIndex {
+    /// # Errors
+    /// Two tokens of the same text.
+    fn new(texts: &StringArray) -> Result<TextIndex, [u32; 2]> {
+        let hasher = DefaultHashBuilder::default();
+        let text_of = |id: u32| texts.get(id as usize).unwrap_or_default();
+        let mut ids = HashTable::with_capacity(texts.len());
+        for (id, text) in texts.iter().enumerate() {
+            let id = id as u32;
+            let entry = ids.entry(
+                hasher.hash_one(text),
+                |&other| text_of(other) == text,
+                |&other| hasher.hash_one(text_of(other)),
+            );
+            match entry {
+                Entry::Occupied(first) => return Err([*first.get(), id]),
+                Entry::Vacant(vacant) => vacant.insert(id),
+            };
+        }
+        Ok(TextIndex { ids, hasher })
+    }
+
+    fn find(&self, text: &[u8], texts: &StringArray) -> Option<u32> {
+        let same = |&id: &u32| texts.get(id as usize) == Some(text);
+        self.ids.find(self.hasher.hash_one(text), same).copied()
+    }
+}
+
+/// What the reference, which takes strings as C's, reads of a string.
+pub(super) fn until_nul(text: &[u8]) -> &[u8] {
+    text.split(|&b| b == 0).next().unwrap_or_default()
 }
 
 fn kind(token_type: i32) -> Kind {
