@@ -457,7 +457,7 @@ fn reference_vectors() {
         assert_eq!((cases.len(), want.len()), (46, 46), "{name}");
         for (i, (text, want)) in cases.iter().zip(&want).enumerate() {
             assert_eq!(
-                &t.encode(&text, BARE).unwrap(),
+                &t.encode(text, BARE).unwrap(),
                 want,
                 "{name}, case {i}: {text:?}"
             );
