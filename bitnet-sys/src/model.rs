@@ -123,18 +123,19 @@ impl Model {
         &self.metadata
     }
 
-    /// Token IDs of a text. `add_special` adds BOS and EOS where the model asks for them; `parse_special` reads the
+    /// Token IDs of a text, which need not be UTF-8. `add_special` adds BOS and EOS where the model asks for them; `parse_special` reads the
     /// text of control tokens (`<|eot_id|>`) as those tokens.
     ///
     /// # Errors
     /// [`Error::NoTokenizer`]; [`Error::Tokenizer`] if the library throws or the text is 2 GiB or longer.
     pub fn tokenize(
         &self,
-        text: &str,
+        text: impl AsRef<[u8]>,
         add_special: bool,
         parse_special: bool,
     ) -> Result<Vec<u32>, Error> {
         self.need_tokenizer()?;
+        let text = text.as_ref();
         let len = c_int(text.len())?;
         // Rarely too small: a token is at least a byte long, specials apart.
         let tokens = sized(text.len().saturating_add(8), |buf: &mut [i32], max| {

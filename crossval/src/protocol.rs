@@ -32,6 +32,9 @@
 //! them; [`Request::Usage`]; [`Request::Quit`]. `Configure` may come again, with other settings. `Quit`, or the end
 //! of standard input, ends the worker: it has 100 ms to exit before it is killed.
 //!
+//! Where only tokenizers are compared (`crossval tokenize`), [`Request::LoadVocab`] takes the place of `Load`, and
+//! `Tokenize` and `Detokenize` are all that follows, in any number and order.
+//!
 //! # Evaluation
 //! A worker holds one sequence and its KV cache. [`Request::Eval`] appends a batch to it: `first_position` is how
 //! many tokens the sequence holds, or 0, which empties it first. Anything else is [`ErrorKind::Usage`], and so are
@@ -54,6 +57,9 @@
 //! for `k_cache` and `v_cache`, whose rows are those of the batch, not the whole cache. A row of heads holds them
 //! one after the other. A row of `attn_probs` holds, head after head, the probabilities of positions
 //! `0 .. first_position + tokens of the batch`, 0 where the mask hides one; so its width grows with the sequence.
+//!
+//! Text to and from a tokenizer is a payload of bytes, UTF-8 or not, and the token IDs to and from it are one of u32.
+//! In all other messages IDs are JSON.
 //!
 //! An engine that does not have a tap's values at hand leaves the tap out of its hello: it is then reported as not
 //! offered, which a profile may or may not allow.
@@ -80,6 +86,12 @@ pub const MAX_HEADER: usize = 16 << 20;
 /// Largest payload, bytes.
 pub const MAX_PAYLOAD: usize = 64 << 20;
 
+/// Payloads up to this many bytes are written together with their header.
+const SMALL_PAYLOAD: usize = 4 << 10;
+
+/// Read lengths are trusted up to this many bytes.
+const TRUSTED_LENGTH: usize = 64 << 10;
+
 /// Pieces of a tap aim at this many bytes.
 const TAP_FRAME_BYTES: usize = 4 << 20;
 
@@ -97,21 +109,27 @@ pub enum Request {
         /// The GGUF file, as given to the driver; relative to the working directory.
         model: PathBuf,
     },
+    /// Load the vocabulary alone, also of a file without tensors. Answer: [`Response::VocabLoaded`].
+    LoadVocab {
+        /// As in [`Request::Load`].
+        model: PathBuf,
+    },
     /// Make ready to evaluate, with an empty KV cache. Answer: [`Response::Configured`].
     Configure(Settings),
-    /// Text to token IDs. Answer: [`Response::Tokens`].
+    /// Text, the payload, to token IDs. Answer: [`Response::Tokens`]; [`Response::Error`] for a text that the
+    /// tokenizer cannot read.
     Tokenize {
-        /// The text.
-        text: String,
         /// Add BOS and the like where the model's metadata says so.
         add_special: bool,
         /// Read special tokens in the text as such.
         parse_special: bool,
     },
-    /// Token IDs to text. Answer: [`Response::Text`].
+    /// Token IDs, the payload, to text. Answer: [`Response::Text`].
     Detokenize {
-        /// The IDs.
-        tokens: Vec<u32>,
+        /// Leave out BOS and the like where [`Request::Tokenize`] adds them.
+        remove_special: bool,
+        /// Write control tokens out by their names.
+        unparse_special: bool,
     },
     /// Evaluate tokens in one batch. Answer: taps, then [`Response::Evaluated`].
     Eval {
@@ -224,17 +242,25 @@ pub enum Response {
         /// How long loading took, milliseconds.
         load_ms: f64,
     },
+    /// A vocabulary is loaded.
+    VocabLoaded {
+        /// What it is.
+        facts: VocabFacts,
+        /// How long loading took, milliseconds.
+        load_ms: f64,
+    },
     /// The engine is ready to evaluate.
     Configured {
         /// Every setting that it runs with, for the report; what differs from what was asked for shows here.
         settings: BTreeMap<String, String>,
     },
-    /// Token IDs.
+    /// The payload holds token IDs.
     Tokens {
-        /// The IDs.
-        tokens: Vec<u32>,
+        /// How long the tokenizer took, reading and writing the pipe apart, milliseconds.
+        #[serde(default)]
+        ms: Option<f64>,
     },
-    /// The payload holds text in UTF-8; it may end within a character.
+    /// The payload holds text; it may end within a character.
     Text,
     /// A piece of a tap; the payload holds `rows * width` values.
     Tap(TapHeader),
@@ -325,6 +351,29 @@ pub struct ModelFacts {
     /// ffn_gate ffn_up ffn_down logits`. The limits follow from them, so a candidate must give them all.
     #[serde(default)]
     pub weight_types: BTreeMap<Tap, Vec<String>>,
+    /// Its vocabulary, of engines that have a tokenizer.
+    #[serde(default)]
+    pub vocab: Option<VocabFacts>,
+}
+
+/// What a vocabulary is. Texts are as in the file, with invalid UTF-8 replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VocabFacts {
+    /// Number of tokens.
+    pub n_vocab: usize,
+    /// `tokenizer.ggml.model`: `llama`, `gpt2`, `bert`, …
+    pub tokenizer: String,
+    /// `tokenizer.ggml.pre`.
+    pub pre: Option<String>,
+    /// `tokenizer.chat_template`.
+    pub chat_template: Option<String>,
+    /// The text of the token that begins a sequence.
+    pub bos: Option<String>,
+    /// The text of the token that ends one.
+    pub eos: Option<String>,
+    /// Texts of the control and user-defined tokens, in the order of their IDs.
+    #[serde(default)]
+    pub special: Vec<String>,
 }
 
 /// What a piece of a tap is.
@@ -370,6 +419,19 @@ pub enum ErrorKind {
     Usage,
     /// Anything else.
     Internal,
+}
+
+/// Token IDs as they stand in a payload.
+pub fn token_bytes(tokens: &[u32]) -> Vec<u8> {
+    tokens.iter().flat_map(|id| id.to_le_bytes()).collect()
+}
+
+/// Token IDs from a payload; `None` if it ends within one.
+pub fn tokens_from_bytes(payload: &[u8]) -> Option<Vec<u32>> {
+    match payload.as_chunks() {
+        (ids, []) => Some(ids.iter().map(|&id| u32::from_le_bytes(id)).collect()),
+        _ => None,
+    }
 }
 
 /// Why a frame could not be read.
@@ -421,12 +483,18 @@ pub fn write_frame<T: Serialize>(
             ),
         ));
     }
-    let mut lengths = [0; 8];
-    lengths[..4].copy_from_slice(&(header.len() as u32).to_le_bytes());
-    lengths[4..].copy_from_slice(&(payload.len() as u32).to_le_bytes());
-    out.write_all(&lengths)?;
-    out.write_all(&header)?;
-    out.write_all(payload)?;
+    let mut head = Vec::with_capacity(8 + header.len() + SMALL_PAYLOAD);
+    head.extend_from_slice(&(header.len() as u32).to_le_bytes());
+    head.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    head.extend_from_slice(&header);
+    // Every write may wake the other side.
+    if payload.len() <= SMALL_PAYLOAD {
+        head.extend_from_slice(payload);
+        out.write_all(&head)?;
+    } else {
+        out.write_all(&head)?;
+        out.write_all(payload)?;
+    }
     out.flush()
 }
 
@@ -469,9 +537,10 @@ pub fn read_frame<T: DeserializeOwned>(
     })
 }
 
-/// Grows `buffer` only as bytes arrive, so that a lying length costs no memory.
+/// Grows `buffer` only as bytes arrive, so that a lying length costs next to no memory.
 fn read_into(input: &mut impl Read, buffer: &mut Vec<u8>, len: usize) -> io::Result<()> {
     buffer.clear();
+    buffer.reserve(len.min(TRUSTED_LENGTH));
     let got = input.by_ref().take(len as u64).read_to_end(buffer)?;
     if got == len {
         Ok(())
@@ -523,6 +592,25 @@ mod tests {
             read_frame::<Response>(&mut input, &mut payload),
             Err(FrameError::Closed)
         ));
+    }
+
+    #[test]
+    fn payloads_are_whole_however_they_are_written() {
+        for len in [0, SMALL_PAYLOAD, SMALL_PAYLOAD + 1, TRUSTED_LENGTH + 1] {
+            let (mut wire, sent) = (Vec::new(), vec![7; len]);
+            write_frame(&mut wire, &Response::Text, &sent).unwrap();
+            let mut payload = vec![1];
+            let _: Response = read_frame(&mut wire.as_slice(), &mut payload).unwrap();
+            assert!(payload == sent, "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn token_ids_are_whole_little_endian_words() {
+        let bytes = token_bytes(&[1, 0x0102_0304]);
+        assert_eq!(bytes, [1, 0, 0, 0, 4, 3, 2, 1]);
+        assert_eq!(tokens_from_bytes(&bytes), Some(vec![1, 0x0102_0304]));
+        assert_eq!(tokens_from_bytes(&bytes[..7]), None);
     }
 
     #[test]

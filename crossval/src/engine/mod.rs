@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bitnet_core::tokenizer::{DecodeOptions, EncodeOptions};
 use reports::model::EngineFailure;
 
 use self::process::{WORKER_STACK_BYTES, confine, ending, keep_tail, signal_name, widen};
@@ -20,7 +21,7 @@ pub use self::spec::{EngineSpec, reference_folders};
 use crate::error::Error;
 use crate::protocol::{
     self, ErrorKind, FrameError, Hello, JudgeRequest, ModelFacts, Request, Response, RowJudgement,
-    Settings, TapHeader, Usage,
+    Settings, TapHeader, Usage, VocabFacts,
 };
 
 /// How often, and how long apart, the driver looks whether a worker has ended.
@@ -173,27 +174,85 @@ impl Engine {
         }
     }
 
-    /// Text to token IDs. Special tokens are added; those in the text are read as such with `parse_special`, as in a
-    /// prompt.
-    pub fn tokenize(&mut self, text: &str, parse_special: bool) -> Result<Vec<u32>, EngineError> {
-        self.set_task("tokenizing");
-        match self.request(&Request::Tokenize {
-            text: text.to_owned(),
-            add_special: true,
-            parse_special,
+    /// Loads the vocabulary of a file alone; returns its facts and the time in milliseconds.
+    pub fn load_vocab(&mut self, model: &Path) -> Result<(VocabFacts, f64), EngineError> {
+        self.set_task(format!("loading the vocabulary of {}", model.display()));
+        match self.request(&Request::LoadVocab {
+            model: model.to_owned(),
         })? {
-            Response::Tokens { tokens } => Ok(tokens),
+            Response::VocabLoaded { facts, load_ms } => Ok((facts, load_ms)),
             other => Err(self.unexpected(&other)),
         }
     }
 
-    /// Token IDs to text; invalid UTF-8 is replaced.
-    pub fn detokenize(&mut self, tokens: &[u32]) -> Result<String, EngineError> {
+    /// Text, which need not be UTF-8, to token IDs; with the time that the tokenizer took, in milliseconds, if the
+    /// engine says so.
+    pub fn tokenize(
+        &mut self,
+        text: &[u8],
+        options: EncodeOptions,
+    ) -> Result<(Vec<u32>, Option<f64>), EngineError> {
+        self.set_task("tokenizing");
+        self.begin_tokenize(text, options)?;
+        self.end_tokenize()
+    }
+
+    /// Sends a text to be tokenized, without waiting for the tokens.
+    pub fn begin_tokenize(
+        &mut self,
+        text: &[u8],
+        options: EncodeOptions,
+    ) -> Result<(), EngineError> {
+        let request = Request::Tokenize {
+            add_special: options.add_special,
+            parse_special: options.parse_special,
+        };
+        self.send(&request, text)
+    }
+
+    /// The answer to [`Engine::begin_tokenize`].
+    pub fn end_tokenize(&mut self) -> Result<(Vec<u32>, Option<f64>), EngineError> {
+        let ms = match self.response()? {
+            Response::Tokens { ms } => ms,
+            other => return Err(self.unexpected(&other)),
+        };
+        match protocol::tokens_from_bytes(&self.payload) {
+            Some(ids) => Ok((ids, ms)),
+            None => {
+                let n = self.payload.len();
+                Err(self.broke_protocol(&format!("{n} bytes of token IDs")))
+            }
+        }
+    }
+
+    /// Token IDs to text, which need not be UTF-8.
+    pub fn detokenize(
+        &mut self,
+        tokens: &[u32],
+        options: DecodeOptions,
+    ) -> Result<Vec<u8>, EngineError> {
         self.set_task("detokenizing");
-        match self.request(&Request::Detokenize {
-            tokens: tokens.to_vec(),
-        })? {
-            Response::Text => Ok(String::from_utf8_lossy(&self.payload).into_owned()),
+        self.begin_detokenize(tokens, options)?;
+        self.end_detokenize()
+    }
+
+    /// Sends tokens to be detokenized, without waiting for the text.
+    pub fn begin_detokenize(
+        &mut self,
+        tokens: &[u32],
+        options: DecodeOptions,
+    ) -> Result<(), EngineError> {
+        let request = Request::Detokenize {
+            remove_special: options.remove_special,
+            unparse_special: options.unparse_special,
+        };
+        self.send(&request, &protocol::token_bytes(tokens))
+    }
+
+    /// The answer to [`Engine::begin_detokenize`].
+    pub fn end_detokenize(&mut self) -> Result<Vec<u8>, EngineError> {
+        match self.response()? {
+            Response::Text => Ok(self.take_payload()),
             other => Err(self.unexpected(&other)),
         }
     }
@@ -234,9 +293,8 @@ impl Engine {
     ) -> Result<(Option<f64>, Vec<RowJudgement>), EngineError> {
         let wanted = request.rows;
         self.send(&Request::Judge(request), payload)?;
-        match self.receive()? {
+        match self.response()? {
             Response::Judged { value, rows } if rows.len() == wanted => Ok((value, rows)),
-            Response::Error { kind, message } => Err(EngineError::Refused { kind, message }),
             other => Err(self.unexpected(&other)),
         }
     }
@@ -287,6 +345,10 @@ impl Engine {
 
     fn request(&mut self, request: &Request) -> Result<Response, EngineError> {
         self.send(request, &[])?;
+        self.response()
+    }
+
+    fn response(&mut self) -> Result<Response, EngineError> {
         match self.receive()? {
             Response::Error { kind, message } => Err(EngineError::Refused { kind, message }),
             response => Ok(response),

@@ -1,6 +1,7 @@
 //! Greedy generation of both engines, and the logits at the place where they part.
 
 use bitnet_core::tap::Tap;
+use bitnet_core::tokenizer::DecodeOptions;
 use reports::model::{Generation, GenerationMismatch, Prompt};
 use sha2::{Digest, Sha256};
 
@@ -99,14 +100,20 @@ fn hash(prompt: &Prompt) -> String {
 /// Both generations go through one detokenizer.
 fn text(pair: &mut Pair, tokens: &[u32]) -> Result<Option<String>, Side> {
     let (reference, candidate) = pair.engines();
+    let options = DecodeOptions {
+        unparse_special: true,
+        ..DecodeOptions::default()
+    };
     let text = if reference.hello().tokenizer {
-        reference.detokenize(tokens).map_err(Side::Reference)?
+        let text = reference.detokenize(tokens, options);
+        text.map_err(Side::Reference)?
     } else if candidate.hello().tokenizer {
-        candidate.detokenize(tokens).map_err(Side::Candidate)?
+        let text = candidate.detokenize(tokens, options);
+        text.map_err(Side::Candidate)?
     } else {
         return Ok(None);
     };
-    Ok(Some(text))
+    Ok(Some(String::from_utf8_lossy(&text).into_owned()))
 }
 
 /// What the logits say at the first token that differs, number `index` of those that the reference generated. Its own

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use bitnet_core::tokenizer::EncodeOptions;
 use reports::model::{Engine as EngineReport, Engines, Mode, Prompt};
 
 use super::{PromptSource, RunOptions};
@@ -151,16 +152,22 @@ impl Pair {
         let worker = self
             .tokenizer()
             .ok_or_else(|| Error::Engine("--text: no engine has a tokenizer".into()))?;
-        let mut tokenize = |text| {
-            let tokens = worker.engine.tokenize(text, false);
-            tokens.map_err(|e| match e.into_error(worker.engine.name()) {
-                Error::Usage(message) => Error::Usage(format!("text {source}: {message}")),
-                other => other,
-            })
+        let mut tokenize = |text: &[u8]| {
+            let options = EncodeOptions {
+                add_special: true,
+                parse_special: false,
+            };
+            let tokens = worker.engine.tokenize(text, options);
+            tokens
+                .map(|(tokens, _)| tokens)
+                .map_err(|e| match e.into_error(worker.engine.name()) {
+                    Error::Usage(message) => Error::Usage(format!("text {source}: {message}")),
+                    other => other,
+                })
         };
-        let tokens = tokenize(text)?;
+        let tokens = tokenize(text.as_bytes())?;
         // What is added to nothing is BOS if it also stands before the text, and not EOS.
-        let bos = tokenize("")?.first().copied();
+        let bos = tokenize(b"")?.first().copied();
         let bos = bos.filter(|bos| tokens.first() == Some(bos));
         check_range(&tokens, self.facts.n_vocab, &format!("text {source}"))?;
         Ok((tokens, bos))
@@ -232,8 +239,12 @@ pub(crate) fn tokenize(
                 let engine = engine.as_deref_mut().ok_or_else(|| {
                     Error::Engine("no engine has a tokenizer: give --tokens".into())
                 })?;
-                let tokens = engine
-                    .tokenize(text, true)
+                let options = EncodeOptions {
+                    add_special: true,
+                    parse_special: true,
+                };
+                let (tokens, _) = engine
+                    .tokenize(text.as_bytes(), options)
                     .map_err(|e| e.into_error(engine.name()))?;
                 tokenizer = Some(engine.name().to_owned());
                 (Some(text.clone()), source.clone(), tokens)

@@ -55,6 +55,7 @@ fn info() -> TraceInfo {
             taps: TAPS.to_vec(),
             tensor_types: BTreeMap::new(),
             weight_types: BTreeMap::new(),
+            vocab: None,
         },
         n_ubatch: 4,
         n_predict: 3,

@@ -7,18 +7,21 @@ use std::sync::Arc;
 
 use bitnet_core::gguf::Gguf;
 use bitnet_core::tap::Tap;
+use bitnet_core::tokenizer::{DecodeOptions, EncodeOptions};
 use bitnet_sys::{
     Context, ContextOptions, LoadOptions, Logits, Model, Node, NodeInfo, NodeObserver, Values,
 };
 
 use super::nodes::NodeMap;
-use super::{Backend, DriverGone, EvalRequest, Refusal, Special, TapStream, facts};
-use crate::protocol::{self, ErrorKind, Hello, ModelFacts, Settings, TapHeader};
+use super::{Backend, DriverGone, EvalRequest, Refusal, TapStream, facts};
+use crate::protocol::{self, ErrorKind, Hello, ModelFacts, Settings, TapHeader, VocabFacts};
 
 /// BitNet.cpp behind the protocol.
 #[derive(Default)]
 pub(crate) struct BitnetCppBackend {
     loaded: Option<(Arc<Model>, NodeMap)>,
+    /// Loaded without its weights.
+    vocab: Option<Model>,
     context: Option<Context>,
 }
 
@@ -45,6 +48,13 @@ impl BitnetCppBackend {
         self.loaded
             .as_ref()
             .ok_or_else(|| Refusal::new(ErrorKind::Usage, "no model is loaded"))
+    }
+
+    fn tokenizer(&self) -> Result<&Model, Refusal> {
+        match &self.vocab {
+            Some(vocab) => Ok(vocab),
+            None => Ok(&self.model()?.0),
+        }
     }
 
     fn context(&mut self) -> Result<&mut Context, Refusal> {
@@ -117,9 +127,26 @@ impl Backend for BitnetCppBackend {
             taps: taps(&architecture),
             tensor_types: facts::tensor_types(&gguf),
             weight_types: facts::weight_types(&gguf),
+            vocab: known
+                .has_tokenizer
+                .then(|| vocab_facts(&gguf, &model))
+                .transpose()?,
             architecture,
         };
         self.loaded = Some((model, nodes));
+        self.vocab = None;
+        Ok(facts)
+    }
+
+    fn load_vocab(&mut self, path: &Path) -> Result<VocabFacts, Refusal> {
+        let options = LoadOptions {
+            vocab_only: true,
+            ..LoadOptions::default()
+        };
+        let model = Model::load(path, options)?;
+        let gguf = Gguf::open(path).map_err(|e| Refusal::new(ErrorKind::BadModel, e))?;
+        let facts = vocab_facts(&gguf, &model)?;
+        self.vocab = Some(model);
         Ok(facts)
     }
 
@@ -147,12 +174,24 @@ impl Backend for BitnetCppBackend {
         Ok(recorded.map(|(k, v)| (k.to_owned(), v)).into())
     }
 
-    fn tokenize(&mut self, text: &str, special: Special) -> Result<Vec<u32>, Refusal> {
-        Ok(self.model()?.0.tokenize(text, special.add, special.parse)?)
+    fn tokenize(&mut self, text: &[u8], options: EncodeOptions) -> Result<Vec<u32>, Refusal> {
+        let EncodeOptions {
+            add_special,
+            parse_special,
+        } = options;
+        Ok(self
+            .tokenizer()?
+            .tokenize(text, add_special, parse_special)?)
     }
 
-    fn detokenize(&mut self, tokens: &[u32]) -> Result<Vec<u8>, Refusal> {
-        Ok(self.model()?.0.detokenize(tokens, false, true)?)
+    fn detokenize(&mut self, ids: &[u32], options: DecodeOptions) -> Result<Vec<u8>, Refusal> {
+        let DecodeOptions {
+            remove_special,
+            unparse_special,
+        } = options;
+        Ok(self
+            .tokenizer()?
+            .detokenize(ids, remove_special, unparse_special)?)
     }
 
     fn eval(&mut self, request: &EvalRequest, taps: &mut TapStream) -> Result<Vec<f32>, Refusal> {
@@ -211,6 +250,20 @@ impl Backend for BitnetCppBackend {
         context.decode(&[token], position, Logits::Last, None)?;
         Ok(bitnet_core::sampling::greedy(context.logits(0)?))
     }
+}
+
+fn vocab_facts(gguf: &Gguf, model: &Model) -> Result<VocabFacts, Refusal> {
+    let known = model.facts();
+    let text = |id: Option<u32>| -> Result<Option<String>, Refusal> {
+        let piece = id.map(|id| model.token_to_piece(id, true)).transpose()?;
+        Ok(piece.map(|piece| facts::text(&piece)))
+    };
+    Ok(VocabFacts {
+        n_vocab: known.n_vocab as usize,
+        bos: text(known.bos)?,
+        eos: text(known.eos)?,
+        ..facts::vocab(gguf.metadata())?
+    })
 }
 
 /// Taps that the models of an architecture have.

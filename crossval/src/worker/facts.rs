@@ -2,8 +2,39 @@
 
 use std::collections::BTreeMap;
 
-use bitnet_core::gguf::Gguf;
+use bitnet_core::Error;
+use bitnet_core::gguf::{Gguf, Metadata, StringArray};
 use bitnet_core::tap::Tap;
+
+use crate::protocol::VocabFacts;
+
+/// Tokens that are found in raw text before anything else: `tokenizer.ggml.token_type` control and user-defined.
+const FOUND_IN_TEXT: [i32; 2] = [3, 4];
+
+/// What the metadata say of the vocabulary; who begins and ends a sequence is the engine's to add.
+pub(crate) fn vocab(metadata: &Metadata) -> Result<VocabFacts, Error> {
+    let string = |key: &str| -> Result<Option<String>, Error> {
+        Ok(metadata.optional::<&str>(key)?.map(str::to_owned))
+    };
+    let tokens: &StringArray = metadata.required("tokenizer.ggml.tokens")?;
+    let types = metadata.optional::<&[i32]>("tokenizer.ggml.token_type")?;
+    let special = tokens.iter().zip(types.unwrap_or_default());
+    let special = special.filter(|(_, ty)| FOUND_IN_TEXT.contains(ty));
+    Ok(VocabFacts {
+        n_vocab: tokens.len(),
+        tokenizer: metadata.str("tokenizer.ggml.model")?.to_owned(),
+        pre: string("tokenizer.ggml.pre")?,
+        chat_template: string("tokenizer.chat_template")?,
+        bos: None,
+        eos: None,
+        special: special.map(|(token, _)| text(token)).collect(),
+    })
+}
+
+/// A token's text in JSON.
+pub(crate) fn text(token: &[u8]) -> String {
+    String::from_utf8_lossy(token).into_owned()
+}
 
 /// Tensors per type name.
 pub(crate) fn tensor_types(gguf: &Gguf) -> BTreeMap<String, usize> {

@@ -18,11 +18,12 @@ use std::time::Instant;
 use std::collections::BTreeMap;
 
 use bitnet_core::tap::Tap;
+use bitnet_core::tokenizer::{DecodeOptions, EncodeOptions};
 
 use crate::fault::Fault;
 use crate::protocol::{
     self, ErrorKind, FrameError, Hello, JudgeRequest, ModelFacts, Request, Response, Settings,
-    TapHeader, Usage,
+    TapHeader, Usage, VocabFacts,
 };
 
 /// What a request came to nothing for, as it goes over the wire.
@@ -54,9 +55,17 @@ pub(crate) struct EvalRequest {
 pub(crate) trait Backend {
     fn hello(&self) -> Hello;
     fn load(&mut self, model: &Path) -> Result<ModelFacts, Refusal>;
+    /// Instead of [`Backend::load`].
+    fn load_vocab(&mut self, _model: &Path) -> Result<VocabFacts, Refusal> {
+        Err(no_tokenizer())
+    }
     fn configure(&mut self, settings: Settings) -> Result<BTreeMap<String, String>, Refusal>;
-    fn tokenize(&mut self, text: &str, special: Special) -> Result<Vec<u32>, Refusal>;
-    fn detokenize(&mut self, tokens: &[u32]) -> Result<Vec<u8>, Refusal>;
+    fn tokenize(&mut self, _text: &[u8], _options: EncodeOptions) -> Result<Vec<u32>, Refusal> {
+        Err(no_tokenizer())
+    }
+    fn detokenize(&mut self, _ids: &[u32], _options: DecodeOptions) -> Result<Vec<u8>, Refusal> {
+        Err(no_tokenizer())
+    }
     /// Returns the last token's logits.
     fn eval(&mut self, request: &EvalRequest, taps: &mut TapStream) -> Result<Vec<f32>, Refusal>;
     /// Clears the sequence, evaluates the prompt, returns the most likely next token.
@@ -73,11 +82,8 @@ pub(crate) trait Backend {
     }
 }
 
-/// How special tokens are treated.
-#[derive(Clone, Copy)]
-pub(crate) struct Special {
-    add: bool,
-    parse: bool,
+fn no_tokenizer() -> Refusal {
+    Refusal::new(ErrorKind::Usage, "this engine has no tokenizer")
 }
 
 /// The pipes to the driver. Taps go out, replacements come in.
@@ -247,21 +253,40 @@ fn answer(
         Request::Configure(settings) => Response::Configured {
             settings: backend.configure(settings)?,
         },
+        Request::LoadVocab { model } => {
+            let start = Instant::now();
+            let facts = backend.load_vocab(&model)?;
+            Response::VocabLoaded {
+                facts,
+                load_ms: milliseconds(start),
+            }
+        }
         Request::Tokenize {
-            text,
             add_special,
             parse_special,
-        } => Response::Tokens {
-            tokens: backend.tokenize(
-                &text,
-                Special {
-                    add: add_special,
-                    parse: parse_special,
-                },
-            )?,
-        },
-        Request::Detokenize { tokens } => {
-            return Ok((Response::Text, backend.detokenize(&tokens)?));
+        } => {
+            let options = EncodeOptions {
+                add_special,
+                parse_special,
+            };
+            let start = Instant::now();
+            let tokens = backend.tokenize(&stream.payload, options)?;
+            let ms = Some(milliseconds(start));
+            return Ok((Response::Tokens { ms }, protocol::token_bytes(&tokens)));
+        }
+        Request::Detokenize {
+            remove_special,
+            unparse_special,
+        } => {
+            let options = DecodeOptions {
+                remove_special,
+                unparse_special,
+            };
+            let tokens = protocol::tokens_from_bytes(&stream.payload).ok_or_else(|| {
+                let n = stream.payload.len();
+                Refusal::new(ErrorKind::Usage, format!("{n} bytes of token IDs"))
+            })?;
+            return Ok((Response::Text, backend.detokenize(&tokens, options)?));
         }
         Request::Eval {
             seq_id,

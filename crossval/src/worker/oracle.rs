@@ -8,7 +8,7 @@ use bitnet_core::sampling::greedy;
 use bitnet_core::tap::Tap;
 use half::f16;
 
-use super::{Backend, EvalRequest, Refusal, Special, TapStream, facts};
+use super::{Backend, EvalRequest, Refusal, TapStream, facts};
 use crate::compare::finite;
 use crate::oracle::inputs::{Inputs, TapAt};
 use crate::oracle::judge::Case;
@@ -211,6 +211,7 @@ impl Backend for OracleBackend {
             taps: oracle.taps(),
             tensor_types: facts::tensor_types(oracle.gguf()),
             weight_types: facts::weight_types(oracle.gguf()),
+            vocab: None,
         };
         self.oracle = Some(oracle);
         Ok(facts)
@@ -226,14 +227,6 @@ impl Backend for OracleBackend {
             ("kv_cache", "F16".to_owned()),
         ];
         Ok(recorded.map(|(k, v)| (k.to_owned(), v)).into())
-    }
-
-    fn tokenize(&mut self, _: &str, _: Special) -> Result<Vec<u32>, Refusal> {
-        Err(usage("the oracle has no tokenizer"))
-    }
-
-    fn detokenize(&mut self, _: &[u32]) -> Result<Vec<u8>, Refusal> {
-        Err(usage("the oracle has no tokenizer"))
     }
 
     fn eval(&mut self, request: &EvalRequest, taps: &mut TapStream) -> Result<Vec<f32>, Refusal> {

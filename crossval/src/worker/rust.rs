@@ -11,10 +11,10 @@ use bitnet_core::sampling::greedy;
 use bitnet_core::tap::{Observer, ObserverError, Tap, TapData, TapView};
 use bitnet_core::tokenizer::{DecodeOptions, EncodeOptions, Tokenizer};
 
-use super::{Backend, EvalRequest, Refusal, Special, TapStream, facts};
+use super::{Backend, EvalRequest, Refusal, TapStream, facts};
 use crate::error::Error;
 use crate::fault::{Fault, Injector};
-use crate::protocol::{self, ErrorKind, Hello, ModelFacts, Settings, TapHeader};
+use crate::protocol::{self, ErrorKind, Hello, ModelFacts, Settings, TapHeader, VocabFacts};
 
 /// `bitnet-core` behind the protocol.
 pub(crate) struct RustBackend {
@@ -111,8 +111,17 @@ impl Backend for RustBackend {
             taps: model.taps(),
             tensor_types: facts::tensor_types(&gguf),
             weight_types: facts::weight_types(&gguf),
+            vocab: Some(vocab_facts(&gguf, &tokenizer)?),
         };
         self.model = Some(Arc::new(model));
+        self.tokenizer = Some(tokenizer);
+        Ok(facts)
+    }
+
+    fn load_vocab(&mut self, path: &Path) -> Result<VocabFacts, Refusal> {
+        let gguf = Gguf::open(path)?;
+        let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
+        let facts = vocab_facts(&gguf, &tokenizer)?;
         self.tokenizer = Some(tokenizer);
         Ok(facts)
     }
@@ -137,20 +146,12 @@ impl Backend for RustBackend {
         Ok(recorded.map(|(k, v)| (k.to_owned(), v)).into())
     }
 
-    fn tokenize(&mut self, text: &str, special: Special) -> Result<Vec<u32>, Refusal> {
-        let options = EncodeOptions {
-            add_special: special.add,
-            parse_special: special.parse,
-        };
+    fn tokenize(&mut self, text: &[u8], options: EncodeOptions) -> Result<Vec<u32>, Refusal> {
         Ok(self.tokenizer()?.encode(text, options)?)
     }
 
-    fn detokenize(&mut self, tokens: &[u32]) -> Result<Vec<u8>, Refusal> {
-        let options = DecodeOptions {
-            unparse_special: true,
-            ..DecodeOptions::default()
-        };
-        Ok(self.tokenizer()?.decode(tokens, options))
+    fn detokenize(&mut self, ids: &[u32], options: DecodeOptions) -> Result<Vec<u8>, Refusal> {
+        Ok(self.tokenizer()?.decode(ids, options))
     }
 
     fn eval(&mut self, request: &EvalRequest, taps: &mut TapStream) -> Result<Vec<f32>, Refusal> {
@@ -198,6 +199,16 @@ impl Backend for RustBackend {
     fn changed_values(&self) -> Option<u64> {
         self.injector.as_ref().map(Injector::changed)
     }
+}
+
+fn vocab_facts(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<VocabFacts, Refusal> {
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.piece(id)).map(facts::text);
+    Ok(VocabFacts {
+        n_vocab: tokenizer.n_vocab(),
+        bos: text(tokenizer.bos()),
+        eos: text(tokenizer.eos()),
+        ..facts::vocab(gguf.metadata())?
+    })
 }
 
 fn not_configured() -> Refusal {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bitnet_core::tap::Tap;
 
-use super::{Backend, EvalRequest, Refusal, Special, TapStream};
+use super::{Backend, EvalRequest, Refusal, TapStream};
 use crate::protocol::{self, ErrorKind, Hello, ModelFacts, Settings, TapHeader};
 use crate::trace::{RecordedPrompt, Trace, TraceError};
 
@@ -184,14 +184,6 @@ impl Backend for TraceBackend {
     fn configure(&mut self, _: Settings) -> Result<BTreeMap<String, String>, Refusal> {
         self.sequence.clear();
         Ok(self.trace.info().settings.clone())
-    }
-
-    fn tokenize(&mut self, _: &str, _: Special) -> Result<Vec<u32>, Refusal> {
-        Err(self.refusal("a tokenizer"))
-    }
-
-    fn detokenize(&mut self, _: &[u32]) -> Result<Vec<u8>, Refusal> {
-        Err(self.refusal("a tokenizer"))
     }
 
     fn eval(&mut self, request: &EvalRequest, taps: &mut TapStream) -> Result<Vec<f32>, Refusal> {
