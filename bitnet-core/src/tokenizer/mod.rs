@@ -23,6 +23,7 @@ use bpe::Bpe;
 pub use decode::{DecodeOptions, DecodeStream};
 use pretokenize::Pretokenizer;
 use special::Fragment;
+use spm::Spm;
 use unicode::Malformed;
 use vocab::{Family, Vocab};
 
@@ -38,7 +39,7 @@ pub struct Tokenizer {
 
 #[derive(Debug)]
 enum Model {
-    Spm,
+    Spm(Spm),
     Bpe(Box<Bpe>, Pretokenizer),
     Wpm(Wordpiece),
 }
@@ -69,10 +70,14 @@ impl Tokenizer {
     /// contradicts itself.
     pub fn from_gguf(metadata: &Metadata) -> Result<Tokenizer, Error> {
         match metadata.str("tokenizer.ggml.model")? {
-            "llama" => Ok(Tokenizer {
-                vocab: Vocab::load(metadata, Family::Spm)?,
-                model: Model::Spm,
-            }),
+            "llama" => {
+                let vocab = Vocab::load(metadata, Family::Spm)?;
+                let spm = Spm::new(&vocab);
+                Ok(Tokenizer {
+                    vocab,
+                    model: Model::Spm(spm),
+                })
+            }
             "gpt2" => {
                 // No name means the same as "default" to llama.cpp, which warns of it.
                 let name = metadata.optional::<&str>("tokenizer.ggml.pre")?;
@@ -164,9 +169,9 @@ impl Tokenizer {
             })
         };
         match &self.model {
-            Model::Spm => {
+            Model::Spm(spm) => {
                 let space = self.vocab.add_space_prefix && after_special;
-                spm::encode(&self.vocab, text, space, ids).map_err(|byte| {
+                spm.encode(&self.vocab, text, space, ids).map_err(|byte| {
                     let what = format!("the vocabulary has no token for the byte 0x{byte:02X}");
                     Error::usage(what)
                 })?;

@@ -232,6 +232,48 @@ mod tests {
         }
     }
 
+    /// A scanner that looks ahead from every position would take minutes here.
+    #[test]
+    fn long_lines_without_a_match_take_linear_time() {
+        let texts = [
+            "a",
+            "A",
+            "é",
+            "7",
+            " ",
+            "\n",
+            "<sentinel:1",
+            "'",
+            "IMGIMGA",
+            "\u{3000}",
+            "漢A",
+        ];
+        for stages in [
+            DEFAULT,
+            FALCON,
+            FALCON_3,
+            LLAMA3,
+            QWEN2,
+            STARCODER,
+            DEEPSEEK_LLM,
+            DEEPSEEK_CODER,
+            VIKING,
+            TEKKEN,
+            CHAMELEON,
+        ] {
+            for text in texts {
+                let mut text = text.repeat((1 << 18) / text.len());
+                text.push('!');
+                let pre = Pretokenizer {
+                    stages,
+                    ..Pretokenizer::by_name("default").unwrap()
+                };
+                let words: usize = pre.split(text.as_bytes()).map(<[u8]>::len).sum();
+                assert_eq!(words, text.len());
+            }
+        }
+    }
+
     #[test]
     fn unknown_names_are_not_guessed() {
         for name in ["gpt-4o", "superbpe", "llama4", ""] {

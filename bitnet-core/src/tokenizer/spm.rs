@@ -3,6 +3,8 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
+use hashbrown::HashSet;
+
 use super::vocab::{SPACE, Vocab};
 
 /// No neighbour.
@@ -45,23 +47,89 @@ impl PartialEq for Candidate {
 
 impl Eq for Candidate {}
 
-/// Appends the tokens of `text`; `space_prefix` puts a space in front of it first.
+/// Which characters stand side by side in any token.
 ///
-/// # Errors
-/// A byte that no token stands for.
-pub(super) fn encode(
+/// Between two that never do, nothing merges, so that a text falls into short stretches that have nothing to do with
+/// each other: mostly words, since tokens have their space in front.
+#[derive(Debug)]
+pub(super) struct Spm {
+    neighbours: HashSet<(u32, u32)>,
+}
+
+impl Spm {
+    pub fn new(vocab: &Vocab) -> Spm {
+        let mut neighbours = HashSet::new();
+        for text in vocab.texts() {
+            let mut before = None;
+            for character in characters(text) {
+                let character = code(character);
+                neighbours.extend(before.map(|before| (before, character)));
+                before = Some(character);
+            }
+        }
+        Spm { neighbours }
+    }
+
+    /// Appends the tokens of `text`; `space_prefix` puts a space in front of it first.
+    ///
+    /// # Errors
+    /// A byte that no token stands for.
+    pub fn encode(
+        &self,
+        vocab: &Vocab,
+        text: &[u8],
+        space_prefix: bool,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), u8> {
+        let text = escape(text, space_prefix);
+        let mut scratch = Scratch::default();
+        let mut start = 0;
+        let mut end = 0;
+        let mut before = None;
+        for character in characters(&text) {
+            let behind = code(character);
+            if before.is_some_and(|before| !self.neighbours.contains(&(before, behind))) {
+                encode_stretch(vocab, &text[start..end], &mut scratch, ids)?;
+                start = end;
+            }
+            end += character.len();
+            before = Some(behind);
+        }
+        encode_stretch(vocab, &text[start..], &mut scratch, ids)
+    }
+}
+
+/// Buffers that are used again.
+#[derive(Default)]
+struct Scratch {
+    symbols: Vec<Symbol>,
+    queue: BinaryHeap<Candidate>,
+}
+
+fn encode_stretch(
     vocab: &Vocab,
     text: &[u8],
-    space_prefix: bool,
+    scratch: &mut Scratch,
     ids: &mut Vec<u32>,
 ) -> Result<(), u8> {
-    let text = escape(text, space_prefix);
-    let mut symbols = characters(&text);
-    let mut candidates = Vec::with_capacity(symbols.len());
-    for i in 1..symbols.len() as u32 {
-        candidates.extend(candidate(vocab, &text, &symbols, i - 1, i));
+    let Scratch { symbols, queue } = scratch;
+    symbols.clear();
+    let mut start = 0;
+    for (i, character) in (0..).zip(characters(text)) {
+        symbols.push(Symbol {
+            start,
+            len: character.len() as u32,
+            prev: u32::wrapping_sub(i, 1),
+            next: i + 1,
+        });
+        start += character.len() as u32;
     }
-    let mut queue = BinaryHeap::from(candidates);
+    if let Some(last) = symbols.last_mut() {
+        last.next = NONE;
+    }
+    for i in 1..symbols.len() as u32 {
+        queue.extend(candidate(vocab, text, symbols, i - 1, i));
+    }
     while let Some(c) = queue.pop() {
         let (left, right) = (&symbols[c.left as usize], &symbols[c.right as usize]);
         // Stale: one of the two has since been merged.
@@ -76,8 +144,8 @@ pub(super) fn encode(
         if next != NONE {
             symbols[next as usize].prev = c.left;
         }
-        queue.extend(candidate(vocab, &text, &symbols, prev, c.left));
-        queue.extend(candidate(vocab, &text, &symbols, c.left, next));
+        queue.extend(candidate(vocab, text, symbols, prev, c.left));
+        queue.extend(candidate(vocab, text, symbols, c.left, next));
     }
 
     for s in symbols.iter().filter(|s| s.len > 0) {
@@ -109,31 +177,27 @@ fn escape(text: &[u8], space_prefix: bool) -> Vec<u8> {
     escaped
 }
 
-/// One symbol per character, as long as its first byte says: the text need not be UTF-8.
-fn characters(text: &[u8]) -> Vec<Symbol> {
-    let mut symbols = Vec::with_capacity(text.len());
-    let mut start = 0;
-    while start < text.len() {
-        let len = match text[start] {
+/// The characters, each as long as its first byte says: the text need not be UTF-8.
+fn characters(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let len = match rest.first()? {
             0x00..=0xBF => 1,
             0xC0..=0xDF => 2,
             0xE0..=0xEF => 3,
             0xF0..=0xFF => 4,
         };
-        let len = len.min(text.len() - start);
-        let i = symbols.len() as u32;
-        symbols.push(Symbol {
-            start: start as u32,
-            len: len as u32,
-            prev: i.wrapping_sub(1),
-            next: i + 1,
-        });
-        start += len;
-    }
-    if let Some(last) = symbols.last_mut() {
-        last.next = NONE;
-    }
-    symbols
+        let character;
+        (character, rest) = rest.split_at(len.min(rest.len()));
+        Some(character)
+    })
+}
+
+/// The bytes of a character as a number; its first byte gives its length away.
+fn code(character: &[u8]) -> u32 {
+    let mut bytes = [0; 4];
+    bytes[..character.len()].copy_from_slice(character);
+    u32::from_be_bytes(bytes)
 }
 
 /// The merge of two neighbours, if it is a token.

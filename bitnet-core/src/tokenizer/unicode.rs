@@ -58,6 +58,9 @@ fn is_assigned(c: char) -> bool {
 
 /// The character without its accents: the first of its canonical decomposition.
 pub(super) fn base(code: u32) -> u32 {
+    if code < 0x80 {
+        return code;
+    }
     match char::from_u32(code).filter(|&c| is_assigned(c)) {
         Some(c) => std::iter::once(c).nfd().next().map_or(code, u32::from),
         None => code,
@@ -66,6 +69,11 @@ pub(super) fn base(code: u32) -> u32 {
 
 /// The lower case, of one character.
 pub(super) fn lowercase(code: u32) -> u32 {
+    if let Ok(ascii) = u8::try_from(code)
+        && ascii.is_ascii()
+    {
+        return ascii.to_ascii_lowercase().into();
+    }
     match char::from_u32(code).filter(|&c| is_assigned(c)) {
         Some(c) => c.to_lowercase().next().map_or(code, u32::from),
         None => code,

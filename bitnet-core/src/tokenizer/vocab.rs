@@ -352,6 +352,11 @@ impl Vocab {
         self.index.find(text, &self.texts)
     }
 
+    /// What the tokens are in the file, by ID.
+    pub fn texts(&self) -> impl Iterator<Item = &[u8]> {
+        self.texts.iter()
+    }
+
     pub fn score(&self, id: u32) -> f32 {
         self.scores[id as usize]
     }
