@@ -18,6 +18,7 @@ pub mod run;
 pub mod selftest;
 mod stats;
 pub mod synth;
+pub mod tokens;
 pub mod trace;
 pub mod verdict;
 pub mod worker;

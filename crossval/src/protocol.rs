@@ -33,7 +33,7 @@
 //! of standard input, ends the worker: it has 100 ms to exit before it is killed.
 //!
 //! Where only tokenizers are compared (`crossval tokenize`), [`Request::LoadVocab`] takes the place of `Load`, and
-//! `Tokenize` and `Detokenize` are all that follows, in any number and order.
+//! `Tokenize`, `Detokenize` and `Pieces` are all that follows, in any number and order.
 //!
 //! # Evaluation
 //! A worker holds one sequence and its KV cache. [`Request::Eval`] appends a batch to it: `first_position` is how
@@ -131,6 +131,8 @@ pub enum Request {
         /// Write control tokens out by their names.
         unparse_special: bool,
     },
+    /// Token IDs, the payload, to the text of each by itself. Answer: [`Response::Pieces`].
+    Pieces,
     /// Evaluate tokens in one batch. Answer: taps, then [`Response::Evaluated`].
     Eval {
         /// The sequence; 0 for now.
@@ -262,6 +264,12 @@ pub enum Response {
     },
     /// The payload holds text; it may end within a character.
     Text,
+    /// The payload holds, one after the other, what each token adds to a text that others precede; of a control token,
+    /// its name.
+    Pieces {
+        /// Bytes of each, in the order of the request.
+        lengths: Vec<usize>,
+    },
     /// A piece of a tap; the payload holds `rows * width` values.
     Tap(TapHeader),
     /// An evaluation is complete.
@@ -313,7 +321,8 @@ pub struct Hello {
     pub overwrite: bool,
     /// Tensor types that it runs.
     pub dtypes: Vec<String>,
-    /// Whether it answers [`Request::Tokenize`] and [`Request::Detokenize`]. If neither engine does, prompts are
+    /// Whether it answers [`Request::LoadVocab`], [`Request::Tokenize`], [`Request::Detokenize`] and
+    /// [`Request::Pieces`]. If neither engine does, prompts are
     /// given as token IDs.
     pub tokenizer: bool,
     /// Whether it answers [`Request::Judge`].

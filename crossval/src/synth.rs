@@ -4,7 +4,7 @@
 //! quantisation steps are met in their whole range, attention picks out tokens, and the next token depends on
 //! the ones before. `Statistics` says how that is brought about.
 
-mod random;
+pub(crate) mod random;
 mod stress;
 mod vocab;
 

@@ -9,6 +9,7 @@ mod run;
 mod selftest;
 mod summary;
 mod synth;
+mod tokenize;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,7 +27,7 @@ use crate::worker;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    pass, also with known deviations
-  10   numerical parity failed, or a fault undetected
+  10   parity failed (values, tokens), or a fault undetected
   20   incomplete: something that was to be compared was not
   30   an engine is missing or failed
   64   wrong usage (also: prompt longer than the context)
@@ -50,6 +51,8 @@ enum Command {
     Selftest(selftest::Args),
     /// Run one engine and keep everything that a later comparison needs
     Record(record::Args),
+    /// Tokenize a text in both engines and compare, token by token
+    Tokenize(tokenize::Args),
     /// Write a synthetic model: random weights with realistic statistics, and a tokenizer
     Synth(synth::Args),
     /// Show what is in a model file, and whether each engine can run it
@@ -93,6 +96,7 @@ pub fn main(provenance: &Provenance) -> ExitCode {
         Command::Run(args) => run::run(args, provenance),
         Command::Selftest(args) => selftest::run(args, provenance),
         Command::Record(args) => record::run(args, provenance),
+        Command::Tokenize(args) => tokenize::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor => doctor::run(provenance),

@@ -194,6 +194,10 @@ impl Backend for BitnetCppBackend {
             .detokenize(ids, remove_special, unparse_special)?)
     }
 
+    fn piece(&mut self, id: u32) -> Result<Vec<u8>, Refusal> {
+        Ok(self.tokenizer()?.token_to_piece(id, true)?)
+    }
+
     fn eval(&mut self, request: &EvalRequest, taps: &mut TapStream) -> Result<Vec<f32>, Refusal> {
         let (_, nodes) = self
             .loaded

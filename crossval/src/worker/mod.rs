@@ -66,6 +66,9 @@ pub(crate) trait Backend {
     fn detokenize(&mut self, _ids: &[u32], _options: DecodeOptions) -> Result<Vec<u8>, Refusal> {
         Err(no_tokenizer())
     }
+    fn piece(&mut self, _id: u32) -> Result<Vec<u8>, Refusal> {
+        Err(no_tokenizer())
+    }
     /// Returns the last token's logits.
     fn eval(&mut self, request: &EvalRequest, taps: &mut TapStream) -> Result<Vec<f32>, Refusal>;
     /// Clears the sequence, evaluates the prompt, returns the most likely next token.
@@ -153,6 +156,14 @@ impl TapStream {
             }
         }
         Ok(())
+    }
+
+    /// The payload as token IDs.
+    fn tokens(&self) -> Result<Vec<u32>, Refusal> {
+        protocol::tokens_from_bytes(&self.payload).ok_or_else(|| {
+            let n = self.payload.len();
+            Refusal::new(ErrorKind::Usage, format!("{n} bytes of token IDs"))
+        })
     }
 
     fn respond(&mut self, response: &Response, payload: &[u8]) -> Result<(), DriverGone> {
@@ -282,11 +293,17 @@ fn answer(
                 remove_special,
                 unparse_special,
             };
-            let tokens = protocol::tokens_from_bytes(&stream.payload).ok_or_else(|| {
-                let n = stream.payload.len();
-                Refusal::new(ErrorKind::Usage, format!("{n} bytes of token IDs"))
-            })?;
-            return Ok((Response::Text, backend.detokenize(&tokens, options)?));
+            let text = backend.detokenize(&stream.tokens()?, options)?;
+            return Ok((Response::Text, text));
+        }
+        Request::Pieces => {
+            let (mut lengths, mut pieces) = (Vec::new(), Vec::new());
+            for id in stream.tokens()? {
+                let piece = backend.piece(id)?;
+                lengths.push(piece.len());
+                pieces.extend_from_slice(&piece);
+            }
+            return Ok((Response::Pieces { lengths }, pieces));
         }
         Request::Eval {
             seq_id,

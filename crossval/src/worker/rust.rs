@@ -154,6 +154,16 @@ impl Backend for RustBackend {
         Ok(self.tokenizer()?.decode(ids, options))
     }
 
+    fn piece(&mut self, id: u32) -> Result<Vec<u8>, Refusal> {
+        let tokenizer = self.tokenizer()?;
+        let piece = tokenizer.piece(id).ok_or_else(|| {
+            let n = tokenizer.n_vocab();
+            let what = format!("token {id} is outside the vocabulary of {n}");
+            Refusal::new(ErrorKind::Usage, what)
+        })?;
+        Ok(piece.to_vec())
+    }
+
     fn eval(&mut self, request: &EvalRequest, taps: &mut TapStream) -> Result<Vec<f32>, Refusal> {
         let session = self.session()?;
         if request.first_position == 0 {

@@ -1,0 +1,64 @@
+//! One engine by itself.
+
+use comfy_table::CellAlignment;
+use reports::number;
+use reports::outcome::Outcome;
+use serde_json::json;
+
+use super::{Args, SHOWN_TOKENS, print, print_json};
+use crate::cli::inspect::table;
+use crate::engine::{EngineError, EngineSpec};
+use crate::error::Error;
+use crate::stats;
+use crate::tokens::{escape, load_one};
+
+pub(super) fn run(args: &Args, spec: &EngineSpec) -> Result<Outcome, Error> {
+    let text = args.text()?;
+    let mut engine = load_one(spec, &args.model)?;
+    let name = spec.to_string();
+    let failed = |e: EngineError| match e {
+        EngineError::Refused { message, .. } => {
+            Error::BadInput(format!("engine {name} refuses the text: {message}"))
+        }
+        e => e.into_error(&name),
+    };
+    let (ids, _) = engine.tokenize(&text, args.options()).map_err(failed)?;
+    let mut times = Vec::new();
+    if args.file.is_some() {
+        for _ in 0..args.reps.unwrap_or(1) {
+            times.extend(engine.tokenize(&text, args.options()).map_err(failed)?.1);
+        }
+    }
+    let ms = stats::measured(times).map(|m| m.median);
+    if args.json {
+        let mut out = vec![(name.clone(), json!(ids))];
+        out.extend(ms.map(|ms| ("ms".to_owned(), json!({name.as_str(): ms}))));
+        print_json(&out)?;
+    } else if args.ids {
+        print(&format!("{ids:?}\n"))?;
+    } else {
+        if ids.len() <= SHOWN_TOKENS {
+            let pieces = engine.pieces(&ids).map_err(failed)?;
+            let mut rows = table(&["#", "ID", "piece"]);
+            for (index, (id, piece)) in ids.iter().zip(&pieces).enumerate() {
+                let piece = format!("\"{}\"", escape(piece));
+                rows.add_row([index.to_string(), id.to_string(), piece]);
+            }
+            for column in [0, 1] {
+                if let Some(column) = rows.column_mut(column) {
+                    column.set_cell_alignment(CellAlignment::Right);
+                }
+            }
+            print(&format!("{rows}\n\n"))?;
+        }
+        let (tokens, bytes) = (ids.len() as u64, text.len() as u64);
+        let time = ms.map(|ms| format!(" in {}", number::milliseconds(ms)));
+        print(&format!(
+            "{name}: {} from {}{}\n",
+            number::plural(tokens, "token"),
+            number::plural(bytes, "byte"),
+            time.unwrap_or_default()
+        ))?;
+    }
+    Ok(Outcome::Pass)
+}

@@ -1,0 +1,109 @@
+//! Tokenizers side by side: the same bytes go to both engines, and what comes back must be the same, token for token
+//! and byte for byte.
+
+mod alphabet;
+mod compare;
+mod dice;
+mod escape;
+mod fuzz;
+mod generate;
+
+use std::path::Path;
+
+pub use self::compare::{Answer, Comparison, DECODINGS, Pair, TextDifference};
+pub use self::escape::{escape, printf_argument};
+pub use self::fuzz::{FuzzOptions, FuzzReport, Mismatch, PieceMismatch, fuzz};
+pub use self::generate::{Case, Generator, Vocabulary};
+use crate::compare::lockstep::Side;
+use crate::engine::{Engine, EngineSpec};
+use crate::error::Error;
+use crate::protocol::{MAX_PAYLOAD, VocabFacts};
+
+/// Longest text that is tokenized at once, bytes: a token takes four in the answer.
+pub const MAX_TEXT: usize = MAX_PAYLOAD / 4;
+
+/// Two engines that have loaded the vocabulary of one file, and nothing else of it.
+#[derive(Debug)]
+pub struct Engines {
+    /// The engine compared against.
+    pub reference: Engine,
+    /// The engine under test.
+    pub candidate: Engine,
+    /// The candidate's view of the vocabulary.
+    pub facts: VocabFacts,
+}
+
+impl Engines {
+    /// Starts both and loads the vocabulary.
+    ///
+    /// # Errors
+    /// If an engine cannot be started, has no tokenizer, or does not load the file; if they see different
+    /// vocabularies.
+    pub fn load(
+        reference: &EngineSpec,
+        candidate: &EngineSpec,
+        model: &Path,
+    ) -> Result<Engines, Error> {
+        let candidate = start(candidate)?;
+        let reference = start(reference)?;
+        // Ours first: it names what is wrong with a file, where the reference aborts.
+        let (candidate, facts) = load(candidate, model)?;
+        let (reference, of_reference) = load(reference, model)?;
+        if of_reference.n_vocab != facts.n_vocab {
+            return Err(Error::BadInput(format!(
+                "the engines read the vocabulary differently: {} tokens in {}, {} in {}",
+                of_reference.n_vocab,
+                reference.name(),
+                facts.n_vocab,
+                candidate.name()
+            )));
+        }
+        Ok(Engines {
+            reference,
+            candidate,
+            facts,
+        })
+    }
+
+    /// Both, for comparing.
+    pub fn pair(&mut self) -> Pair<'_> {
+        Pair {
+            reference: &mut self.reference,
+            candidate: &mut self.candidate,
+        }
+    }
+
+    /// An engine that failed, as an error of the command; `what` says what it was at.
+    pub fn failed(&self, side: Side, what: &str) -> Error {
+        let (error, engine) = match side {
+            Side::Reference(e) => (e, &self.reference),
+            Side::Candidate(e) => (e, &self.candidate),
+        };
+        match error.into_error(engine.name()) {
+            Error::Engine(message) => Error::Engine(format!("{message} ({what})")),
+            other => other,
+        }
+    }
+}
+
+/// One engine with the vocabulary of a file.
+///
+/// # Errors
+/// As [`Engines::load`].
+pub fn load_one(spec: &EngineSpec, model: &Path) -> Result<Engine, Error> {
+    Ok(load(start(spec)?, model)?.0)
+}
+
+fn start(spec: &EngineSpec) -> Result<Engine, Error> {
+    let engine = Engine::start(spec, None)?;
+    match engine.hello().tokenizer {
+        true => Ok(engine),
+        false => Err(Error::Usage(format!("engine {spec} has no tokenizer"))),
+    }
+}
+
+fn load(mut engine: Engine, model: &Path) -> Result<(Engine, VocabFacts), Error> {
+    let loaded = engine.load_vocab(model);
+    let (facts, _) = loaded.map_err(|e| e.into_error(engine.name()))?;
+    Ok((engine, facts))
+}
