@@ -4,9 +4,11 @@
     python assets/train_vocabularies.py TEXT
 
 TEXT is any English text. To it come names and sentences of all locales of CLDR, as Babel carries them, so that
-scripts of every kind have tokens of more than one character, and this repository's own source for code.
+scripts of every kind have tokens of more than one character, and a module of Python's for code.
 """
 
+import argparse
+import json
 import pathlib
 import random
 import sys
@@ -31,8 +33,7 @@ def corpus(text):
             words += locale.months["format"][width].values()
             words += locale.days["format"][width].values()
         lines += [" ".join(words[i : i + 8]) for i in range(0, len(words), 8)]
-    for source in sorted(ROOT.glob("bitnet-core/src/**/*.rs")):
-        lines += source.read_text().splitlines()[:200]
+    lines += pathlib.Path(argparse.__file__).read_text().splitlines()
     lines += [f"{n} + {n * n}%  ({n / 7:.3f})" for n in range(300)]
     random.Random(0).shuffle(lines)
     return [line for line in lines if line.strip()]
@@ -61,7 +62,7 @@ def bpe(lines):
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=3000, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(lines, trainer)
-    state = __import__("json").loads(tokenizer.to_str())["model"]
+    state = json.loads(tokenizer.to_str())["model"]
     tokens = sorted(state["vocab"], key=state["vocab"].get)
     merges = [m if isinstance(m, str) else " ".join(m) for m in state["merges"]]
     types = [NORMAL] * len(tokens)
@@ -80,7 +81,7 @@ def spm(lines):
         text.write_text("\n".join(lines))
         sentencepiece.SentencePieceTrainer.train(
             input=str(text), model_prefix=f"{folder}/m", model_type="bpe", vocab_size=3000,
-            byte_fallback=True, character_coverage=0.98, user_defined_symbols=["<user>", "▁▁<user>"],
+            byte_fallback=True, character_coverage=0.98, user_defined_symbols=["<user>", "▁▁<user>", "<|endoftext|>"],
             normalization_rule_name="identity", remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True, minloglevel=2,
         )

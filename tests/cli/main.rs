@@ -12,6 +12,7 @@ mod profile;
 mod python;
 mod record;
 mod stress;
+mod vocabularies;
 mod weight_types;
 
 use std::path::{Path, PathBuf};

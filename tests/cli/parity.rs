@@ -167,7 +167,7 @@ fn synthetic_model_of_every_architecture() {
 }
 
 /// The second pin, if it is built.
-fn second_pin() -> Option<&'static str> {
+pub(super) fn second_pin() -> Option<&'static str> {
     let doctor = crossval(&["doctor"]);
     let name = "bitnet.cpp@2024-11";
     if String::from_utf8_lossy(&doctor.stdout).contains(name) {
@@ -215,7 +215,7 @@ fn two_vintages_in_one_command() {
 }
 
 #[test]
-fn second_pin_of_the_reference() {
+pub(super) fn second_pin_of_the_reference() {
     let Some(reference) = second_pin() else {
         return;
     };
