@@ -12,6 +12,7 @@ mod profile;
 mod python;
 mod record;
 mod stress;
+mod tokenize;
 mod vocabularies;
 mod weight_types;
 

@@ -54,13 +54,19 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     /// With --file, time each engine this many times, by turns [default: 1]
-    #[arg(long, value_name = "N", requires = "file", conflicts_with = "fuzz", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "file", conflicts_with_all = ["text", "fuzz"], value_parser = clap::value_parser!(u32).range(1..))]
     reps: Option<u32>,
     /// Compare both engines on N random strings
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     fuzz: Option<u64>,
     /// Equal seeds give equal strings
-    #[arg(long, value_name = "S", default_value_t = 0)]
+    #[arg(
+        long,
+        value_name = "S",
+        requires = "fuzz",
+        conflicts_with = "text",
+        default_value_t = 0
+    )]
     seed: u64,
 }
 
