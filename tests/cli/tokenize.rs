@@ -261,13 +261,33 @@ fn what_cannot_be_done_is_refused() {
         assert_eq!(got, code, "{args:?}: {errors}");
         assert!(errors.contains(says), "{args:?}: {errors}");
     }
-    let output = crossval(&["tokenize", "--model", "/no/such.gguf", "--text", "a"]);
+    let args = [
+        "tokenize",
+        "--model",
+        "/no/such.gguf",
+        "--text",
+        "a",
+        "--engine",
+        "rust",
+    ];
+    let output = crossval(&args);
     assert_eq!(exit_code(&output), 65);
     assert!(
         stderr(&output).contains("/no/such.gguf"),
         "{}",
         stderr(&output)
     );
+}
+
+#[test]
+fn vocabularies_of_different_sizes_are_not_compared() {
+    let scratch = Scratch::new();
+    let (model, engine) = swapped(&scratch, Path::new(TINY));
+    let other = synth(&scratch, "bitnet", &["--vocab", "300", "--layers", "1"]);
+    vocabulary_of(&other, &scratch.path("there/vocab.gguf"), |_| {});
+    let (code, _, errors) = tokenize(&model, &["--reference", &engine], b"text");
+    assert_eq!(code, 65);
+    assert!(errors.contains("300 tokens in exec:"), "{errors}");
 }
 
 #[cfg(feature = "reference")]
