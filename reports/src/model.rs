@@ -295,6 +295,9 @@ pub struct Inputs {
 pub struct Prompt {
     /// The text; null if token IDs were given.
     pub text: Option<String>,
+    /// The text as the model's chat template renders it, which is what was tokenized; null without `--chat`.
+    #[serde(default)]
+    pub rendered: Option<String>,
     /// Where it came from: `--prompt`, `--tokens`, or the file's path.
     pub source: String,
     /// Token IDs fed to both engines.

@@ -1,6 +1,7 @@
 //! The `crossval` binary, from outside: what people and CI see of it.
 
 mod bad_input;
+mod chat;
 mod dying_engine;
 mod false_alarms;
 mod faults;

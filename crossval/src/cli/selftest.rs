@@ -56,6 +56,7 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
             text: PROMPT.into(),
             source: "default".into(),
         }],
+        chat: false,
         text: None,
         n_predict: 0,
         threads: 1,

@@ -25,6 +25,7 @@ pub use self::perplexity::TextSource;
 use self::perplexity::Windows;
 pub(crate) use self::settings::compared_settings;
 use crate::bench;
+use crate::chat;
 use crate::engine::EngineSpec;
 use crate::error::Error;
 use crate::known::{Ledger, Occurred};
@@ -50,6 +51,8 @@ pub struct RunOptions {
     pub candidate: EngineSpec,
     /// At least one, but for a trace: then none means those recorded.
     pub prompts: Vec<PromptSource>,
+    /// Whether each prompt is one message of the user, rendered by the model's chat template.
+    pub chat: bool,
     /// A text to measure the perplexity of both engines on.
     pub text: Option<TextSource>,
     /// Tokens to generate from each prompt.
@@ -82,10 +85,23 @@ pub enum PromptSource {
     },
     /// Token IDs from `--tokens`.
     Tokens(Vec<u32>),
+    /// Text that the model's chat template has rendered.
+    Rendered {
+        /// As it was given.
+        text: String,
+        /// Where it came from.
+        source: String,
+        /// What is tokenized.
+        rendered: String,
+        /// It begins with the text of BOS, which the tokenizer is not to add again.
+        begins_with_bos: bool,
+    },
     /// A prompt of a trace.
     Recorded {
         /// As it was given.
         text: Option<String>,
+        /// As a chat template rendered it.
+        rendered: Option<String>,
         /// Where it came from.
         source: String,
         /// Its token IDs.
@@ -117,7 +133,11 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         modes: pair.modes(&options.modes),
         ..options.clone()
     };
-    let prompts = pair.tokenize(&traces.sources(&options.prompts))?;
+    let mut sources = traces.sources(&options.prompts);
+    if options.chat {
+        sources = chat::render(sources, &options.model, pair.vocab_for_chat())?;
+    }
+    let prompts = pair.tokenize(&sources)?;
     traces.check_prompts(&prompts.0, options.n_predict)?;
     let windows = Windows::new(options, &mut pair)?;
     let mut comparison = Comparison::new(options, &mut pair, prompts)?;

@@ -338,6 +338,7 @@ fn report(layers: usize, prompts: usize) -> Report {
             prompts: (0..prompts)
                 .map(|i| Prompt {
                     text: Some(format!("Once upon a time, number {i}, there was a model")),
+                    rendered: None,
                     source: "--prompt".to_owned(),
                     tokens: (1..=12).collect(),
                     decode_tokens: (20..28).collect(),
