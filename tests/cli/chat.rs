@@ -1,10 +1,5 @@
 //! `--chat`: prompts as the model's chat template has them.
 
-use std::fs::File;
-use std::io::BufWriter;
-
-use bitnet_core::gguf::{Gguf, Writer};
-
 use super::*;
 
 const TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}\n{{ message.role | capitalize }}: \
@@ -13,24 +8,14 @@ const TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}\n{{ message
 
 /// The bundled model with a chat template.
 fn model(scratch: &Scratch, template: &str) -> PathBuf {
-    let gguf = Gguf::open(Path::new(TINY)).expect("the bundled model");
-    let mut metadata = gguf.metadata().clone();
-    metadata
-        .insert("tokenizer.chat_template", template)
-        .expect("a new key");
-    let mut writer = Writer::new(metadata).expect("a writer");
-    for t in gguf.tensors() {
-        writer.tensor(&t.name, &t.shape, t.ty).expect("a tensor");
-    }
     let path = scratch.path("chat.gguf");
-    let file = BufWriter::new(File::create(&path).expect("a file"));
-    let mut file = writer.begin(file).expect("a head");
-    for t in gguf.tensors() {
-        let data = gguf.data(t).expect("data");
-        file.write_tensor(|out| out.write_all(data))
-            .expect("written");
-    }
-    file.finish().expect("complete");
+    tiny_with(&path, |metadata| {
+        let mut metadata = metadata.clone();
+        metadata
+            .insert("tokenizer.chat_template", template)
+            .expect("a new key");
+        metadata
+    });
     path
 }
 

@@ -8,6 +8,7 @@ mod noise;
 mod pair;
 mod perplexity;
 mod settings;
+mod tokenizers;
 
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,9 @@ pub const DECODE_STEPS: usize = 8;
 
 /// Batch of the compared prefill, tokens. A longer prompt is evaluated in several.
 pub(crate) const COMPARED_UBATCH: usize = 128;
+
+/// Why the tokenizers were not compared after all.
+const ENGINE_FAILED: &str = "an engine failed";
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -154,6 +158,16 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
             }),
         None => None,
     };
+    let parity = if pair.failed() {
+        tokenizers::not_compared(comparison.tokenizer.clone(), ENGINE_FAILED.to_owned())
+    } else {
+        let fed = comparison.tokenizer.clone();
+        let compared = tokenizers::compare(&mut pair, &sources, options, fed.clone(), progress);
+        compared.unwrap_or_else(|side| {
+            pair.fail(side);
+            tokenizers::not_compared(fed, ENGINE_FAILED.to_owned())
+        })
+    };
     let bench = if options.bench && !pair.failed() && !traces.any() {
         progress.set_message("timing");
         time(&mut pair, &comparison, options, progress)
@@ -189,6 +203,8 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         },
         bench: bench.as_ref(),
         text: to_score.map(|n| (n, perplexity.as_ref())),
+        tokens: &parity,
+        engines: [&reference, &candidate],
         known: &known,
     };
     let mut verdict = verdict::decide(&findings);
@@ -249,6 +265,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         generation: comparison.generation,
         bench,
         perplexity,
+        tokenizer: Some(parity),
         known,
     })
 }

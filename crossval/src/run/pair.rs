@@ -143,6 +143,24 @@ impl Pair {
             .find(|vocab| vocab.chat_template.is_some())
     }
 
+    /// The vocabulary, if both engines have a tokenizer; else why their tokenizers cannot be compared.
+    pub(super) fn comparable_vocab(&self) -> Result<&VocabFacts, String> {
+        for (role, worker) in [
+            ("reference", &self.reference),
+            ("candidate", &self.candidate),
+        ] {
+            let engine = &worker.engine;
+            if !engine.hello().tokenizer {
+                return Err(format!("the {role} ({}) has no tokenizer", engine.name()));
+            }
+        }
+        // The candidate's, as in `crossval tokenize`.
+        [&self.candidate, &self.reference]
+            .into_iter()
+            .find_map(|worker| worker.vocab.as_ref())
+            .ok_or_else(|| "no engine says what the vocabulary is".to_owned())
+    }
+
     /// The modes asked for; if there are none, those that the candidate can be compared in.
     pub(super) fn modes(&self, asked: &[Mode]) -> Vec<Mode> {
         match asked {
