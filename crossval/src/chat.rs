@@ -28,28 +28,54 @@ struct Job {
     contents: Vec<String>,
 }
 
+/// A text as a chat template has it.
+pub(crate) struct Rendered {
+    /// To be tokenized, special tokens parsed.
+    pub(crate) text: String,
+    /// It begins with the text of BOS, which the tokenizer is not to add again.
+    pub(crate) begins_with_bos: bool,
+}
+
 /// The prompts, rendered for a model with this vocabulary.
 ///
 /// # Errors
-/// [`Error::Usage`] if the model has no template, or a prompt is token IDs; [`Error::BadInput`] if the template fails.
-pub(crate) fn render(
+/// [`Error::Usage`] if a prompt is token IDs; what [`render`] says.
+pub(crate) fn render_prompts(
     sources: Vec<PromptSource>,
     model: &Path,
     vocab: Option<&VocabFacts>,
 ) -> Result<Vec<PromptSource>, Error> {
-    let mut texts = Vec::new();
+    let (mut texts, mut origins) = (Vec::new(), Vec::new());
     for prompt in sources {
-        match prompt {
-            PromptSource::Text { text, source } => texts.push((text, source)),
-            PromptSource::Tokens(_)
-            | PromptSource::Recorded { .. }
-            | PromptSource::Rendered { .. } => {
-                return Err(Error::Usage(
-                    "--chat: the prompts are token IDs, and no text to render".into(),
-                ));
-            }
-        }
+        let PromptSource::Text { text, source } = prompt else {
+            return Err(Error::Usage(
+                "--chat: the prompts are token IDs, and no text to render".into(),
+            ));
+        };
+        texts.push(text);
+        origins.push(source);
     }
+    let rendered = render(&texts, model, vocab)?;
+    let prompts = texts.into_iter().zip(origins).zip(rendered);
+    Ok(prompts
+        .map(|((text, source), rendered)| PromptSource::Rendered {
+            text,
+            source,
+            rendered: rendered.text,
+            begins_with_bos: rendered.begins_with_bos,
+        })
+        .collect())
+}
+
+/// Each text as one message of the user, rendered for a model with this vocabulary.
+///
+/// # Errors
+/// [`Error::Usage`] if the model has no template; [`Error::BadInput`] if the template fails.
+pub(crate) fn render(
+    texts: &[String],
+    model: &Path,
+    vocab: Option<&VocabFacts>,
+) -> Result<Vec<Rendered>, Error> {
     let Some((vocab, template)) = vocab.and_then(|v| Some((v, v.chat_template.clone()?))) else {
         return Err(Error::Usage(format!(
             "--chat: {} has no chat template (tokenizer.chat_template)",
@@ -60,26 +86,23 @@ pub(crate) fn render(
         template,
         bos: vocab.bos.clone(),
         eos: vocab.eos.clone(),
-        contents: texts.iter().map(|(text, _)| text.clone()).collect(),
+        contents: texts.to_vec(),
     };
     let rendered =
         in_child(&job).map_err(|what| Error::BadInput(format!("{}: {what}", model.display())))?;
     if rendered.len() != texts.len() {
         return Err(Error::Internal(format!(
-            "{} prompts became {}",
+            "{} texts became {}",
             texts.len(),
             rendered.len()
         )));
     }
     let bos = vocab.bos.as_deref().filter(|bos| !bos.is_empty());
-    Ok(texts
+    Ok(rendered
         .into_iter()
-        .zip(rendered)
-        .map(|((text, source), rendered)| PromptSource::Rendered {
+        .map(|text| Rendered {
+            begins_with_bos: bos.is_some_and(|bos| text.starts_with(bos)),
             text,
-            source,
-            begins_with_bos: bos.is_some_and(|bos| rendered.starts_with(bos)),
-            rendered,
         })
         .collect())
 }

@@ -147,6 +147,27 @@ fn a_trace_keeps_what_was_rendered() {
 }
 
 #[test]
+fn tokenize_renders_too() {
+    let scratch = Scratch::new();
+    let model = model(&scratch, TEMPLATE);
+    let tokenize = |more: &[&str]| {
+        let mut args = vec!["tokenize", "--model", text(&model), "--engine", "rust"];
+        args.extend(["--ids"]);
+        args.extend(more);
+        let output = crossval(&args);
+        assert_eq!(exit_code(&output), 0, "{}", stderr(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let chat = tokenize(&["--chat", "--text", "The dog"]);
+    let rendered = "<s>User: The dog</s>\nAssistant:";
+    assert_eq!(chat, tokenize(&["--no-bos", "--text", rendered]));
+    let refused = [
+        "tokenize", "--model", TINY, "--engine", "rust", "--chat", "--text", "a",
+    ];
+    assert_eq!(exit_code(&crossval(&refused)), 64);
+}
+
+#[test]
 fn what_cannot_be_rendered() {
     let (code, message) = fails(Path::new(TINY), &[]);
     assert_eq!(code, 64);

@@ -18,6 +18,9 @@ use crate::trace::Trace;
 
 pub(super) const DEFAULT_N_PREDICT: usize = 32;
 
+/// Generated strings on which the tokenizers are compared.
+const STRINGS: u64 = 1000;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The model, a GGUF file
@@ -110,6 +113,7 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
         prompts,
         chat: args.chat,
         text: text(args.text.as_deref(), args.chunks)?,
+        strings: STRINGS,
         n_predict: args.n_predict.or(recorded).unwrap_or(DEFAULT_N_PREDICT),
         threads: args.threads,
         modes: match args.mode {

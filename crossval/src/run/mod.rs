@@ -59,6 +59,8 @@ pub struct RunOptions {
     pub chat: bool,
     /// A text to measure the perplexity of both engines on.
     pub text: Option<TextSource>,
+    /// Strings to generate for comparing the tokenizers.
+    pub strings: u64,
     /// Tokens to generate from each prompt.
     pub n_predict: usize,
     /// Threads per engine.
@@ -139,7 +141,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
     };
     let mut sources = traces.sources(&options.prompts);
     if options.chat {
-        sources = chat::render(sources, &options.model, pair.vocab_for_chat())?;
+        sources = chat::render_prompts(sources, &options.model, pair.vocab_for_chat())?;
     }
     let prompts = pair.tokenize(&sources)?;
     traces.check_prompts(&prompts.0, options.n_predict)?;

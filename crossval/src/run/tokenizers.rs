@@ -13,8 +13,7 @@ use crate::compare::lockstep::Side;
 use crate::engine::{Engine, EngineError};
 use crate::tokens::{self, Answer, Comparison, FuzzOptions, escape};
 
-/// Generated strings per run, and their seed: those of `crossval tokenize --fuzz 1000`.
-const STRINGS: u64 = 1000;
+/// Of the generated strings: they are those of `crossval tokenize --fuzz`.
 const SEED: u64 = 0;
 
 /// Tokens shown before and after the first that differs.
@@ -94,11 +93,11 @@ pub(super) fn compare(
         });
     }
     let fuzzed = FuzzOptions {
-        count: STRINGS,
+        count: options.strings,
         seed: SEED,
         corpus: None,
     };
-    progress.set_length(STRINGS);
+    progress.set_length(options.strings);
     progress.set_position(0);
     let found = tokens::fuzz(&mut pair, &vocab, fuzzed, progress)?;
     let mut first = Vec::new();

@@ -66,7 +66,7 @@ pub fn record(options: &RecordOptions, progress: &ProgressBar) -> Result<u64, Er
     let (facts, _) = engine.load(&options.model).map_err(failed)?;
     let mut sources = options.prompts.clone();
     if options.chat {
-        sources = chat::render(sources, &options.model, facts.vocab.as_ref())?;
+        sources = chat::render_prompts(sources, &options.model, facts.vocab.as_ref())?;
     }
     let tokenizer = engine.hello().tokenizer.then_some(&mut engine);
     let (prompts, tokenizer) = run::tokenize(&sources, tokenizer, facts.n_vocab)?;
