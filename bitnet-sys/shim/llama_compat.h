@@ -45,6 +45,19 @@ inline bool add_eos(const llama_model * m) { return llama_add_eos_token(m); }
 inline bool is_eog(const llama_model * m, llama_token t) { return llama_token_is_eog(m, t); }
 #endif
 
+// llama_chat_apply_template took a model first until 2025-01; the template makes it superfluous.
+inline int32_t apply_template(int32_t (*f)(const llama_model *, const char *, const llama_chat_message *, size_t, bool,
+                                           char *, int32_t),
+                              const char * tmpl, const llama_chat_message * chat, size_t n, bool add_prompt, char * buf,
+                              int32_t size) {
+    return f(nullptr, tmpl, chat, n, add_prompt, buf, size);
+}
+inline int32_t apply_template(int32_t (*f)(const char *, const llama_chat_message *, size_t, bool, char *, int32_t),
+                              const char * tmpl, const llama_chat_message * chat, size_t n, bool add_prompt, char * buf,
+                              int32_t size) {
+    return f(tmpl, chat, n, add_prompt, buf, size);
+}
+
 inline void kv_clear(llama_context * ctx) {
 #if defined(BN_MEMORY_API)
     llama_memory_clear(llama_get_memory(ctx), true);

@@ -182,6 +182,18 @@ bool bn_token_is_eog(const bn_model * model, int32_t token) {
     return guarded(false, [&] { return compat::is_eog(model->llama, token); });
 }
 
+int32_t bn_chat_apply_template(const char * tmpl, const char * const * roles, const char * const * contents, size_t n,
+                               bool add_generation_prompt, char * buf, int32_t size) {
+    return guarded(BN_FAILED, [&] {
+        std::vector<llama_chat_message> chat(n);
+        for (size_t i = 0; i < n; i++) {
+            chat[i] = {roles[i], contents[i]};
+        }
+        return compat::apply_template(&llama_chat_apply_template, tmpl, chat.data(), n, add_generation_prompt, buf,
+                                      size);
+    });
+}
+
 bn_context * bn_context_new(bn_model * model, bn_context_options options) {
     return guarded<bn_context *>(nullptr, [&]() -> bn_context * {
         last_error = "BitNet.cpp could not make a context";

@@ -65,6 +65,12 @@ int32_t bn_detokenize(const bn_model *model, const int32_t *tokens, int32_t n, c
 int32_t bn_token_to_piece(const bn_model *model, int32_t token, char *buf, int32_t size, bool special);
 bool bn_token_is_eog(const bn_model *model, int32_t token);
 
+/* The conversation by the hard-coded rendering that the library chooses by what the template contains; it runs no
+ * template. Returns the length and writes at most `size` bytes, without a final NUL; -1 if it knows no such template;
+ * BN_FAILED as above. All strings end with NUL. */
+int32_t bn_chat_apply_template(const char *tmpl, const char *const *roles, const char *const *contents, size_t n,
+                               bool add_generation_prompt, char *buf, int32_t size);
+
 /* One node of the compute graph, just evaluated (or about to be). Pointers are valid during the callback only. */
 typedef struct bn_node {
     const char *name;

@@ -23,6 +23,9 @@ pub enum Error {
     /// The tokenizer failed.
     #[error("BitNet.cpp's tokenizer failed: {0}")]
     Tokenizer(String),
+    /// A conversation could not be rendered.
+    #[error("BitNet.cpp cannot render the conversation: {0}")]
+    Chat(String),
     /// A token ID outside the vocabulary.
     #[error("token {token} is outside the vocabulary of {n_vocab}")]
     Token {

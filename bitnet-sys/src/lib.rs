@@ -25,6 +25,8 @@
 //! this crate in a child process.
 
 #[cfg(feature = "reference")]
+mod chat;
+#[cfg(feature = "reference")]
 mod context;
 #[cfg(feature = "reference")]
 mod error;
@@ -41,6 +43,7 @@ mod node;
 
 #[cfg(feature = "reference")]
 pub use self::{
+    chat::apply_chat_template,
     context::{Context, ContextOptions, Logits, Timings},
     error::Error,
     library::{LibraryFacts, library},

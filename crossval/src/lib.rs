@@ -4,6 +4,7 @@
 //! compares what streams back and writes a report; [`verdict`] decides what it means.
 
 pub mod bench;
+mod chat;
 pub mod cli;
 pub mod compare;
 pub mod engine;

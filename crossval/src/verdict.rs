@@ -2,7 +2,7 @@
 
 use reports::model::{
     AtFault, Bench, Coverage, Divergence, Generation, KnownDeviation, Mode, Perplexity, Status,
-    Verdict,
+    TokenParity, Verdict,
 };
 use reports::number;
 use reports::outcome::Outcome;
@@ -32,6 +32,10 @@ pub struct Findings<'a> {
     pub text: Option<(usize, Option<&'a Perplexity>)>,
     /// Timings, if they were asked for.
     pub bench: Option<&'a Bench>,
+    /// Both tokenizers on the same texts.
+    pub tokens: &'a TokenParity,
+    /// Names of the reference and the candidate.
+    pub engines: [&'a str; 2],
     /// Known deviations, and whether they occurred.
     pub known: &'a [KnownDeviation],
 }
@@ -172,6 +176,12 @@ fn disagreement(
             ));
         }
     }
+    if let Some(first) = findings.tokens.first_difference() {
+        let [reference, candidate] = findings.engines;
+        reasons.push(format!(
+            "the tokenizers of {reference} and {candidate} differ; the first: {first}"
+        ));
+    }
     reasons.extend(findings.known.iter().filter_map(complaint));
     reasons.into_iter().map(|r| (Outcome::Parity, r)).collect()
 }
@@ -207,7 +217,7 @@ fn first_divergence(exceeded: &[(Site, &Exceeded)]) -> Option<Divergence> {
 #[cfg(test)]
 mod tests {
     use bitnet_core::tap::Tap;
-    use reports::model::{ElementAt, GenerationMismatch};
+    use reports::model::{ElementAt, GeneratedTexts, GenerationMismatch, PieceDifference};
 
     use super::*;
 
@@ -218,6 +228,20 @@ mod tests {
             ..Coverage::default()
         }
     }
+
+    static NOT_COMPARED: TokenParity = TokenParity {
+        fed: None,
+        not_compared: None,
+        texts: Vec::new(),
+        generated: GeneratedTexts {
+            seed: 0,
+            compared: None,
+            different: None,
+            first: Vec::new(),
+            different_pieces: None,
+            first_pieces: Vec::new(),
+        },
+    };
 
     fn findings(coverage: &Coverage) -> Findings<'_> {
         Findings {
@@ -230,6 +254,8 @@ mod tests {
             candidate_noise: Vec::new(),
             text: None,
             bench: None,
+            tokens: &NOT_COMPARED,
+            engines: ["bitnet.cpp", "rust"],
             known: &[],
         }
     }
@@ -349,6 +375,28 @@ mod tests {
             findings.generation = Some(&generation);
             assert_eq!(decide(&findings).exit_code, exit_code);
         }
+    }
+
+    #[test]
+    fn tokenizers_that_differ_fail_and_blame_nobody() {
+        let coverage = complete();
+        let mut tokens = NOT_COMPARED.clone();
+        tokens.generated.different_pieces = Some(1);
+        tokens.generated.first_pieces = vec![PieceDifference {
+            id: 9,
+            reference: " a".into(),
+            candidate: "a".into(),
+        }];
+        let mut findings = findings(&coverage);
+        findings.tokens = &tokens;
+        let verdict = decide(&findings);
+        assert_eq!((verdict.status, verdict.exit_code), (Status::Fail, 10));
+        assert_eq!(verdict.at_fault, AtFault::Undetermined);
+        let [reason] = &verdict.reasons[..] else {
+            panic!("{:?}", verdict.reasons)
+        };
+        assert!(reason.contains("of bitnet.cpp and rust differ"), "{reason}");
+        assert!(reason.contains("token 9 by itself"), "{reason}");
     }
 
     #[test]

@@ -73,6 +73,20 @@ pub fn render(report: &Report) -> String {
         line(&mut out, "Generation: not measured.");
     }
 
+    if let Some(tokenizer) = &facts.tokenizer {
+        heading(&mut out, "Tokenizers");
+        for sentence in &tokenizer.sentences {
+            line(&mut out, &inline(sentence));
+        }
+        table(&mut out, &tokenizer.texts);
+        for (text, around) in &tokenizer.partings {
+            line(&mut out, &format!("Where the engines part on {text}:"));
+            table(&mut out, around);
+        }
+        table(&mut out, &tokenizer.generated);
+        table(&mut out, &tokenizer.pieces);
+    }
+
     heading(&mut out, "Performance");
     table_or(&mut out, &facts.throughput, "Throughput: not measured.");
     for note in &facts.bench_notes {

@@ -1,9 +1,16 @@
 //! The report's data model, `crossval.report/1`. Within /1 fields are only added; unknown is `null`, never 0.
 
+mod tokenizer;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use self::tokenizer::{
+    GeneratedText, GeneratedTexts, PieceDifference, TokenAt, TokenComparison, TokenParity,
+    TokenizedText, TokensOf,
+};
 
 /// The value of [`Report::schema`].
 pub const SCHEMA: &str = "crossval.report/1";
@@ -42,6 +49,9 @@ pub struct Report {
     /// Both engines on a text; null without `--text`.
     #[serde(default)]
     pub perplexity: Option<Perplexity>,
+    /// Both tokenizers on the same texts; null only in older reports.
+    #[serde(default)]
+    pub tokenizer: Option<TokenParity>,
     /// The ledger of known deviations, as it was applied; empty without `--known`.
     #[serde(default)]
     pub known: Vec<KnownDeviation>,
@@ -295,6 +305,9 @@ pub struct Inputs {
 pub struct Prompt {
     /// The text; null if token IDs were given.
     pub text: Option<String>,
+    /// The text as the model's chat template renders it, which is what was tokenized; null without `--chat`.
+    #[serde(default)]
+    pub rendered: Option<String>,
     /// Where it came from: `--prompt`, `--tokens`, or the file's path.
     pub source: String,
     /// Token IDs fed to both engines.

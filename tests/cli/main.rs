@@ -1,6 +1,7 @@
 //! The `crossval` binary, from outside: what people and CI see of it.
 
 mod bad_input;
+mod chat;
 mod dying_engine;
 mod false_alarms;
 mod faults;
@@ -12,13 +13,17 @@ mod profile;
 mod python;
 mod record;
 mod stress;
+mod token_parity;
 mod tokenize;
 mod vocabularies;
 mod weight_types;
 
+use std::fs::File;
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use bitnet_core::gguf::{Gguf, Metadata, Writer};
 use reports::Report;
 
 /// The bundled demo model.
@@ -90,6 +95,23 @@ fn synth(scratch: &Scratch, arch: &str, more: &[&str]) -> PathBuf {
     let output = crossval(&args);
     assert_eq!(exit_code(&output), 0, "{}", stderr(&output));
     file
+}
+
+/// A copy of the bundled model, with the metadata that `edit` makes of its own.
+fn tiny_with(to: &Path, edit: impl FnOnce(&Metadata) -> Metadata) {
+    let gguf = Gguf::open(Path::new(TINY)).expect("the bundled model");
+    let mut writer = Writer::new(edit(gguf.metadata())).expect("a writer");
+    for t in gguf.tensors() {
+        writer.tensor(&t.name, &t.shape, t.ty).expect("a tensor");
+    }
+    let file = BufWriter::new(File::create(to).expect("a file"));
+    let mut file = writer.begin(file).expect("a head");
+    for t in gguf.tensors() {
+        let data = gguf.data(t).expect("data");
+        file.write_tensor(|out| out.write_all(data))
+            .expect("written");
+    }
+    file.finish().expect("complete");
 }
 
 /// A file of ../shared, which not every checkout has.

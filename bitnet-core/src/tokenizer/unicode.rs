@@ -170,7 +170,7 @@ mod tests {
             (Class::Other, 0x10D50)
         );
         assert_eq!((lowercase('É'.into()), base('É'.into())), (0xE9, 0x45));
-        assert_eq!(base('각'.into()), 'ᄀ'.into());
+        assert_eq!(base('각'.into()), u32::from('ᄀ'));
         assert_eq!(Class::of(0xD800), Class::Control);
         assert_eq!(Class::of(0xE000), Class::Control);
         assert_eq!(Class::of(0x10FFFF), Class::Other);

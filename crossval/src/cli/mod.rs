@@ -63,6 +63,9 @@ enum Command {
     Profile(profile::Args),
     /// Render the HTML and Markdown of a report again from its JSON
     Report(report::Args),
+    /// Render the chat templates of `--chat`, from standard input to standard output
+    #[command(hide = true, name = crate::chat::COMMAND)]
+    RenderChat,
     /// Run an engine in this process, speaking the worker protocol on standard input and output
     #[command(hide = true)]
     Worker {
@@ -102,6 +105,7 @@ pub fn main(provenance: &Provenance) -> ExitCode {
         Command::Doctor => doctor::run(provenance),
         Command::Profile(args) => profile::run(args),
         Command::Report(args) => report::run(args),
+        Command::RenderChat => crate::chat::serve().map(|()| Outcome::Pass),
         Command::Worker {
             engine,
             fault,

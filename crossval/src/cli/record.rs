@@ -28,6 +28,9 @@ pub(super) struct Args {
     /// Token IDs as a prompt, such as 1,403,407
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     tokens: Vec<u32>,
+    /// Make each prompt one message of the user, rendered by the chat template in the model's file
+    #[arg(long, conflicts_with = "tokens")]
+    chat: bool,
     /// Tokens to generate greedily from each prompt, past any end-of-text token
     #[arg(long, value_name = "N", default_value_t = DEFAULT_N_PREDICT)]
     n_predict: usize,
@@ -48,6 +51,7 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
         engine: args.engine.parse()?,
         model: args.model,
         prompts,
+        chat: args.chat,
         n_predict: args.n_predict,
         threads: args.threads,
         output: args.output,

@@ -18,6 +18,9 @@ use crate::trace::Trace;
 
 pub(super) const DEFAULT_N_PREDICT: usize = 32;
 
+/// Generated strings on which the tokenizers are compared.
+const STRINGS: u64 = 1000;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The model, a GGUF file
@@ -38,6 +41,9 @@ pub(super) struct Args {
     /// Token IDs as a prompt, such as 1,403,407
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     tokens: Vec<u32>,
+    /// Make each prompt one message of the user, rendered by the chat template in the model's file
+    #[arg(long, conflicts_with = "tokens")]
+    chat: bool,
     /// A text to measure the perplexity of both engines on
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
@@ -105,7 +111,9 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
         reference,
         candidate,
         prompts,
+        chat: args.chat,
         text: text(args.text.as_deref(), args.chunks)?,
+        strings: STRINGS,
         n_predict: args.n_predict.or(recorded).unwrap_or(DEFAULT_N_PREDICT),
         threads: args.threads,
         modes: match args.mode {

@@ -56,6 +56,9 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
             text: PROMPT.into(),
             source: "default".into(),
         }],
+        chat: false,
+        // The faults are not in the tokenizer.
+        strings: 0,
         text: None,
         n_predict: 0,
         threads: 1,

@@ -77,6 +77,7 @@ fn write_summary(out: &mut String, report: &Report) -> std::fmt::Result {
     write_noise(out, report)?;
     write_perplexity(out, report)?;
     write_generation(out, report)?;
+    write_tokens(out, report)?;
     write_bench(out, report)
 }
 
@@ -389,6 +390,30 @@ fn write_generation(out: &mut String, report: &Report) -> std::fmt::Result {
         }
     }
     Ok(())
+}
+
+fn write_tokens(out: &mut String, report: &Report) -> std::fmt::Result {
+    let Some(parity) = &report.tokenizer else {
+        return Ok(());
+    };
+    out.push('\n');
+    if let Some(why) = &parity.not_compared {
+        return paragraph(out, 0, &format!("tokenizers  not compared: {why}"));
+    }
+    let texts = parity.texts.len() as u64;
+    let equal = parity.texts.iter().filter(|t| t.comparison.equal).count() as u64;
+    let mut parts = Vec::new();
+    if texts > 0 {
+        let texts = number::plural(texts, "text");
+        parts.push(format!("{} of {texts}", number::count(equal)));
+    }
+    let generated = &parity.generated;
+    if let (Some(compared), Some(different)) = (generated.compared, generated.different) {
+        let equal = number::count(compared.saturating_sub(different));
+        let strings = number::plural(compared, "generated string");
+        parts.push(format!("{equal} of {strings}"));
+    }
+    paragraph(out, 0, &format!("tokenizers  {} equal", parts.join(", ")))
 }
 
 fn write_bench(out: &mut String, report: &Report) -> std::fmt::Result {

@@ -12,9 +12,11 @@ use reports::number;
 use reports::outcome::Outcome;
 use serde_json::{Value, json};
 
+use crate::chat;
 use crate::compare::lockstep::Side;
 use crate::engine::{Engine, EngineError, EngineSpec};
 use crate::error::Error;
+use crate::protocol::VocabFacts;
 use crate::stats;
 use crate::tokens::{Answer, Comparison, Engines, MAX_TEXT, Pair, escape};
 
@@ -41,6 +43,9 @@ pub(super) struct Args {
     /// Engine under test [default: rust]
     #[arg(long, value_name = "ENGINE")]
     candidate: Option<String>,
+    /// Make the text one message of the user, rendered by the chat template in the model's file
+    #[arg(long, conflicts_with_all = ["no_parse_special", "fuzz"])]
+    chat: bool,
     /// Print the token IDs alone: [1, 2, 3]
     #[arg(long, conflicts_with_all = ["json", "fuzz"])]
     ids: bool,
@@ -94,11 +99,16 @@ pub(super) fn run(args: Args) -> Result<Outcome, Error> {
     }
     let text = args.text()?;
     let engines = Engines::load(&reference, &candidate, &args.model)?;
-    compare(&args, engines, &text)
+    let (text, options) = args.input(text, &engines.facts)?;
+    compare(&args, engines, &text, options)
 }
 
-fn compare(args: &Args, mut engines: Engines, text: &[u8]) -> Result<Outcome, Error> {
-    let options = args.options();
+fn compare(
+    args: &Args,
+    mut engines: Engines,
+    text: &[u8],
+    options: EncodeOptions,
+) -> Result<Outcome, Error> {
     let comparison = engines.pair().compare(text, options);
     let comparison = comparison.map_err(|side| engines.failed(side, "on the text"))?;
     let times = match (&comparison.candidate, &comparison.reference) {
@@ -143,11 +153,26 @@ fn compare(args: &Args, mut engines: Engines, text: &[u8]) -> Result<Outcome, Er
 }
 
 impl Args {
-    fn options(&self) -> EncodeOptions {
-        EncodeOptions {
+    /// What is tokenized, and how: the text given, or what the chat template makes of it.
+    fn input(&self, text: Vec<u8>, vocab: &VocabFacts) -> Result<(Vec<u8>, EncodeOptions), Error> {
+        let mut options = EncodeOptions {
             add_special: !self.no_bos,
             parse_special: !self.no_parse_special,
+        };
+        if !self.chat {
+            return Ok((text, options));
         }
+        let text = String::from_utf8(text)
+            .map_err(|e| Error::BadInput(format!("--chat: the text is not UTF-8: {e}")))?;
+        let rendered = chat::render(&[text], &self.model, Some(vocab))?;
+        let text: String = rendered
+            .into_iter()
+            .map(|rendered| {
+                options.add_special &= !rendered.begins_with_bos;
+                rendered.text
+            })
+            .collect();
+        Ok((text.into_bytes(), options))
     }
 
     fn text(&self) -> Result<Vec<u8>, Error> {

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use reports::model::EngineFailure;
 
-use self::process::{WORKER_STACK_BYTES, confine, ending, keep_tail, signal_name, widen};
+use self::process::{WORKER_STACK_BYTES, confine, keep_tail, signal_name, widen};
+pub(crate) use self::process::{bound, ending};
 pub use self::spec::{EngineSpec, reference_folders};
 
 use crate::error::Error;

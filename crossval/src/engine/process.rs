@@ -44,7 +44,7 @@ pub(super) fn keep_tail(stderr: impl BufRead, log: &Mutex<VecDeque<String>>) {
 }
 
 /// How a process ended, as a phrase.
-pub(super) fn ending(status: ExitStatus) -> String {
+pub(crate) fn ending(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
         (Some(signal), _) => format!("died with {}", signal_name(signal)),
         (None, Some(code)) => format!("exited with code {code}"),
@@ -67,6 +67,29 @@ pub(super) fn signal_name(signal: i32) -> String {
         libc::SIGXCPU => "SIGXCPU".into(),
         other => format!("signal {other}"),
     }
+}
+
+/// Memory (of addresses, bytes) and processor time (seconds) that a process may take, and an end with the driver's, set
+/// between fork and exec.
+pub(crate) fn bound(command: &mut Command, memory: u64, cpu_seconds: u64) {
+    let setup = move || {
+        // SAFETY: plain system calls on values owned by this frame; all are async-signal-safe.
+        unsafe {
+            for (resource, limit) in [(libc::RLIMIT_AS, memory), (libc::RLIMIT_CPU, cpu_seconds)] {
+                let limit = libc::rlimit {
+                    rlim_cur: limit,
+                    rlim_max: limit,
+                };
+                if libc::setrlimit(resource, &limit) != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        }
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing and only makes async-signal-safe calls.
+    unsafe { command.pre_exec(setup) };
 }
 
 /// Stack limit, pinning and an end with the driver's, set between fork and exec.

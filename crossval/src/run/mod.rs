@@ -8,6 +8,7 @@ mod noise;
 mod pair;
 mod perplexity;
 mod settings;
+mod tokenizers;
 
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,7 @@ pub use self::perplexity::TextSource;
 use self::perplexity::Windows;
 pub(crate) use self::settings::compared_settings;
 use crate::bench;
+use crate::chat;
 use crate::engine::EngineSpec;
 use crate::error::Error;
 use crate::known::{Ledger, Occurred};
@@ -39,6 +41,9 @@ pub const DECODE_STEPS: usize = 8;
 /// Batch of the compared prefill, tokens. A longer prompt is evaluated in several.
 pub(crate) const COMPARED_UBATCH: usize = 128;
 
+/// Why the tokenizers were not compared after all.
+const ENGINE_FAILED: &str = "an engine failed";
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -50,8 +55,12 @@ pub struct RunOptions {
     pub candidate: EngineSpec,
     /// At least one, but for a trace: then none means those recorded.
     pub prompts: Vec<PromptSource>,
+    /// Whether each prompt is one message of the user, rendered by the model's chat template.
+    pub chat: bool,
     /// A text to measure the perplexity of both engines on.
     pub text: Option<TextSource>,
+    /// Strings to generate for comparing the tokenizers.
+    pub strings: u64,
     /// Tokens to generate from each prompt.
     pub n_predict: usize,
     /// Threads per engine.
@@ -82,10 +91,23 @@ pub enum PromptSource {
     },
     /// Token IDs from `--tokens`.
     Tokens(Vec<u32>),
+    /// Text that the model's chat template has rendered.
+    Rendered {
+        /// As it was given.
+        text: String,
+        /// Where it came from.
+        source: String,
+        /// What is tokenized.
+        rendered: String,
+        /// It begins with the text of BOS, which the tokenizer is not to add again.
+        begins_with_bos: bool,
+    },
     /// A prompt of a trace.
     Recorded {
         /// As it was given.
         text: Option<String>,
+        /// As a chat template rendered it.
+        rendered: Option<String>,
         /// Where it came from.
         source: String,
         /// Its token IDs.
@@ -117,7 +139,11 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         modes: pair.modes(&options.modes),
         ..options.clone()
     };
-    let prompts = pair.tokenize(&traces.sources(&options.prompts))?;
+    let mut sources = traces.sources(&options.prompts);
+    if options.chat {
+        sources = chat::render_prompts(sources, &options.model, pair.vocab_for_chat())?;
+    }
+    let prompts = pair.tokenize(&sources)?;
     traces.check_prompts(&prompts.0, options.n_predict)?;
     let windows = Windows::new(options, &mut pair)?;
     let mut comparison = Comparison::new(options, &mut pair, prompts)?;
@@ -133,6 +159,16 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
                 None
             }),
         None => None,
+    };
+    let parity = if pair.failed() {
+        tokenizers::not_compared(comparison.tokenizer.clone(), ENGINE_FAILED.to_owned())
+    } else {
+        let fed = comparison.tokenizer.clone();
+        let compared = tokenizers::compare(&mut pair, &sources, options, fed.clone(), progress);
+        compared.unwrap_or_else(|side| {
+            pair.fail(side);
+            tokenizers::not_compared(fed, ENGINE_FAILED.to_owned())
+        })
     };
     let bench = if options.bench && !pair.failed() && !traces.any() {
         progress.set_message("timing");
@@ -169,6 +205,8 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         },
         bench: bench.as_ref(),
         text: to_score.map(|n| (n, perplexity.as_ref())),
+        tokens: &parity,
+        engines: [&reference, &candidate],
         known: &known,
     };
     let mut verdict = verdict::decide(&findings);
@@ -229,6 +267,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         generation: comparison.generation,
         bench,
         perplexity,
+        tokenizer: Some(parity),
         known,
     })
 }

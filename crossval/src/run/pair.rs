@@ -10,7 +10,7 @@ use super::{PromptSource, RunOptions};
 use crate::compare::lockstep::Side;
 use crate::engine::{Engine, EngineError, EngineSpec};
 use crate::error::Error;
-use crate::protocol::{ErrorKind, ModelFacts, Settings};
+use crate::protocol::{ErrorKind, ModelFacts, Settings, VocabFacts};
 
 /// The two engines, and how they fared.
 pub(super) struct Pair {
@@ -23,6 +23,7 @@ pub(super) struct Pair {
 struct Worker {
     engine: Engine,
     report: EngineReport,
+    vocab: Option<VocabFacts>,
     /// A trace loads and uses nothing that says anything about the engine recorded.
     replayed: bool,
 }
@@ -45,12 +46,14 @@ impl Worker {
         Ok(Worker {
             engine,
             report,
+            vocab: None,
             replayed: spec.trace().is_some(),
         })
     }
 
     fn load(&mut self, model: &Path) -> Result<ModelFacts, EngineError> {
         let (facts, load_ms) = self.engine.load(model)?;
+        self.vocab.clone_from(&facts.vocab);
         self.report.load_ms = (!self.replayed).then_some(load_ms);
         Ok(facts)
     }
@@ -130,6 +133,32 @@ impl Pair {
         let n_vocab = self.facts.n_vocab;
         let tokenizer = self.tokenizer().map(|worker| &mut worker.engine);
         tokenize(sources, tokenizer, n_vocab)
+    }
+
+    /// What an engine says of the vocabulary, the reference first, if it has a chat template.
+    pub(super) fn vocab_for_chat(&self) -> Option<&VocabFacts> {
+        [&self.reference, &self.candidate]
+            .into_iter()
+            .filter_map(|worker| worker.vocab.as_ref())
+            .find(|vocab| vocab.chat_template.is_some())
+    }
+
+    /// The vocabulary, if both engines have a tokenizer; else why their tokenizers cannot be compared.
+    pub(super) fn comparable_vocab(&self) -> Result<&VocabFacts, String> {
+        for (role, worker) in [
+            ("reference", &self.reference),
+            ("candidate", &self.candidate),
+        ] {
+            let engine = &worker.engine;
+            if !engine.hello().tokenizer {
+                return Err(format!("the {role} ({}) has no tokenizer", engine.name()));
+            }
+        }
+        // The candidate's, as in `crossval tokenize`.
+        [&self.candidate, &self.reference]
+            .into_iter()
+            .find_map(|worker| worker.vocab.as_ref())
+            .ok_or_else(|| "no engine says what the vocabulary is".to_owned())
     }
 
     /// The modes asked for; if there are none, those that the candidate can be compared in.
@@ -231,32 +260,49 @@ pub(crate) fn tokenize(
     n_vocab: usize,
 ) -> Result<(Vec<Prompt>, Option<String>), Error> {
     let mut tokenizer = None;
+    let mut tokens_of = |text: &str, add_special| -> Result<Vec<u32>, Error> {
+        let engine = engine
+            .as_deref_mut()
+            .ok_or_else(|| Error::Engine("no engine has a tokenizer: give --tokens".into()))?;
+        let options = EncodeOptions {
+            add_special,
+            parse_special: true,
+        };
+        let (tokens, _) = engine
+            .tokenize(text.as_bytes(), options)
+            .map_err(|e| e.into_error(engine.name()))?;
+        tokenizer = Some(engine.name().to_owned());
+        Ok(tokens)
+    };
+    let mut recorded_tokenizer = None;
     let mut prompts = Vec::new();
     for source in sources {
-        let (text, source, tokens) = match source {
-            PromptSource::Tokens(tokens) => (None, "--tokens".to_owned(), tokens.clone()),
+        let (text, rendered, source, tokens) = match source {
+            PromptSource::Tokens(tokens) => (None, None, "--tokens".to_owned(), tokens.clone()),
             PromptSource::Text { text, source } => {
-                let engine = engine.as_deref_mut().ok_or_else(|| {
-                    Error::Engine("no engine has a tokenizer: give --tokens".into())
-                })?;
-                let options = EncodeOptions {
-                    add_special: true,
-                    parse_special: true,
-                };
-                let (tokens, _) = engine
-                    .tokenize(text.as_bytes(), options)
-                    .map_err(|e| e.into_error(engine.name()))?;
-                tokenizer = Some(engine.name().to_owned());
-                (Some(text.clone()), source.clone(), tokens)
+                let tokens = tokens_of(text, true)?;
+                (Some(text.clone()), None, source.clone(), tokens)
+            }
+            PromptSource::Rendered {
+                text,
+                source,
+                rendered,
+                begins_with_bos,
+            } => {
+                let tokens = tokens_of(rendered, !begins_with_bos)?;
+                let (text, rendered) = (text.clone(), rendered.clone());
+                (Some(text), Some(rendered), source.clone(), tokens)
             }
             PromptSource::Recorded {
                 text,
+                rendered,
                 source,
                 tokens,
-                tokenizer: of_trace,
+                tokenizer,
             } => {
-                tokenizer.clone_from(of_trace);
-                (text.clone(), source.clone(), tokens.clone())
+                recorded_tokenizer.clone_from(tokenizer);
+                let (text, rendered) = (text.clone(), rendered.clone());
+                (text, rendered, source.clone(), tokens.clone())
             }
         };
         if tokens.is_empty() {
@@ -265,13 +311,14 @@ pub(crate) fn tokenize(
         check_range(&tokens, n_vocab, &format!("prompt from {source}"))?;
         prompts.push(Prompt {
             text,
+            rendered,
             source,
             tokens,
             decode_tokens: Vec::new(),
             sha256: String::new(),
         });
     }
-    Ok((prompts, tokenizer))
+    Ok((prompts, tokenizer.or(recorded_tokenizer)))
 }
 
 fn check_range(tokens: &[u32], n_vocab: usize, what: &str) -> Result<(), Error> {

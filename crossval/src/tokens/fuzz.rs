@@ -4,8 +4,9 @@ use bitnet_core::tokenizer::EncodeOptions;
 use indicatif::ProgressBar;
 
 use super::generate::{Case, Generator, Vocabulary};
-use super::{Comparison, Engines, escape};
-use crate::error::Error;
+use super::{Comparison, Pair, escape};
+use crate::compare::lockstep::Side;
+use crate::protocol::VocabFacts;
 
 /// Mismatches that are shrunk and kept; the others are counted.
 const KEPT: usize = 5;
@@ -81,13 +82,14 @@ impl FuzzReport {
 /// Compares the texts of all tokens, then both engines on `options.count` strings.
 ///
 /// # Errors
-/// If an engine dies or breaks the protocol: the message says on which string.
+/// If an engine dies or breaks the protocol: its task says on which string.
 pub fn fuzz(
-    engines: &mut Engines,
+    pair: &mut Pair<'_>,
+    vocab: &VocabFacts,
     options: FuzzOptions,
     progress: &ProgressBar,
-) -> Result<FuzzReport, Error> {
-    let [reference, candidate] = pieces(engines)?;
+) -> Result<FuzzReport, Side> {
+    let [reference, candidate] = pieces(pair, vocab.n_vocab)?;
     let different = (0..).zip(reference.iter().zip(&candidate));
     let different = different.filter(|(_, (r, c))| r != c);
     let piece_mismatches: Vec<PieceMismatch> = different
@@ -108,18 +110,13 @@ pub fn fuzz(
         piece_mismatches: piece_mismatches.into_iter().take(KEPT).collect(),
     };
     let vocabulary = Vocabulary {
-        special: engines
-            .facts
-            .special
-            .iter()
-            .map(|s| s.clone().into())
-            .collect(),
+        special: vocab.special.iter().map(|s| s.clone().into()).collect(),
         pieces: candidate,
     };
     let generator = Generator::new(options.seed, vocabulary, options.corpus);
     for index in 0..options.count {
         let mut string = FuzzedString {
-            engines,
+            pair,
             seed: options.seed,
             index,
         };
@@ -151,30 +148,28 @@ pub fn fuzz(
 }
 
 /// The text of every token by itself, of the reference and the candidate.
-fn pieces(engines: &mut Engines) -> Result<[Vec<Vec<u8>>; 2], Error> {
-    let ids: Vec<u32> = (0..).take(engines.facts.n_vocab).collect();
-    let of_reference = engines.reference.pieces(&ids);
-    let reference = of_reference.map_err(|e| e.into_error(engines.reference.name()))?;
-    let of_candidate = engines.candidate.pieces(&ids);
-    let candidate = of_candidate.map_err(|e| e.into_error(engines.candidate.name()))?;
-    Ok([reference, candidate])
+fn pieces(pair: &mut Pair<'_>, n_vocab: usize) -> Result<[Vec<Vec<u8>>; 2], Side> {
+    let ids: Vec<u32> = (0..).take(n_vocab).collect();
+    Ok([
+        pair.reference.pieces(&ids).map_err(Side::Reference)?,
+        pair.candidate.pieces(&ids).map_err(Side::Candidate)?,
+    ])
 }
 
 /// The string that the engines are at.
-struct FuzzedString<'a> {
-    engines: &'a mut Engines,
+struct FuzzedString<'a, 'b> {
+    pair: &'a mut Pair<'b>,
     seed: u64,
     index: u64,
 }
 
-impl FuzzedString<'_> {
-    fn compare(&mut self, text: &[u8], options: EncodeOptions) -> Result<Comparison, Error> {
-        let comparison = self.engines.pair().compare(text, options);
-        comparison.map_err(|side| {
-            let (index, seed, text) = (self.index, self.seed, escape(text));
-            let what = format!("string {index} of seed {seed}: \"{text}\"");
-            self.engines.failed(side, &what)
-        })
+impl FuzzedString<'_, '_> {
+    fn compare(&mut self, text: &[u8], options: EncodeOptions) -> Result<Comparison, Side> {
+        let (index, seed, escaped) = (self.index, self.seed, escape(text));
+        let task = format!("tokenizing string {index} of seed {seed}: \"{escaped}\"");
+        self.pair.reference.set_task(&task);
+        self.pair.candidate.set_task(task);
+        self.pair.compare(text, options)
     }
 
     /// Leaves out what is not needed for the engines to differ: halves, then quarters, down to characters.
@@ -182,7 +177,7 @@ impl FuzzedString<'_> {
         &mut self,
         case: &Case,
         mut comparison: Comparison,
-    ) -> Result<(Vec<u8>, Comparison), Error> {
+    ) -> Result<(Vec<u8>, Comparison), Side> {
         let mut units = units(&case.text);
         let mut steps = 0;
         let mut size = units.len().div_ceil(2);

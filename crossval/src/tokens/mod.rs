@@ -86,12 +86,12 @@ impl Engines {
     }
 }
 
-/// One engine with the vocabulary of a file.
+/// One engine with the vocabulary of a file, and what that is.
 ///
 /// # Errors
 /// As [`Engines::load`].
-pub fn load_one(spec: &EngineSpec, model: &Path) -> Result<Engine, Error> {
-    Ok(load(start(spec)?, model)?.0)
+pub fn load_one(spec: &EngineSpec, model: &Path) -> Result<(Engine, VocabFacts), Error> {
+    load(start(spec)?, model)
 }
 
 fn start(spec: &EngineSpec) -> Result<Engine, Error> {

@@ -50,6 +50,9 @@ pub struct TraceInfo {
 pub struct PromptInfo {
     /// The text; null if token IDs were given.
     pub text: Option<String>,
+    /// The text as the chat template rendered it; null without one.
+    #[serde(default)]
+    pub rendered: Option<String>,
     /// Where it came from: `--prompt`, `--tokens`, or the file's path.
     pub source: String,
     /// The engine against itself.

@@ -14,6 +14,7 @@ use super::{
     DECODE_TOKENS, GENERATED, GENERATED_LOGITS, PromptInfo, RecordedNoise, TOKENS, TraceInfo,
     prompt_tensor,
 };
+use crate::chat;
 use crate::compare::finite;
 use crate::compare::lockstep::aligned;
 use crate::compare::tap::row_nmse;
@@ -31,6 +32,8 @@ pub struct RecordOptions {
     pub model: PathBuf,
     /// At least one.
     pub prompts: Vec<PromptSource>,
+    /// As for a run.
+    pub chat: bool,
     /// Tokens to generate from each prompt.
     pub n_predict: usize,
     /// Threads.
@@ -61,8 +64,12 @@ pub fn record(options: &RecordOptions, progress: &ProgressBar) -> Result<u64, Er
     let mut engine = Engine::start(&options.engine, None)?;
     let failed = |e: EngineError| e.into_error(&options.engine.to_string());
     let (facts, _) = engine.load(&options.model).map_err(failed)?;
+    let mut sources = options.prompts.clone();
+    if options.chat {
+        sources = chat::render_prompts(sources, &options.model, facts.vocab.as_ref())?;
+    }
     let tokenizer = engine.hello().tokenizer.then_some(&mut engine);
-    let (prompts, tokenizer) = run::tokenize(&options.prompts, tokenizer, facts.n_vocab)?;
+    let (prompts, tokenizer) = run::tokenize(&sources, tokenizer, facts.n_vocab)?;
     let settings = run::compared_settings(&facts, &prompts, options.n_predict, options.threads)?;
     let rows = prompts.iter().map(|p| p.tokens.len() + DECODE_STEPS);
     progress.set_length(2 * rows.sum::<usize>() as u64);
@@ -163,6 +170,7 @@ impl Recorder<'_> {
         self.activations(index, &prompt.tokens, steps)?;
         Ok(PromptInfo {
             text: prompt.text,
+            rendered: prompt.rendered,
             source: prompt.source,
             noise: noise.into_iter().map(recorded).collect(),
             generation_noise,

@@ -81,6 +81,7 @@ impl Traces {
         recorded
             .map(|(prompt, about)| PromptSource::Recorded {
                 text: about.text.clone(),
+                rendered: about.rendered.clone(),
                 source: about.source.clone(),
                 tokens: prompt.tokens.clone(),
                 tokenizer: info.tokenizer.clone(),

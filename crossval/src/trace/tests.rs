@@ -62,6 +62,7 @@ fn info() -> TraceInfo {
         tokenizer: Some("bitnet.cpp".into()),
         prompts: vec![PromptInfo {
             text: Some("a \"prompt\"\n".into()),
+            rendered: None,
             source: "--prompt".into(),
             noise: vec![RecordedNoise {
                 varied: "threads 1 and 2".into(),

@@ -9,6 +9,7 @@ mod parity;
 mod perplexity;
 mod run;
 mod speed;
+mod tokenizer;
 mod verdict;
 
 use serde::Serialize;
@@ -21,6 +22,7 @@ pub(crate) use output::LogitsCurve;
 pub(crate) use parity::{Level, Parity, nmse, tap_group};
 use run::PromptDetail;
 pub(crate) use speed::{Bar, BarGroup, Side};
+use tokenizer::Tokenizer;
 use verdict::Verdict;
 
 /// A report, digested.
@@ -41,6 +43,7 @@ pub(crate) struct Facts<'a> {
     pub disagreements: Table,
     pub perplexity: Table,
     pub generations: Vec<Generated>,
+    pub tokenizer: Option<Tokenizer>,
     pub throughput: Table,
     pub workers: Table,
     /// Sentences about the measurement itself.
@@ -157,6 +160,7 @@ impl<'a> Facts<'a> {
             disagreements: output::disagreements(report),
             perplexity: perplexity::table(report),
             generations: output::generations(report),
+            tokenizer: tokenizer::tokenizer(report),
             throughput: speed::throughput(report),
             workers: speed::workers(report),
             bench_notes: speed::notes(report),

@@ -82,6 +82,7 @@ pub(super) fn inputs(report: &Report) -> Table {
 pub(crate) struct PromptDetail<'a> {
     pub index: usize,
     pub text: Option<&'a str>,
+    pub rendered: Option<&'a str>,
     pub tokens: String,
     pub decode_tokens: String,
 }
@@ -92,6 +93,7 @@ pub(super) fn prompt_details(report: &Report) -> Vec<PromptDetail<'_>> {
         .map(|(index, prompt)| PromptDetail {
             index,
             text: prompt.text.as_deref(),
+            rendered: prompt.rendered.as_deref(),
             tokens: output::join(&prompt.tokens),
             decode_tokens: output::join(&prompt.decode_tokens),
         })
@@ -99,33 +101,43 @@ pub(super) fn prompt_details(report: &Report) -> Vec<PromptDetail<'_>> {
 }
 
 pub(super) fn prompts(report: &Report) -> Table {
-    let mut table = Table::new(&[
+    let prompts = &report.inputs.prompts;
+    let mut columns = vec![
         ("Prompt", Kind::Number),
         ("Source", Kind::Code),
         ("Tokens", Kind::Number),
         ("Decode steps", Kind::Number),
         ("Text", Kind::Text),
         ("SHA-256 of the IDs", Kind::Code),
-    ]);
-    for (index, prompt) in report.inputs.prompts.iter().enumerate() {
-        let text = prompt.text.as_deref().unwrap_or("token IDs given");
-        table.push(
-            State::Plain,
-            vec![
-                index.to_string(),
-                prompt.source.clone(),
-                number::count(prompt.tokens.len() as u64),
-                number::count(prompt.decode_tokens.len() as u64),
-                if text.chars().count() > EXCERPT {
-                    text.chars().take(EXCERPT - 1).chain(['…']).collect()
-                } else {
-                    text.to_owned()
-                },
-                prompt.sha256.clone(),
-            ],
-        );
+    ];
+    let any_rendered = prompts.iter().any(|p| p.rendered.is_some());
+    if any_rendered {
+        columns.push(("As the chat template renders it", Kind::Code));
+    }
+    let mut table = Table::new(&columns);
+    for (index, prompt) in prompts.iter().enumerate() {
+        let mut cells = vec![
+            index.to_string(),
+            prompt.source.clone(),
+            number::count(prompt.tokens.len() as u64),
+            number::count(prompt.decode_tokens.len() as u64),
+            excerpt(prompt.text.as_deref().unwrap_or("token IDs given")),
+            prompt.sha256.clone(),
+        ];
+        if any_rendered {
+            cells.push(prompt.rendered.as_deref().map(excerpt).unwrap_or_default());
+        }
+        table.push(State::Plain, cells);
     }
     table
+}
+
+fn excerpt(text: &str) -> String {
+    if text.chars().count() > EXCERPT {
+        text.chars().take(EXCERPT - 1).chain(['…']).collect()
+    } else {
+        text.to_owned()
+    }
 }
 
 pub(super) fn limits(report: &Report) -> Table {

@@ -7,4 +7,5 @@ mod judged;
 mod markdown;
 mod robust;
 mod sample;
+mod tokens;
 mod write;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use reports::model::*;
 
-use crate::judged;
+use crate::{judged, tokens};
 
 /// Taps of a layer, each with the size of its isolated error.
 const LAYER_TAPS: [(&str, f64); 20] = [
@@ -159,6 +159,7 @@ pub fn died() -> Report {
         })
         .collect();
     report.logits.clear();
+    report.tokenizer = Some(tokens::not_compared());
     report.generation = None;
     report.noise_floor = None;
     report.bench = None;
@@ -168,6 +169,7 @@ pub fn died() -> Report {
 /// A run in which nothing was compared and every list is empty.
 pub fn empty() -> Report {
     let mut report = died();
+    report.tokenizer = None;
     report.verdict.reasons.clear();
     report.verdict.status = Status::Incomplete;
     report.verdict.at_fault = AtFault::None;
@@ -246,10 +248,11 @@ pub fn all() -> Vec<(&'static str, Report)> {
         ("reference_at_fault", judged::reference_at_fault()),
         ("known", judged::known()),
         ("stale", judged::stale()),
+        ("tokens", tokens::report()),
     ]
 }
 
-fn report(layers: usize, prompts: usize) -> Report {
+pub fn report(layers: usize, prompts: usize) -> Report {
     let strings = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
         pairs
             .iter()
@@ -338,6 +341,7 @@ fn report(layers: usize, prompts: usize) -> Report {
             prompts: (0..prompts)
                 .map(|i| Prompt {
                     text: Some(format!("Once upon a time, number {i}, there was a model")),
+                    rendered: None,
                     source: "--prompt".to_owned(),
                     tokens: (1..=12).collect(),
                     decode_tokens: (20..28).collect(),
@@ -393,6 +397,7 @@ fn report(layers: usize, prompts: usize) -> Report {
         }),
         bench: Some(bench()),
         perplexity: None,
+        tokenizer: Some(tokens::equal(prompts)),
         known: Vec::new(),
     }
 }

@@ -27,9 +27,11 @@ pub(super) fn run(
     let progress = progress_bar();
     progress.set_message("comparing");
     progress.set_length(count);
-    let report = fuzz(&mut engines, options, &progress);
+    let facts = engines.facts.clone();
+    let report = fuzz(&mut engines.pair(), &facts, options, &progress);
     progress.finish_and_clear();
-    let report = report?;
+    let report = report
+        .map_err(|side| engines.failed(side, &format!("--fuzz {count} --seed {}", args.seed)))?;
     let names = [&engines.candidate, &engines.reference].map(|engine| engine.name().to_owned());
     if args.json {
         print_json(&as_json(args, &report, &names))?;

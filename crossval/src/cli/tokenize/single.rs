@@ -14,7 +14,8 @@ use crate::tokens::{escape, load_one};
 
 pub(super) fn run(args: &Args, spec: &EngineSpec) -> Result<Outcome, Error> {
     let text = args.text()?;
-    let mut engine = load_one(spec, &args.model)?;
+    let (mut engine, facts) = load_one(spec, &args.model)?;
+    let (text, options) = args.input(text, &facts)?;
     let name = spec.to_string();
     let failed = |e: EngineError| match e {
         EngineError::Refused { message, .. } => {
@@ -22,11 +23,11 @@ pub(super) fn run(args: &Args, spec: &EngineSpec) -> Result<Outcome, Error> {
         }
         e => e.into_error(&name),
     };
-    let (ids, _) = engine.tokenize(&text, args.options()).map_err(failed)?;
+    let (ids, _) = engine.tokenize(&text, options).map_err(failed)?;
     let mut times = Vec::new();
     if args.file.is_some() {
         for _ in 0..args.reps.unwrap_or(1) {
-            times.extend(engine.tokenize(&text, args.options()).map_err(failed)?.1);
+            times.extend(engine.tokenize(&text, options).map_err(failed)?.1);
         }
     }
     let ms = stats::measured(times).map(|m| m.median);
