@@ -48,7 +48,12 @@ impl Engines {
         let reference = start(reference)?;
         // Ours first: it names what is wrong with a file, where the reference aborts.
         let (candidate, facts) = load(candidate, model)?;
-        let (reference, of_reference) = load(reference, model)?;
+        let name = reference.name().to_owned();
+        let (reference, of_reference) = load(reference, model).map_err(|e| match e {
+            // One engine takes the file: it is not damaged.
+            Error::BadInput(message) => Error::Engine(format!("engine {name}: {message}")),
+            other => other,
+        })?;
         if of_reference.n_vocab != facts.n_vocab {
             return Err(Error::BadInput(format!(
                 "the engines read the vocabulary differently: {} tokens in {}, {} in {}",
