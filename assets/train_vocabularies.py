@@ -99,7 +99,9 @@ def wpm(lines):
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=3000, special_tokens=special, show_progress=False)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=3000, limit_alphabet=700, special_tokens=special, show_progress=False
+    )
     tokenizer.train_from_iterator(lines, trainer)
     vocab = tokenizer.get_vocab()
     tokens = sorted(vocab, key=vocab.get)
