@@ -86,6 +86,10 @@ pub const MAX_HEADER: usize = 16 << 20;
 /// Largest payload, bytes.
 pub const MAX_PAYLOAD: usize = 64 << 20;
 
+/// Longest text of [`Request::Tokenize`], bytes: its tokens, of four bytes each, fit a payload even where there are twice
+/// as many of them.
+pub const MAX_TEXT: usize = MAX_PAYLOAD / 8;
+
 /// Payloads up to this many bytes are written together with their header.
 const SMALL_PAYLOAD: usize = 4 << 10;
 

@@ -97,7 +97,11 @@ fn texts_that_cannot_be_scored() {
     let long = long.to_str().expect("UTF-8");
     let out = scratch.path("out");
     let cases: [(&[&str], i32, &[&str]); 5] = [
-        (&["--text", long], 64, &["long.txt", "over the cap"]),
+        (
+            &["--text", long],
+            64,
+            &["long.txt", "17825792 bytes, more than the 8388608"],
+        ),
         (&["--text", "/no/text"], 65, &["/no/text", "No such file"]),
         (
             &["--text", &short],

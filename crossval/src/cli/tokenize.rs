@@ -16,9 +16,9 @@ use crate::chat;
 use crate::compare::lockstep::Side;
 use crate::engine::{Engine, EngineError, EngineSpec};
 use crate::error::Error;
-use crate::protocol::VocabFacts;
+use crate::protocol::{MAX_TEXT, VocabFacts};
 use crate::stats;
-use crate::tokens::{Answer, Comparison, Engines, MAX_TEXT, Pair, escape};
+use crate::tokens::{Answer, Comparison, Engines, Pair, escape};
 
 /// Outputs of more tokens are not shown token by token.
 const SHOWN_TOKENS: usize = 300;

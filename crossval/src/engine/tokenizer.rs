@@ -5,7 +5,7 @@ use std::path::Path;
 use bitnet_core::tokenizer::{DecodeOptions, EncodeOptions};
 
 use super::{Engine, EngineError};
-use crate::protocol::{self, Request, Response, VocabFacts};
+use crate::protocol::{self, ErrorKind, MAX_TEXT, Request, Response, VocabFacts};
 
 /// Errors are as [`EngineError`] says; a text that the tokenizer cannot read is refused.
 impl Engine {
@@ -32,12 +32,22 @@ impl Engine {
         self.end_tokenize()
     }
 
-    /// Sends a text to be tokenized, without waiting for the tokens.
+    /// Sends a text to be tokenized, without waiting for the tokens. A text of more than [`MAX_TEXT`] bytes is refused
+    /// here.
     pub fn begin_tokenize(
         &mut self,
         text: &[u8],
         options: EncodeOptions,
     ) -> Result<(), EngineError> {
+        if text.len() > MAX_TEXT {
+            return Err(EngineError::Refused {
+                kind: ErrorKind::Usage,
+                message: format!(
+                    "{} bytes, more than the {MAX_TEXT} that are tokenized at once",
+                    text.len()
+                ),
+            });
+        }
         let request = Request::Tokenize {
             add_special: options.add_special,
             parse_special: options.parse_special,

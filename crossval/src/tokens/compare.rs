@@ -70,7 +70,7 @@ impl Comparison {
 }
 
 impl Pair<'_> {
-    /// Tokenizes a text, of [`MAX_TEXT`](super::MAX_TEXT) bytes at most, in both engines at the same time, and turns
+    /// Tokenizes a text, of [`MAX_TEXT`](crate::protocol::MAX_TEXT) bytes at most, in both engines at the same time, and turns
     /// the reference's tokens back into text.
     ///
     /// # Errors

@@ -17,10 +17,7 @@ pub use self::generate::{Case, Generator, Vocabulary};
 use crate::compare::lockstep::Side;
 use crate::engine::{Engine, EngineSpec};
 use crate::error::Error;
-use crate::protocol::{MAX_PAYLOAD, VocabFacts};
-
-/// Longest text that is tokenized at once, bytes: a token takes four in the answer.
-pub const MAX_TEXT: usize = MAX_PAYLOAD / 4;
+use crate::protocol::VocabFacts;
 
 /// Two engines that have loaded the vocabulary of one file, and nothing else of it.
 #[derive(Debug)]
