@@ -3,7 +3,7 @@
 
 use std::fs::File;
 
-use bitnet_core::gguf::{Array, Gguf, Metadata, Value, Writer};
+use bitnet_core::gguf::{Array, Gguf, Metadata, StringArray, Value, Writer};
 
 use super::*;
 
@@ -211,6 +211,38 @@ fn every_family_and_switch_tokenizes_alike() {
                 changes.iter().map(|c| c.0).collect::<Vec<_>>()
             );
         }
+    }
+}
+
+/// Of two special tokens of one length that overlap, the one that `std::sort` puts first is cut out.
+#[test]
+fn overlapping_special_tokens_are_cut_out_in_the_same_order() {
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets");
+    let from = Gguf::open(&assets.join("vocab-bpe.gguf")).expect("a vocabulary");
+    let (tokens, types) = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type");
+    let old = from.metadata().required::<&StringArray>(tokens);
+    let old = old.expect("tokens");
+    let letters = [
+        "qx", "qz", "xq", "zx", "zq", "xz", "qq", "xx", "zz", "xqz", "zqx", "qzx",
+    ];
+    let doubled = letters.map(|t| format!("{t}{}", letters[0]));
+    let new = letters
+        .iter()
+        .map(|t| t.as_bytes())
+        .chain(doubled.iter().map(|t| t.as_bytes()));
+    let added: Vec<&[u8]> = new.filter(|t| old.iter().all(|o| o != *t)).collect();
+    let known = from.metadata().required::<&[i32]>(types).expect("types");
+    let mut kinds = known.to_vec();
+    kinds.extend(added.iter().map(|_| 4));
+    let all = old.iter().chain(added.iter().copied()).collect();
+    let scratch = Scratch::new();
+    let changes = [
+        (tokens, Value::Array(Array::Str(all))),
+        (types, Value::Array(Array::I32(kinds))),
+    ];
+    let model = variant(&scratch, "vocab-bpe.gguf", &changes);
+    if let Some(said) = differences(&model, "bitnet.cpp", 1000, 400) {
+        panic!("{said}");
     }
 }
 

@@ -2,11 +2,13 @@
 //! ("bert", WPM).
 //!
 //! Token for token those of llama.cpp as BitNet.cpp pins it (`src/llama-vocab.cpp`, `llm_load_vocab`),
-//! defaults for missing keys included. What is not implemented ("t5", "rwkv") is refused by name when the file is
+//! defaults for missing keys included. One thing there hangs on the order of a hash table: which of several normal
+//! tokens that look like the same marker (`<PRE>` and `<fim-prefix>`) becomes the control token. What is not implemented ("t5", "rwkv") is refused by name when the file is
 //! loaded.
 
 mod bpe;
 mod decode;
+mod introsort;
 mod pretokenize;
 mod special;
 mod spm;

@@ -250,6 +250,8 @@ mod tests {
         ];
         for stages in [
             DEFAULT,
+            GPT2,
+            BLOOM,
             FALCON,
             FALCON_3,
             LLAMA3,

@@ -13,8 +13,8 @@ pub(super) enum Fragment {
     Text(Range<usize>),
 }
 
-/// The text in order, with special tokens recognised: longer ones win, among equals the lower ID, and each
-/// from left to right. Control tokens count only if `parse_control`; user-defined ones always do.
+/// The text in order, with special tokens recognised: longer ones win, among equals as
+/// [`introsort`](super::introsort) orders them, and each from left to right. Control tokens count only if `parse_control`; user-defined ones always do.
 pub(super) fn partition(vocab: &Vocab, text: &[u8], parse_control: bool) -> Vec<Fragment> {
     let mut fragments = Vec::new();
     if !text.is_empty() {

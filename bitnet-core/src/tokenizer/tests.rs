@@ -220,7 +220,7 @@ fn faults_are_named() {
         (
             Tokenizer::from_gguf(&tokens(&["a"])),
             ErrorKind::BadFile,
-            "add_bos_token",
+            "BOS is to be added",
         ),
     ];
     for (result, kind, needle) in cases {

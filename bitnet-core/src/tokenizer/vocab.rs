@@ -7,6 +7,7 @@ use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::bpe::decode_text;
+use super::introsort;
 use super::pretokenize::Pretokenizer;
 use crate::error::Error;
 use crate::gguf::{Metadata, StringArray};
@@ -41,6 +42,8 @@ pub(super) struct Vocab {
     scores: Vec<f32>,
     kinds: Vec<Kind>,
     pub max_text_len: usize,
+    /// The lengths that occur, longest first.
+    pub text_lens: Vec<usize>,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
     pub eot: Option<u32>,
@@ -165,6 +168,9 @@ impl Vocab {
             None => vec![0.0; n],
             Some(scores) => {
                 same_length("tokenizer.ggml.scores", scores.len())?;
+                if let Some(id) = scores.iter().position(|score| score.is_nan()) {
+                    return Err(bad(format!("the score of token {id} is not a number")));
+                }
                 scores.to_vec()
             }
         };
@@ -175,9 +181,13 @@ impl Vocab {
                 types.iter().map(|&t| kind(t)).collect()
             }
         };
+        let mut text_lens: Vec<usize> = texts.iter().map(<[u8]>::len).collect();
+        text_lens.sort_unstable_by(|a, b| b.cmp(a));
+        text_lens.dedup();
         let add_space_prefix = metadata.optional("tokenizer.ggml.add_space_prefix")?;
         let mut vocab = Vocab {
-            max_text_len: texts.iter().map(<[u8]>::len).max().unwrap_or(0),
+            max_text_len: text_lens.first().copied().unwrap_or(0),
+            text_lens,
             pieces: StringArray::default(),
             texts,
             index,
@@ -226,8 +236,10 @@ impl Vocab {
         ] {
             // WordPiece puts other tokens around a text, whatever these switches say.
             if wanted && id.is_none() && !matches!(family, Family::Wpm) {
-                let what =
-                    format!("\"tokenizer.ggml.add_{key}_token\" is set without such a token");
+                let what = format!(
+                    "{} is to be added to texts, but there is none",
+                    key.to_uppercase()
+                );
                 return Err(Error::bad_file(metadata.path(), what));
             }
         }
@@ -269,12 +281,12 @@ impl Vocab {
             id = self.special_id(metadata, key, id)?;
         }
         if id.is_none() {
-            // llama.cpp takes whichever its hash map yields first; the lowest ID is at least always the same.
+            // llama.cpp takes whichever its hash table yields first, mostly the one that was put in last.
             id = role
                 .texts
                 .iter()
                 .filter_map(|t| self.id(t.as_bytes()))
-                .min();
+                .max();
             if let Some(id) = id {
                 self.kinds[id as usize] = Kind::Control;
             }
@@ -339,8 +351,10 @@ impl Vocab {
                 });
             }
         }
-        special.sort_by_key(|s| std::cmp::Reverse(s.text.len()));
-        self.special = special;
+        let mut order: Vec<(usize, usize)> =
+            special.iter().map(|s| s.text.len()).enumerate().collect();
+        introsort::sort(&mut order, |a, b| a.1 > b.1);
+        self.special = order.iter().map(|&(i, _)| special[i].clone()).collect();
         Ok(())
     }
 

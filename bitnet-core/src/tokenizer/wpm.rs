@@ -37,11 +37,10 @@ fn finish(vocab: &Vocab, word: &mut Vec<u8>, unknown: u32, ids: &mut Vec<u32>) {
     let before = ids.len();
     let mut rest = word.as_slice();
     while !rest.is_empty() {
-        // One more than the longest token, as in the reference, changes nothing.
-        let longest = rest.len().min(vocab.max_text_len);
-        let found = (1..=longest)
-            .rev()
-            .find_map(|len| Some((vocab.id(&rest[..len])?, len)));
+        let found = vocab
+            .text_lens
+            .iter()
+            .find_map(|&len| Some((vocab.id(rest.get(..len)?)?, len)));
         let Some((id, len)) = found else {
             ids.truncate(before);
             ids.push(unknown);

@@ -109,6 +109,8 @@ fn compare(
     text: &[u8],
     options: EncodeOptions,
 ) -> Result<Outcome, Error> {
+    engines.reference.set_task("tokenizing");
+    engines.candidate.set_task("tokenizing");
     let comparison = engines.pair().compare(text, options);
     let comparison = comparison.map_err(|side| engines.failed(side, "on the text"))?;
     let times = match (&comparison.candidate, &comparison.reference) {

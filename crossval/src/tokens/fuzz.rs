@@ -99,6 +99,9 @@ pub fn fuzz(
             candidate: c.clone(),
         })
         .collect();
+    // What one engine has got wrong is in the strings as the other has it, too.
+    let mut texts = candidate;
+    texts.extend(piece_mismatches.iter().map(|piece| piece.reference.clone()));
     let mut report = FuzzReport {
         strings: 0,
         bytes: 0,
@@ -111,7 +114,7 @@ pub fn fuzz(
     };
     let vocabulary = Vocabulary {
         special: vocab.special.iter().map(|s| s.clone().into()).collect(),
-        pieces: candidate,
+        pieces: texts,
     };
     let generator = Generator::new(options.seed, vocabulary, options.corpus);
     for index in 0..options.count {

@@ -43,6 +43,15 @@ fn sentences(report: &Report, parity: &TokenParity) -> Vec<String> {
         return vec![fed, format!("The tokenizers were not compared: {why}.")];
     }
     let mut sentences = vec![fed];
+    if !parity.texts.is_empty() {
+        let equal = parity.texts.iter().filter(|text| text.comparison.equal);
+        let (equal, all) = (equal.count() as u64, parity.texts.len() as u64);
+        sentences.push(format!(
+            "The tokenizers agree on {} of {} of the run.",
+            number::count(equal),
+            number::plural(all, "text")
+        ));
+    }
     let generated = &parity.generated;
     if let (Some(compared), Some(different)) = (generated.compared, generated.different) {
         let strings = number::plural(compared, "generated string");
