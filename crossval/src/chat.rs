@@ -28,14 +28,6 @@ struct Job {
     contents: Vec<String>,
 }
 
-/// A text as a chat template has it.
-pub(crate) struct Rendered {
-    /// To be tokenized, special tokens parsed.
-    pub(crate) text: String,
-    /// It begins with the text of BOS, which the tokenizer is not to add again.
-    pub(crate) begins_with_bos: bool,
-}
-
 /// The prompts, rendered for a model with this vocabulary.
 ///
 /// # Errors
@@ -61,13 +53,13 @@ pub(crate) fn render_prompts(
         .map(|((text, source), rendered)| PromptSource::Rendered {
             text,
             source,
-            rendered: rendered.text,
-            begins_with_bos: rendered.begins_with_bos,
+            rendered,
         })
         .collect())
 }
 
-/// Each text as one message of the user, rendered for a model with this vocabulary.
+/// Each text as one message of the user, rendered for a model with this vocabulary: to be tokenized as it stands, with
+/// special tokens parsed and none added. Where the tokenizer adds BOS and the template does not, it is in front.
 ///
 /// # Errors
 /// [`Error::Usage`] if the model has no template; [`Error::BadInput`] if the template fails.
@@ -75,7 +67,7 @@ pub(crate) fn render(
     texts: &[String],
     model: &Path,
     vocab: Option<&VocabFacts>,
-) -> Result<Vec<Rendered>, Error> {
+) -> Result<Vec<String>, Error> {
     let Some((vocab, template)) = vocab.and_then(|v| Some((v, v.chat_template.clone()?))) else {
         return Err(Error::Usage(format!(
             "--chat: {} has no chat template (tokenizer.chat_template)",
@@ -97,13 +89,11 @@ pub(crate) fn render(
             rendered.len()
         )));
     }
-    let bos = vocab.bos.as_deref().filter(|bos| !bos.is_empty());
+    let bos = vocab.bos.as_deref().filter(|_| vocab.add_bos);
+    let missing = |text: &str| bos.filter(|bos| !text.starts_with(bos)).unwrap_or_default();
     Ok(rendered
         .into_iter()
-        .map(|text| Rendered {
-            begins_with_bos: bos.is_some_and(|bos| text.starts_with(bos)),
-            text,
-        })
+        .map(|text| format!("{}{text}", missing(&text)))
         .collect())
 }
 

@@ -384,6 +384,9 @@ pub struct VocabFacts {
     pub bos: Option<String>,
     /// The text of the token that ends one.
     pub eos: Option<String>,
+    /// Whether [`Request::Tokenize`] puts BOS in front if asked to add special tokens.
+    #[serde(default)]
+    pub add_bos: bool,
     /// Texts of the control and user-defined tokens, in the order of their IDs.
     #[serde(default)]
     pub special: Vec<String>,

@@ -1,5 +1,7 @@
 //! `--chat`: prompts as the model's chat template has them.
 
+use bitnet_core::gguf::Metadata;
+
 use super::*;
 
 const TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}\n{{ message.role | capitalize }}: \
@@ -10,11 +12,17 @@ const TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}\n{{ message
 fn model(scratch: &Scratch, template: &str) -> PathBuf {
     let path = scratch.path("chat.gguf");
     tiny_with(&path, |metadata| {
-        let mut metadata = metadata.clone();
-        metadata
+        let mut changed = Metadata::new(&path);
+        // A chat is not over where the answer begins, whatever the model adds to other texts.
+        let eos = "tokenizer.ggml.add_eos_token";
+        for (key, value) in metadata.iter().filter(|(key, _)| *key != eos) {
+            changed.insert(key, value.clone()).expect("a new key");
+        }
+        changed.insert(eos, true).expect("a new key");
+        changed
             .insert("tokenizer.chat_template", template)
             .expect("a new key");
-        metadata
+        changed
     });
     path
 }
@@ -81,7 +89,7 @@ fn a_prompt_is_rendered_by_the_models_template() {
     );
     assert_eq!((second.tokens[0], count(&second.tokens, 1)), (1, 2));
 
-    // Without BOS in the template, the tokenizer adds it.
+    // BOS that the template lacks and the tokenizer would add is put in front.
     let bare = scratch.path("bare");
     std::fs::create_dir(&bare).expect("a folder");
     let args = [&args[..], &["--out", text(&bare)]].concat();
@@ -101,10 +109,12 @@ fn a_prompt_is_rendered_by_the_models_template() {
     let prompt = &report.inputs.prompts[0];
     assert_eq!(
         prompt.rendered.as_deref(),
-        Some("User: Once upon a time</s>\nAssistant:")
+        Some("<s>User: Once upon a time</s>\nAssistant:")
     );
     assert_eq!((prompt.tokens[0], count(&prompt.tokens, 1)), (1, 1));
-    assert!(read("report.html").contains("User: Once upon a time&lt;&#x2f;s&gt;\nAssistant:"));
+    assert!(
+        read("report.html").contains("&lt;s&gt;User: Once upon a time&lt;&#x2f;s&gt;\nAssistant:")
+    );
     assert!(read("report.md").contains("As the chat template renders it"));
 }
 
@@ -161,6 +171,8 @@ fn tokenize_renders_too() {
     let chat = tokenize(&["--chat", "--text", "The dog"]);
     let rendered = "<s>User: The dog</s>\nAssistant:";
     assert_eq!(chat, tokenize(&["--no-bos", "--text", rendered]));
+    assert!(tokenize(&["--text", rendered]).ends_with(", 2]\n"));
+    assert!(!chat.ends_with(", 2]\n"), "{chat}");
     let refused = [
         "tokenize", "--model", TINY, "--engine", "rust", "--chat", "--text", "a",
     ];

@@ -114,6 +114,15 @@ fn tiny_with(to: &Path, edit: impl FnOnce(&Metadata) -> Metadata) {
     file.finish().expect("complete");
 }
 
+/// A file without tensors, where the metadata says that it comes from.
+fn write_metadata(metadata: Metadata) -> PathBuf {
+    let to = metadata.path().to_owned();
+    let writer = Writer::new(metadata).expect("a writer");
+    let writer = writer.begin(File::create(&to).expect("a file"));
+    writer.expect("a head").finish().expect("written");
+    to
+}
+
 /// A file of ../shared, which not every checkout has.
 #[cfg(feature = "reference")]
 fn shared(path: &str) -> Option<PathBuf> {

@@ -1,11 +1,10 @@
 //! `crossval tokenize`: two tokenizers side by side.
 
-use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
-use bitnet_core::gguf::{Array, Gguf, Metadata, Value, Writer};
+use bitnet_core::gguf::{Array, Gguf, Metadata, Value};
 
 use super::*;
 
@@ -27,9 +26,7 @@ fn vocabulary_of(model: &Path, to: &Path, edit: impl Fn(&mut Vec<Vec<u8>>)) {
         metadata.insert(key, value).expect("a new key");
     }
     std::fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
-    let writer = Writer::new(metadata).expect("a writer");
-    let writer = writer.begin(File::create(to).expect("a file"));
-    writer.expect("a head").finish().expect("written");
+    write_metadata(metadata);
 }
 
 /// An engine that loads the file of the same name in a folder of its own, where two tokens have changed places.

@@ -166,15 +166,13 @@ impl Args {
         }
         let text = String::from_utf8(text)
             .map_err(|e| Error::BadInput(format!("--chat: the text is not UTF-8: {e}")))?;
-        let rendered = chat::render(&[text], &self.model, Some(vocab))?;
-        let text: String = rendered
-            .into_iter()
-            .map(|rendered| {
-                options.add_special &= !rendered.begins_with_bos;
-                rendered.text
-            })
-            .collect();
-        Ok((text.into_bytes(), options))
+        let vocab = VocabFacts {
+            add_bos: vocab.add_bos && options.add_special,
+            ..vocab.clone()
+        };
+        options.add_special = false;
+        let rendered = chat::render(&[text], &self.model, Some(&vocab))?;
+        Ok((rendered.concat().into_bytes(), options))
     }
 
     fn text(&self) -> Result<Vec<u8>, Error> {

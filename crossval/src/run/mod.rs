@@ -99,8 +99,6 @@ pub enum PromptSource {
         source: String,
         /// What is tokenized.
         rendered: String,
-        /// It begins with the text of BOS, which the tokenizer is not to add again.
-        begins_with_bos: bool,
     },
     /// A prompt of a trace.
     Recorded {

@@ -287,9 +287,8 @@ pub(crate) fn tokenize(
                 text,
                 source,
                 rendered,
-                begins_with_bos,
             } => {
-                let tokens = tokens_of(rendered, !begins_with_bos)?;
+                let tokens = tokens_of(rendered, false)?;
                 let (text, rendered) = (text.clone(), rendered.clone());
                 (Some(text), Some(rendered), source.clone(), tokens)
             }

@@ -62,11 +62,8 @@ pub(super) fn compare(
         let (text, source, add_special) = match source {
             PromptSource::Text { text, source } => (text, source, true),
             PromptSource::Rendered {
-                rendered,
-                source,
-                begins_with_bos,
-                ..
-            } => (rendered, source, !begins_with_bos),
+                rendered, source, ..
+            } => (rendered, source, false),
             PromptSource::Tokens(_) | PromptSource::Recorded { .. } => continue,
         };
         let options = EncodeOptions {

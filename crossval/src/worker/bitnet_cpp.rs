@@ -266,6 +266,7 @@ fn vocab_facts(gguf: &Gguf, model: &Model) -> Result<VocabFacts, Refusal> {
         n_vocab: known.n_vocab as usize,
         bos: text(known.bos)?,
         eos: text(known.eos)?,
+        add_bos: known.add_bos,
         ..facts::vocab(gguf.metadata())?
     })
 }

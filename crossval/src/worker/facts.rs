@@ -27,6 +27,7 @@ pub(crate) fn vocab(metadata: &Metadata) -> Result<VocabFacts, Error> {
         chat_template: string("tokenizer.chat_template")?,
         bos: None,
         eos: None,
+        add_bos: false,
         special: special.map(|(token, _)| text(token)).collect(),
     })
 }

@@ -217,6 +217,7 @@ fn vocab_facts(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<VocabFacts, Refusal
         n_vocab: tokenizer.n_vocab(),
         bos: text(tokenizer.bos()),
         eos: text(tokenizer.eos()),
+        add_bos: tokenizer.adds_bos(),
         ..facts::vocab(gguf.metadata())?
     })
 }
