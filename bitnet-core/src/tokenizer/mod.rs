@@ -3,8 +3,8 @@
 //!
 //! Token for token those of llama.cpp as BitNet.cpp pins it (`src/llama-vocab.cpp`, `llm_load_vocab`),
 //! defaults for missing keys included. One thing there hangs on the order of a hash table: which of several normal
-//! tokens that look like the same marker (`<PRE>` and `<fim-prefix>`) becomes the control token. What is not implemented ("t5", "rwkv") is refused by name when the file is
-//! loaded.
+//! tokens that look like the same marker (`<PRE>` and `<fim-prefix>`) becomes the control token. What is not
+//! implemented ("t5", "rwkv") is refused by name when the file is loaded.
 
 mod bpe;
 mod decode;
@@ -98,10 +98,22 @@ impl Tokenizer {
             }
             "bert" => {
                 let vocab = Vocab::load(metadata, Family::Wpm)?;
+                let required = |id: Option<u32>, key: &str, default: u32| {
+                    id.ok_or_else(|| {
+                        let what = format!(
+                            "{key:?} is missing, and its default, {default}, is outside the vocabulary"
+                        );
+                        Error::bad_file(metadata.path(), what)
+                    })
+                };
+                let special = |key: &str, default: u32| {
+                    let id = vocab.special_id(metadata, key, Some(default))?;
+                    required(id, key, default)
+                };
                 let wpm = Wordpiece {
-                    cls: vocab.require(metadata, "tokenizer.ggml.cls_token_id", 101)?,
-                    sep: vocab.require(metadata, "tokenizer.ggml.seperator_token_id", 102)?,
-                    unknown: vocab.require(metadata, "tokenizer.ggml.unknown_token_id", 100)?,
+                    cls: special("tokenizer.ggml.cls_token_id", 101)?,
+                    sep: special("tokenizer.ggml.seperator_token_id", 102)?,
+                    unknown: required(vocab.unk, "tokenizer.ggml.unknown_token_id", 100)?,
                 };
                 Ok(Tokenizer {
                     vocab,

@@ -213,7 +213,7 @@ fn candidate(
     }
     let Symbol { start, len, .. } = symbols[left as usize];
     let len = len + symbols[right as usize].len;
-    if len as usize > vocab.max_text_len {
+    if len as usize > vocab.max_text_len() {
         return None;
     }
     let id = vocab.id(&text[start as usize..][..len as usize])?;

@@ -41,7 +41,6 @@ pub(super) struct Vocab {
     index: TextIndex,
     scores: Vec<f32>,
     kinds: Vec<Kind>,
-    pub max_text_len: usize,
     /// The lengths that occur, longest first.
     pub text_lens: Vec<usize>,
     pub bos: Option<u32>,
@@ -186,7 +185,6 @@ impl Vocab {
         text_lens.dedup();
         let add_space_prefix = metadata.optional("tokenizer.ggml.add_space_prefix")?;
         let mut vocab = Vocab {
-            max_text_len: text_lens.first().copied().unwrap_or(0),
             text_lens,
             pieces: StringArray::default(),
             texts,
@@ -264,7 +262,7 @@ impl Vocab {
     }
 
     /// The ID that a key gives; `default` if it is absent or outside the vocabulary.
-    fn special_id(
+    pub fn special_id(
         &self,
         metadata: &Metadata,
         key: &str,
@@ -366,6 +364,10 @@ impl Vocab {
         self.index.find(text, &self.texts)
     }
 
+    pub fn max_text_len(&self) -> usize {
+        self.text_lens.first().copied().unwrap_or(0)
+    }
+
     /// What the tokens are in the file, by ID.
     pub fn texts(&self) -> impl Iterator<Item = &[u8]> {
         self.texts.iter()
@@ -384,20 +386,6 @@ impl Vocab {
     pub fn byte(&self, byte: u8) -> Option<u32> {
         self.id(format!("<0x{byte:02X}>").as_bytes())
             .or_else(|| self.id(&[byte]))
-    }
-
-    /// The ID that a key gives, or `default`.
-    ///
-    /// # Errors
-    /// Neither is in the vocabulary.
-    pub fn require(&self, metadata: &Metadata, key: &str, default: u32) -> Result<u32, Error> {
-        self.special_id(metadata, key, Some(default))?
-            .ok_or_else(|| {
-                let what = format!(
-                    "{key:?} is missing, and its default, {default}, is outside the vocabulary"
-                );
-                Error::bad_file(metadata.path(), what)
-            })
     }
 }
 
