@@ -127,7 +127,8 @@ impl Kernel {
         }
     }
 
-    /// Dot products of I2_S codes (0, 1, 2) with int8 activations, exact.
+    /// Dot products of I2_S codes with int8 activations, exact. The codes are 0, 1, 2 for -1, 0, +1; a 3, which
+    /// stands for no weight, counts as 3 in every kernel.
     /// `codes` is `[n_tokens][columns]`, `out` is `[n_tokens][weights.n]`.
     ///
     /// # Panics

@@ -63,6 +63,20 @@ fn i2_s_extremes_do_not_wrap() {
     }
 }
 
+#[test]
+fn a_code_that_stands_for_no_weight_counts_as_3() {
+    for columns in [1280, 1408, 2560, 6912] {
+        // Values of 2, that is codes of 3: no packed tensor of a model has them.
+        let values = vec![2i8; 2 * columns];
+        for code in [-128i8, 127] {
+            for n_tokens in [1, 3, 9] {
+                let codes = vec![code; n_tokens * columns];
+                check_i2_s(&vec![0xff; 2 * columns / 4], &values, &codes, columns);
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

@@ -7,10 +7,10 @@ use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 /// Blocks whose products are added in 16-bit lanes before they are widened.
 ///
-/// A lane takes two products from each of the four groups of a block. Codes are at most 2 and activations within
-/// -128..=127, so a block adds at least 4 * 2 * 2 * -128 = -2048 and at most 4 * 2 * 2 * 127 = 2032. Sixteen blocks
-/// stay within -32768..=32512, which an i16 holds exactly; a seventeenth could wrap.
-const FLUSH: usize = 16;
+/// A lane takes two products from each of the four groups of a block. Codes are at most 3 and activations within
+/// -128..=127, so a block adds at least 4 * 2 * 3 * -128 = -3072. Ten blocks stay within an i16; an eleventh could
+/// wrap.
+const FLUSH: usize = 10;
 
 /// Tokens that share one unpacking of the weights: their accumulators fill the registers.
 const TOKENS: usize = 8;
@@ -25,6 +25,9 @@ pub(in crate::kernels) fn dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
     assert_eq!(columns % BLOCK, 0);
     let n_tokens = codes.len() / columns.max(1);
     assert!(out.len() >= n_tokens * weights.n);
+    if n_tokens == 1 {
+        return token(weights, codes, out);
+    }
     let mut t = 0;
     while t < n_tokens {
         let x = &codes[t * columns..];
@@ -38,6 +41,35 @@ pub(in crate::kernels) fn dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
     }
 }
 
+/// All rows by one token, in the order of memory.
+#[target_feature(enable = "avx2")]
+fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
+    let n_blocks = weights.columns / BLOCK;
+    assert!(x.len() >= weights.columns);
+    let ones = _mm256_set1_epi16(1);
+    for (r, out) in out[..weights.n].iter_mut().enumerate() {
+        let row = weights.row(r, weights.columns / 4).as_ptr();
+        let mut total = _mm256_setzero_si256();
+        let mut b = 0;
+        while b < n_blocks {
+            let end = n_blocks.min(b + FLUSH);
+            let mut sums = _mm256_setzero_si256();
+            while b < end {
+                // SAFETY: the row has `n_blocks` blocks, and so has `x`; no load needs alignment, and a prefetch may
+                // name any address.
+                unsafe {
+                    let packed = row.add(b * BLOCK_BYTES);
+                    _mm_prefetch::<_MM_HINT_T0>(packed.wrapping_add(PREFETCH).cast());
+                    sums = add_block(sums, unpack(packed), x.as_ptr().add(b * BLOCK));
+                }
+                b += 1;
+            }
+            total = _mm256_add_epi32(total, _mm256_madd_epi16(sums, ones));
+        }
+        *out = add_up_i32(total);
+    }
+}
+
 /// All rows by `T` tokens; returns `T`.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -46,30 +78,65 @@ fn tile<const T: usize>(weights: Rows, codes: &[i8], out: &mut [i32]) -> usize {
     let (n_blocks, n_rows) = (columns / BLOCK, weights.n);
     assert!(codes.len() >= T * columns && out.len() >= T * n_rows);
     out[..T * n_rows].fill(0);
-    // One token: the weights are read in the order of memory. Several: one chunk of the activations stays in the
-    // first-level cache while the rows pass by.
-    let span = if T == 1 { n_blocks } else { FLUSH };
-    for start in (0..n_blocks).step_by(span) {
+    let ones = _mm256_set1_epi16(1);
+    // One chunk of the activations stays in the first-level cache while the rows pass by.
+    for first in (0..n_blocks).step_by(FLUSH) {
+        let n = FLUSH.min(n_blocks - first);
         for r in 0..n_rows {
             let row = weights.row(r, columns / 4);
-            for first in (start..n_blocks.min(start + span)).step_by(FLUSH) {
-                let n = FLUSH.min(n_blocks - first);
-                let mut sums = [_mm256_setzero_si256(); T];
-                // SAFETY: `row` has `n_blocks` blocks and `codes` has `T` rows of as many, of which `first + n` is
-                // within.
-                unsafe {
-                    let row = row.as_ptr().add(first * BLOCK_BYTES);
-                    let x = codes.as_ptr().add(first * BLOCK);
-                    add_products(row, x, columns, n, &mut sums);
-                }
-                let ones = _mm256_set1_epi16(1);
-                for (t, sum) in sums.into_iter().enumerate() {
-                    out[t * n_rows + r] += add_up_i32(_mm256_madd_epi16(sum, ones));
-                }
+            let mut sums = [_mm256_setzero_si256(); T];
+            // SAFETY: `row` has `n_blocks` blocks and `codes` has `T` rows of as many, of which `first + n` is
+            // within.
+            unsafe {
+                let row = row.as_ptr().add(first * BLOCK_BYTES);
+                let x = codes.as_ptr().add(first * BLOCK);
+                add_products(row, x, columns, n, &mut sums);
+            }
+            for (t, sum) in sums.into_iter().enumerate() {
+                out[t * n_rows + r] += add_up_i32(_mm256_madd_epi16(sum, ones));
             }
         }
     }
     T
+}
+
+/// The four groups of 32 codes of a packed block.
+///
+/// # Safety
+/// A block is readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn unpack(packed: *const u8) -> [__m256i; 4] {
+    // SAFETY: the caller's contract; the load needs no alignment.
+    let w = unsafe { _mm256_loadu_si256(packed.cast()) };
+    let low_bits = _mm256_set1_epi8(3);
+    [
+        _mm256_and_si256(_mm256_srli_epi16::<6>(w), low_bits),
+        _mm256_and_si256(_mm256_srli_epi16::<4>(w), low_bits),
+        _mm256_and_si256(_mm256_srli_epi16::<2>(w), low_bits),
+        _mm256_and_si256(w, low_bits),
+    ]
+}
+
+/// `sum` and the products of a block of codes with activations, in 16-bit lanes.
+///
+/// # Safety
+/// A block of activations is readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn add_block(sum: __m256i, w: [__m256i; 4], x: *const i8) -> __m256i {
+    // SAFETY: the caller's contract; the loads need no alignment.
+    let [p0, p1, p2, p3] = unsafe {
+        let x = x.cast::<__m256i>();
+        [
+            _mm256_maddubs_epi16(w[0], _mm256_loadu_si256(x)),
+            _mm256_maddubs_epi16(w[1], _mm256_loadu_si256(x.add(1))),
+            _mm256_maddubs_epi16(w[2], _mm256_loadu_si256(x.add(2))),
+            _mm256_maddubs_epi16(w[3], _mm256_loadu_si256(x.add(3))),
+        ]
+    };
+    let p = _mm256_add_epi16(_mm256_add_epi16(p0, p1), _mm256_add_epi16(p2, p3));
+    _mm256_add_epi16(sum, p)
 }
 
 /// Adds the products of `n` blocks with every token in 16-bit lanes; `n` is at most [`FLUSH`].
@@ -85,26 +152,12 @@ unsafe fn add_products<const T: usize>(
     n: usize,
     sums: &mut [__m256i; T],
 ) {
-    let low_bits = _mm256_set1_epi8(3);
     for b in 0..n {
         // SAFETY: the caller's contract; no load needs alignment.
         unsafe {
-            if T == 1 {
-                _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(b * BLOCK_BYTES + PREFETCH).cast());
-            }
-            let w = _mm256_loadu_si256(row.add(b * BLOCK_BYTES).cast());
-            let w0 = _mm256_and_si256(_mm256_srli_epi16::<6>(w), low_bits);
-            let w1 = _mm256_and_si256(_mm256_srli_epi16::<4>(w), low_bits);
-            let w2 = _mm256_and_si256(_mm256_srli_epi16::<2>(w), low_bits);
-            let w3 = _mm256_and_si256(w, low_bits);
+            let w = unpack(row.add(b * BLOCK_BYTES));
             for (t, sum) in sums.iter_mut().enumerate() {
-                let x = x.add(t * columns + b * BLOCK).cast::<__m256i>();
-                let p0 = _mm256_maddubs_epi16(w0, _mm256_loadu_si256(x));
-                let p1 = _mm256_maddubs_epi16(w1, _mm256_loadu_si256(x.add(1)));
-                let p2 = _mm256_maddubs_epi16(w2, _mm256_loadu_si256(x.add(2)));
-                let p3 = _mm256_maddubs_epi16(w3, _mm256_loadu_si256(x.add(3)));
-                let p = _mm256_add_epi16(_mm256_add_epi16(p0, p1), _mm256_add_epi16(p2, p3));
-                *sum = _mm256_add_epi16(*sum, p);
+                *sum = add_block(*sum, w, x.add(t * columns + b * BLOCK));
             }
         }
     }
