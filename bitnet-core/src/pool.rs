@@ -113,7 +113,9 @@ impl Pool {
         );
     }
 
-    /// Runs `body(thread, range)` over `0..n` in ranges of at most `grain`, dealt out as threads become free.
+    /// Runs `body(thread, range)` over `0..n`, dealt out as threads become free: long ranges first, which are read in
+    /// the order of memory, and shorter ones towards the end, so that all threads end together; but none is shorter
+    /// than `grain`, the last excepted. All begin at a multiple of `grain`.
     ///
     /// # Panics
     /// If `body` does.
@@ -126,13 +128,13 @@ impl Pool {
             return;
         }
         let next = AtomicUsize::new(0);
+        let shares = 2 * self.threads();
+        let length = |start: usize| ((n - start) / shares).next_multiple_of(grain).max(grain);
         self.run(&|thread| {
-            loop {
-                let start = next.fetch_add(grain, Ordering::Relaxed);
-                if start >= n {
-                    break;
-                }
-                body(thread, start..n.min(start + grain));
+            while let Ok(start) = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |start| {
+                (start < n).then(|| start + length(start))
+            }) {
+                body(thread, start..n.min(start + length(start)));
             }
         });
     }
@@ -209,7 +211,8 @@ impl Pool {
         });
     }
 
-    /// Runs `body(columns)` for ranges of at most `grain` columns of a matrix with rows of `width`.
+    /// Runs `body(columns)` for ranges of at most `tile` columns of a matrix with rows of `width`, dealt out in shares
+    /// of at least `grain` columns, a multiple of `tile`.
     ///
     /// # Panics
     /// If `body` does.
@@ -218,14 +221,15 @@ impl Pool {
         data: &mut [T],
         width: usize,
         grain: usize,
+        tile: usize,
         body: impl Fn(Columns<T>) + Sync,
     ) {
         let data = Shares::new(data, width);
         self.ranges(width, grain, |_, range| {
-            for start in range.clone().step_by(grain) {
+            for start in range.clone().step_by(tile) {
                 body(Columns {
                     shares: &data,
-                    range: start..range.end.min(start + grain),
+                    range: start..range.end.min(start + tile),
                 });
             }
         });

@@ -6,14 +6,19 @@ use serde::{Deserialize, Serialize};
 
 /// The most likely token; of several, the lowest. NaN is never chosen; 0 if there is nothing else.
 pub fn greedy(logits: &[f32]) -> u32 {
+    greedy_of((0..).zip(logits.iter().copied()))
+}
+
+/// As [`greedy`], of tokens in ascending order.
+fn greedy_of(candidates: impl Iterator<Item = (u32, f32)>) -> u32 {
     let mut best = 0;
     let mut max = f32::NEG_INFINITY;
-    for (i, &logit) in logits.iter().enumerate() {
+    for (token, logit) in candidates {
         if logit > max {
-            (best, max) = (i, logit);
+            (best, max) = (token, logit);
         }
     }
-    best as u32
+    best
 }
 
 /// How tokens are drawn.
@@ -64,28 +69,50 @@ impl Sampler {
         Self::new(SamplerOptions::default())
     }
 
+    /// How many of the most likely tokens can matter to a draw; `None` if all can.
+    pub fn reach(&self) -> Option<usize> {
+        match self.options {
+            _ if self.is_greedy() => Some(1),
+            SamplerOptions { top_k: 0, .. } => None,
+            SamplerOptions { top_k, .. } => Some(top_k),
+        }
+    }
+
+    fn is_greedy(&self) -> bool {
+        let temperature = self.options.temperature;
+        temperature.is_nan() || temperature <= 0.0
+    }
+
     /// Draws a token: top-k, then temperature, then top-p.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
+        self.sample_from((0..).zip(logits.iter().copied()))
+    }
+
+    /// As [`sample`](Self::sample), from some of the tokens, in ascending order: at least the most likely ones that
+    /// are within [`reach`](Self::reach).
+    pub fn sample_from(&mut self, tokens: impl Iterator<Item = (u32, f32)> + Clone) -> u32 {
         let SamplerOptions {
             temperature,
             top_k,
             top_p,
             ..
         } = self.options;
-        if temperature.is_nan() || temperature <= 0.0 {
-            return greedy(logits);
+        if self.is_greedy() {
+            return greedy_of(tokens);
         }
         let candidates = &mut self.candidates;
         candidates.clear();
-        let finite = (0..).zip(logits).filter(|(_, logit)| logit.is_finite());
-        candidates.extend(finite.map(|(token, &logit)| (f64::from(logit), token)));
+        let finite = tokens.clone().filter(|(_, logit)| logit.is_finite());
+        candidates.extend(finite.map(|(token, logit)| (f64::from(logit), token)));
         // Most likely first; of equals, the lowest token.
-        candidates.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        if top_k > 0 {
+        let order = |a: &(f64, u32), b: &(f64, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        if (1..candidates.len()).contains(&top_k) {
+            candidates.select_nth_unstable_by(top_k - 1, order);
             candidates.truncate(top_k);
         }
+        candidates.sort_unstable_by(order);
         let Some(&(max, likeliest)) = candidates.first() else {
-            return greedy(logits);
+            return greedy_of(tokens);
         };
         let mut total = 0.0;
         for (weight, _) in candidates.iter_mut() {

@@ -1,10 +1,13 @@
 //! Norms, activations and softmax on one row, as ggml computes them up to the order of summation.
+//!
+//! All are inlined, so that [`Kernel::vectorize`](super::Kernel::vectorize) compiles them for its instructions.
 
 /// Root mean square norm, in place (`ggml_compute_forward_rms_norm_f32` and the multiplication by gamma): squares
 /// rounded to f32, summed in f64.
 ///
 /// # Panics
 /// If the slices differ in length.
+#[inline(always)]
 pub fn rms_norm(x: &mut [f32], gamma: &[f32], eps: f32) {
     assert_eq!(x.len(), gamma.len());
     let mean = (sum_f64(x, |v| v * v) / x.len() as f64) as f32;
@@ -15,6 +18,7 @@ pub fn rms_norm(x: &mut [f32], gamma: &[f32], eps: f32) {
 }
 
 /// Softmax of `scale * x`, in place (`ggml_compute_forward_soft_max_f32`): f64 sum, f32 reciprocal.
+#[inline(always)]
 pub fn softmax(x: &mut [f32], scale: f32) {
     let mut max = f32::NEG_INFINITY;
     for v in x.iter_mut() {
@@ -31,6 +35,7 @@ pub fn softmax(x: &mut [f32], scale: f32) {
 }
 
 /// `gate = silu(gate) * up` with `silu(x) = x / (1 + exp(-x))`.
+#[inline(always)]
 pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
     for (g, u) in gate.iter_mut().zip(up) {
         *g = *g / (1.0 + exp(-*g)) * u;
@@ -38,6 +43,7 @@ pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
 }
 
 /// `gate = relu(gate)^2 * up`.
+#[inline(always)]
 pub fn relu2_mul(gate: &mut [f32], up: &[f32]) {
     for (g, u) in gate.iter_mut().zip(up) {
         // Not `max`, which would hide a NaN.

@@ -127,6 +127,18 @@ impl Kernel {
         }
     }
 
+    /// Runs `f`, compiled for this instruction set: what is inlined into it is vectorised with its registers. Rust
+    /// contracts no multiplications and additions, so that the results are the same bits.
+    #[inline(always)]
+    pub(crate) fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
+        match self.0 {
+            Isa::Portable => f(),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx2` exists only where AVX2 and F16C were detected.
+            Isa::Avx2 => unsafe { avx2::vectorize(f) },
+        }
+    }
+
     /// Dot products of I2_S codes with int8 activations, exact. The codes are 0, 1, 2 for -1, 0, +1; a 3, which
     /// stands for no weight, counts as 3 in every kernel.
     /// `codes` is `[n_tokens][columns]`, `out` is `[n_tokens][weights.n]`.
@@ -181,6 +193,20 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Isa::Avx2` exists only where AVX2 was detected.
             Isa::Avx2 => unsafe { avx2::blocks::q6_k_dots(weights, codes, scales, out) },
+        }
+    }
+
+    /// Dot products of rows of int8 with one row of int16, exact. `x` is `[columns]`, `out` is `[weights.n]`.
+    /// The caller sees to it that `128 * sum(|x|)` fits an i32.
+    ///
+    /// # Panics
+    /// If a slice is too short.
+    pub fn i8_dots(self, weights: Rows, x: &[i16], out: &mut [i32]) {
+        match self.0 {
+            Isa::Portable => portable::i8_dots(weights, x, out),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx2` exists only where AVX2 was detected.
+            Isa::Avx2 => unsafe { avx2::i8::dots(weights, x, out) },
         }
     }
 

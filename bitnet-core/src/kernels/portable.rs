@@ -139,6 +139,17 @@ pub(super) fn q6_k_dots(weights: Rows, codes: &[i8], scales: &[f32], out: &mut [
     }
 }
 
+pub(super) fn i8_dots(weights: Rows, x: &[i16], out: &mut [i32]) {
+    for (r, out) in out[..weights.n].iter_mut().enumerate() {
+        let row = weights.row(r, weights.columns);
+        let products = row
+            .iter()
+            .zip(x)
+            .map(|(&w, &x)| i32::from(w as i8) * i32::from(x));
+        *out = products.sum();
+    }
+}
+
 pub(super) fn f16_weighted_sums(rows: Rows, p: &[f32], out: &mut [f32]) {
     for (p, out) in p
         .chunks_exact(rows.n)

@@ -65,13 +65,18 @@ impl Attention<'_> {
     ) {
         let Config { head_dim, .. } = *self.config;
         let n = self.first + t + 1;
-        q.clear();
         let source = &self.q[t * self.config.q_dim() + head * head_dim..][..heads * head_dim];
-        q.extend(source.iter().map(|&v| round_to_f16(v)));
+        q.resize(source.len(), 0.0);
+        self.kernel.vectorize(|| {
+            for (q, v) in q.iter_mut().zip(source) {
+                *q = round_to_f16(*v);
+            }
+        });
         self.kernel
             .float_dots(Float::F16, self.rows(self.k, head, n), q, out);
         for scores in out.chunks_exact_mut(n) {
-            softmax(scores, 1.0 / (head_dim as f32).sqrt());
+            self.kernel
+                .vectorize(|| softmax(scores, 1.0 / (head_dim as f32).sqrt()));
         }
     }
 

@@ -1,16 +1,17 @@
 //! The forward pass.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use super::attention::{self, Attention};
 use super::config::{Activation, Config};
+use super::head::MAX_TOP;
 use super::linear::{Engine, Input};
-use super::session::{Buffers, LayerCache, Logits, Session};
+use super::session::{Buffers, LayerCache, Logits, Output, Session};
 use super::{Layer, Model};
 use crate::Error;
 use crate::error::Repr;
 use crate::kernels::elementwise::{relu2_mul, rms_norm, silu_mul};
-use crate::pool::Pool;
 use crate::tap::{Observer, Tap, TapData, TapView};
 
 /// Hands taps to the observer, if there is one.
@@ -59,13 +60,14 @@ impl Taps<'_, '_> {
 }
 
 impl Session {
-    /// Evaluates one batch at the current position and appends the logits asked for.
+    /// Evaluates one batch at the current position, and what `output` asks for.
     pub(super) fn forward(
         &mut self,
         tokens: &[u32],
-        logits: Logits,
+        output: Output,
         observer: Option<&mut dyn Observer>,
     ) -> Result<(), Error> {
+        let logits = output.rows();
         let model = &*self.model;
         let Model { config, gguf, .. } = model;
         let Config {
@@ -116,20 +118,32 @@ impl Session {
 
         let Buffers { x, encoded, .. } = &mut *buffers;
         let x = &mut x[..n * n_embd];
-        norm(&self.pool, x, &model.output_norm, config);
+        norm(&model.engine(&self.pool), x, &model.output_norm, config);
         taps.see(Tap::FinalNorm, x)?;
         let x = match logits {
             Logits::None => return Ok(()),
             Logits::Last => &x[(n - 1) * n_embd..],
             Logits::All => &*x,
         };
+        let head = model.head();
+        let engine = model.engine(&self.pool);
+        let mut input = Input::new(x, n_embd, encoded);
+        if let Output::Top(k) = output {
+            self.head_use.tokens += 1;
+            if let Some(compact) = &model.compact_head
+                && k <= MAX_TOP
+                && compact.score(&engine, head, &mut input, k, &mut self.scores)?
+            {
+                self.head_use.certified += 1;
+                self.head_use.exact_rows += self.scores.candidates.len() as u64;
+                return Ok(());
+            }
+        }
         let start = self.logits.len();
         let rows = x.len() / n_embd;
         self.logits.resize(start + rows * n_vocab, 0.0);
         let out = &mut self.logits[start..];
-        let head = model.output.as_ref().unwrap_or(&model.embedding);
-        let mut input = Input::new(x, n_embd, encoded);
-        head.apply(&model.engine(&self.pool), &mut input, out)?;
+        head.apply(&engine, &mut input, out)?;
         let first = taps.first + taps.n_tokens - rows;
         let len = out.len();
         taps.hand_over(Tap::Logits, first, len, TapData::F32(out))
@@ -175,7 +189,7 @@ impl Pass<'_> {
         } = &mut **buffers;
 
         let all = &mut h[..self.n * n_embd];
-        norm_of(engine.pool, x, all, &layer.attn_norm, config);
+        norm_of(engine, x, all, &layer.attn_norm, config);
         taps.see(Tap::AttnNorm, all)?;
         let mut input = Input::new(all, n_embd, encoded);
         layer.k.apply(engine, &mut input, k)?;
@@ -200,20 +214,21 @@ impl Pass<'_> {
         taps.see(Tap::V, v)?;
 
         let skipped = self.skipped;
-        engine
-            .pool
-            .rows(q, q_dim, |t, heads| rope.rotate(config, skipped + t, heads));
+        let kernel = engine.kernel;
+        engine.pool.rows(q, q_dim, |t, heads| {
+            kernel.vectorize(|| rope.rotate(config, skipped + t, heads))
+        });
         taps.see(Tap::QRope, q)?;
-        engine
-            .pool
-            .rows(k, kv_dim, |t, heads| rope.rotate(config, t, heads));
+        engine.pool.rows(k, kv_dim, |t, heads| {
+            kernel.vectorize(|| rope.rotate(config, t, heads))
+        });
         taps.see(Tap::KRope, k)?;
         for (cache, rows, tap) in [
             (&mut self.cache.k, &*k, Tap::KCache),
             (&mut self.cache.v, &*v, Tap::VCache),
         ] {
-            cache.truncate(self.first * kv_dim);
-            cache.extend(rows.iter().map(|&v| f16::from_f32(v)));
+            cache.resize(self.first * kv_dim + rows.len(), f16::ZERO);
+            cache[self.first * kv_dim..].convert_from_f32_slice(rows);
             taps.see_cache(tap, &mut cache[self.first * kv_dim..])?;
         }
         Ok(())
@@ -255,7 +270,7 @@ impl Pass<'_> {
         taps.see(Tap::AttnOut, attn)?;
         if config.sub_norms {
             if let Some(gamma) = &layer.attn_sub_norm {
-                norm(engine.pool, attn, gamma, config);
+                norm(engine, attn, gamma, config);
             }
             taps.see(Tap::AttnSubNorm, attn)?;
         }
@@ -265,7 +280,7 @@ impl Pass<'_> {
             .apply(engine, &mut Input::new(attn, q_dim, encoded), h)?;
         taps.see(Tap::AttnProj, h)?;
         let x = &mut x[..n * n_embd];
-        add(engine.pool, x, h, n_embd);
+        add(engine, x, h, n_embd);
         taps.see(Tap::FfnInp, x)
     }
 
@@ -286,24 +301,25 @@ impl Pass<'_> {
         let (x, h) = (&mut x[..n * n_embd], &mut h[..n * n_embd]);
         let (gate, up) = (&mut gate[..n * n_ff], &mut up[..n * n_ff]);
 
-        norm_of(engine.pool, x, h, &layer.ffn_norm, config);
+        norm_of(engine, x, h, &layer.ffn_norm, config);
         taps.see(Tap::FfnNorm, h)?;
         let mut input = Input::new(h, n_embd, encoded);
         layer.gate.apply(engine, &mut input, gate)?;
         layer.up.apply(engine, &mut input, up)?;
         taps.see(Tap::FfnGate, gate)?;
         taps.see(Tap::FfnUp, up)?;
+        let kernel = engine.kernel;
         engine.pool.rows(gate, n_ff, |t, gate| {
             let up = &up[t * n_ff..][..n_ff];
-            match config.activation {
+            kernel.vectorize(|| match config.activation {
                 Activation::Silu => silu_mul(gate, up),
                 Activation::Relu2 => relu2_mul(gate, up),
-            }
+            });
         });
         taps.see(Tap::FfnAct, gate)?;
         if config.sub_norms {
             if let Some(gamma) = &layer.ffn_sub_norm {
-                norm(engine.pool, gate, gamma, config);
+                norm(engine, gate, gamma, config);
             }
             taps.see(Tap::FfnSubNorm, gate)?;
         }
@@ -311,32 +327,37 @@ impl Pass<'_> {
             .down
             .apply(engine, &mut Input::new(gate, n_ff, encoded), h)?;
         taps.see(Tap::FfnDown, h)?;
-        add(engine.pool, x, h, n_embd);
+        add(engine, x, h, n_embd);
         taps.see(Tap::LayerOut, x)
     }
 }
 
 /// RMS norm of every row of `x`.
-fn norm(pool: &Pool, x: &mut [f32], gamma: &[f32], config: &Config) {
-    pool.rows(x, gamma.len(), |_, row| {
-        rms_norm(row, gamma, config.rms_eps)
+fn norm(engine: &Engine, x: &mut [f32], gamma: &[f32], config: &Config) {
+    let kernel = engine.kernel;
+    engine.pool.rows(x, gamma.len(), |_, row| {
+        kernel.vectorize(|| rms_norm(row, gamma, config.rms_eps));
     });
 }
 
 /// RMS norm of every row of `x`, into `out`.
-fn norm_of(pool: &Pool, x: &[f32], out: &mut [f32], gamma: &[f32], config: &Config) {
+fn norm_of(engine: &Engine, x: &[f32], out: &mut [f32], gamma: &[f32], config: &Config) {
+    let kernel = engine.kernel;
     let width = gamma.len();
-    pool.rows(out, width, |t, row| {
+    engine.pool.rows(out, width, |t, row| {
         row.copy_from_slice(&x[t * width..][..width]);
-        rms_norm(row, gamma, config.rms_eps);
+        kernel.vectorize(|| rms_norm(row, gamma, config.rms_eps));
     });
 }
 
 /// `x += y`, rows of `width`.
-fn add(pool: &Pool, x: &mut [f32], y: &[f32], width: usize) {
-    pool.rows(x, width, |t, row| {
-        for (x, y) in row.iter_mut().zip(&y[t * width..]) {
-            *x += y;
-        }
+fn add(engine: &Engine, x: &mut [f32], y: &[f32], width: usize) {
+    let kernel = engine.kernel;
+    engine.pool.rows(x, width, |t, row| {
+        kernel.vectorize(|| {
+            for (x, y) in row.iter_mut().zip(&y[t * width..]) {
+                *x += y;
+            }
+        });
     });
 }

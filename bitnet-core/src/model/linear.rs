@@ -1,5 +1,6 @@
 //! Weight matrices in the file, and their products with activations.
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::Error;
@@ -10,7 +11,10 @@ use crate::quant::{i2_s, q6_k, q8_0};
 
 /// Rows and tokens that are computed at once; their results lie on the stack.
 const TILE_ROWS: usize = 32;
-const TILE_TOKENS: usize = 8;
+const TILE_TOKENS: usize = 64;
+
+/// Weights times tokens that are worth waking a thread for: some microseconds.
+const LEAST_SHARE: usize = 1 << 17;
 
 /// What a product runs on.
 pub(super) struct Engine<'a> {
@@ -90,6 +94,16 @@ impl Matrix {
         !matches!(self.format, Format::I2S(_))
     }
 
+    /// Rows and columns.
+    pub(super) fn shape(&self) -> (usize, usize) {
+        (self.rows, self.columns)
+    }
+
+    /// Whether the elements are floats.
+    pub(super) fn is_float(&self) -> bool {
+        matches!(self.format, Format::Float(_))
+    }
+
     fn encoding(&self) -> Encoding {
         match self.format {
             Format::I2S(_) => Encoding::I8,
@@ -112,19 +126,26 @@ impl Matrix {
     /// Row `row`, dequantised.
     pub(super) fn row(&self, gguf: &Gguf, row: usize, out: &mut [f32]) -> Result<(), Error> {
         let data = &gguf.data(&self.info)?[row * self.row_bytes..][..self.row_bytes];
-        let floats = |out: &mut [f32], decode: fn([u8; 2]) -> f32| {
-            for (out, v) in out.iter_mut().zip(data.as_chunks::<2>().0) {
-                *out = decode(*v);
-            }
-        };
         match self.format {
             Format::Float(Float::F32) => {
                 for (out, v) in out.iter_mut().zip(data.as_chunks::<4>().0) {
                     *out = f32::from_le_bytes(*v);
                 }
             }
-            Format::Float(Float::F16) => floats(out, |v| f16::from_le_bytes(v).to_f32()),
-            Format::Float(Float::Bf16) => floats(out, |v| bf16::from_le_bytes(v).to_f32()),
+            Format::Float(Float::F16) => {
+                let row: Vec<f16> = data
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|v| f16::from_le_bytes(*v))
+                    .collect();
+                row.convert_to_f32_slice(out);
+            }
+            Format::Float(Float::Bf16) => {
+                for (out, v) in out.iter_mut().zip(data.as_chunks().0) {
+                    *out = bf16::from_le_bytes(*v).to_f32();
+                }
+            }
             Format::Q8_0 => q8_0::dequantize_row(data, out),
             Format::Q6K => q6_k::dequantize_row(data, out),
             Format::I2S(_) => {
@@ -156,29 +177,70 @@ impl Matrix {
         debug_assert_eq!(input.columns, self.columns);
         let &Engine { gguf, kernel, pool } = engine;
         let data = gguf.data(&self.info)?;
-        input.encode(pool, self.encoding());
+        input.encode(engine, self.encoding());
         let input = &*input;
         let n_tokens = input.n_tokens();
         let out = &mut out[..n_tokens * self.rows];
-        pool.columns(out, self.rows, TILE_ROWS, |mut out| {
+        let share = LEAST_SHARE / (self.columns * n_tokens).max(1);
+        let share = share.next_multiple_of(TILE_ROWS).max(TILE_ROWS);
+        pool.columns(out, self.rows, share, TILE_ROWS, |mut out| {
             let rows = out.range();
             let weights = self.view(data, rows.start, rows.len());
+            if n_tokens == 1 {
+                let values = out.row(0);
+                self.products(kernel, weights, input, 0, &mut [0; TILE_ROWS], values);
+                return finish(rows.start, values);
+            }
+            let mut dots = [0i32; TILE_ROWS * TILE_TOKENS];
+            let mut tile = [0f32; TILE_ROWS * TILE_TOKENS];
             for token in (0..n_tokens).step_by(TILE_TOKENS) {
                 let n = TILE_TOKENS.min(n_tokens - token);
-                let mut tile = [0f32; TILE_ROWS * TILE_TOKENS];
                 let tile = &mut tile[..n * rows.len()];
-                self.tile(kernel, weights, input, token, tile);
-                for (t, values) in tile.chunks_exact_mut(rows.len()).enumerate() {
-                    finish(rows.start, values);
-                    out.row(token + t).copy_from_slice(values);
+                self.products(kernel, weights, input, token, &mut dots, tile);
+                for (t, values) in tile.chunks_exact(rows.len()).enumerate() {
+                    let out = out.row(token + t);
+                    out.copy_from_slice(values);
+                    finish(rows.start, out);
                 }
             }
         });
         Ok(())
     }
 
-    /// The rows of `weights` by the tokens from `token`; `tile` is `[n_tokens][weights.n]`.
-    fn tile(&self, kernel: Kernel, weights: Rows, input: &Input, token: usize, tile: &mut [f32]) {
+    /// `out[i] = row rows[i] . input`, for an input of one token: the same bits as [`apply`](Self::apply).
+    pub(super) fn apply_to_rows(
+        &self,
+        engine: &Engine,
+        input: &mut Input,
+        rows: &[u32],
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        let &Engine { gguf, kernel, pool } = engine;
+        let data = gguf.data(&self.info)?;
+        input.encode(engine, self.encoding());
+        let input = &*input;
+        pool.columns(out, rows.len(), 8, 8, |mut out| {
+            let range = out.range();
+            for (&row, out) in rows[range].iter().zip(out.row(0)) {
+                let weights = self.view(data, row as usize, 1);
+                let out = std::slice::from_mut(out);
+                self.products(kernel, weights, input, 0, &mut [0], out);
+            }
+        });
+        Ok(())
+    }
+
+    /// The rows of `weights` by the tokens from `token`; `tile` is `[n_tokens][weights.n]`, and `dots` has room for as
+    /// many.
+    fn products(
+        &self,
+        kernel: Kernel,
+        weights: Rows,
+        input: &Input,
+        token: usize,
+        dots: &mut [i32],
+        tile: &mut [f32],
+    ) {
         let tokens = token..token + tile.len() / weights.n;
         match self.format {
             Format::Float(ty) => {
@@ -193,7 +255,6 @@ impl Matrix {
                 kernel.q6_k_dots(weights, codes, scales, tile);
             }
             Format::I2S(weight_scale) => {
-                let mut dots = [0i32; TILE_ROWS * TILE_TOKENS];
                 let dots = &mut dots[..tile.len()];
                 let (codes, scales) = input.codes(tokens.clone(), self.columns);
                 kernel.i2_s_dots(weights, codes, dots);
@@ -205,9 +266,12 @@ impl Matrix {
                     // The codes are 0..=2, so the sum of the activations comes off. This order of f32 operations
                     // is the reference's (`ggml_compute_forward_mul_mat_one_chunk`).
                     let sum = input.encoded.sums[tokens.start + t] as f32;
-                    for (out, &dot) in out.iter_mut().zip(dots) {
-                        *out = (dot as f32 - sum) / scales[t] * weight_scale;
-                    }
+                    let scale = scales[t];
+                    kernel.vectorize(|| {
+                        for (out, &dot) in out.iter_mut().zip(dots) {
+                            *out = (dot as f32 - sum) / scale * weight_scale;
+                        }
+                    });
                 }
             }
         }
@@ -280,6 +344,12 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// The values that `matrix`, of floats, is multiplied with.
+    pub(super) fn as_seen_by(&mut self, engine: &Engine, matrix: &Matrix) -> &[f32] {
+        self.encode(engine, matrix.encoding());
+        self.floats(0..self.n_tokens())
+    }
+
     fn n_tokens(&self) -> usize {
         self.x.len() / self.columns
     }
@@ -300,7 +370,8 @@ impl<'a> Input<'a> {
         )
     }
 
-    fn encode(&mut self, pool: &Pool, encoding: Encoding) {
+    fn encode(&mut self, engine: &Engine, encoding: Encoding) {
+        let &Engine { kernel, pool, .. } = engine;
         if self.encoding == encoding {
             return;
         }
@@ -330,15 +401,13 @@ impl<'a> Input<'a> {
         codes.resize(x.len(), 0);
         scales.resize(n_tokens * columns / block, 0.0);
         sums.resize(n_tokens, 0);
-        pool.rows_of_three(
-            n_tokens,
-            (codes, scales, sums),
-            |t, codes, scales, sum| match encoding {
+        pool.rows_of_three(n_tokens, (codes, scales, sums), |t, codes, scales, sum| {
+            kernel.vectorize(|| match encoding {
                 Encoding::I8 => (scales[0], sum[0]) = i2_s::quantize_row(token(t), codes),
                 Encoding::Q8_0 => q8_0::quantize_row(token(t), codes, scales),
                 Encoding::Q8K => q6_k::quantize_row_q8_k(token(t), codes, scales),
                 Encoding::F32 | Encoding::Bf16 => unreachable!("handled above"),
-            },
-        );
+            });
+        });
     }
 }

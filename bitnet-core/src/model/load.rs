@@ -38,6 +38,7 @@ pub(super) fn load(gguf: Arc<Gguf>) -> Result<Model, Error> {
         layers,
         output_norm,
         output,
+        compact_head: None,
         rope_factors,
     })
 }

@@ -6,6 +6,7 @@
 mod attention;
 mod config;
 mod forward;
+mod head;
 mod linear;
 mod load;
 mod rope;
@@ -20,8 +21,10 @@ use crate::kernels::Kernel;
 use crate::tap::Tap;
 
 pub use config::{Activation, Architecture, Config, RopeStyle};
-pub use session::{Generate, Logits, Session, SessionOptions};
+pub use session::{Generate, HeadUse, Logits, Session, SessionOptions};
 
+use crate::pool::Pool;
+use head::CompactHead;
 use linear::{Linear, Matrix};
 
 /// A model whose matrices stay in the mapped file.
@@ -34,6 +37,7 @@ pub struct Model {
     output_norm: Vec<f32>,
     /// `None` where it is the embedding.
     output: Option<Matrix>,
+    compact_head: Option<CompactHead>,
     /// One divisor of the angle per pair.
     rope_factors: Option<Vec<f32>>,
 }
@@ -84,6 +88,37 @@ impl Model {
                 self.config.sub_norms || !matches!(tap, Tap::AttnSubNorm | Tap::FfnSubNorm)
             })
             .collect()
+    }
+
+    /// Builds a compact copy of the output head in memory, with which [`Session::next_token`] reads less and draws the
+    /// same tokens, and returns its size in bytes. `None`, and nothing built, where it would take more than `budget`
+    /// bytes, or the head is already quantised.
+    ///
+    /// # Errors
+    /// The head cannot be read, or `threads` cannot be started.
+    pub fn build_compact_head(
+        &mut self,
+        budget: u64,
+        threads: usize,
+    ) -> Result<Option<u64>, Error> {
+        let head = self.head();
+        let (n_vocab, n_embd) = head.shape();
+        let bytes = CompactHead::bytes(n_vocab, n_embd);
+        if bytes > budget || !head.is_float() {
+            self.compact_head = None;
+            return Ok(None);
+        }
+        if self.compact_head.is_none() {
+            let pool = Pool::new(threads)
+                .map_err(|e| Error::usage(format!("cannot start {threads} threads: {e}")))?;
+            self.compact_head = Some(CompactHead::build(&self.engine(&pool), head)?);
+        }
+        Ok(Some(bytes))
+    }
+
+    /// The output head.
+    fn head(&self) -> &Matrix {
+        self.output.as_ref().unwrap_or(&self.embedding)
     }
 
     /// The name of the kernel in use.

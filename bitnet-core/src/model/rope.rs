@@ -37,6 +37,7 @@ impl Rope {
     }
 
     /// Rotates every head of token `t` of the evaluation.
+    #[inline(always)]
     pub(super) fn rotate(&self, config: &Config, t: usize, heads: &mut [f32]) {
         let table = &self.table[t * self.pairs..][..self.pairs];
         for head in heads.chunks_exact_mut(config.head_dim) {

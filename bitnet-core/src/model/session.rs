@@ -5,6 +5,7 @@ use std::sync::Arc;
 use half::f16;
 
 use super::attention;
+use super::head::Scores;
 use super::linear::{Encoded, Engine};
 use super::rope::Rope;
 use super::{Config, Model};
@@ -35,6 +36,37 @@ pub enum Logits {
     Last,
     /// Every token's.
     All,
+}
+
+/// What an evaluation ends with.
+#[derive(Clone, Copy)]
+pub(super) enum Output {
+    /// Logits of these tokens.
+    Logits(Logits),
+    /// The `k` most likely tokens that follow the last, in the scores if a compact head can tell them, else the last
+    /// token's logits.
+    Top(usize),
+}
+
+impl Output {
+    /// The tokens that an output is computed for.
+    pub(super) fn rows(self) -> Logits {
+        match self {
+            Output::Logits(logits) => logits,
+            Output::Top(_) => Logits::Last,
+        }
+    }
+}
+
+/// How tokens were found; see [`Session::next_token`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeadUse {
+    /// Tokens drawn.
+    pub tokens: u64,
+    /// Of these, by the compact head; the rest by all logits.
+    pub certified: u64,
+    /// Logits that the compact head left to be computed, over all tokens.
+    pub exact_rows: u64,
 }
 
 /// Keys and values of one layer, `[positions][n_head_kv * head_dim]` each.
@@ -74,6 +106,8 @@ pub struct Session {
     /// One per thread.
     pub(super) scratch: Vec<attention::Scratch>,
     pub(super) logits: Vec<f32>,
+    pub(super) scores: Scores,
+    pub(super) head_use: HeadUse,
 }
 
 impl Session {
@@ -114,6 +148,8 @@ impl Session {
             buffers: Buffers::default(),
             scratch,
             logits: Vec::new(),
+            scores: Scores::default(),
+            head_use: HeadUse::default(),
             model,
         })
     }
@@ -156,8 +192,44 @@ impl Session {
         &mut self,
         tokens: &[u32],
         logits: Logits,
-        mut observer: Option<&mut dyn Observer>,
+        observer: Option<&mut dyn Observer>,
     ) -> Result<&[f32], Error> {
+        self.eval_to(tokens, Output::Logits(logits), observer)?;
+        Ok(&self.logits)
+    }
+
+    /// Evaluates `tokens` and draws the one that follows them: the one that `sampler` would draw from
+    /// [`Logits::Last`]. With a [compact head](Model::build_compact_head), and a sampler that looks at the 64 most
+    /// likely tokens at most, it is found without computing all logits.
+    ///
+    /// # Errors
+    /// As [`eval`](Self::eval); no tokens are a [`Usage`](crate::ErrorKind::Usage) error.
+    pub fn next_token(&mut self, tokens: &[u32], sampler: &mut Sampler) -> Result<u32, Error> {
+        if tokens.is_empty() {
+            return Err(Error::usage("generation needs a prompt"));
+        }
+        let k = sampler.reach().unwrap_or(usize::MAX);
+        self.eval_to(tokens, Output::Top(k), None)?;
+        if !self.logits.is_empty() {
+            return Ok(sampler.sample(&self.logits));
+        }
+        let Scores {
+            candidates, logits, ..
+        } = &self.scores;
+        Ok(sampler.sample_from(candidates.iter().copied().zip(logits.iter().copied())))
+    }
+
+    /// How the tokens of [`next_token`](Self::next_token) were found so far.
+    pub fn head_use(&self) -> HeadUse {
+        self.head_use
+    }
+
+    fn eval_to(
+        &mut self,
+        tokens: &[u32],
+        output: Output,
+        mut observer: Option<&mut dyn Observer>,
+    ) -> Result<(), Error> {
         let n_vocab = self.model.config().n_vocab;
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= n_vocab) {
             let what = format!("token {token} is not in the vocabulary of {n_vocab}");
@@ -176,8 +248,10 @@ impl Session {
         };
         let last = tokens.len().div_ceil(chunk).saturating_sub(1);
         for (i, tokens) in tokens.chunks(chunk).enumerate() {
-            let wanted = match logits {
-                Logits::Last if i < last => Logits::None,
+            let wanted = match output {
+                Output::Logits(Logits::Last) | Output::Top(_) if i < last => {
+                    Output::Logits(Logits::None)
+                }
                 wanted => wanted,
             };
             // Spelled out, since `as_deref_mut` keeps the outer lifetime of the trait object.
@@ -191,7 +265,7 @@ impl Session {
             }
             self.position += tokens.len();
         }
-        Ok(&self.logits)
+        Ok(())
     }
 
     /// Evaluates `prompt` and then, token by token, what `sampler` draws. The iterator does not end by itself:
@@ -255,13 +329,8 @@ impl Iterator for Generate<'_> {
         if self.failed {
             return None;
         }
-        if self.pending.is_empty() {
-            self.failed = true;
-            return Some(Err(Error::usage("generation needs a prompt")));
-        }
-        match self.session.eval(&self.pending, Logits::Last, None) {
-            Ok(logits) => {
-                let token = self.sampler.sample(logits);
+        match self.session.next_token(&self.pending, &mut self.sampler) {
+            Ok(token) => {
                 self.pending.clear();
                 self.pending.push(token);
                 Some(Ok(token))

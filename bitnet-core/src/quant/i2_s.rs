@@ -26,6 +26,7 @@ pub fn pack_block(values: &[i8; BLOCK]) -> [u8; BLOCK_BYTES] {
 ///
 /// # Panics
 /// If `codes` is shorter than `x`.
+#[inline(always)]
 pub fn quantize_row(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
     let scale = (127.0 / f64::from(max_abs(x)).max(1e-5)) as f32;
     let codes = &mut codes[..x.len()];

@@ -8,7 +8,7 @@ pub mod q8_0;
 
 /// Round half to even, for `|x| < 2^22`; the addition pushes the fraction out of the significand.
 #[inline(always)]
-fn nearest_int(x: f32) -> i32 {
+pub(crate) fn nearest_int(x: f32) -> i32 {
     const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23
     ((x + MAGIC).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
 }
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nearest_int_rounds_half_to_even() {
+    pub(crate) fn nearest_int_rounds_half_to_even() {
         for (x, want) in [
             (0.5, 0),
             (1.5, 2),

@@ -68,6 +68,7 @@ pub fn dequantize_row(row: &[u8], out: &mut [f32]) {
 ///
 /// # Panics
 /// If `codes` or `scales` is too short for `x`.
+#[inline(always)]
 pub fn quantize_row_q8_k(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
     for (b, block) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
         let codes = &mut codes[b * BLOCK..][..BLOCK];

@@ -1,5 +1,6 @@
 //! The engine on small models: the bundled one, and synthetic ones of every architecture and tensor type.
 
+mod head;
 mod invariance;
 mod load;
 mod observer;

@@ -1,7 +1,7 @@
 //! Models that were trained on short stories say something sensible.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bitnet_core::gguf::{Gguf, StringArray};
@@ -13,6 +13,18 @@ use crate::session;
 pub fn bundled() -> Arc<Model> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny-bitnet.gguf");
     Arc::new(Model::load(Arc::new(Gguf::open(&path).unwrap())).unwrap())
+}
+
+/// The shared F32 model, or a loud word that it is absent.
+pub fn stories260k() -> Option<PathBuf> {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/models/stories260K.gguf");
+    if !path.exists() {
+        // Past the test harness, which captures what tests print.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {} is absent", path.display());
+        return None;
+    }
+    Some(path)
 }
 
 fn story(model: &Arc<Model>, sampler: Sampler, n: usize) -> String {
@@ -54,13 +66,9 @@ fn sampling_follows_its_seed() {
 
 #[test]
 fn stories260k_tells_a_story() {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/models/stories260K.gguf");
-    if !path.exists() {
-        // Past the test harness, which captures what tests print.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: {} is absent", path.display());
+    let Some(path) = stories260k() else {
         return;
-    }
+    };
     let model = Arc::new(Model::load(Arc::new(Gguf::open(&path).unwrap())).unwrap());
     let text = story(&model, Sampler::greedy(), 60);
     assert!(

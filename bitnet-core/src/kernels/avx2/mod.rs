@@ -3,10 +3,18 @@
 pub(super) mod blocks;
 pub(super) mod float;
 pub(super) mod i2_s;
+pub(super) mod i8;
 
 use std::arch::x86_64::*;
 
 use super::{LANES, Rows};
+
+/// See [`Kernel::vectorize`](super::Kernel::vectorize).
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn vectorize<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
 
 /// Adds eight lanes up pairwise, lane `l` with lane `l + half`.
 #[inline]

@@ -1,0 +1,354 @@
+//! A certified output head: the same tokens as the full one, from half the bytes.
+//!
+//! Decode is bound by memory, and an F16 head can be more than half of what a token reads. A compact copy, one int8
+//! and a share of a scale per weight, gives every logit up to a bound that is proven, not estimated; only rows that
+//! could still be among the `k` most likely are then computed from the original, by the kernel of the full head and
+//! so with its bits.
+//!
+//! For a row `w` of `n` weights, `w = s q + e` with integers `q`, and an input `x = t p + d` with integers `p`,
+//!
+//! `|w.x - s t (q.p)| <= |e| |x| + |s q| |d|` (Cauchy-Schwarz; `q.p` is exact), and `|s q| <= |w| + |e|`.
+//!
+//! The full head computes `w.x` in f32 with at most `n / LANES + 5` roundings per term, each of at most `u = 2^-24`,
+//! so its logit is within `m u / (1 - m u) * |w| |x|` of the real one (Higham 2002, section 3.1), and `n 2^-149` for
+//! products that underflow.
+
+use super::linear::{Engine, Input, Matrix};
+use crate::Error;
+use crate::kernels::{LANES, Rows};
+use crate::quant::nearest_int;
+
+/// Most tokens that a draw may depend on for the certified head to serve it.
+pub(super) const MAX_TOP: usize = 64;
+
+/// Rows of the copy that are scored at once.
+const TILE_ROWS: usize = 64;
+
+/// Beyond this share of rows that could win, the full head reads less.
+const MAX_EXACT_SHARE: usize = 8;
+
+/// Norms whose product stays below this cannot overflow an f32 sum.
+const LARGEST: f64 = 1e30;
+
+/// Slack for the rounding of the bounds themselves, which are computed in f64 from at most a few thousand terms.
+const SLACK: f64 = 1.0 + 1e-9;
+
+/// The compact copy of an output head.
+pub(super) struct CompactHead {
+    /// `[n_vocab][n_embd]`.
+    codes: Vec<i8>,
+    rows: Vec<Row>,
+    /// Largest finite norm of a row.
+    largest_norm: f64,
+}
+
+/// What is known of one row; norms are Euclidean and rounded up.
+#[derive(Clone, Copy, Default)]
+struct Row {
+    scale: f32,
+    /// Of what the codes miss; infinite where a weight is not finite.
+    residual: f32,
+    /// Of the weights.
+    norm: f32,
+}
+
+/// Room for one token's scores.
+#[derive(Default)]
+pub(super) struct Scores {
+    /// The input as integers.
+    x: Vec<i16>,
+    bounds: Vec<Bound>,
+    /// The rows that could win, in order.
+    pub candidates: Vec<u32>,
+    /// Their logits, exact.
+    pub logits: Vec<f32>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Bound {
+    low: f64,
+    high: f64,
+}
+
+/// An input as integers.
+struct Quantized {
+    scale: f64,
+    norm: f64,
+    /// Norm of what the integers miss.
+    error: f64,
+}
+
+impl CompactHead {
+    /// Bytes of the copy of a head of `n_vocab` rows of `n_embd`.
+    pub(super) fn bytes(n_vocab: usize, n_embd: usize) -> u64 {
+        (n_vocab as u64).saturating_mul((n_embd + size_of::<Row>()) as u64)
+    }
+
+    /// Copies `head`, a matrix of floats.
+    pub(super) fn build(engine: &Engine, head: &Matrix) -> Result<Self, Error> {
+        let &Engine { gguf, kernel, pool } = engine;
+        let (n_vocab, n_embd) = head.shape();
+        let mut codes = vec![0i8; n_vocab * n_embd];
+        let mut rows = vec![Row::default(); n_vocab];
+        let mut failures: Vec<Option<Error>> = (0..n_vocab).map(|_| None).collect();
+        pool.rows_of_three(
+            n_vocab,
+            (&mut codes, &mut rows, &mut failures),
+            |r, codes, row, failure| {
+                let mut weights = vec![0f32; n_embd];
+                match head.row(gguf, r, &mut weights) {
+                    Ok(()) => row[0] = kernel.vectorize(|| encode(&weights, codes)),
+                    Err(e) => failure[0] = Some(e),
+                }
+            },
+        );
+        if let Some(error) = failures.into_iter().flatten().next() {
+            return Err(error);
+        }
+        let finite = rows.iter().filter(|row| row.residual.is_finite());
+        Ok(Self {
+            largest_norm: finite.map(|row| f64::from(row.norm)).fold(0.0, f64::max),
+            codes,
+            rows,
+        })
+    }
+
+    /// Finds every row that could be among the `k` with the largest logits for the one token of `input`, and their
+    /// logits. `false` if that cannot be told, or would take as long as all logits.
+    pub(super) fn score(
+        &self,
+        engine: &Engine,
+        head: &Matrix,
+        input: &mut Input,
+        k: usize,
+        scores: &mut Scores,
+    ) -> Result<bool, Error> {
+        let n_vocab = self.rows.len();
+        let x = input.as_seen_by(engine, head);
+        let Some(quantized) = quantize(x, &mut scores.x) else {
+            return Ok(false);
+        };
+        if quantized.norm * self.largest_norm >= LARGEST {
+            return Ok(false);
+        }
+        scores.bounds.resize(n_vocab, Bound::default());
+        self.bound(engine, &quantized, &scores.x, &mut scores.bounds);
+        let Some(threshold) = largest(scores.bounds.iter().map(|bound| bound.low), k) else {
+            return Ok(false);
+        };
+        scores.candidates.clear();
+        // Written so that a bound that is not a number counts as able to win.
+        let able = (0..)
+            .zip(&scores.bounds)
+            .filter(|(_, b)| !(b.high < threshold));
+        scores.candidates.extend(able.map(|(row, _)| row));
+        if scores.candidates.len() > n_vocab / MAX_EXACT_SHARE + MAX_TOP {
+            return Ok(false);
+        }
+        scores.logits.resize(scores.candidates.len(), 0.0);
+        head.apply_to_rows(engine, input, &scores.candidates, &mut scores.logits)?;
+        Ok(true)
+    }
+
+    fn bound(&self, engine: &Engine, quantized: &Quantized, x: &[i16], bounds: &mut [Bound]) {
+        let n_embd = x.len();
+        let rounding = rounding_of_a_dot(n_embd);
+        let n_vocab = self.rows.len();
+        let kernel = engine.kernel;
+        engine
+            .pool
+            .columns(bounds, n_vocab, TILE_ROWS, TILE_ROWS, |mut bounds| {
+                let range = bounds.range();
+                let mut dots = [0i32; TILE_ROWS];
+                let dots = &mut dots[..range.len()];
+                let rows = Rows {
+                    data: bytemuck::cast_slice(&self.codes[range.start * n_embd..]),
+                    stride: n_embd,
+                    n: range.len(),
+                    columns: n_embd,
+                };
+                kernel.i8_dots(rows, x, dots);
+                for ((bound, row), &dot) in
+                    bounds.row(0).iter_mut().zip(&self.rows[range]).zip(&*dots)
+                {
+                    *bound = row.bound(quantized, dot, rounding, n_embd);
+                }
+            });
+    }
+}
+
+impl Row {
+    fn bound(&self, x: &Quantized, dot: i32, rounding: f64, n: usize) -> Bound {
+        let (residual, norm) = (f64::from(self.residual), f64::from(self.norm));
+        let centre = f64::from(self.scale) * x.scale * f64::from(dot);
+        let radius = residual * x.norm + (norm + residual) * x.error + rounding * norm * x.norm;
+        let underflow = n as f64 * 2f64.powi(-149);
+        let radius = radius * SLACK + centre.abs() * 1e-12 + underflow;
+        Bound {
+            low: centre - radius,
+            high: centre + radius,
+        }
+    }
+}
+
+/// Relative error of the f32 dot product of `n` terms, per unit of the product of the norms.
+fn rounding_of_a_dot(n: usize) -> f64 {
+    // The product, the additions of a lane, those of the lanes, and one to spare.
+    let roundings = 1 + n.div_ceil(LANES) + LANES.ilog2() as usize + 1;
+    let m = roundings as f64 * 2f64.powi(-24);
+    m / (1.0 - m)
+}
+
+/// Writes the codes of a row.
+#[inline(always)]
+fn encode(weights: &[f32], codes: &mut [i8]) -> Row {
+    let largest = weights.iter().fold(0f32, |max, w| max.max(w.abs()));
+    let finite = weights.iter().all(|w| w.is_finite());
+    if !finite {
+        codes.fill(0);
+        return Row {
+            scale: 0.0,
+            residual: f32::INFINITY,
+            norm: f32::INFINITY,
+        };
+    }
+    let scale = largest / 127.0;
+    let reciprocal = match scale > 0.0 && (1.0 / scale).is_finite() {
+        true => 1.0 / scale,
+        false => 0.0,
+    };
+    for (code, w) in codes.iter_mut().zip(weights) {
+        *code = nearest_int(w * reciprocal) as i8;
+    }
+    let scale = if reciprocal == 0.0 { 0.0 } else { scale };
+    let (mut residual, mut norm) = ([0f64; 8], [0f64; 8]);
+    for (codes, weights) in codes.chunks(8).zip(weights.chunks(8)) {
+        for (l, (&code, &w)) in codes.iter().zip(weights).enumerate() {
+            let w = f64::from(w);
+            let missed = w - f64::from(scale) * f64::from(code);
+            residual[l] += missed * missed;
+            norm[l] += w * w;
+        }
+    }
+    let up = |lanes: [f64; 8]| (lanes.iter().sum::<f64>().sqrt() * (1.0 + 1e-6)) as f32;
+    Row {
+        scale,
+        residual: up(residual).next_up(),
+        norm: up(norm).next_up(),
+    }
+}
+
+/// Writes `x` as integers, such that no dot product with int8 codes leaves an i32. `None` if a value is not finite.
+fn quantize(x: &[f32], codes: &mut Vec<i16>) -> Option<Quantized> {
+    let largest = x.iter().fold(0f64, |max, &v| max.max(f64::from(v).abs()));
+    let total: f64 = x.iter().map(|&v| f64::from(v).abs()).sum();
+    if !total.is_finite() {
+        return None;
+    }
+    // Rounding may add a half to each.
+    let room = f64::from(i32::MAX) / 128.0 - x.len() as f64;
+    let per_unit = (f64::from(i16::MAX - 1) / largest).min(room / total) as f32;
+    let per_unit = match per_unit.is_normal() && per_unit > 0.0 {
+        true => per_unit,
+        false => 0.0,
+    };
+    let scale = match per_unit > 0.0 {
+        true => 1.0 / f64::from(per_unit),
+        false => 0.0,
+    };
+    codes.clear();
+    codes.extend(x.iter().map(|&v| nearest_int(v * per_unit) as i16));
+    let (mut error, mut norm) = (0f64, 0f64);
+    for (&code, &v) in codes.iter().zip(x) {
+        let v = f64::from(v);
+        let missed = v - scale * f64::from(code);
+        error += missed * missed;
+        norm += v * v;
+    }
+    let norm = norm.sqrt() * SLACK;
+    Some(Quantized {
+        scale,
+        error: error.sqrt() * SLACK + norm * 1e-12,
+        norm,
+    })
+}
+
+/// The `k`-th largest of `values`, NaN passed over; `None` if there are fewer.
+fn largest(values: impl Iterator<Item = f64>, k: usize) -> Option<f64> {
+    // The largest so far, in ascending order.
+    let mut top: Vec<f64> = Vec::with_capacity(k + 1);
+    for value in values {
+        if value.is_nan() || (top.len() == k && value <= top[0]) {
+            continue;
+        }
+        let place = top.partition_point(|&t| t < value);
+        top.insert(place, value);
+        if top.len() > k {
+            top.remove(0);
+        }
+    }
+    (top.len() == k).then(|| top[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Kernel;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_kth_largest() {
+        let values = [1.0, 5.0, f64::NAN, 3.0, 5.0, f64::NEG_INFINITY];
+        for (k, want) in [
+            (1, Some(5.0)),
+            (2, Some(5.0)),
+            (3, Some(3.0)),
+            (5, Some(f64::NEG_INFINITY)),
+            (6, None),
+        ] {
+            assert_eq!(largest(values.into_iter(), k), want, "{k}");
+        }
+    }
+
+    /// Values that quantise badly: a few large, many small, some zero.
+    fn values(n: usize) -> impl Strategy<Value = Vec<f32>> {
+        let value = prop_oneof![
+            8 => -1f32..1.0,
+            2 => -1e-3f32..1e-3,
+            1 => -300f32..300.0,
+            1 => Just(0f32),
+            1 => prop_oneof![Just(1e-38f32), Just(-1e-42), Just(65504.0)],
+        ];
+        proptest::collection::vec(value, n)
+    }
+
+    proptest! {
+        #[test]
+        fn logits_are_within_their_bounds(
+            (w, x) in (1usize..300).prop_flat_map(|n| (values(n), values(n)))
+        ) {
+            let n = w.len();
+            let mut codes = vec![0i8; n];
+            let row = encode(&w, &mut codes);
+            let mut x_codes = Vec::new();
+            let quantized = quantize(&x, &mut x_codes).unwrap();
+            for kernel in Kernel::available() {
+                let mut dot = [0i32];
+                let rows = Rows { data: bytemuck::cast_slice(&codes), stride: n, n: 1, columns: n };
+                kernel.i8_dots(rows, &x_codes, &mut dot);
+                let exact: i64 = codes.iter().zip(&x_codes).map(|(&w, &x)| i64::from(w) * i64::from(x)).sum();
+                prop_assert_eq!(i64::from(dot[0]), exact);
+                let bound = row.bound(&quantized, dot[0], rounding_of_a_dot(n), n);
+                let data: Vec<u8> = w.iter().flat_map(|w| w.to_le_bytes()).collect();
+                let rows = Rows { data: &data, stride: 4 * n, n: 1, columns: n };
+                let mut logit = [0f32];
+                kernel.float_dots(crate::kernels::Float::F32, rows, &x, &mut logit);
+                let logit = f64::from(logit[0]);
+                prop_assert!(bound.low <= logit && logit <= bound.high, "{} {logit} {}", bound.low, bound.high);
+                // And not idly wide: the codes give the most of it.
+                let size = f64::from(row.norm) * quantized.norm;
+                prop_assert!(bound.high - bound.low <= size * 0.25 + 1e-30, "{} {size}", bound.high - bound.low);
+            }
+        }
+    }
+}
