@@ -137,10 +137,10 @@ impl CompactHead {
             return Ok(false);
         };
         scores.candidates.clear();
-        // Written so that a bound that is not a number counts as able to win.
+        // A bound that is not a number counts as able to win.
         let able = (0..)
             .zip(&scores.bounds)
-            .filter(|(_, b)| !(b.high < threshold));
+            .filter(|(_, b)| b.high >= threshold || b.high.is_nan());
         scores.candidates.extend(able.map(|(row, _)| row));
         if scores.candidates.len() > n_vocab / MAX_EXACT_SHARE + MAX_TOP {
             return Ok(false);
