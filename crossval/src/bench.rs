@@ -167,6 +167,7 @@ fn start(plan: &Plan, side: usize, cpus: &[usize]) -> Result<(Engine, f64), Side
             n_ubatch: TIMED_UBATCH,
             threads: plan.threads,
             observe: false,
+            compact_head_budget: 0,
         })
         .map_err(at)?;
     Ok((engine, load_ms))

@@ -207,6 +207,22 @@ pub struct Usage {
     /// Values that a deliberate fault has changed; null without one.
     #[serde(default)]
     pub changed_values: Option<u64>,
+    /// How the compact head was used; null without one.
+    #[serde(default)]
+    pub compact_head: Option<CompactHeadUse>,
+}
+
+/// What a compact copy of the output head costs and how often it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompactHeadUse {
+    /// Size of the copy.
+    pub bytes: u64,
+    /// Tokens generated since the engine was configured.
+    pub tokens: u64,
+    /// Of these, those found without all logits.
+    pub certified: u64,
+    /// Logits computed for those, from the head itself.
+    pub exact_rows: u64,
 }
 
 /// What became of a row that was judged.
@@ -233,6 +249,10 @@ pub struct Settings {
     pub threads: usize,
     /// Whether an [`Request::Eval`] may ask for taps. Without, nothing may slow the engine down.
     pub observe: bool,
+    /// Largest compact copy of the output head that the engine may build so as to generate the same tokens from less
+    /// memory traffic, bytes; 0 for none.
+    #[serde(default)]
+    pub compact_head_budget: u64,
 }
 
 /// Worker to driver.

@@ -102,6 +102,7 @@ impl Windows {
             n_ubatch: COMPARED_UBATCH,
             threads: options.threads,
             observe: true,
+            compact_head_budget: 0,
         };
         // The report keeps the settings of the comparison.
         let (reference, candidate) = pair.engines();

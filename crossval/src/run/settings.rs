@@ -36,5 +36,6 @@ pub(crate) fn compared_settings(
         n_ubatch: COMPARED_UBATCH,
         threads,
         observe: true,
+        compact_head_budget: 0,
     })
 }

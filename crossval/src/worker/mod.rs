@@ -22,8 +22,8 @@ use bitnet_core::tokenizer::{DecodeOptions, EncodeOptions};
 
 use crate::fault::Fault;
 use crate::protocol::{
-    self, ErrorKind, FrameError, Hello, JudgeRequest, ModelFacts, Request, Response, Settings,
-    TapHeader, Usage, VocabFacts,
+    self, CompactHeadUse, ErrorKind, FrameError, Hello, JudgeRequest, ModelFacts, Request,
+    Response, Settings, TapHeader, Usage, VocabFacts,
 };
 
 /// What a request came to nothing for, as it goes over the wire.
@@ -78,6 +78,10 @@ pub(crate) trait Backend {
     /// Judges rows of a stage; `payload` as the request says.
     fn judge(&mut self, _request: &JudgeRequest, _payload: &[u8]) -> Result<Response, Refusal> {
         Err(Refusal::new(ErrorKind::Usage, "this engine does not judge"))
+    }
+    /// What became of the compact head.
+    fn compact_head(&self) -> Option<CompactHeadUse> {
+        None
     }
     /// Values that a deliberate fault has changed so far.
     fn changed_values(&self) -> Option<u64> {
@@ -337,6 +341,7 @@ fn answer(
             peak_rss_bytes: peak_rss_bytes(),
             cpu_seconds: cpu_seconds(),
             changed_values: backend.changed_values(),
+            compact_head: backend.compact_head(),
         }),
         Request::Overwrite | Request::Keep | Request::Quit => {
             return Err(Refusal::new(ErrorKind::Usage, "nothing to overwrite now"));

@@ -6,15 +6,17 @@ use std::sync::Arc;
 
 use bitnet_core::gguf::Gguf;
 use bitnet_core::kernels::Kernel;
-use bitnet_core::model::{Architecture, Logits, Model, Session, SessionOptions};
-use bitnet_core::sampling::greedy;
+use bitnet_core::model::{Architecture, HeadUse, Logits, Model, Session, SessionOptions};
+use bitnet_core::sampling::{Sampler, greedy};
 use bitnet_core::tap::{Observer, ObserverError, Tap, TapData, TapView};
 use bitnet_core::tokenizer::{DecodeOptions, EncodeOptions, Tokenizer};
 
 use super::{Backend, EvalRequest, Refusal, TapStream, facts};
 use crate::error::Error;
 use crate::fault::{Fault, Injector};
-use crate::protocol::{self, ErrorKind, Hello, ModelFacts, Settings, TapHeader, VocabFacts};
+use crate::protocol::{
+    self, CompactHeadUse, ErrorKind, Hello, ModelFacts, Settings, TapHeader, VocabFacts,
+};
 
 /// `bitnet-core` behind the protocol.
 pub(crate) struct RustBackend {
@@ -24,6 +26,8 @@ pub(crate) struct RustBackend {
     model: Option<Arc<Model>>,
     tokenizer: Option<Tokenizer>,
     session: Option<Session>,
+    /// Bytes of the model's compact head.
+    compact_head: Option<u64>,
 }
 
 impl From<bitnet_core::Error> for Refusal {
@@ -47,11 +51,20 @@ impl RustBackend {
             model: None,
             tokenizer: None,
             session: None,
+            compact_head: None,
         })
     }
 
     fn session(&mut self) -> Result<&mut Session, Refusal> {
         self.session.as_mut().ok_or_else(not_configured)
+    }
+
+    /// The most likely token after `tokens`; with a fault, past its injector.
+    fn next_token(&mut self, tokens: &[u32]) -> Result<u32, Refusal> {
+        match self.injector {
+            Some(_) => Ok(greedy(self.last_logits(tokens)?)),
+            None => Ok(self.session()?.next_token(tokens, &mut Sampler::greedy())?),
+        }
     }
 
     /// Evaluates tokens for their last logits; with a fault, past its injector.
@@ -127,10 +140,18 @@ impl Backend for RustBackend {
     }
 
     fn configure(&mut self, settings: Settings) -> Result<BTreeMap<String, String>, Refusal> {
+        // The session shares the model, which is about to change.
+        self.session = None;
         let model = self
             .model
-            .as_ref()
+            .as_mut()
             .ok_or_else(|| Refusal::new(ErrorKind::Usage, "no model is loaded"))?;
+        self.compact_head = match Arc::get_mut(model) {
+            Some(model) => {
+                model.build_compact_head(settings.compact_head_budget, settings.threads)?
+            }
+            None => None,
+        };
         self.session = Some(Session::new(
             Arc::clone(model),
             SessionOptions {
@@ -142,6 +163,10 @@ impl Backend for RustBackend {
             ("n_ctx", settings.n_ctx.to_string()),
             ("threads", settings.threads.to_string()),
             ("kv_cache", "F16".to_owned()),
+            (
+                "compact_head_bytes",
+                self.compact_head.unwrap_or(0).to_string(),
+            ),
         ];
         Ok(recorded.map(|(k, v)| (k.to_owned(), v)).into())
     }
@@ -199,11 +224,25 @@ impl Backend for RustBackend {
 
     fn prefill(&mut self, tokens: &[u32]) -> Result<u32, Refusal> {
         self.session()?.clear();
-        Ok(greedy(self.last_logits(tokens)?))
+        self.next_token(tokens)
     }
 
     fn decode(&mut self, token: u32) -> Result<u32, Refusal> {
-        Ok(greedy(self.last_logits(&[token])?))
+        self.next_token(&[token])
+    }
+
+    fn compact_head(&self) -> Option<CompactHeadUse> {
+        let HeadUse {
+            tokens,
+            certified,
+            exact_rows,
+        } = self.session.as_ref()?.head_use();
+        Some(CompactHeadUse {
+            bytes: self.compact_head?,
+            tokens,
+            certified,
+            exact_rows,
+        })
     }
 
     fn changed_values(&self) -> Option<u64> {
