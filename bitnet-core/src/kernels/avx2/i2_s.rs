@@ -44,30 +44,54 @@ pub(in crate::kernels) fn dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
 /// All rows by one token, in the order of memory.
 #[target_feature(enable = "avx2")]
 fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
+    let out = &mut out[..weights.n];
+    let (fours, rest) = out.as_chunks_mut::<4>();
+    let n_fours = fours.len();
+    for (i, out) in fours.iter_mut().enumerate() {
+        let mut sums = [_mm256_setzero_si256(); 4];
+        for (r, sum) in sums.iter_mut().enumerate() {
+            *sum = token_row(weights, 4 * i + r, x);
+        }
+        let [a, b, c, d] = sums;
+        let sums = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+        let sums = _mm_add_epi32(
+            _mm256_castsi256_si128(sums),
+            _mm256_extracti128_si256::<1>(sums),
+        );
+        // SAFETY: four i32 are writable; the store needs no alignment.
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), sums) };
+    }
+    for (r, out) in rest.iter_mut().enumerate() {
+        *out = add_up_i32(token_row(weights, 4 * n_fours + r, x));
+    }
+}
+
+/// One row by one token, in eight sums.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn token_row(weights: Rows, r: usize, x: &[i8]) -> __m256i {
     let n_blocks = weights.columns / BLOCK;
     assert!(x.len() >= weights.columns);
+    let row = weights.row(r, weights.columns / 4).as_ptr();
     let ones = _mm256_set1_epi16(1);
-    for (r, out) in out[..weights.n].iter_mut().enumerate() {
-        let row = weights.row(r, weights.columns / 4).as_ptr();
-        let mut total = _mm256_setzero_si256();
-        let mut b = 0;
-        while b < n_blocks {
-            let end = n_blocks.min(b + FLUSH);
-            let mut sums = _mm256_setzero_si256();
-            while b < end {
-                // SAFETY: the row has `n_blocks` blocks, and so has `x`; no load needs alignment, and a prefetch may
-                // name any address.
-                unsafe {
-                    let packed = row.add(b * BLOCK_BYTES);
-                    _mm_prefetch::<_MM_HINT_T0>(packed.wrapping_add(PREFETCH).cast());
-                    sums = add_block(sums, unpack(packed), x.as_ptr().add(b * BLOCK));
-                }
-                b += 1;
+    let mut total = _mm256_setzero_si256();
+    let mut b = 0;
+    while b < n_blocks {
+        let end = n_blocks.min(b + FLUSH);
+        let mut sums = _mm256_setzero_si256();
+        while b < end {
+            // SAFETY: the row has `n_blocks` blocks, and so has `x`; no load needs alignment, and a prefetch may name
+            // any address.
+            unsafe {
+                let packed = row.add(b * BLOCK_BYTES);
+                _mm_prefetch::<_MM_HINT_T0>(packed.wrapping_add(PREFETCH).cast());
+                sums = add_block(sums, unpack(packed), x.as_ptr().add(b * BLOCK));
             }
-            total = _mm256_add_epi32(total, _mm256_madd_epi16(sums, ones));
+            b += 1;
         }
-        *out = add_up_i32(total);
+        total = _mm256_add_epi32(total, _mm256_madd_epi16(sums, ones));
     }
+    total
 }
 
 /// All rows by `T` tokens; returns `T`.
