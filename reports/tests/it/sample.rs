@@ -359,7 +359,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
                     .iter()
                     .map(|(tap, nmse)| ((*tap).to_owned(), limit(*nmse)))
                     .collect(),
-                cumulative_logits_nmse: 1e-2,
+                cumulative_logits_nmse: Some(1e-2),
             },
         },
         coverage: Coverage {
