@@ -144,7 +144,7 @@ pub(crate) fn bench(plan: &Plan, progress: &ProgressBar) -> Result<Bench, Side> 
         bench.notes.push(why.to_owned());
     }
     if cfg!(debug_assertions) {
-        let why = "crossval was built without optimisation: its figures say nothing";
+        let why = "crossval was built without optimisation, so that its figures say little";
         bench.notes.push(why.to_owned());
     }
     Ok(bench)

@@ -329,7 +329,7 @@ pub(super) fn line_without_controls(text: &str) -> String {
 }
 
 /// Words on lines of at most [`WIDTH`] columns.
-fn paragraph(out: &mut String, indent: usize, text: &str) -> std::fmt::Result {
+pub(super) fn paragraph(out: &mut String, indent: usize, text: &str) -> std::fmt::Result {
     let text = line_without_controls(text);
     let mut line = " ".repeat(indent);
     let mut columns = indent;

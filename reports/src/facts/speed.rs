@@ -276,12 +276,7 @@ pub fn bench_notes(report: &Report) -> Vec<String> {
         notes.push("Both engines generated the same tokens.".to_owned());
     }
     notes.extend(bench.work.as_ref().map(roofline_note));
-    notes.extend(
-        bench
-            .notes
-            .iter()
-            .map(|note| format!("Not measured: {note}.")),
-    );
+    notes.extend(bench.notes.iter().map(|note| format!("Note: {note}.")));
     notes
 }
 

@@ -30,7 +30,7 @@ pub struct Bench {
     /// What one token costs by the model's shapes; null where the engines do not say.
     #[serde(default)]
     pub work: Option<TokenWork>,
-    /// What could not be measured, and why.
+    /// What could not be measured, and why; what the figures are not good for.
     #[serde(default)]
     pub notes: Vec<String>,
 }

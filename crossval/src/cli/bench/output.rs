@@ -5,7 +5,7 @@ use reports::model::{BenchRow, Report, Status, TimedPair};
 use reports::number;
 
 use crate::cli::inspect;
-use crate::cli::summary::line_without_controls;
+use crate::cli::summary::{line_without_controls, paragraph};
 
 const COLUMNS: [&str; 8] = [
     "engine",
@@ -95,7 +95,8 @@ pub(super) fn table(report: &Report) -> String {
     align(&mut machine, &[1, 3, 4]);
     out += &format!("\n{machine}\n\n");
     for note in reports::bench_notes(report) {
-        out += &format!("{}\n", line_without_controls(&note));
+        // Writing to a String cannot fail.
+        let _ = paragraph(&mut out, 0, &note);
     }
     out
 }
