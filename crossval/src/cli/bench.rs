@@ -25,12 +25,13 @@ Tests:
   load+ttft  loading it, then the first token: an engine that only maps the file reads it here
   ... cold   the same with the model's file dropped from the page cache, where that can be done
 
-Each figure is a median with its 95% bootstrap interval. Ratios are candidate over reference, pair by
-pair; above 1 the candidate is faster. The roofline is measured in the same run on the same cores: decode
-against the bandwidth with which weights can be read, prefill against the int8 peak.
+Each figure is a median with its 95% bootstrap interval. Ratios are candidate over reference, pair by \
+pair; above 1 the candidate is faster. The roofline is measured in the same run on the same cores: \
+decode is held against the read bandwidth, prefill against the int8 peak.
 
-Exit code 10 if an engine generates other tokens timed than untimed. That the two engines differ from each
-other is reported, and no failure: whether it is more than a near tie is for `crossval run` to say.";
+The exit code is 10 if an engine generates other tokens timed than untimed. That the two engines differ \
+from each other is reported and is no failure: whether it is more than a near tie is for `crossval run` \
+to say.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = NOTES)]

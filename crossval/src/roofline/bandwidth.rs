@@ -1,7 +1,6 @@
-//! Read bandwidth: summing a buffer that no cache holds.
+//! Read bandwidth: loading a buffer that no cache holds.
 
 use std::array;
-use std::hint::black_box;
 
 use memmap2::{Advice, MmapMut};
 
@@ -24,12 +23,14 @@ const TRIES: usize = 3;
 /// A cache line.
 const LINE: usize = 64;
 
+type Line = [u8; LINE];
+
 /// Ways to read: one stream after the other lets the prefetcher follow it, several at once keep more lines in flight.
-const READERS: [fn(&[[u8; LINE]]) -> u64; 4] = [
-    read_streams::<1>,
-    read_streams::<2>,
-    read_streams::<4>,
-    read_streams::<8>,
+const READERS: [fn(&[Line]); 4] = [
+    |lines| in_streams::<1>(lines, load),
+    |lines| in_streams::<2>(lines, load),
+    |lines| in_streams::<4>(lines, load),
+    |lines| in_streams::<8>(lines, load),
 ];
 
 /// Bytes per second that all `cpus` read together; `None` where memory is too short to say.
@@ -55,41 +56,62 @@ pub(super) fn read(cpus: &[usize]) -> Option<f64> {
         |part| part.fill(1),
         |part, round| {
             let (lines, _) = part.as_chunks();
-            black_box(READERS[round % READERS.len()](lines));
+            READERS[round % READERS.len()](lines);
             part.len() as u64
         },
     )
 }
 
-/// The sum of all words, `N` streams at a time.
-fn read_streams<const N: usize>(lines: &[[u8; LINE]]) -> u64 {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the CPU has AVX2.
-        return unsafe { read_streams_avx2::<N>(lines) };
-    }
-    sum::<N>(lines)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn read_streams_avx2<const N: usize>(lines: &[[u8; LINE]]) -> u64 {
-    sum::<N>(lines)
-}
-
+/// Visits all lines but a few at the end, by `N` streams in turn.
 #[inline(always)]
-fn sum<const N: usize>(lines: &[[u8; LINE]]) -> u64 {
+fn in_streams<'a, const N: usize>(lines: &'a [Line], mut visit: impl FnMut(&'a Line)) {
     let length = lines.len() / N;
-    let streams: [&[[u8; LINE]]; N] = array::from_fn(|n| &lines[n * length..][..length]);
-    let mut sums = [0u64; LINE / 8];
+    let streams: [&[Line]; N] = array::from_fn(|n| &lines[n * length..][..length]);
     for i in 0..length {
         for stream in streams {
-            for (sum, word) in sums.iter_mut().zip(stream[i].as_chunks().0) {
-                *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
-            }
+            visit(&stream[i]);
         }
     }
-    sums.into_iter().fold(0, u64::wrapping_add)
+}
+
+/// Loads a line into registers. In assembly: what a compiler makes of it would depend on how much it optimises.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn load(line: &Line) {
+    // SAFETY: reads the 64 bytes of the line.
+    unsafe {
+        std::arch::asm!(
+            "movups {0}, [{line}]",
+            "movups {1}, [{line} + 16]",
+            "movups {2}, [{line} + 32]",
+            "movups {3}, [{line} + 48]",
+            out(xmm_reg) _, out(xmm_reg) _, out(xmm_reg) _, out(xmm_reg) _,
+            line = in(reg) line,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn load(line: &Line) {
+    // SAFETY: reads the 64 bytes of the line.
+    unsafe {
+        std::arch::asm!(
+            "ldp {0:q}, {1:q}, [{line}]",
+            "ldp {2:q}, {3:q}, [{line}, #32]",
+            out(vreg) _, out(vreg) _, out(vreg) _, out(vreg) _,
+            line = in(reg) line,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[inline(always)]
+fn load(line: &Line) {
+    let words = line.as_chunks().0.iter().map(|w| u64::from_ne_bytes(*w));
+    std::hint::black_box(words.fold(0, u64::wrapping_add));
 }
 
 #[cfg(test)]
@@ -97,15 +119,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reader_reads_every_line_once() {
-        let mut bytes = vec![0; LINE * 32];
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            *byte = (i * 7 % 251) as u8;
+    fn every_line_is_read_once() {
+        fn visited<const N: usize>() -> Vec<u8> {
+            let lines: Vec<Line> = (0..32).map(|i| [i; LINE]).collect();
+            let mut seen = Vec::new();
+            in_streams::<N>(&lines, |line| seen.push(line[0]));
+            seen
         }
-        let words = bytes.as_chunks::<8>().0.iter();
-        let want = words.fold(0, |sum: u64, w| sum.wrapping_add(u64::from_ne_bytes(*w)));
+        assert_eq!(visited::<2>()[..4], [0, 16, 1, 17]);
+        for mut seen in [
+            visited::<1>(),
+            visited::<2>(),
+            visited::<4>(),
+            visited::<8>(),
+        ] {
+            seen.sort_unstable();
+            assert!(seen.into_iter().eq(0..32));
+        }
         for reader in READERS {
-            assert_eq!(reader(bytes.as_chunks().0), want);
+            reader(&[[7; LINE]; 32]);
         }
     }
 }

@@ -154,8 +154,12 @@ impl<'a> Facts<'a> {
     pub(crate) fn new(report: &'a Report, parity: &Parity<'a>) -> Facts<'a> {
         Facts {
             title: format!(
-                "{} against {}: {}",
+                "{} {} {}: {}",
                 report.engines.candidate.name,
+                match report.not_compared {
+                    Some(_) => "timed beside",
+                    None => "against",
+                },
                 report.engines.reference.name,
                 run::model_name(report)
             ),
