@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 use reports::model::{Bench, BenchMemory, BenchRoofline, BenchTokens, TokenWork};
+use reports::number;
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use self::report::{BenchOptions, measure};
@@ -135,7 +136,8 @@ pub(crate) fn bench(plan: &Plan, progress: &ProgressBar) -> Result<Bench, Side> 
                 meter.untimed(1, threads, &cpus)?,
             ],
         };
-        progress.set_message(format!("timing, {threads} threads"));
+        let with = number::plural(threads as u64, "thread");
+        progress.set_message(format!("timing, {with}"));
         meter.time(threads, &cpus, &untimed, &mut tests)?;
         meter.report(threads, roofline, &tests);
     }
