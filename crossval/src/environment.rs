@@ -38,10 +38,19 @@ pub fn describe(provenance: &Provenance) -> Environment {
         cpu: field("/proc/cpuinfo", "model name"),
         cpu_features: cpu_features(),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
-        memory_bytes: field("/proc/meminfo", "MemTotal")
-            .and_then(|kib| kib.strip_suffix("kB")?.trim().parse::<u64>().ok())
-            .map(|kib| kib << 10),
+        memory_bytes: memory("MemTotal"),
     }
+}
+
+/// Memory that can be had without swapping, bytes.
+pub fn available_memory() -> Option<u64> {
+    memory("MemAvailable")
+}
+
+fn memory(key: &str) -> Option<u64> {
+    let kib = field("/proc/meminfo", key)?;
+    let kib: u64 = kib.strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
 }
 
 /// The CPUs that this process may run on.
@@ -56,6 +65,39 @@ pub fn allowed_cpus() -> Vec<usize> {
             .filter(|&cpu| libc::CPU_ISSET(cpu, &mask))
             .collect()
     }
+}
+
+/// The CPUs that this process may run on, one of each core before the second of any, and how many cores they are.
+pub fn cpus_by_core() -> (Vec<usize>, usize) {
+    let allowed = allowed_cpus();
+    let siblings = |cpu: usize| {
+        let file = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
+        let list = std::fs::read_to_string(file).ok();
+        list.map_or(vec![cpu], |list| cpu_list(&list))
+    };
+    by_core(&allowed, siblings)
+}
+
+fn by_core(allowed: &[usize], siblings: impl Fn(usize) -> Vec<usize>) -> (Vec<usize>, usize) {
+    let mut ranked: Vec<(usize, usize)> = allowed
+        .iter()
+        .map(|&cpu| {
+            let before = |s: &usize| *s < cpu && allowed.contains(s);
+            (siblings(cpu).iter().filter(|s| before(s)).count(), cpu)
+        })
+        .collect();
+    ranked.sort_unstable();
+    let cores = ranked.iter().filter(|(rank, _)| *rank == 0).count();
+    (ranked.into_iter().map(|(_, cpu)| cpu).collect(), cores)
+}
+
+/// `0-2,5` as the kernel writes it; parts that are none are left out.
+fn cpu_list(list: &str) -> Vec<usize> {
+    let ranges = list.trim().split(',').filter_map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    });
+    ranges.flatten().collect()
 }
 
 fn operating_system() -> String {
@@ -117,4 +159,26 @@ pub fn cpu_features() -> Vec<String> {
         detect!("neon", "fp16", "dotprod", "i8mm", "bf16", "sve");
     }
     features.into_iter().map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_cpus() {
+        assert_eq!(cpu_list("0-2,5\n"), [0, 1, 2, 5]);
+        assert_eq!(cpu_list("7"), [7]);
+        assert!(cpu_list("\n").is_empty() && cpu_list("a-b").is_empty());
+    }
+
+    #[test]
+    fn cores_come_before_their_second_threads() {
+        let neighbours = |cpu: usize| vec![cpu & !1, cpu | 1];
+        assert_eq!(by_core(&[0, 1, 2, 3], neighbours), (vec![0, 2, 1, 3], 2));
+        // The first thread of a core may be out of bounds.
+        assert_eq!(by_core(&[1, 2, 3], neighbours), (vec![1, 2, 3], 2));
+        let far = |cpu: usize| vec![cpu % 2, cpu % 2 + 2];
+        assert_eq!(by_core(&[0, 1, 2, 3], far), (vec![0, 1, 2, 3], 2));
+    }
 }

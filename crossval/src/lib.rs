@@ -15,6 +15,7 @@ pub mod known;
 pub mod oracle;
 pub mod profile;
 pub mod protocol;
+pub mod roofline;
 pub mod run;
 pub mod selftest;
 mod stats;

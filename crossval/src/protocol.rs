@@ -74,6 +74,7 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use bitnet_core::tap::Tap;
+use reports::model::TokenWork;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -387,6 +388,9 @@ pub struct ModelFacts {
     /// Its vocabulary, of engines that have a tokenizer.
     #[serde(default)]
     pub vocab: Option<VocabFacts>,
+    /// What one token costs, for the share of the roofline that an engine reaches.
+    #[serde(default)]
+    pub work: Option<TokenWork>,
 }
 
 /// What a vocabulary is. Texts are as in the file, with invalid UTF-8 replaced.

@@ -1,4 +1,4 @@
-//! Medians and means with bootstrap intervals.
+//! Medians, means with bootstrap intervals, quantiles.
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -56,8 +56,16 @@ pub fn grouped_mean(groups: &[(f64, usize)]) -> Option<(f64, Option<(f64, f64)>)
     Some((of_all, Some((means[LOW], means[HIGH]))))
 }
 
+/// The `q`-quantile of sorted values by nearest rank, so that it is one of them. `None` without values.
+pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
+    let rank = (q * sorted.len() as f64).ceil() as usize;
+    sorted
+        .get(rank.max(1).min(sorted.len()).checked_sub(1)?)
+        .copied()
+}
+
 /// Sorts `x`, which is not empty.
-fn median(x: &mut [f64]) -> f64 {
+pub fn median(x: &mut [f64]) -> f64 {
     x.sort_by(f64::total_cmp);
     let middle = x.len() / 2;
     if x.len() % 2 == 1 {
@@ -87,6 +95,22 @@ mod tests {
         let m = measured(vec![4.0]).unwrap();
         assert_eq!((m.median, m.low, m.high), (4.0, 4.0, 4.0));
         assert!(measured(Vec::new()).is_none());
+    }
+
+    #[test]
+    fn quantiles_are_values_by_nearest_rank() {
+        let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
+        for (q, want) in [
+            (0.5, 50.0),
+            (0.95, 95.0),
+            (0.99, 99.0),
+            (0.0, 1.0),
+            (1.0, 100.0),
+        ] {
+            assert_eq!(quantile(&hundred, q), Some(want), "{q}");
+        }
+        assert_eq!(quantile(&[1.0, 2.0, 3.0], 0.95), Some(3.0));
+        assert_eq!(quantile(&[], 0.5), None);
     }
 
     #[test]

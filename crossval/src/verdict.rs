@@ -1,8 +1,8 @@
 //! What came of a run: the one place where red is decided.
 
 use reports::model::{
-    AtFault, Bench, Coverage, Divergence, Generation, KnownDeviation, Mode, Perplexity, Status,
-    TokenParity, Verdict,
+    AtFault, Bench, BenchTokens, Coverage, Divergence, Generation, KnownDeviation, Mode,
+    Perplexity, Status, TokenParity, Verdict,
 };
 use reports::number;
 use reports::outcome::Outcome;
@@ -56,6 +56,40 @@ pub fn decide(findings: &Findings) -> Verdict {
     reasons.extend(disagreement(findings, &unknown, first_unknown.as_ref()));
     let first_divergence = first_unknown.or_else(|| first_divergence(&known));
     let differ = first_divergence.is_some() || excuses_generation(findings.known);
+    conclude(reasons, first_divergence, differ)
+}
+
+/// Decides on engines that were timed and not compared. A pass says that everything was measured, and that each engine
+/// generated the same tokens timed and untimed.
+pub fn of_bench(failures: Vec<String>, bench: Option<&Bench>) -> Verdict {
+    let mut reasons: Vec<(Outcome, String)> = Vec::new();
+    let failures = failures.into_iter();
+    reasons.extend(failures.map(|failure| (Outcome::Engine, failure)));
+    let others = bench.into_iter().flat_map(not_reproduced);
+    reasons.extend(others.map(|reason| (Outcome::Parity, reason)));
+    if bench.is_none() && reasons.is_empty() {
+        reasons.push((Outcome::Incomplete, "nothing was timed".to_owned()));
+    }
+    let fails = |role: &str| {
+        let same = bench.and_then(|b| b.tokens_reproduced.get(role));
+        same == Some(&false)
+    };
+    let mut verdict = conclude(reasons, None, false);
+    if verdict.status == Status::Fail {
+        verdict.at_fault = match (fails("reference"), fails("candidate")) {
+            (true, true) => AtFault::Both,
+            (true, false) => AtFault::Reference,
+            _ => AtFault::Candidate,
+        };
+    }
+    verdict
+}
+
+fn conclude(
+    reasons: Vec<(Outcome, String)>,
+    first_divergence: Option<Divergence>,
+    differ: bool,
+) -> Verdict {
     let outcome = reasons
         .iter()
         .fold(Outcome::Pass, |worst, &(outcome, _)| worst.worst(outcome));
@@ -169,13 +203,7 @@ fn disagreement(
     for noise in &findings.candidate_noise {
         reasons.push(format!("the candidate differs from itself, {noise}"));
     }
-    for (engine, reproduced) in findings.bench.iter().flat_map(|b| &b.tokens_reproduced) {
-        if !reproduced {
-            reasons.push(format!(
-                "the {engine} generated other tokens while it was timed than before"
-            ));
-        }
-    }
+    reasons.extend(findings.bench.into_iter().flat_map(not_reproduced));
     if let Some(first) = findings.tokens.first_difference() {
         let [reference, candidate] = findings.engines;
         reasons.push(format!(
@@ -184,6 +212,29 @@ fn disagreement(
     }
     reasons.extend(findings.known.iter().filter_map(complaint));
     reasons.into_iter().map(|r| (Outcome::Parity, r)).collect()
+}
+
+/// Engines that generated other tokens while they were timed than untimed.
+fn not_reproduced(bench: &Bench) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for (role, _) in bench.tokens_reproduced.iter().filter(|(_, same)| !**same) {
+        let differs = |t: &&BenchTokens| match role.as_str() {
+            "reference" => !t.reference_reproduced,
+            _ => !t.candidate_reproduced,
+        };
+        let place = bench
+            .tokens
+            .iter()
+            .find(differs)
+            .map_or(String::new(), |t| {
+                let threads = number::plural(t.threads as u64, "thread");
+                format!("; the first: {} at {threads}", t.test)
+            });
+        reasons.push(format!(
+            "the {role} generated other tokens while it was timed than before{place}"
+        ));
+    }
+    reasons
 }
 
 /// The earliest by position, then by the order of the forward pass; isolated before cumulative, since it shows
@@ -397,6 +448,45 @@ mod tests {
         };
         assert!(reason.contains("of bitnet.cpp and rust differ"), "{reason}");
         assert!(reason.contains("token 9 by itself"), "{reason}");
+    }
+
+    #[test]
+    fn an_engine_that_generates_other_tokens_while_timed_is_at_fault() {
+        let tokens = BenchTokens {
+            threads: 2,
+            test: "tg64".into(),
+            count: 65,
+            reference: "0".into(),
+            candidate: "0".into(),
+            first_mismatch: None,
+            reference_reproduced: true,
+            candidate_reproduced: true,
+        };
+        let mut bench = Bench {
+            repetitions: 1,
+            rows: Vec::new(),
+            ratios: Vec::new(),
+            memory: Vec::new(),
+            tokens_reproduced: [("reference".into(), true), ("candidate".into(), true)].into(),
+            tokens: vec![tokens],
+            roofline: Vec::new(),
+            work: None,
+            notes: Vec::new(),
+        };
+        let verdict = of_bench(Vec::new(), Some(&bench));
+        assert_eq!((verdict.status, verdict.exit_code), (Status::Pass, 0));
+        // That the engines differ from each other is no failure of a benchmark.
+        bench.tokens[0].first_mismatch = Some(3);
+        assert_eq!(of_bench(Vec::new(), Some(&bench)).exit_code, 0);
+        bench.tokens[0].candidate_reproduced = false;
+        bench.tokens_reproduced.insert("candidate".into(), false);
+        let verdict = of_bench(Vec::new(), Some(&bench));
+        assert_eq!((verdict.status, verdict.exit_code), (Status::Fail, 10));
+        assert_eq!(verdict.at_fault, AtFault::Candidate);
+        assert!(verdict.reasons[0].ends_with("the first: tg64 at 2 threads"));
+        let verdict = of_bench(vec!["rust died with SIGSEGV".into()], None);
+        assert_eq!((verdict.status, verdict.exit_code), (Status::Error, 30));
+        assert_eq!(of_bench(Vec::new(), None).exit_code, 20);
     }
 
     #[test]

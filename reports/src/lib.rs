@@ -15,5 +15,6 @@ pub mod outcome;
 mod write;
 
 pub use error::Error;
+pub use facts::bench_notes;
 pub use model::Report;
 pub use write::{Paths, write_dir};

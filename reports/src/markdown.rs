@@ -19,58 +19,9 @@ pub fn render(report: &Report) -> String {
     let mut out = String::new();
     verdict(&mut out, &facts);
 
-    heading(&mut out, "Parity");
-    for (title, taps) in &facts.taps {
-        folded(&mut out, &format!("Taps, {}", inline(title)), |out| {
-            table(out, taps);
-        });
-    }
-    if facts.taps.is_empty() {
-        line(&mut out, "Taps: not measured.");
-    }
-    if let Some(floor) = facts.noise_floor {
-        line(&mut out, &format!("Noise floor: {}", inline(floor)));
-    }
-    if !facts.noise.rows.is_empty() {
-        folded(
-            &mut out,
-            "NMSE of each engine against itself, beside the difference between them",
-            |out| {
-                table(out, &facts.noise);
-            },
-        );
-    }
-    failing_layers(&mut out, &facts.layers);
-
-    heading(&mut out, "Logits");
-    table_or(&mut out, &facts.logits, "Logits: not measured.");
-    if !facts.disagreements.rows.is_empty() {
-        line(&mut out, "Positions with another most likely token:");
-        table(&mut out, &facts.disagreements);
-    }
-
-    if !facts.perplexity.rows.is_empty() {
-        heading(&mut out, "Perplexity");
-        table(&mut out, &facts.perplexity);
-    }
-
-    heading(&mut out, "Generation");
-    for generated in &facts.generations {
-        line(
-            &mut out,
-            &format!("Prompt {}: {}", generated.prompt, generated.sentence),
-        );
-        for side in &generated.sides {
-            let text = side.whole_text().map_or_else(
-                || format!("text {}", number::NOT_MEASURED),
-                |text| code(&excerpt(&text)),
-            );
-            let _ = writeln!(out, "- {}: {text}", code(&side.engine));
-        }
-        out.push('\n');
-    }
-    if facts.generations.is_empty() {
-        line(&mut out, "Generation: not measured.");
+    match facts.not_compared {
+        Some(why) => line(&mut out, &format!("Parity: not compared; {}.", inline(why))),
+        None => parity_sections(&mut out, &facts),
     }
 
     if let Some(tokenizer) = &facts.tokenizer {
@@ -92,12 +43,21 @@ pub fn render(report: &Report) -> String {
     for note in &facts.bench_notes {
         line(&mut out, &inline(note));
     }
-    table(&mut out, &facts.workers);
+    for more in [
+        &facts.latency,
+        &facts.roofline,
+        &facts.memory,
+        &facts.workers,
+    ] {
+        table(&mut out, more);
+    }
 
-    heading(&mut out, "Coverage");
-    table(&mut out, &facts.coverage);
-    titled_list(&mut out, "Missing:", "missing rows", facts.missing);
-    titled_list(&mut out, "Not finite:", "rows", facts.not_finite);
+    if facts.not_compared.is_none() {
+        heading(&mut out, "Coverage");
+        table(&mut out, &facts.coverage);
+        titled_list(&mut out, "Missing:", "missing rows", facts.missing);
+        titled_list(&mut out, "Not finite:", "rows", facts.not_finite);
+    }
 
     heading(&mut out, "Run");
     line(&mut out, &fenced(&facts.command));
@@ -113,6 +73,62 @@ pub fn render(report: &Report) -> String {
     out.truncate(out.trim_end().len());
     out.push('\n');
     out
+}
+
+fn parity_sections(out: &mut String, facts: &Facts<'_>) {
+    heading(out, "Parity");
+    for (title, taps) in &facts.taps {
+        folded(out, &format!("Taps, {}", inline(title)), |out| {
+            table(out, taps);
+        });
+    }
+    if facts.taps.is_empty() {
+        line(out, "Taps: not measured.");
+    }
+    if let Some(floor) = facts.noise_floor {
+        line(out, &format!("Noise floor: {}", inline(floor)));
+    }
+    if !facts.noise.rows.is_empty() {
+        folded(
+            out,
+            "NMSE of each engine against itself, beside the difference between them",
+            |out| {
+                table(out, &facts.noise);
+            },
+        );
+    }
+    failing_layers(out, &facts.layers);
+
+    heading(out, "Logits");
+    table_or(out, &facts.logits, "Logits: not measured.");
+    if !facts.disagreements.rows.is_empty() {
+        line(out, "Positions with another most likely token:");
+        table(out, &facts.disagreements);
+    }
+
+    if !facts.perplexity.rows.is_empty() {
+        heading(out, "Perplexity");
+        table(out, &facts.perplexity);
+    }
+
+    heading(out, "Generation");
+    for generated in &facts.generations {
+        line(
+            out,
+            &format!("Prompt {}: {}", generated.prompt, generated.sentence),
+        );
+        for side in &generated.sides {
+            let text = side.whole_text().map_or_else(
+                || format!("text {}", number::NOT_MEASURED),
+                |text| code(&excerpt(&text)),
+            );
+            let _ = writeln!(out, "- {}: {text}", code(&side.engine));
+        }
+        out.push('\n');
+    }
+    if facts.generations.is_empty() {
+        line(out, "Generation: not measured.");
+    }
 }
 
 fn verdict(out: &mut String, facts: &Facts<'_>) {

@@ -1,5 +1,6 @@
 //! The report's data model, `crossval.report/1`. Within /1 fields are only added; unknown is `null`, never 0.
 
+mod bench;
 mod tokenizer;
 
 use std::collections::BTreeMap;
@@ -7,6 +8,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::bench::{
+    Bench, BenchMemory, BenchRatio, BenchRoofline, BenchRow, BenchTokens, InterToken, Measured,
+    TimedPair, TokenWork,
+};
 pub use self::tokenizer::{
     GeneratedText, GeneratedTexts, PieceDifference, TokenAt, TokenComparison, TokenParity,
     TokenizedText, TokensOf,
@@ -55,6 +60,9 @@ pub struct Report {
     /// The ledger of known deviations, as it was applied; empty without `--known`.
     #[serde(default)]
     pub known: Vec<KnownDeviation>,
+    /// Why no values were compared, so that the verdict is not about parity; null in a run that compares them.
+    #[serde(default)]
+    pub not_compared: Option<String>,
 }
 
 /// What came of the run.
@@ -325,8 +333,8 @@ pub struct Profile {
     pub name: String,
     /// Largest NMSE of a row per tap name, isolated mode. 0 means bit for bit.
     pub isolated_nmse: BTreeMap<String, f64>,
-    /// Largest NMSE of a row of logits, cumulative mode.
-    pub cumulative_logits_nmse: f64,
+    /// Largest NMSE of a row of logits, cumulative mode; null where no values were compared.
+    pub cumulative_logits_nmse: Option<f64>,
 }
 
 /// What was to be compared, and what was. The unit is one row: (mode, prompt, position, layer, tap).
@@ -593,74 +601,6 @@ pub enum KnownState {
     Unmatched,
     /// It is past its day, and no longer excuses anything, which fails the run.
     Expired,
-}
-
-/// Timings, from interleaved pairs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Bench {
-    /// Pairs measured, warm-up apart.
-    pub repetitions: usize,
-    /// One row per engine, thread count and test.
-    pub rows: Vec<BenchRow>,
-    /// One entry per thread count and test.
-    pub ratios: Vec<BenchRatio>,
-    /// One entry per engine.
-    pub memory: Vec<BenchMemory>,
-    /// Whether the tokens generated while timing equal those of the untimed run, for `reference` and
-    /// `candidate`.
-    pub tokens_reproduced: BTreeMap<String, bool>,
-}
-
-/// One test of one engine.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct BenchRow {
-    /// Engine name.
-    pub engine: String,
-    /// Threads.
-    pub threads: usize,
-    /// `pp128` (prefill of 128 tokens), `tg64` (64 decode steps), `load`, `ttft`.
-    pub test: String,
-    /// Tokens per second; null for tests measured in milliseconds.
-    pub tps: Option<Measured>,
-    /// Milliseconds; null for tests measured in tokens per second.
-    pub ms: Option<Measured>,
-}
-
-/// A median with its bootstrap interval.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Measured {
-    /// Median of the samples.
-    pub median: f64,
-    /// Lower end of the 95% bootstrap interval of the median.
-    pub low: f64,
-    /// Upper end of the same.
-    pub high: f64,
-    /// Every sample, in the order taken.
-    pub samples: Vec<f64>,
-}
-
-/// Candidate over reference, pair by pair: above 1 the candidate is faster.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct BenchRatio {
-    /// Threads.
-    pub threads: usize,
-    /// As in [`BenchRow::test`].
-    pub test: String,
-    /// Median of the pairs' speed ratios.
-    pub median: f64,
-    /// Lower end of the 95% bootstrap interval of the median.
-    pub low: f64,
-    /// Upper end of the same.
-    pub high: f64,
-}
-
-/// Memory of one engine.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct BenchMemory {
-    /// Engine name.
-    pub engine: String,
-    /// Largest resident set of a worker that ran without taps, bytes.
-    pub peak_rss_bytes: u64,
 }
 
 impl Report {

@@ -1,5 +1,7 @@
 //! How numbers are written in HTML and Markdown.
 
+use crate::model::Measured;
+
 /// What stands for `null`.
 pub const NOT_MEASURED: &str = "not measured";
 /// What stands for NaN and the infinities.
@@ -65,6 +67,29 @@ pub fn bytes(x: f64) -> String {
     } else {
         with_unit(x, 1024.0 * MIB, "GiB")
     }
+}
+
+/// A median and its interval, the unit of which is said once where all three share it: `97.1 t/s`, `96.0 to 98.3`.
+pub fn measured(m: &Measured, format: fn(f64) -> String) -> (String, String) {
+    let median = format(m.median);
+    let unit = median.split_once(' ').map(|(_, unit)| format!(" {unit}"));
+    let end = |x| {
+        let text = format(x);
+        let bare = unit.as_ref().and_then(|unit| text.strip_suffix(unit));
+        bare.map(str::to_owned).unwrap_or(text)
+    };
+    let interval = format!("{} to {}", end(m.low), end(m.high));
+    (median, interval)
+}
+
+/// Joules, three significant digits: `12.3 J`.
+pub fn joules(x: f64) -> String {
+    with_unit(x, 1.0, "J")
+}
+
+/// Bytes or operations per second in billions: `35.2 GB/s`, `505 GMAC/s`.
+pub fn billions(x: f64, unit: &str) -> String {
+    with_unit(x, 1e9, &format!("G{unit}"))
 }
 
 /// A share in percent. Only 1 is `100%` and only 0 is `0%`: rounding never hides an exception.
@@ -177,10 +202,26 @@ mod tests {
         assert_eq!(bytes(0.0), "0 MiB");
         assert_eq!(bytes(59_034_828.0), "56.3 MiB");
         assert_eq!(bytes(1_267_015_352.0), "1.18 GiB");
+        assert_eq!(billions(35.17e9, "B/s"), "35.2 GB/s");
+        assert_eq!(joules(0.5), "0.500 J");
         assert_eq!(plural(1, "token"), "1 token");
         assert_eq!(plural(26_460, "row"), "26,460 rows");
         assert_eq!(count(0), "0");
         assert_eq!(count(u64::MAX), "18,446,744,073,709,551,615");
+    }
+
+    #[test]
+    fn a_unit_is_said_once_where_it_is_shared() {
+        let mut m = Measured {
+            median: 980.0,
+            low: 951.0,
+            high: 990.0,
+            samples: Vec::new(),
+        };
+        let said = |m: &Measured| measured(m, milliseconds);
+        assert_eq!(said(&m), ("980 ms".to_owned(), "951 to 990".to_owned()));
+        m.high = 1200.0;
+        assert_eq!(said(&m).1, "951 to 1.20 s");
     }
 
     #[test]

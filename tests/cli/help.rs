@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn help_of_every_command() {
     for command in [
-        "", "run", "record", "synth", "inspect", "doctor", "profile", "report", "tokenize",
+        "", "run", "bench", "record", "synth", "inspect", "doctor", "profile", "report", "tokenize",
     ] {
         let args: Vec<&str> = [command, "--help"]
             .into_iter()

@@ -1,6 +1,7 @@
 //! The `crossval` binary, from outside: what people and CI see of it.
 
 mod bad_input;
+mod bench;
 mod chat;
 mod dying_engine;
 mod false_alarms;
@@ -57,7 +58,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// `crossval run` on a model, with its report; the JSON has been checked against its schema.
+/// `crossval run` on a model, with its report.
 fn run(model: &Path, more: &[&str]) -> (i32, Report, String) {
     let scratch = Scratch::new();
     let out = scratch.path("out");
@@ -65,8 +66,18 @@ fn run(model: &Path, more: &[&str]) -> (i32, Report, String) {
     args.extend(["--out", out.to_str().expect("UTF-8")]);
     args.extend(more);
     let output = crossval(&args);
+    let report = read_report(&out, &output);
+    (
+        exit_code(&output),
+        report,
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
+}
+
+/// The report that a command wrote. Its JSON is checked against its schema, its exit code against the command's.
+fn read_report(out: &Path, output: &Output) -> Report {
     let json = std::fs::read_to_string(out.join("report.json"))
-        .unwrap_or_else(|e| panic!("no report ({e}): {}", stderr(&output)));
+        .unwrap_or_else(|e| panic!("no report ({e}): {}", stderr(output)));
     let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     let schema = jsonschema::validator_for(&Report::json_schema()).expect("a schema");
     let errors: Vec<String> = schema.iter_errors(&value).map(|e| e.to_string()).collect();
@@ -75,12 +86,8 @@ fn run(model: &Path, more: &[&str]) -> (i32, Report, String) {
         assert!(out.join(file).is_file(), "{file}");
     }
     let report: Report = serde_json::from_value(value).expect("a report");
-    assert_eq!(i32::from(report.verdict.exit_code), exit_code(&output));
-    (
-        exit_code(&output),
-        report,
-        String::from_utf8_lossy(&output.stdout).into_owned(),
-    )
+    assert_eq!(i32::from(report.verdict.exit_code), exit_code(output));
+    report
 }
 
 /// A synthetic model.

@@ -108,7 +108,8 @@ fn bundled_model() {
     let text = generation.reference_text.expect("a text");
     assert!(text.contains("little girl"), "{text}");
     let bench = report.bench.expect("timings");
-    assert_eq!(bench.ratios.len(), 4);
+    assert_eq!(bench.ratios.len(), 5);
+    assert!(bench.roofline.len() == 1 && bench.work.is_some());
     assert!(bench.tokens_reproduced.values().all(|&same| same));
 }
 

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. Errors become one message and the exit code here.
 
+mod bench;
 mod doctor;
 mod inspect;
 mod profile;
@@ -47,6 +48,8 @@ struct Cli {
 enum Command {
     /// Run both engines on the same tokens, compare every layer, write a report
     Run(run::Args),
+    /// Time both engines side by side: prefill, decode, latency, load, memory, share of what the machine can do
+    Bench(bench::Args),
     /// Put faults into the engine under test, one at a time, and see whether the comparison finds each
     Selftest(selftest::Args),
     /// Run one engine and keep everything that a later comparison needs
@@ -97,6 +100,7 @@ pub fn main(provenance: &Provenance) -> ExitCode {
     };
     let outcome = match cli.command {
         Command::Run(args) => run::run(args, provenance),
+        Command::Bench(args) => bench::run(args, provenance),
         Command::Selftest(args) => selftest::run(args, provenance),
         Command::Record(args) => record::run(args, provenance),
         Command::Tokenize(args) => tokenize::run(args),

@@ -195,7 +195,7 @@ pub(super) fn default_prompt() -> PromptSource {
 }
 
 /// Before minutes of work, not after.
-fn check_writable(folder: &Path) -> Result<(), Error> {
+pub(super) fn check_writable(folder: &Path) -> Result<(), Error> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
     Ok(())

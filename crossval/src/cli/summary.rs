@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use comfy_table::CellAlignment;
-use reports::model::{AtFault, Divergence, Engines, KnownState, Mode, Report, Status, TapStats};
+use reports::model::{
+    AtFault, BenchRow, Divergence, Engines, KnownState, Mode, Report, Status, TapStats,
+};
 use reports::number;
 use reports::outcome::Outcome;
 
@@ -315,17 +317,20 @@ fn write_perplexity(out: &mut String, report: &Report) -> std::fmt::Result {
     paragraph(out, 0, &format!("perplexity  {}", parts.join(", ")))
 }
 
-/// Words on lines of at most [`WIDTH`] columns. The text comes from engines and files: none of it may command the
-/// terminal.
-fn paragraph(out: &mut String, indent: usize, text: &str) -> std::fmt::Result {
-    let text: String = text
-        .chars()
+/// Text from engines and files: none of it may command the terminal.
+pub(super) fn line_without_controls(text: &str) -> String {
+    text.chars()
         .map(|c| match c {
             '\n' | '\r' | '\t' => ' ',
             c if c.is_control() => char::REPLACEMENT_CHARACTER,
             c => c,
         })
-        .collect();
+        .collect()
+}
+
+/// Words on lines of at most [`WIDTH`] columns.
+pub(super) fn paragraph(out: &mut String, indent: usize, text: &str) -> std::fmt::Result {
+    let text = line_without_controls(text);
     let mut line = " ".repeat(indent);
     let mut columns = indent;
     let mut start = indent;
@@ -417,33 +422,31 @@ fn write_tokens(out: &mut String, report: &Report) -> std::fmt::Result {
 }
 
 fn write_bench(out: &mut String, report: &Report) -> std::fmt::Result {
-    let Some(bench) = &report.bench else {
+    if report.bench.is_none() {
         return Ok(());
-    };
-    let [reference, candidate] = [
-        &report.engines.reference.name,
-        &report.engines.candidate.name,
-    ];
-    let mut rows = table(&["test", reference, candidate, "speed ratio", "95% interval"]);
-    for ratio in &bench.ratios {
-        let of = |engine: &str| {
-            let row = bench
-                .rows
-                .iter()
-                .find(|r| r.engine == engine && r.test == ratio.test && r.threads == ratio.threads);
-            match row {
-                Some(row) => match (&row.tps, &row.ms) {
-                    (Some(tps), _) => number::tokens_per_second(tps.median),
-                    (None, Some(ms)) => number::milliseconds(ms.median),
-                    (None, None) => number::NOT_MEASURED.to_owned(),
-                },
-                None => number::NOT_MEASURED.to_owned(),
-            }
+    }
+    let Engines {
+        reference,
+        candidate,
+    } = &report.engines;
+    let mut rows = table(&[
+        "test",
+        &reference.name,
+        &candidate.name,
+        "speed ratio",
+        "95% interval",
+    ]);
+    for pair in report.timed_pairs() {
+        let Some(ratio) = pair.ratio else { continue };
+        let median = |row: Option<&BenchRow>| match row.map(|row| (&row.tps, &row.ms)) {
+            Some((Some(tps), _)) => number::tokens_per_second(tps.median),
+            Some((None, Some(ms))) => number::milliseconds(ms.median),
+            _ => number::NOT_MEASURED.to_owned(),
         };
         rows.add_row([
-            ratio.test.clone(),
-            of(reference),
-            of(candidate),
+            pair.test.to_owned(),
+            median(pair.reference),
+            median(pair.candidate),
             format!("{:.2}x", ratio.median),
             format!("{:.2} to {:.2}", ratio.low, ratio.high),
         ]);

@@ -4,6 +4,7 @@ use reports::model::{LogitsStats, Top1Disagreement};
 
 use super::finite;
 use super::tap::row_nmse;
+use crate::stats::quantile;
 
 /// Collects the rows of logits of one prompt.
 #[derive(Clone, Debug)]
@@ -61,7 +62,7 @@ impl LogitsAccumulator {
         let first = self.first_position?;
         let mut sorted = self.kl.clone();
         sorted.sort_by(f64::total_cmp);
-        let quantile = |q: f64| finite(sorted[((q * n as f64).ceil() as usize).clamp(1, n) - 1]);
+        let quantile = |q: f64| finite(quantile(&sorted, q)?);
         let (worst, _) = (0..n)
             .map(|i| (i, self.kl[i]))
             .max_by(|a, b| a.1.total_cmp(&b.1))?;

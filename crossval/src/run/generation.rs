@@ -89,7 +89,8 @@ pub(super) fn differs(generation: &Generation) -> bool {
         .any(|mismatch| !mismatch.near_tie)
 }
 
-fn hash(prompt: &Prompt) -> String {
+/// SHA-256 over its token IDs and those of its decode steps.
+pub(crate) fn hash(prompt: &Prompt) -> String {
     let mut hasher = Sha256::new();
     for token in prompt.tokens.iter().chain(&prompt.decode_tokens) {
         hasher.update(token.to_le_bytes());

@@ -13,15 +13,17 @@ mod tokenizers;
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
-use reports::model::{Bench, Environment, Inputs, Mode, Profile as ProfileReport, Report, SCHEMA};
+use reports::model::{
+    Bench, Environment, Inputs, Mode, Model, Profile as ProfileReport, Report, SCHEMA,
+};
 use sha2::{Digest, Sha256};
 
 use self::arbitration::arbitrate;
 pub(crate) use self::batches::batches;
 use self::comparison::Comparison;
+pub(crate) use self::generation::hash as hash_prompt;
 pub(crate) use self::noise::{Meter, Noise};
-use self::pair::Pair;
-pub(crate) use self::pair::tokenize;
+pub(crate) use self::pair::{Pair, tokenize};
 pub use self::perplexity::TextSource;
 use self::perplexity::Windows;
 pub(crate) use self::settings::compared_settings;
@@ -31,6 +33,7 @@ use crate::engine::EngineSpec;
 use crate::error::Error;
 use crate::known::{Ledger, Occurred};
 use crate::profile::Profile;
+use crate::protocol::ModelFacts;
 use crate::trace::Traces;
 use crate::verdict::{self, Findings};
 
@@ -129,10 +132,10 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         ));
     }
     progress.set_message("hashing the model");
-    let (size_bytes, sha256) = hash_file(&options.model)?;
-    traces.check_model(&options.model, &sha256)?;
+    let file = hash_file(&options.model)?;
+    traces.check_model(&options.model, &file.1)?;
     progress.set_message("loading");
-    let mut pair = Pair::start(options)?;
+    let mut pair = Pair::start([&options.reference, &options.candidate], &options.model)?;
     let options = &RunOptions {
         modes: pair.modes(&options.modes),
         ..options.clone()
@@ -224,21 +227,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         created,
         command: options.command.clone(),
         verdict,
-        model: reports::model::Model {
-            path: options.model.display().to_string(),
-            size_bytes,
-            sha256,
-            name: facts.name,
-            architecture: facts.architecture,
-            n_layer: facts.n_layer,
-            n_embd: facts.n_embd,
-            n_ff: facts.n_ff,
-            n_head: facts.n_head,
-            n_head_kv: facts.n_head_kv,
-            n_vocab: facts.n_vocab,
-            n_ctx_train: facts.n_ctx_train,
-            tensor_types: facts.tensor_types,
-        },
+        model: model(&options.model, file, &facts),
         engines,
         environment: options.environment.clone(),
         taps: comparison.tap_results(),
@@ -258,7 +247,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
                     .iter()
                     .map(|(tap, &limit)| (tap.to_string(), limit))
                     .collect(),
-                cumulative_logits_nmse: comparison.profile.cumulative_logits,
+                cumulative_logits_nmse: Some(comparison.profile.cumulative_logits),
             },
         },
         coverage,
@@ -267,32 +256,60 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         perplexity,
         tokenizer: Some(parity),
         known,
+        not_compared: None,
     })
 }
 
+/// Times both engines on the first prompt. Their tokens must be those of the comparison.
 fn time(
     pair: &mut Pair,
     comparison: &Comparison,
     options: &RunOptions,
     progress: &ProgressBar,
 ) -> Option<Bench> {
+    let prompt = comparison.prompts.first()?.tokens.as_slice();
+    let steps = options.n_predict.saturating_sub(1);
     let plan = bench::Plan {
         model: &options.model,
         specs: [&options.reference, &options.candidate],
-        prompt: &comparison.prompts.first()?.tokens,
-        n_predict: options.n_predict,
-        threads: options.threads,
+        threads: &[options.threads],
+        repetitions: bench::REPETITIONS,
         n_ctx: comparison.settings.n_ctx,
-        expected: comparison
+        prefill: &[prompt],
+        decode: (steps > 0).then_some((prompt, steps)),
+        untimed: comparison
             .generation
             .as_ref()
-            .map(|g| [&g.reference, &g.candidate]),
+            .map(|g| [g.reference.as_slice(), &g.candidate]),
+        // The workers of the comparison have it mapped.
+        cold: false,
+        work: pair.facts.work,
     };
     bench::bench(&plan, progress)
         .map_err(|side| pair.fail(side))
         .ok()
 }
 
+/// The model, for a report; `file` is its size and its hash.
+pub(crate) fn model(path: &Path, (size_bytes, sha256): (u64, String), facts: &ModelFacts) -> Model {
+    Model {
+        path: path.display().to_string(),
+        size_bytes,
+        sha256,
+        name: facts.name.clone(),
+        architecture: facts.architecture.clone(),
+        n_layer: facts.n_layer,
+        n_embd: facts.n_embd,
+        n_ff: facts.n_ff,
+        n_head: facts.n_head,
+        n_head_kv: facts.n_head_kv,
+        n_vocab: facts.n_vocab,
+        n_ctx_train: facts.n_ctx_train,
+        tensor_types: facts.tensor_types.clone(),
+    }
+}
+
+/// Size of a file, bytes, and its SHA-256.
 pub(crate) fn hash_file(path: &Path) -> Result<(u64, String), Error> {
     let bad = |e: std::io::Error| Error::BadInput(format!("model {}: {e}", path.display()));
     let mut file = std::fs::File::open(path).map_err(bad)?;

@@ -6,18 +6,18 @@ use std::path::Path;
 use bitnet_core::tokenizer::EncodeOptions;
 use reports::model::{Engine as EngineReport, Engines, Mode, Prompt};
 
-use super::{PromptSource, RunOptions};
+use super::PromptSource;
 use crate::compare::lockstep::Side;
 use crate::engine::{Engine, EngineError, EngineSpec};
 use crate::error::Error;
 use crate::protocol::{ErrorKind, ModelFacts, Settings, VocabFacts};
 
 /// The two engines, and how they fared.
-pub(super) struct Pair {
+pub(crate) struct Pair {
     reference: Worker,
     candidate: Worker,
     /// What the model is.
-    pub(super) facts: ModelFacts,
+    pub(crate) facts: ModelFacts,
 }
 
 struct Worker {
@@ -76,11 +76,15 @@ impl Pair {
     ///
     /// # Errors
     /// Where no engine is left that says what the model is.
-    pub(super) fn start(options: &RunOptions) -> Result<Pair, Error> {
-        let mut candidate = Worker::start(&options.candidate)?;
-        let mut reference = Worker::start(&options.reference)?;
+    pub(crate) fn start(
+        [reference, candidate]: [&EngineSpec; 2],
+        model: &Path,
+    ) -> Result<Pair, Error> {
+        let ours = [reference, candidate].map(EngineSpec::is_ours);
+        let mut candidate = Worker::start(candidate)?;
+        let mut reference = Worker::start(reference)?;
         // Ours first: it names what is wrong with a file, where the reference aborts.
-        let of_candidate = candidate.load(&options.model);
+        let of_candidate = candidate.load(model);
         if let Err(EngineError::Refused {
             kind: ErrorKind::BadModel,
             message,
@@ -88,17 +92,17 @@ impl Pair {
         {
             return Err(Error::BadInput(message));
         }
-        let of_reference = reference.load(&options.model);
+        let of_reference = reference.load(model);
         let facts = match (of_reference, of_candidate) {
             (Ok(r), Ok(c)) => {
                 check_agreement(&r, &c)?;
                 // A stranger's engine does not decide what it is compared in.
-                let facts = if options.candidate.is_ours() {
+                let facts = if ours[1] {
                     c
-                } else if options.reference.is_ours() {
+                } else if ours[0] {
                     r
                 } else {
-                    let facts = facts_of_oracle(&options.model)?;
+                    let facts = facts_of_oracle(model)?;
                     check_agreement(&facts, &c)?;
                     facts
                 };
@@ -215,7 +219,7 @@ impl Pair {
     }
 
     /// Makes both ready to evaluate.
-    pub(super) fn configure(&mut self, settings: Settings) -> Result<(), Side> {
+    pub(crate) fn configure(&mut self, settings: Settings) -> Result<(), Side> {
         let configure = |worker: &mut Worker| -> Result<(), EngineError> {
             worker.report.settings = worker.engine.configure(settings)?;
             Ok(())
@@ -225,7 +229,7 @@ impl Pair {
     }
 
     /// Puts the failure of an engine on its report; the first one counts.
-    pub(super) fn fail(&mut self, side: Side) {
+    pub(crate) fn fail(&mut self, side: Side) {
         let (worker, error) = match side {
             Side::Reference(e) => (&mut self.reference, e),
             Side::Candidate(e) => (&mut self.candidate, e),
@@ -234,18 +238,18 @@ impl Pair {
         worker.report.failure.get_or_insert(failure);
     }
 
-    pub(super) fn failed(&self) -> bool {
+    pub(crate) fn failed(&self) -> bool {
         !self.failures().is_empty()
     }
 
     /// One sentence per engine that failed.
-    pub(super) fn failures(&self) -> Vec<String> {
+    pub(crate) fn failures(&self) -> Vec<String> {
         let reports = [&self.reference.report, &self.candidate.report];
         let failures = reports.into_iter().filter_map(|r| r.failure.as_ref());
         failures.map(|f| f.message.clone()).collect()
     }
 
-    pub(super) fn report(self) -> Engines {
+    pub(crate) fn report(self) -> Engines {
         Engines {
             reference: self.reference.finish(),
             candidate: self.candidate.finish(),

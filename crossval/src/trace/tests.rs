@@ -56,6 +56,7 @@ fn info() -> TraceInfo {
             tensor_types: BTreeMap::new(),
             weight_types: BTreeMap::new(),
             vocab: None,
+            work: None,
         },
         n_ubatch: 4,
         n_predict: 3,

@@ -127,6 +127,7 @@ impl Backend for BitnetCppBackend {
             taps: taps(&architecture),
             tensor_types: facts::tensor_types(&gguf),
             weight_types: facts::weight_types(&gguf),
+            work: Some(facts::token_work(&gguf)),
             vocab: known
                 .has_tokenizer
                 .then(|| vocab_facts(&gguf, &model))

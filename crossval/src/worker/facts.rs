@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use bitnet_core::Error;
-use bitnet_core::gguf::{Gguf, Metadata, StringArray};
+use bitnet_core::gguf::{Gguf, Metadata, StringArray, TensorInfo, TensorType};
 use bitnet_core::tap::Tap;
+use reports::model::TokenWork;
 
 use crate::protocol::VocabFacts;
 
@@ -37,6 +38,30 @@ pub(crate) fn text(token: &[u8]) -> String {
     String::from_utf8_lossy(token).into_owned()
 }
 
+/// What one token costs: every matrix of the layers and the output head is read whole, and each of their ternary weights
+/// is multiplied once. The one row of the embeddings and the vectors of the norms do not count.
+pub(crate) fn token_work(gguf: &Gguf) -> TokenWork {
+    let head = head(gguf);
+    let matrices = || {
+        let of_layers = |t: &TensorInfo| t.name.starts_with("blk.") && t.shape.len() == 2;
+        let tensors = gguf.tensors().iter();
+        tensors.filter(move |t| t.name == head || of_layers(t))
+    };
+    let ternary = matrices().filter(|t| t.ty == TensorType::I2_S);
+    let macs: u64 = ternary.map(TensorInfo::n_elements).sum();
+    TokenWork {
+        weight_bytes: matrices().map(|t| t.size).sum(),
+        ternary_macs: (macs > 0).then_some(macs),
+    }
+}
+
+fn head(gguf: &Gguf) -> &'static str {
+    match gguf.tensor("output.weight") {
+        Some(_) => "output.weight",
+        None => "token_embd.weight",
+    }
+}
+
 /// Tensors per type name.
 pub(crate) fn tensor_types(gguf: &Gguf) -> BTreeMap<String, usize> {
     let mut types = BTreeMap::new();
@@ -49,10 +74,7 @@ pub(crate) fn tensor_types(gguf: &Gguf) -> BTreeMap<String, usize> {
 /// Type names of the weights behind each tap that is a matrix product.
 pub(crate) fn weight_types(gguf: &Gguf) -> BTreeMap<Tap, Vec<String>> {
     let mut types: BTreeMap<Tap, Vec<String>> = BTreeMap::new();
-    let head = match gguf.tensor("output.weight") {
-        Some(_) => "output.weight",
-        None => "token_embd.weight",
-    };
+    let head = head(gguf);
     for tensor in gguf.tensors() {
         let tap = if tensor.name == head {
             Tap::Logits
@@ -77,4 +99,29 @@ pub(crate) fn weight_types(gguf: &Gguf) -> BTreeMap<Tap, Vec<String>> {
         }
     }
     types
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn work_of_the_bundled_model() {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny-bitnet.gguf");
+        let gguf = Gguf::open(&model).unwrap();
+        let layers = u64::from(gguf.metadata().u32("bitnet-b1.58.block_count").unwrap());
+        // 128 wide, half as many key and value heads, feed-forward 512.
+        let macs = layers * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 512);
+        // Two bits a weight, and 32 bytes behind each of seven matrices; the head is the embeddings' F16.
+        let bytes = macs / 4 + layers * 7 * 32 + 512 * 128 * 2;
+        assert_eq!(
+            token_work(&gguf),
+            TokenWork {
+                weight_bytes: bytes,
+                ternary_macs: Some(macs)
+            }
+        );
+    }
 }

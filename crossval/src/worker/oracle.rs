@@ -211,6 +211,7 @@ impl Backend for OracleBackend {
             taps: oracle.taps(),
             tensor_types: facts::tensor_types(oracle.gguf()),
             weight_types: facts::weight_types(oracle.gguf()),
+            work: Some(facts::token_work(oracle.gguf())),
             vocab: None,
         };
         self.oracle = Some(oracle);

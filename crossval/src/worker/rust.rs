@@ -124,6 +124,7 @@ impl Backend for RustBackend {
             taps: model.taps(),
             tensor_types: facts::tensor_types(&gguf),
             weight_types: facts::weight_types(&gguf),
+            work: Some(facts::token_work(&gguf)),
             vocab: Some(vocab_facts(&gguf, &tokenizer)?),
         };
         self.model = Some(Arc::new(model));

@@ -21,6 +21,7 @@ pub(crate) fn bar_chart(group: &BarGroup) -> Result<Chart, Error> {
         .bars
         .iter()
         .flat_map(|bar| [Some(bar.value), bar.interval.map(|i| i.1)])
+        .chain([group.mark])
         .flatten()
         .filter(|x| drawable(*x))
         .fold(0.0, f64::max);
@@ -61,6 +62,12 @@ pub(crate) fn bar_chart(group: &BarGroup) -> Result<Chart, Error> {
             ))
             .map_err(|e| error(&e))?;
             tooltips.push(tooltip(bar));
+            if let Some(mark) = group.mark.filter(|x| drawable(*x)) {
+                let at = length(mark);
+                let line = [(at, top + 15), (at, top + 35)];
+                area.draw(&PathElement::new(line, Paint::Ink.color()))
+                    .map_err(|e| error(&e))?;
+            }
             if let Some((low, high)) = bar.interval.filter(|i| drawable(i.0) && drawable(i.1)) {
                 let (low, high) = (length(low), length(high));
                 for ends in [

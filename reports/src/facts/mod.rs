@@ -21,6 +21,7 @@ use output::Generated;
 pub(crate) use output::LogitsCurve;
 pub(crate) use parity::{Level, Parity, nmse, tap_group};
 use run::PromptDetail;
+pub use speed::bench_notes;
 pub(crate) use speed::{Bar, BarGroup, Side};
 use tokenizer::Tokenizer;
 use verdict::Verdict;
@@ -30,6 +31,8 @@ use verdict::Verdict;
 pub(crate) struct Facts<'a> {
     pub title: String,
     pub verdict: Verdict,
+    /// Why no values were compared; then only what was timed is shown.
+    pub not_compared: Option<&'a str>,
     /// The ledger of known deviations, as it was applied.
     pub known: Table,
     /// Per mode that was run: its title and one row per tap.
@@ -45,6 +48,12 @@ pub(crate) struct Facts<'a> {
     pub generations: Vec<Generated>,
     pub tokenizer: Option<Tokenizer>,
     pub throughput: Table,
+    /// One row per engine, test and thread count.
+    pub latency: Table,
+    /// One row per thread count.
+    pub roofline: Table,
+    /// One row per thread count, where `workers` is empty.
+    pub memory: Table,
     pub workers: Table,
     /// Sentences about the measurement itself.
     pub bench_notes: Vec<String>,
@@ -145,12 +154,17 @@ impl<'a> Facts<'a> {
     pub(crate) fn new(report: &'a Report, parity: &Parity<'a>) -> Facts<'a> {
         Facts {
             title: format!(
-                "{} against {}: {}",
+                "{} {} {}: {}",
                 report.engines.candidate.name,
+                match report.not_compared {
+                    Some(_) => "timed beside",
+                    None => "against",
+                },
                 report.engines.reference.name,
                 run::model_name(report)
             ),
             verdict: Verdict::new(report, parity),
+            not_compared: report.not_compared.as_deref(),
             known: known::table(report),
             taps: parity.tap_tables(),
             noise_floor: report.noise_floor.as_ref().map(|n| n.description.as_str()),
@@ -162,8 +176,11 @@ impl<'a> Facts<'a> {
             generations: output::generations(report),
             tokenizer: tokenizer::tokenizer(report),
             throughput: speed::throughput(report),
+            latency: speed::latency(report),
+            roofline: speed::roofline(report),
+            memory: speed::memory(report),
             workers: speed::workers(report),
-            bench_notes: speed::notes(report),
+            bench_notes: bench_notes(report),
             coverage: coverage::table(report),
             missing: &report.coverage.missing,
             not_finite: &report.coverage.not_finite,

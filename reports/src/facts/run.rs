@@ -60,6 +60,14 @@ fn text_or_not_given(text: Option<&str>) -> String {
 
 pub(super) fn inputs(report: &Report) -> Table {
     let inputs = &report.inputs;
+    if report.not_compared.is_some() {
+        let rooflines = report.bench.iter().flat_map(|bench| &bench.roofline);
+        let threads: Vec<String> = rooflines.map(|r| r.threads.to_string()).collect();
+        return Table::pairs(vec![
+            ("Tokens to generate", inputs.n_predict.to_string()),
+            ("Threads per engine", threads.join(", ")),
+        ]);
+    }
     let modes = inputs.modes.iter().map(|&mode| super::mode_name(mode));
     Table::pairs(vec![
         (
@@ -146,13 +154,10 @@ pub(super) fn limits(report: &Report) -> Table {
     for (tap, nmse) in &profile.isolated_nmse {
         table.push(State::Plain, vec![tap.clone(), limit(Some(*nmse))]);
     }
-    table.push(
-        State::Plain,
-        vec![
-            "logits, cumulative".to_owned(),
-            limit(Some(profile.cumulative_logits_nmse)),
-        ],
-    );
+    if let Some(nmse) = profile.cumulative_logits_nmse {
+        let name = "logits, cumulative".to_owned();
+        table.push(State::Plain, vec![name, limit(Some(nmse))]);
+    }
     table
 }
 

@@ -1,7 +1,7 @@
 //! Timings and memory.
 
 use super::{Kind, State, Table};
-use crate::model::{Bench, BenchRatio, BenchRow, Engine, Measured, Report};
+use crate::model::{BenchRow, Engine, Measured, Report, TokenWork};
 use crate::number;
 
 /// Which engine a bar belongs to.
@@ -10,6 +10,8 @@ pub(crate) enum Side {
     Reference,
     Candidate,
 }
+
+const SIDES: [Side; 2] = [Side::Reference, Side::Candidate];
 
 /// One bar of a chart.
 pub(crate) struct Bar {
@@ -25,52 +27,8 @@ pub(crate) struct Bar {
 pub(crate) struct BarGroup {
     pub title: String,
     pub bars: Vec<Bar>,
-}
-
-/// The rows of both engines for one test and thread count.
-struct Pair<'a> {
-    test: &'a str,
-    threads: usize,
-    reference: Option<&'a BenchRow>,
-    candidate: Option<&'a BenchRow>,
-    ratio: Option<&'a BenchRatio>,
-}
-
-fn pairs<'a>(report: &'a Report, bench: &'a Bench) -> Vec<Pair<'a>> {
-    let mut keys: Vec<(&str, usize)> = Vec::new();
-    let rows = bench.rows.iter().map(|r| (r.test.as_str(), r.threads));
-    let ratios = bench.ratios.iter().map(|r| (r.test.as_str(), r.threads));
-    for key in rows.chain(ratios) {
-        if !keys.contains(&key) {
-            keys.push(key);
-        }
-    }
-    keys.into_iter()
-        .map(|(test, threads)| {
-            let mut of_test = bench
-                .rows
-                .iter()
-                .filter(|r| r.test == test && r.threads == threads);
-            // An engine compared with itself has two rows of one name: the reference's comes first.
-            let reference = of_test
-                .clone()
-                .find(|r| r.engine == report.engines.reference.name);
-            let candidate = of_test.rfind(|r| r.engine == report.engines.candidate.name);
-            let same = reference
-                .zip(candidate)
-                .is_some_and(|(a, b)| std::ptr::eq(a, b));
-            Pair {
-                test,
-                threads,
-                reference,
-                candidate: candidate.filter(|_| !same),
-                ratio: bench
-                    .ratios
-                    .iter()
-                    .find(|r| r.test == test && r.threads == threads),
-            }
-        })
-        .collect()
+    /// A value that bars are seen against.
+    pub mark: Option<f64>,
 }
 
 type Format = fn(f64) -> String;
@@ -82,63 +40,178 @@ fn measured(row: &BenchRow) -> Option<(&Measured, Format)> {
         .or(ms.map(|m| (m, number::milliseconds as Format)))
 }
 
-/// `97.1 t/s (96.0 to 98.3)`: the unit once, where all three share it.
-fn interval(m: &Measured, format: Format) -> String {
-    let median = format(m.median);
-    let unit = median.split_once(' ').map(|(_, unit)| format!(" {unit}"));
-    let end = |x| {
-        let text = format(x);
-        let bare = unit.as_ref().and_then(|unit| text.strip_suffix(unit));
-        bare.map(str::to_owned).unwrap_or(text)
-    };
-    format!("{median} ({} to {})", end(m.low), end(m.high))
+fn times(x: f64) -> String {
+    format!("{}x", number::significant(x, 3))
+}
+
+fn threads(n: usize) -> String {
+    number::plural(n as u64, "thread")
 }
 
 pub(super) fn throughput(report: &Report) -> Table {
-    let Some(bench) = &report.bench else {
-        return Table::default();
-    };
-    let mut table = Table::new(&[
+    let pairs = report.timed_pairs();
+    let share = |row: Option<&BenchRow>| row.and_then(|row| row.roofline_share);
+    let shares = pairs
+        .iter()
+        .any(|p| share(p.reference).or(share(p.candidate)).is_some());
+    let mut columns = vec![
         ("Test", Kind::Code),
         ("Threads", Kind::Number),
         ("Reference", Kind::Number),
         ("Candidate", Kind::Number),
         ("Candidate / reference", Kind::Number),
-    ]);
-    for pair in pairs(report, bench) {
-        let cell = |row: Option<&BenchRow>| {
-            row.and_then(measured).map_or_else(
-                || number::NOT_MEASURED.to_owned(),
-                |(m, format)| interval(m, format),
-            )
+    ];
+    if shares {
+        columns.push(("Reference, of the roofline", Kind::Number));
+        columns.push(("Candidate, of the roofline", Kind::Number));
+    }
+    let mut table = Table::new(&columns);
+    for pair in pairs {
+        let cell = |row: Option<&BenchRow>| match row.and_then(measured) {
+            Some((m, format)) => {
+                let (median, interval) = number::measured(m, format);
+                format!("{median} ({interval})")
+            }
+            None => number::NOT_MEASURED.to_owned(),
         };
         let ratio = |x| number::significant(x, 3);
+        let mut cells = vec![
+            pair.test.to_owned(),
+            pair.threads.to_string(),
+            cell(pair.reference),
+            cell(pair.candidate),
+            pair.ratio.map_or_else(
+                || number::NOT_MEASURED.to_owned(),
+                |r| {
+                    format!(
+                        "{} ({} to {})",
+                        times(r.median),
+                        ratio(r.low),
+                        ratio(r.high)
+                    )
+                },
+            ),
+        ];
+        if shares {
+            let of_side = |row| share(row).map(number::share).unwrap_or_default();
+            cells.extend([of_side(pair.reference), of_side(pair.candidate)]);
+        }
+        table.push(State::Plain, cells);
+    }
+    table
+}
+
+/// Time between tokens, and what a repetition took.
+pub(super) fn latency(report: &Report) -> Table {
+    let pairs = report.timed_pairs();
+    let rows = || {
+        pairs
+            .iter()
+            .flat_map(|p| [p.reference, p.candidate])
+            .flatten()
+    };
+    let energy = rows().any(|row| row.energy.is_some());
+    let mut columns = vec![
+        ("Test", Kind::Code),
+        ("Threads", Kind::Number),
+        ("Engine", Kind::Code),
+        ("Between tokens, p50", Kind::Number),
+        ("p95", Kind::Number),
+        ("p99", Kind::Number),
+        ("CPU time", Kind::Number),
+    ];
+    if energy {
+        columns.push(("Energy", Kind::Number));
+    }
+    let mut table = Table::new(&columns);
+    for row in rows() {
+        if row.inter_token.is_none() && row.cpu_seconds.is_none() && row.energy.is_none() {
+            continue;
+        }
+        let ms = |x: Option<f64>| x.map(number::milliseconds).unwrap_or_default();
+        let mut cells = vec![
+            row.test.clone(),
+            row.threads.to_string(),
+            row.engine.clone(),
+            ms(row.inter_token.map(|t| t.p50)),
+            ms(row.inter_token.map(|t| t.p95)),
+            ms(row.inter_token.map(|t| t.p99)),
+            number::or_not_measured(row.cpu_seconds, |s| number::milliseconds(s * 1e3)),
+        ];
+        if energy {
+            cells.push(number::or_not_measured(row.energy, number::joules));
+        }
+        table.push(State::Plain, cells);
+    }
+    table
+}
+
+/// What the machine can do.
+pub(super) fn roofline(report: &Report) -> Table {
+    let mut table = Table::new(&[
+        ("Threads", Kind::Number),
+        ("CPUs", Kind::Code),
+        ("Read bandwidth", Kind::Number),
+        ("int8 peak", Kind::Number),
+        ("by", Kind::Text),
+    ]);
+    for roofline in report.bench.iter().flat_map(|bench| &bench.roofline) {
+        let cpus: Vec<String> = roofline.cpus.iter().map(usize::to_string).collect();
+        let bandwidth = |x| number::billions(x, "B/s");
+        let macs = |x| number::billions(x, "MAC/s");
         table.push(
             State::Plain,
             vec![
-                pair.test.to_owned(),
-                pair.threads.to_string(),
-                cell(pair.reference),
-                cell(pair.candidate),
-                pair.ratio.map_or_else(
-                    || number::NOT_MEASURED.to_owned(),
-                    |r| {
-                        format!(
-                            "{}x ({} to {})",
-                            ratio(r.median),
-                            ratio(r.low),
-                            ratio(r.high)
-                        )
-                    },
-                ),
+                roofline.threads.to_string(),
+                cpus.join(" "),
+                number::or_not_measured(roofline.read_bytes_per_second, bandwidth),
+                number::or_not_measured(roofline.int8_macs_per_second, macs),
+                roofline.int8_instructions.clone().unwrap_or_default(),
             ],
         );
     }
     table
 }
 
+/// Peak memory by thread count, of a report that has no other memory.
+pub(super) fn memory(report: &Report) -> Table {
+    let mut table = Table::new(&[
+        ("Threads", Kind::Number),
+        ("Reference, peak memory", Kind::Number),
+        ("Candidate, peak memory", Kind::Number),
+    ]);
+    if report.not_compared.is_some() {
+        for threads in memory_threads(report) {
+            let of_side = |bytes: Option<u64>| {
+                number::or_not_measured(bytes.map(|b| b as f64), number::bytes)
+            };
+            let [reference, candidate] = report.timed_memory(threads).map(of_side);
+            table.push(
+                State::Plain,
+                vec![threads.to_string(), reference, candidate],
+            );
+        }
+    }
+    table
+}
+
+/// Thread counts at which memory was measured; that of the run in older reports.
+fn memory_threads(report: &Report) -> Vec<usize> {
+    let memory = report.bench.iter().flat_map(|bench| &bench.memory);
+    let mut all: Vec<usize> = memory
+        .map(|m| m.threads.unwrap_or(report.inputs.threads))
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
 /// Load time, memory and CPU time of both workers.
 pub(super) fn workers(report: &Report) -> Table {
+    if report.not_compared.is_some() {
+        return Table::default();
+    }
+    let timed = report.timed_memory(report.inputs.threads);
     let mut table = Table::new(&[
         ("Engine", Kind::Code),
         ("Model load", Kind::Number),
@@ -146,17 +219,14 @@ pub(super) fn workers(report: &Report) -> Table {
         ("Peak memory, timed runs", Kind::Number),
         ("CPU time, comparing", Kind::Number),
     ]);
-    for (side, engine) in sides(report) {
+    for ((_, engine), timed) in sides(report).into_iter().zip(timed) {
         table.push(
             State::Plain,
             vec![
                 engine.name.clone(),
                 number::or_not_measured(engine.load_ms, number::milliseconds),
                 number::or_not_measured(engine.peak_rss_bytes.map(|b| b as f64), number::bytes),
-                number::or_not_measured(
-                    timed_memory(report, side).map(|b| b as f64),
-                    number::bytes,
-                ),
+                number::or_not_measured(timed.map(|b| b as f64), number::bytes),
                 number::or_not_measured(engine.cpu_seconds, |s| number::milliseconds(s * 1000.0)),
             ],
         );
@@ -171,22 +241,8 @@ fn sides(report: &Report) -> [(Side, &Engine); 2] {
     ]
 }
 
-fn timed_memory(report: &Report, side: Side) -> Option<u64> {
-    let memory = &report.bench.as_ref()?.memory;
-    let same_name = report.engines.reference.name == report.engines.candidate.name;
-    let entry = match side {
-        Side::Reference => memory
-            .iter()
-            .find(|m| m.engine == report.engines.reference.name),
-        Side::Candidate if same_name && memory.len() < 2 => None,
-        Side::Candidate => memory
-            .iter()
-            .rfind(|m| m.engine == report.engines.candidate.name),
-    };
-    entry.map(|m| m.peak_rss_bytes)
-}
-
-pub(super) fn notes(report: &Report) -> Vec<String> {
+/// What the timings are, and what they do not say.
+pub fn bench_notes(report: &Report) -> Vec<String> {
     let Some(bench) = &report.bench else {
         return Vec::new();
     };
@@ -201,89 +257,164 @@ pub(super) fn notes(report: &Report) -> Vec<String> {
             format!("The {engine} generated other tokens while timed than without timing.")
         });
     }
+    let differ = bench
+        .tokens
+        .iter()
+        .filter_map(|t| Some((t, t.first_mismatch?)));
+    let places: Vec<String> = differ
+        .map(|(t, at)| {
+            let threads = threads(t.threads);
+            format!("{} at {threads} from token {at} of {}", t.test, t.count)
+        })
+        .collect();
+    if !places.is_empty() {
+        notes.push(format!(
+            "The engines generated different tokens, as near ties or errors make them, in {}.",
+            places.join(", ")
+        ));
+    } else if !bench.tokens.is_empty() {
+        notes.push("Both engines generated the same tokens.".to_owned());
+    }
+    notes.extend(bench.work.as_ref().map(roofline_note));
+    notes.extend(bench.notes.iter().map(|note| format!("Note: {note}.")));
     notes
+}
+
+/// How the shares follow from the figures.
+fn roofline_note(work: &TokenWork) -> String {
+    let of_prefill = work.ternary_macs.map_or(String::new(), |n| {
+        format!(
+            "; of tokens/s times {} multiply-accumulates of ternary weights over the int8 peak (pp)",
+            number::count(n)
+        )
+    });
+    format!(
+        "Share of the roofline: of tokens/s times {} of weights over the read bandwidth (tg){of_prefill}. A model that \
+         fits the caches can exceed 100% in tg.",
+        number::bytes(work.weight_bytes as f64)
+    )
+}
+
+/// How the engines compare, before what each does.
+fn ratio_bars(report: &Report) -> [BarGroup; 2] {
+    let pairs = report.timed_pairs();
+    let mut ratios = Vec::new();
+    let mut shares = Vec::new();
+    for pair in &pairs {
+        let name = format!("{}, {}", pair.test, threads(pair.threads));
+        ratios.extend(pair.ratio.map(|ratio| Bar {
+            name: name.clone(),
+            side: Side::Candidate,
+            value: ratio.median,
+            interval: Some((ratio.low, ratio.high)),
+            text: times(ratio.median),
+        }));
+        for (side, row) in SIDES.into_iter().zip([pair.reference, pair.candidate]) {
+            let share = row.and_then(|row| Some((row, row.roofline_share?)));
+            shares.extend(share.map(|(row, share)| Bar {
+                name: format!("{name}, {}", row.engine),
+                side,
+                value: share,
+                interval: None,
+                text: number::share(share),
+            }));
+        }
+    }
+    [
+        ("speed, candidate over reference", ratios),
+        ("share of the roofline", shares),
+    ]
+    .map(|(title, bars)| BarGroup {
+        title: title.to_owned(),
+        bars,
+        mark: Some(1.0),
+    })
 }
 
 pub(super) fn bars(report: &Report) -> Vec<BarGroup> {
     let mut groups: Vec<BarGroup> = Vec::new();
-    if let Some(bench) = &report.bench {
-        for pair in pairs(report, bench) {
-            let rows = [
-                (Side::Reference, pair.reference),
-                (Side::Candidate, pair.candidate),
-            ];
-            for (side, row) in rows {
-                let Some((row, (m, format))) = row.and_then(|row| Some((row, measured(row)?)))
-                else {
-                    continue;
-                };
-                let unit = if row.tps.is_some() {
-                    "tokens per second"
-                } else {
-                    "milliseconds"
-                };
-                let bar = Bar {
-                    name: format!(
-                        "{}, {}",
-                        row.engine,
-                        number::plural(pair.threads as u64, "thread")
-                    ),
-                    side,
-                    value: m.median,
-                    interval: Some((m.low, m.high)),
-                    text: format(m.median),
-                };
-                let title = format!("{}, {unit}", pair.test);
-                match groups.iter_mut().find(|group| group.title == title) {
-                    Some(group) => group.bars.push(bar),
-                    None => groups.push(BarGroup {
-                        title,
-                        bars: vec![bar],
-                    }),
-                }
+    for pair in report.timed_pairs() {
+        for (side, row) in SIDES.into_iter().zip([pair.reference, pair.candidate]) {
+            let Some((row, (m, format))) = row.and_then(|row| Some((row, measured(row)?))) else {
+                continue;
+            };
+            let unit = if row.tps.is_some() {
+                "tokens per second"
+            } else {
+                "milliseconds"
+            };
+            let bar = Bar {
+                name: format!("{}, {}", row.engine, threads(pair.threads)),
+                side,
+                value: m.median,
+                interval: Some((m.low, m.high)),
+                text: format(m.median),
+            };
+            let title = format!("{}, {unit}", pair.test);
+            match groups.iter_mut().find(|group| group.title == title) {
+                Some(group) => group.bars.push(bar),
+                None => groups.push(BarGroup {
+                    title,
+                    bars: vec![bar],
+                    mark: None,
+                }),
             }
         }
     }
-    let worker_bars = |value: &dyn Fn(Side, &Engine) -> Option<f64>, format: Format| {
-        sides(report)
-            .into_iter()
-            .filter_map(|(side, engine)| {
-                let value = value(side, engine)?;
-                Some(Bar {
-                    name: engine.name.clone(),
-                    side,
-                    value,
-                    interval: None,
-                    text: format(value),
-                })
+    let worker_bars = |value: fn(&Engine) -> Option<f64>, format: Format| {
+        let bars = sides(report).into_iter().filter_map(|(side, engine)| {
+            let value = value(engine)?;
+            Some(Bar {
+                name: engine.name.clone(),
+                side,
+                value,
+                interval: None,
+                text: format(value),
             })
-            .collect::<Vec<_>>()
+        });
+        bars.collect::<Vec<_>>()
     };
     // Workers hold more while they compare: the two kinds of peak never share a scale.
-    let timed = sides(report).map(|(side, _)| timed_memory(report, side));
-    let (memory_title, memory) = if timed.iter().all(Option::is_some) {
-        let bytes = |side, _: &Engine| timed_memory(report, side).map(|b| b as f64);
-        (
-            "peak memory, timed runs",
-            worker_bars(&bytes, number::bytes),
-        )
-    } else {
-        let bytes = |_, engine: &Engine| engine.peak_rss_bytes.map(|b| b as f64);
-        ("peak memory, comparing", worker_bars(&bytes, number::bytes))
+    let (memory_title, memory) = match timed_memory_bars(report) {
+        Some(bars) => ("peak memory, timed runs", bars),
+        None => {
+            let bytes = |engine: &Engine| engine.peak_rss_bytes.map(|b| b as f64);
+            ("peak memory, comparing", worker_bars(bytes, number::bytes))
+        }
     };
-    for (title, bars) in [
-        (
-            "model load",
-            worker_bars(&|_, engine| engine.load_ms, number::milliseconds),
-        ),
-        (memory_title, memory),
-    ] {
-        if !bars.is_empty() {
-            groups.push(BarGroup {
-                title: title.to_owned(),
-                bars,
+    let load = worker_bars(|engine| engine.load_ms, number::milliseconds);
+    for (title, bars) in [("model load", load), (memory_title, memory)] {
+        groups.push(BarGroup {
+            title: title.to_owned(),
+            bars,
+            mark: None,
+        });
+    }
+    let mut all = Vec::from(ratio_bars(report));
+    all.extend(groups);
+    all.retain(|group| !group.bars.is_empty());
+    all
+}
+
+/// `None` unless both engines have one at every thread count.
+fn timed_memory_bars(report: &Report) -> Option<Vec<Bar>> {
+    let all_threads = memory_threads(report);
+    let mut bars = Vec::new();
+    for &n in &all_threads {
+        for ((side, engine), bytes) in sides(report).into_iter().zip(report.timed_memory(n)) {
+            let value = bytes? as f64;
+            let mut name = engine.name.clone();
+            if all_threads.len() > 1 {
+                name += &format!(", {}", threads(n));
+            }
+            bars.push(Bar {
+                name,
+                side,
+                value,
+                interval: None,
+                text: number::bytes(value),
             });
         }
     }
-    groups
+    Some(bars).filter(|bars| !bars.is_empty())
 }

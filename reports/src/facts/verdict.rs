@@ -56,15 +56,21 @@ impl Verdict {
             AtFault::Both => "; at fault: both engines".to_owned(),
             AtFault::Undetermined => "; at fault: undetermined".to_owned(),
         };
-        Verdict {
-            status,
-            headline: format!(
-                "{word}{}: {candidate} against {reference} on {}, {} of {} compared{fault}",
+        let model = run::model_name(report);
+        let headline = match report.not_compared {
+            Some(_) => format!(
+                "{word}: {candidate} and {reference} timed on {model}, values not compared{fault}"
+            ),
+            None => format!(
+                "{word}{}: {candidate} against {reference} on {model}, {} of {} compared{fault}",
                 excused(report),
-                run::model_name(report),
                 number::count(report.coverage.compared),
                 number::plural(report.coverage.expected, "row"),
             ),
+        };
+        Verdict {
+            status,
+            headline,
             reasons: verdict.reasons.clone(),
             divergence: verdict
                 .first_divergence

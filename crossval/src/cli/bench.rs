@@ -1,0 +1,134 @@
+//! `crossval bench`.
+
+mod output;
+mod record;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use clap::builder::RangedU64ValueParser;
+use reports::outcome::Outcome;
+
+use super::{progress_bar, run, summary};
+use crate::bench::{BenchOptions, REPETITIONS, measure};
+use crate::environment::{self, Provenance};
+use crate::error::Error;
+
+/// Notes on what is measured, for `--help`.
+const NOTES: &str = "\
+Tests:
+  ppN        prefill of N random tokens from an empty context, logits of the last one only
+  tgN        N greedy decode steps behind a one-token prompt
+  ttft       from the first ppN prompt to its first token, the model loaded
+  load       loading the model, at the first of the thread counts, from the page cache
+  load+ttft  loading it, then the first token: an engine that only maps the file reads it here
+  ... cold   the same with the model's file dropped from the page cache, where that can be done
+
+Each figure is a median with its 95% bootstrap interval. Ratios are candidate over reference, pair by \
+pair; above 1 the candidate is faster. The roofline is measured in the same run on the same cores: \
+decode is held against the read bandwidth, prefill against the int8 peak.
+
+The exit code is 10 if an engine generates other tokens timed than untimed. That the two engines differ \
+from each other is reported and is no failure: whether it is more than a near tie is for `crossval run` \
+to say.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = NOTES)]
+pub(super) struct Args {
+    /// The model, a GGUF file
+    #[arg(long, value_name = "FILE")]
+    model: PathBuf,
+    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, rust, oracle or exec:PATH
+    #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
+    reference: String,
+    /// Engine under test
+    #[arg(long, value_name = "ENGINE", default_value = "rust")]
+    candidate: String,
+    /// Threads per engine, one or several counts [default: 1 and one per core]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = run::threads)]
+    threads: Vec<usize>,
+    /// Tokens to prefill, one or several counts [default: 128,512, as far as they fit the model's context]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = at_least_one())]
+    prefill: Vec<usize>,
+    /// Steps to decode [default: 64]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    decode: Option<usize>,
+    /// Pairs per test, warm-up apart
+    #[arg(long, value_name = "N", default_value_t = REPETITIONS, value_parser = at_least_one())]
+    reps: usize,
+    /// How to print the results: md is Markdown, csv, json and jsonl have every figure
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+    /// Folder for report.json, report.html and report.md [default: none are written]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Md,
+    Csv,
+    Json,
+    Jsonl,
+}
+
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
+}
+
+pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error> {
+    let options = BenchOptions {
+        reference: args.reference.parse()?,
+        candidate: args.candidate.parse()?,
+        model: args.model,
+        threads: unique(args.threads),
+        prefill: unique(args.prefill),
+        decode: args.decode,
+        repetitions: args.reps,
+        command: std::env::args_os()
+            .map(|a| a.to_string_lossy().into_owned())
+            .collect(),
+        environment: environment::describe(provenance),
+    };
+    if let Some(out) = &args.out {
+        run::check_writable(out)?;
+    }
+    let progress = progress_bar();
+    let report = measure(&options, &progress);
+    progress.finish_and_clear();
+    let report = report?;
+    for reason in &report.verdict.reasons {
+        eprintln!("error: {reason}");
+    }
+    let text = match args.format {
+        Format::Table => output::table(&report),
+        Format::Md => output::markdown(&report),
+        Format::Csv => record::csv(&report),
+        Format::Json => record::json(&report)?,
+        Format::Jsonl => record::json_lines(&report)?,
+    };
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .map_err(|e| Error::io("standard output", e))?;
+    if let Some(folder) = &args.out {
+        let paths = reports::write_dir(folder, &report)?;
+        if args.format == Format::Table {
+            writeln!(out, "\nreport  {}", paths.html.display())
+                .map_err(|e| Error::io("standard output", e))?;
+        }
+    }
+    Ok(summary::outcome(&report))
+}
+
+/// Without repetitions, in the order given.
+fn unique(numbers: Vec<usize>) -> Vec<usize> {
+    let mut unique: Vec<usize> = Vec::new();
+    for n in numbers {
+        if !unique.contains(&n) {
+            unique.push(n);
+        }
+    }
+    unique
+}

@@ -1,0 +1,246 @@
+//! Timings in the report.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Report;
+
+/// Timings, from interleaved pairs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Bench {
+    /// Pairs measured, warm-up apart.
+    pub repetitions: usize,
+    /// One row per engine, thread count and test.
+    pub rows: Vec<BenchRow>,
+    /// One entry per thread count and test.
+    pub ratios: Vec<BenchRatio>,
+    /// One entry per engine and thread count, the reference's before the candidate's.
+    pub memory: Vec<BenchMemory>,
+    /// Whether the tokens generated while timing equal those of the untimed run, for `reference` and
+    /// `candidate`.
+    pub tokens_reproduced: BTreeMap<String, bool>,
+    /// The tokens that each test generates, one entry per thread count and test.
+    #[serde(default)]
+    pub tokens: Vec<BenchTokens>,
+    /// What the machine can do on the cores that the engines are timed on, one entry per thread count.
+    #[serde(default)]
+    pub roofline: Vec<BenchRoofline>,
+    /// What one token costs by the model's shapes; null where the engines do not say.
+    #[serde(default)]
+    pub work: Option<TokenWork>,
+    /// What could not be measured, and why; what the figures are not good for.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// One test of one engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BenchRow {
+    /// Engine name.
+    pub engine: String,
+    /// Threads.
+    pub threads: usize,
+    /// What is timed, with a warm page cache unless it ends in ` cold`:
+    /// - `pp128`: prefill of 128 tokens from an empty context, logits of the last one only;
+    /// - `tg64`: 64 greedy decode steps;
+    /// - `ttft`: from a prompt (of the first `pp` test) to its first token, the model loaded;
+    /// - `load`: loading the model;
+    /// - `load+ttft`: loading it, then the first token of a one-token prompt. An engine that only maps the file
+    ///   when it loads reads it here.
+    pub test: String,
+    /// Tokens per second; null for tests measured in milliseconds.
+    pub tps: Option<Measured>,
+    /// Milliseconds; null for tests measured in tokens per second.
+    pub ms: Option<Measured>,
+    /// The median's share of what the machine can do: of the read bandwidth for `tg`
+    /// (`tokens/s * weight_bytes / read_bytes_per_second`), of the int8 peak for `pp`
+    /// (`tokens/s * ternary_macs / int8_macs_per_second`). A model that fits the caches can exceed 1 in `tg`. Null for
+    /// other tests, and where one of the factors is not known.
+    #[serde(default)]
+    pub roofline_share: Option<f64>,
+    /// Time between tokens, of `tg` tests.
+    #[serde(default)]
+    pub inter_token: Option<InterToken>,
+    /// CPU time of a repetition, user and system, all threads, seconds: the median. Of `tg` tests it includes the
+    /// prompt.
+    #[serde(default)]
+    pub cpu_seconds: Option<f64>,
+    /// Energy of a repetition, joules, all CPU packages and whatever else runs on them (RAPL): the median. Null where
+    /// the machine does not say.
+    #[serde(default)]
+    pub energy: Option<f64>,
+}
+
+/// A median with its bootstrap interval.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Measured {
+    /// Median of the samples.
+    pub median: f64,
+    /// Lower end of the 95% bootstrap interval of the median.
+    pub low: f64,
+    /// Upper end of the same.
+    pub high: f64,
+    /// Every sample, in the order taken.
+    pub samples: Vec<f64>,
+}
+
+/// Time between tokens over the decode steps of all repetitions, milliseconds, by nearest rank.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct InterToken {
+    /// Median.
+    pub p50: f64,
+    /// 95th percentile.
+    pub p95: f64,
+    /// 99th percentile.
+    pub p99: f64,
+}
+
+/// Candidate over reference, pair by pair: above 1 the candidate is faster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BenchRatio {
+    /// Threads.
+    pub threads: usize,
+    /// As in [`BenchRow::test`].
+    pub test: String,
+    /// Median of the pairs' speed ratios.
+    pub median: f64,
+    /// Lower end of the 95% bootstrap interval of the median.
+    pub low: f64,
+    /// Upper end of the same.
+    pub high: f64,
+}
+
+/// Memory of one engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BenchMemory {
+    /// Engine name.
+    pub engine: String,
+    /// Threads; null in older reports.
+    #[serde(default)]
+    pub threads: Option<usize>,
+    /// Largest resident set of a worker that ran the `pp` and `tg` tests at this thread count and nothing else,
+    /// without taps, bytes. Pages of the mapped file count.
+    pub peak_rss_bytes: u64,
+}
+
+/// The tokens that a test generates in both engines.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BenchTokens {
+    /// Threads.
+    pub threads: usize,
+    /// As in [`BenchRow::test`].
+    pub test: String,
+    /// How many.
+    pub count: usize,
+    /// XXH3 (64 bits, hex) over the reference's token IDs as little-endian u32, untimed.
+    pub reference: String,
+    /// The same of the candidate.
+    pub candidate: String,
+    /// Index of the first token in which the engines differ; null if they do not.
+    pub first_mismatch: Option<usize>,
+    /// Whether the reference generated the same tokens in every timed repetition.
+    pub reference_reproduced: bool,
+    /// Whether the candidate did.
+    pub candidate_reproduced: bool,
+}
+
+/// What the cores that the engines are timed on can do, all together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BenchRoofline {
+    /// Threads.
+    pub threads: usize,
+    /// The CPUs, by the system's numbers, that both engines are pinned to.
+    pub cpus: Vec<usize>,
+    /// Reading memory far beyond the caches, bytes per second; null if not measured.
+    pub read_bytes_per_second: Option<f64>,
+    /// int8 multiply-accumulates per second from registers; null if not measured.
+    pub int8_macs_per_second: Option<f64>,
+    /// The instructions behind it.
+    pub int8_instructions: Option<String>,
+}
+
+/// What one token costs by the model's shapes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenWork {
+    /// Bytes that a decode step reads: the matrices of all layers and the output head.
+    pub weight_bytes: u64,
+    /// Multiply-accumulates of a token in the ternary matrices; null without any.
+    pub ternary_macs: Option<u64>,
+}
+
+/// One test at one thread count, both engines side by side.
+#[derive(Clone, Copy, Debug)]
+pub struct TimedPair<'a> {
+    /// As in [`BenchRow::test`].
+    pub test: &'a str,
+    /// Threads.
+    pub threads: usize,
+    /// The reference's row.
+    pub reference: Option<&'a BenchRow>,
+    /// The candidate's row.
+    pub candidate: Option<&'a BenchRow>,
+    /// Candidate over reference.
+    pub ratio: Option<&'a BenchRatio>,
+    /// What both generated.
+    pub tokens: Option<&'a BenchTokens>,
+}
+
+impl Report {
+    /// The timings, test by test and thread count by thread count, in the order of the report.
+    pub fn timed_pairs(&self) -> Vec<TimedPair<'_>> {
+        let Some(bench) = &self.bench else {
+            return Vec::new();
+        };
+        let mut keys: Vec<(&str, usize)> = Vec::new();
+        let rows = bench.rows.iter().map(|r| (r.test.as_str(), r.threads));
+        let ratios = bench.ratios.iter().map(|r| (r.test.as_str(), r.threads));
+        for key in rows.chain(ratios) {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        let pair = |(test, threads)| {
+            let rows = bench.rows.iter();
+            let of_test = rows.filter(|r| r.test == test && r.threads == threads);
+            let [reference, candidate] = self.sides(of_test, |r| &r.engine);
+            let (mut ratios, mut tokens) = (bench.ratios.iter(), bench.tokens.iter());
+            TimedPair {
+                test,
+                threads,
+                reference,
+                candidate,
+                ratio: ratios.find(|r| r.test == test && r.threads == threads),
+                tokens: tokens.find(|t| t.test == test && t.threads == threads),
+            }
+        };
+        keys.into_iter().map(pair).collect()
+    }
+
+    /// Largest resident sets of the workers that were timed at a thread count, reference and candidate, bytes.
+    pub fn timed_memory(&self, threads: usize) -> [Option<u64>; 2] {
+        let memory = self.bench.iter().flat_map(|bench| &bench.memory);
+        let of_threads = memory.filter(|m| m.threads.is_none_or(|t| t == threads));
+        let sides = self.sides(of_threads, |m| &m.engine);
+        sides.map(|m| m.map(|m| m.peak_rss_bytes))
+    }
+
+    /// The reference's and the candidate's of some items. An engine compared with itself has two of one name: the
+    /// reference's comes first.
+    fn sides<'a, T>(
+        &self,
+        items: impl Iterator<Item = &'a T>,
+        name: impl Fn(&T) -> &String,
+    ) -> [Option<&'a T>; 2] {
+        let items: Vec<&T> = items.collect();
+        let reference = items
+            .iter()
+            .position(|item| name(item) == &self.engines.reference.name);
+        let candidate = items
+            .iter()
+            .rposition(|item| name(item) == &self.engines.candidate.name);
+        let candidate = candidate.filter(|&i| Some(i) != reference);
+        [reference, candidate].map(|i| i.map(|i| items[i]))
+    }
+}
