@@ -472,6 +472,7 @@ mod tests {
             roofline: Vec::new(),
             work: None,
             notes: Vec::new(),
+            compact_heads: Vec::new(),
         };
         let verdict = of_bench(Vec::new(), Some(&bench));
         assert_eq!((verdict.status, verdict.exit_code), (Status::Pass, 0));

@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::bench::{
-    Bench, BenchMemory, BenchRatio, BenchRoofline, BenchRow, BenchTokens, InterToken, Measured,
-    TimedPair, TokenWork,
+    Bench, BenchCompactHead, BenchMemory, BenchRatio, BenchRoofline, BenchRow, BenchTokens,
+    InterToken, Measured, TimedPair, TokenWork,
 };
 pub use self::tokenizer::{
     GeneratedText, GeneratedTexts, PieceDifference, TokenAt, TokenComparison, TokenParity,

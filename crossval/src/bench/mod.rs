@@ -13,6 +13,10 @@
 //! compared too, and the report says where they first differ. That alone is no failure here: rounding decides near ties,
 //! and tokens behind one are another text. Whether a difference is more than that is what `crossval run` is for.
 
+//!
+//! A compact head of the candidate's is timed in a worker of its own, by turns with the others, and held to the tokens
+//! of its full head.
+
 mod cache;
 mod energy;
 mod report;
@@ -23,7 +27,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use reports::model::{Bench, BenchMemory, BenchRoofline, BenchTokens, TokenWork};
+use reports::model::{Bench, BenchCompactHead, BenchMemory, BenchRoofline, BenchTokens, TokenWork};
 use reports::number;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -68,6 +72,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) untimed: Option<[&'a [u32]; 2]>,
     /// Whether to load with a cold page cache too. No process may have the model mapped then.
     pub(crate) cold: bool,
+    /// Largest compact head that the candidate may build, bytes; with one, decoding is timed with it too.
+    pub(crate) compact_head_budget: u64,
     /// What one token costs.
     pub(crate) work: Option<TokenWork>,
 }
@@ -104,6 +110,7 @@ pub(crate) fn bench(plan: &Plan, progress: &ProgressBar) -> Result<Bench, Side> 
         roofline: Vec::new(),
         work: plan.work,
         notes: Vec::new(),
+        compact_heads: Vec::new(),
     };
     progress.set_position(0);
     progress
@@ -250,6 +257,8 @@ impl<'a> Meter<'a> {
             self.start(0, threads, cpus)?.0,
             self.start(1, threads, cpus)?.0,
         ];
+        let mut certified = self.start_certified(threads, cpus)?;
+        let mut certified_reproduced = true;
         let mut reproduced = vec![[true; 2]; jobs.len()];
         for repetition in 0..=self.plan.repetitions {
             for (i, job) in jobs.iter().enumerate() {
@@ -260,8 +269,26 @@ impl<'a> Meter<'a> {
                     reproduced[i][side] &= sample.tokens == untimed[side][i];
                     self.progress.inc(1);
                     // The first is the warm-up.
+                    if repetition == 0 {
+                        continue;
+                    }
+                    if let Test::Decode(steps) = job.test
+                        && side == 0
+                        && certified.is_some()
+                    {
+                        record(tests, Test::Certified(steps), false, side, &sample);
+                    }
+                    record(tests, job.test, i == 0, side, &sample);
+                }
+                if let Test::Decode(steps) = job.test
+                    && let Some(engine) = &mut certified
+                {
+                    let sample = self
+                        .sample(engine, job, repetition)
+                        .map_err(Side::Candidate)?;
+                    certified_reproduced &= sample.tokens == untimed[1][i];
                     if repetition > 0 {
-                        record(tests, job, i == 0, side, sample);
+                        record(tests, Test::Certified(steps), false, 1, &sample);
                     }
                 }
             }
@@ -275,6 +302,22 @@ impl<'a> Meter<'a> {
                     threads: Some(threads),
                     peak_rss_bytes: peak,
                 }));
+        }
+        if let Some(engine) = &mut certified {
+            let usage = engine.usage().map_err(Side::Candidate)?;
+            self.bench
+                .compact_heads
+                .extend(usage.compact_head.map(|head| BenchCompactHead {
+                    threads,
+                    bytes: head.bytes,
+                    peak_rss_bytes: usage.peak_rss_bytes,
+                    tokens: head.tokens,
+                    certified: head.certified,
+                    exact_rows: head.exact_rows,
+                }));
+            // Held to the tokens of the full head.
+            let all = self.bench.tokens_reproduced.entry("candidate".to_owned());
+            *all.or_insert(true) &= certified_reproduced;
         }
         for (i, (job, [reference, candidate])) in jobs.iter().zip(reproduced).enumerate() {
             let [of_reference, of_candidate] = [0, 1].map(|side| &untimed[side][i]);
@@ -352,20 +395,41 @@ impl<'a> Meter<'a> {
             return Err(at(engine.broke_protocol(&what)));
         }
         engine
-            .configure(timed_settings(self.plan.n_ctx, threads))
+            .configure(timed_settings(self.plan.n_ctx, threads, 0))
             .map_err(at)?;
         Ok((engine, load_ms))
+    }
+
+    /// A worker of the candidate with a compact head, if one is asked for and the candidate builds it.
+    fn start_certified(&mut self, threads: usize, cpus: &[usize]) -> Result<Option<Engine>, Side> {
+        let budget = self.plan.compact_head_budget;
+        if budget == 0 || self.plan.decode.is_none() {
+            return Ok(None);
+        }
+        let mut engine = self.start(1, threads, cpus)?.0;
+        let settings = timed_settings(self.plan.n_ctx, threads, budget);
+        engine.configure(settings).map_err(Side::Candidate)?;
+        let usage = engine.usage().map_err(Side::Candidate)?;
+        if usage.compact_head.is_none() {
+            let budget = number::bytes(budget as f64);
+            let why = format!("compact head: the candidate built none within {budget}");
+            if !self.bench.notes.contains(&why) {
+                self.bench.notes.push(why);
+            }
+            return Ok(None);
+        }
+        Ok(Some(engine))
     }
 }
 
 /// How engines run while they are timed.
-fn timed_settings(n_ctx: usize, threads: usize) -> Settings {
+fn timed_settings(n_ctx: usize, threads: usize, compact_head_budget: u64) -> Settings {
     Settings {
         n_ctx,
         n_ubatch: TIMED_UBATCH,
         threads,
         observe: false,
-        compact_head_budget: 0,
+        compact_head_budget,
     }
 }
 
@@ -404,12 +468,12 @@ fn is_time(ms: f64) -> bool {
     ms.is_finite() && ms > 0.0
 }
 
-fn record(tests: &mut Tests, job: &Job, first: bool, side: usize, sample: Sample) {
-    let test = tests.entry(job.test).or_default();
-    test.push_usage(side, sample.cpu_seconds, sample.joules);
-    match job.test {
-        Test::Decode(_) => test.push_steps(side, &sample.decode_ms),
-        _ => test.push_ms(side, sample.prefill_ms),
+fn record(tests: &mut Tests, test: Test, first: bool, side: usize, sample: &Sample) {
+    let series = tests.entry(test).or_default();
+    series.push_usage(side, sample.cpu_seconds, sample.joules);
+    match test {
+        Test::Decode(_) | Test::Certified(_) => series.push_steps(side, &sample.decode_ms),
+        _ => series.push_ms(side, sample.prefill_ms),
     }
     if first {
         let test = tests.entry(Test::TimeToFirstToken).or_default();

@@ -41,6 +41,8 @@ pub struct BenchOptions {
     pub decode: Option<usize>,
     /// Pairs per test, warm-up apart; at least 1.
     pub repetitions: usize,
+    /// Largest compact copy of the output head that the candidate may build to decode with it too, bytes; 0 for none.
+    pub compact_head_budget: u64,
     /// The command line, for the report.
     pub command: Vec<String>,
     /// The machine and build, for the report.
@@ -87,7 +89,7 @@ pub fn measure(options: &BenchOptions, progress: &ProgressBar) -> Result<Report,
     let tokens = random_tokens(longest, facts.n_vocab);
     let n_ctx = longest.max(1 + decode).next_multiple_of(32);
     if !pair.failed()
-        && let Err(side) = pair.configure(timed_settings(n_ctx, threads[0]))
+        && let Err(side) = pair.configure(timed_settings(n_ctx, threads[0], 0))
     {
         pair.fail(side);
     }
@@ -113,6 +115,7 @@ pub fn measure(options: &BenchOptions, progress: &ProgressBar) -> Result<Report,
         decode: Some((&tokens[..1], decode)),
         untimed: None,
         cold: true,
+        compact_head_budget: options.compact_head_budget,
         work: facts.work,
     };
     let timed = match failures.is_empty().then(|| bench(&plan, progress)) {

@@ -13,6 +13,8 @@ pub(super) enum Test {
     Prefill(usize),
     /// Steps.
     Decode(usize),
+    /// The same with the candidate's compact head.
+    Certified(usize),
     TimeToFirstToken,
     Load(Cache),
     /// Loading, then the first token.
@@ -31,6 +33,7 @@ impl fmt::Display for Test {
         match self {
             Test::Prefill(tokens) => write!(f, "pp{tokens}"),
             Test::Decode(steps) => write!(f, "tg{steps}"),
+            Test::Certified(steps) => write!(f, "tg{steps} certified"),
             Test::TimeToFirstToken => f.write_str("ttft"),
             Test::Load(cache) => write!(f, "load{cache}"),
             Test::FirstToken(cache) => write!(f, "load+ttft{cache}"),
@@ -52,7 +55,7 @@ impl Test {
     /// Tokens that the time is for; `None` where it is the time itself that counts.
     fn tokens(self) -> Option<usize> {
         match self {
-            Test::Prefill(n) | Test::Decode(n) => Some(n),
+            Test::Prefill(n) | Test::Decode(n) | Test::Certified(n) => Some(n),
             _ => None,
         }
     }
@@ -184,6 +187,7 @@ mod tests {
         let names = [
             Test::Prefill(128),
             Test::Decode(64),
+            Test::Certified(64),
             Test::TimeToFirstToken,
             Test::Load(Cache::Warm),
             Test::Load(Cache::Cold),
@@ -195,6 +199,7 @@ mod tests {
         let want = [
             "pp128",
             "tg64",
+            "tg64 certified",
             "ttft",
             "load",
             "load cold",

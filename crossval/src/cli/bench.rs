@@ -20,6 +20,7 @@ const NOTES: &str = "\
 Tests:
   ppN        prefill of N random tokens from an empty context, logits of the last one only
   tgN        N greedy decode steps behind a one-token prompt
+  ... certified  the same with the candidate's compact head (--compact-head), its tokens held to tgN's
   ttft       from the first ppN prompt to its first token, the model loaded
   load       loading the model, at the first of the thread counts, from the page cache
   load+ttft  loading it, then the first token: an engine that only maps the file reads it here
@@ -57,6 +58,10 @@ pub(super) struct Args {
     /// Pairs per test, warm-up apart
     #[arg(long, value_name = "N", default_value_t = REPETITIONS, value_parser = at_least_one())]
     reps: usize,
+    /// Decode with a compact copy of the candidate's output head too, of at most so many MiB: the same tokens from less
+    /// memory traffic
+    #[arg(long, value_name = "MIB", value_parser = RangedU64ValueParser::<u64>::new().range(1..1 << 40))]
+    compact_head: Option<u64>,
     /// How to print the results: md is Markdown, csv, json and jsonl have every figure
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -87,6 +92,7 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
         prefill: unique(args.prefill),
         decode: args.decode,
         repetitions: args.reps,
+        compact_head_budget: args.compact_head.unwrap_or(0) << 20,
         command: std::env::args_os()
             .map(|a| a.to_string_lossy().into_owned())
             .collect(),

@@ -283,6 +283,7 @@ fn time(
             .map(|g| [g.reference.as_slice(), &g.candidate]),
         // The workers of the comparison have it mapped.
         cold: false,
+        compact_head_budget: 0,
         work: pair.facts.work,
     };
     bench::bench(&plan, progress)

@@ -1,7 +1,7 @@
 //! Timings and memory.
 
 use super::{Kind, State, Table};
-use crate::model::{BenchRow, Engine, Measured, Report, TokenWork};
+use crate::model::{BenchCompactHead, BenchRow, Engine, Measured, Report, TokenWork};
 use crate::number;
 
 /// Which engine a bar belongs to.
@@ -275,9 +275,29 @@ pub fn bench_notes(report: &Report) -> Vec<String> {
     } else if !bench.tokens.is_empty() {
         notes.push("Both engines generated the same tokens.".to_owned());
     }
+    notes.extend(bench.compact_heads.iter().map(compact_head_note));
     notes.extend(bench.work.as_ref().map(roofline_note));
     notes.extend(bench.notes.iter().map(|note| format!("Note: {note}.")));
     notes
+}
+
+/// What a compact head cost and how often it served.
+fn compact_head_note(head: &BenchCompactHead) -> String {
+    let rows = match head.certified {
+        0 => String::new(),
+        n => format!(
+            ", computing {} rows of the head for each",
+            number::significant(head.exact_rows as f64 / n as f64, 3)
+        ),
+    };
+    format!(
+        "The candidate's compact head, {}, gave {} of {} at {} without all logits{rows}; peak memory with it: {}.",
+        number::bytes(head.bytes as f64),
+        number::count(head.certified),
+        number::plural(head.tokens, "token"),
+        threads(head.threads),
+        number::or_not_measured(head.peak_rss_bytes.map(|b| b as f64), number::bytes),
+    )
 }
 
 /// How the shares follow from the figures.

@@ -33,6 +33,9 @@ pub struct Bench {
     /// What could not be measured, and why; what the figures are not good for.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// The candidate's compact copies of the output head, by thread count.
+    #[serde(default)]
+    pub compact_heads: Vec<BenchCompactHead>,
 }
 
 /// One test of one engine.
@@ -45,6 +48,8 @@ pub struct BenchRow {
     /// What is timed, with a warm page cache unless it ends in ` cold`:
     /// - `pp128`: prefill of 128 tokens from an empty context, logits of the last one only;
     /// - `tg64`: 64 greedy decode steps;
+    /// - `tg64 certified`: the same with the candidate's compact head ([`Bench::compact_heads`]), which draws the same
+    ///   tokens; the reference's figures are those of `tg64`;
     /// - `ttft`: from a prompt (of the first `pp` test) to its first token, the model loaded;
     /// - `load`: loading the model;
     /// - `load+ttft`: loading it, then the first token of a one-token prompt. An engine that only maps the file
@@ -123,6 +128,24 @@ pub struct BenchMemory {
     /// Largest resident set of a worker that ran the `pp` and `tg` tests at this thread count and nothing else,
     /// without taps, bytes. Pages of the mapped file count.
     pub peak_rss_bytes: u64,
+}
+
+/// A compact copy of the output head, with which the candidate draws the same tokens from less memory traffic: rows of
+/// the head that a proven bound leaves in the running are computed from the head itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BenchCompactHead {
+    /// Threads.
+    pub threads: usize,
+    /// Size of the copy, bytes; part of the resident set.
+    pub bytes: u64,
+    /// Largest resident set of the worker that ran the `certified` tests and nothing else, bytes.
+    pub peak_rss_bytes: Option<u64>,
+    /// Tokens generated with it, warm-up included.
+    pub tokens: u64,
+    /// Of these, those found without all logits; the others fell back to the full head.
+    pub certified: u64,
+    /// Rows computed from the head itself for those.
+    pub exact_rows: u64,
 }
 
 /// The tokens that a test generates in both engines.

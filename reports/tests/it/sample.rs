@@ -586,6 +586,7 @@ fn bench() -> Bench {
         roofline: Vec::new(),
         work: None,
         notes: Vec::new(),
+        compact_heads: Vec::new(),
     }
 }
 
@@ -686,6 +687,14 @@ pub fn timed() -> Report {
         weight_bytes: 1_177_000_000,
         ternary_macs: Some(2_083_520_000),
     });
+    bench.compact_heads = vec![BenchCompactHead {
+        threads: 1,
+        bytes: 329_874_432,
+        peak_rss_bytes: None,
+        tokens: 390,
+        certified: 389,
+        exact_rows: 9_725,
+    }];
     bench.notes = vec!["load cold: 12 of the file's 831 pages stay in the page cache".to_owned()];
     report
 }
