@@ -171,8 +171,14 @@ impl Kernel {
         match self.0 {
             Isa::Portable => f(),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx2` exists only where AVX2 and F16C were detected.
-            Isa::Avx2 => unsafe { avx2::vectorize(f) },
+            // SAFETY: they exist only where AVX2 and F16C were detected.
+            Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::vectorize(f) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx512Vnni` exists only where what it needs was detected.
+            Isa::Avx512Vnni => unsafe { avx512::vectorize(f) },
+            // NEON is in every build for aarch64.
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => f(),
         }
     }
 
@@ -267,8 +273,14 @@ impl Kernel {
         match self.0 {
             Isa::Portable => portable::i8_dots(weights, x, out),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx2` exists only where AVX2 was detected.
-            Isa::Avx2 => unsafe { avx2::i8::dots(weights, x, out) },
+            // SAFETY: they exist only where AVX2 was detected.
+            Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::i8::dots(weights, x, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx512Vnni` exists only where what it needs was detected.
+            Isa::Avx512Vnni => unsafe { avx512::i8::dots(weights, x, out) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
+            Isa::Neon => unsafe { neon::i8::dots(weights, x, out) },
         }
     }
 

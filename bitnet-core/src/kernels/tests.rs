@@ -112,6 +112,27 @@ proptest! {
     }
 
     #[test]
+    fn i8_dots_are_exact(
+        (n, columns) in (1usize..10, 1usize..300),
+        seed in any::<u64>(),
+        padding in 0usize..3,
+    ) {
+        let mut random = Random(seed);
+        let stride = columns + padding;
+        let data: Vec<u8> = (0..n * stride).map(|_| random.next() as u8).collect();
+        let x: Vec<i16> = (0..columns).map(|_| random.next() as i16).collect();
+        let rows = Rows { data: &data, stride, n, columns };
+        let row = |r: usize| data[r * stride..][..columns].iter().map(|&w| i32::from(w as i8));
+        let want: Vec<i32> =
+            (0..n).map(|r| row(r).zip(&x).map(|(w, &x)| w * i32::from(x)).sum()).collect();
+        for kernel in Kernel::available() {
+            let mut out = vec![-1i32; n];
+            kernel.i8_dots(rows, &x, &mut out);
+            prop_assert_eq!(&out, &want, "{}", kernel.name());
+        }
+    }
+
+    #[test]
     fn floats_have_the_same_bits_alone_and_together(
         (n, columns, tokens) in (1usize..7, 1usize..200, 1usize..7),
         seed in any::<u64>(),

@@ -25,23 +25,42 @@ pub(in crate::kernels) fn dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
     assert_eq!(weights.columns % BLOCK, 0);
-    let out = &mut out[..weights.n];
-    let (groups, rest) = out.as_chunks_mut::<STREAMS>();
+    let (groups, rest) = out[..weights.n].as_chunks_mut::<STREAMS>();
     let mut row = 0;
     for out in groups {
-        *out = rows_by_token(weights, row, x);
+        let sums = add_up_rows(rows_by_token(weights, row, x));
+        // SAFETY: four i32 are writable; the store needs no alignment.
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), sums) };
         row += STREAMS;
     }
     for out in rest {
-        [*out] = rows_by_token(weights, row, x);
+        let [sums] = rows_by_token(weights, row, x);
+        *out = _mm512_reduce_add_epi32(sums);
         row += 1;
     }
 }
 
-/// `R` rows from row `first` by one token.
+/// The sums of the lanes of four rows.
+#[inline]
+#[target_feature(enable = "avx2,avx512f")]
+fn add_up_rows([a, b, c, d]: [__m512i; STREAMS]) -> __m128i {
+    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    let abcd = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    let half = _mm256_add_epi32(
+        _mm512_castsi512_si256(abcd),
+        _mm512_extracti64x4_epi64::<1>(abcd),
+    );
+    _mm_add_epi32(
+        _mm256_castsi256_si128(half),
+        _mm256_extracti128_si256::<1>(half),
+    )
+}
+
+/// Sums of `R` rows, from row `first`, by one token, still to be added up.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn rows_by_token<const R: usize>(weights: Rows, first: usize, x: &[i8]) -> [i32; R] {
+fn rows_by_token<const R: usize>(weights: Rows, first: usize, x: &[i8]) -> [__m512i; R] {
     let n_blocks = weights.columns / BLOCK;
     assert!(x.len() >= n_blocks * BLOCK);
     let mut rows = [std::ptr::null(); R];
@@ -51,7 +70,7 @@ fn rows_by_token<const R: usize>(weights: Rows, first: usize, x: &[i8]) -> [i32;
     // One per group of a block. Codes are multiplied where they lie in their bytes, so the sums are 64, 16, 4 and 1
     // times too large. They hold: a lane takes at most 4 * 192 * 128 from 256 columns, no more per column than the
     // 3 * 128 that the result has to hold as well.
-    let mut sums = [[_mm512_setzero_si512(); 4]; R];
+    let mut sums = [[_mm512_setzero_si512(); R]; 4];
     let mut b = 0;
     while b + 1 < n_blocks {
         // SAFETY: two blocks of every row, and of activations, are left; no load needs alignment, and a prefetch may
@@ -64,14 +83,14 @@ fn rows_by_token<const R: usize>(weights: Rows, first: usize, x: &[i8]) -> [i32;
                 w[r] = _mm512_loadu_si512(packed.cast());
             }
             let x = x.as_ptr().add(b * BLOCK);
-            for group in 0..4 {
+            for (group, sums) in sums.iter_mut().enumerate() {
                 let x = x.add(32 * group);
                 let x = _mm512_inserti64x4::<1>(
                     _mm512_castsi256_si512(_mm256_loadu_si256(x.cast())),
                     _mm256_loadu_si256(x.add(BLOCK).cast()),
                 );
-                for r in 0..R {
-                    sums[r][group] = add_group(sums[r][group], w[r], group, x);
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum = add_group(*sum, w, group, x);
                 }
             }
         }
@@ -80,24 +99,24 @@ fn rows_by_token<const R: usize>(weights: Rows, first: usize, x: &[i8]) -> [i32;
     if b < n_blocks {
         // SAFETY: a block of every row, and of activations, is left; no load needs alignment.
         unsafe {
-            for r in 0..R {
-                let w = _mm256_loadu_si256(rows[r].add(b * BLOCK_BYTES).cast());
-                for group in 0..4 {
-                    let x = x.as_ptr().add(b * BLOCK + 32 * group);
-                    let x = _mm512_zextsi256_si512(_mm256_loadu_si256(x.cast()));
-                    let w = _mm512_zextsi256_si512(w);
-                    sums[r][group] = add_group(sums[r][group], w, group, x);
+            for (group, sums) in sums.iter_mut().enumerate() {
+                let x = x.as_ptr().add(b * BLOCK + 32 * group);
+                let x = _mm512_zextsi256_si512(_mm256_loadu_si256(x.cast()));
+                for (sum, row) in sums.iter_mut().zip(rows) {
+                    let w = _mm256_loadu_si256(row.add(b * BLOCK_BYTES).cast());
+                    *sum = add_group(*sum, _mm512_zextsi256_si512(w), group, x);
                 }
             }
         }
     }
-    let mut out = [0; R];
-    for (out, [g0, g1, g2, g3]) in out.iter_mut().zip(sums) {
-        let high = _mm512_add_epi32(_mm512_srai_epi32::<6>(g0), _mm512_srai_epi32::<4>(g1));
-        let low = _mm512_add_epi32(_mm512_srai_epi32::<2>(g2), g3);
-        *out = _mm512_reduce_add_epi32(_mm512_add_epi32(high, low));
+    let [g0, g1, g2, g3] = sums;
+    let mut total = g3;
+    for r in 0..R {
+        let high = _mm512_add_epi32(_mm512_srai_epi32::<6>(g0[r]), _mm512_srai_epi32::<4>(g1[r]));
+        let low = _mm512_add_epi32(_mm512_srai_epi32::<2>(g2[r]), g3[r]);
+        total[r] = _mm512_add_epi32(high, low);
     }
-    out
+    total
 }
 
 /// `sum` and the products of one group of the codes, left in place, with its activations.

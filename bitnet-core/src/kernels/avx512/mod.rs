@@ -2,10 +2,18 @@
 
 pub(super) mod float;
 pub(super) mod i2_s;
+pub(super) mod i8;
 
 use std::arch::x86_64::*;
 
 use super::{LANES, Rows, avx2};
+
+/// See [`Kernel::vectorize`](super::Kernel::vectorize).
+#[inline]
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl")]
+pub(super) fn vectorize<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
 
 /// Adds sixteen lanes up pairwise, lane `l` with lane `l + half`.
 #[inline]

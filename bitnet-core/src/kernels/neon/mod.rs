@@ -3,6 +3,7 @@
 pub(super) mod blocks;
 pub(super) mod float;
 pub(super) mod i2_s;
+pub(super) mod i8;
 
 use std::arch::aarch64::*;
 use std::arch::asm;
