@@ -1,7 +1,8 @@
-//! Developer chores: `cargo xtask setup`, `demo`, `test`, `reference`.
+//! Developer chores: `cargo xtask setup`, `demo`, `test`, `aarch64`, `reference`.
 //!
 //! Built before CMake, libclang and a C++ compiler are there, so it depends on none of the crates that need them.
 
+mod aarch64;
 mod demo;
 mod python;
 mod reference;
@@ -32,6 +33,9 @@ enum Task {
     Demo,
     /// Set up, build the second reference, and run every test.
     Test,
+    /// Build bitnet-core's tests for 64-bit Arm and run them under QEMU, with the NEON kernel. Installs a cross-compiler
+    /// and QEMU.
+    Aarch64,
     /// Build a worker that is linked to another BitNet.cpp, used as `bitnet.cpp@NAME`.
     Reference {
         /// A pinned vintage (`2024-11`), or a name of your choice with the folder of a checkout.
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
             .map(|()| ExitCode::SUCCESS),
         Task::Demo => demo::run(),
         Task::Test => test::run().map(|()| ExitCode::SUCCESS),
+        Task::Aarch64 => aarch64::run().map(|()| ExitCode::SUCCESS),
         Task::Reference { reference } => setup::run()
             .and_then(|()| reference.build())
             .map(|()| ExitCode::SUCCESS),

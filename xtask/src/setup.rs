@@ -116,7 +116,7 @@ fn variable(name: &str, default: &str) -> String {
 }
 
 /// Whether a program can be run; `program` may carry arguments of its own, as `CXX="ccache g++"` does.
-fn runs(program: &str, arg: &str) -> bool {
+pub fn runs(program: &str, arg: &str) -> bool {
     let mut words = program.split_whitespace();
     words.next().is_some_and(|program| {
         let status = Command::new(program)

@@ -10,6 +10,14 @@ mod portable;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx_vnni;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod panels;
 
 use half::f16;
 
@@ -20,7 +28,7 @@ pub const LANES: usize = 16;
 /// Partial sums of a Q8_0 or Q6_K dot product; lane `l` takes elements `4l..4l + 4` of every 32.
 const QUANT_LANES: usize = 8;
 
-/// Forces a kernel by name: `portable`, `avx2`.
+/// Forces a kernel by name: `portable`; on x86-64 `avx2`, `avx-vnni`, `avx512-vnni`; on aarch64 `neon`.
 pub const KERNEL_VARIABLE: &str = "BITNET_KERNEL";
 
 /// An instruction set that this machine has.
@@ -33,6 +41,15 @@ enum Isa {
     /// Constructed only where AVX2 and F16C were detected.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// Constructed only where AVX2, F16C and AVX-VNNI were detected.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// Constructed only where AVX2, F16C and AVX-512 F, BW, VL and VNNI were detected.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    /// Constructed only where NEON and its dot products were detected.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 /// Rows of a weight matrix, or of the KV cache, as bytes.
@@ -85,6 +102,20 @@ impl Kernel {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
             kernels.push(Kernel(Isa::Avx2));
+            if is_x86_feature_detected!("avxvnni") {
+                kernels.push(Kernel(Isa::AvxVnni));
+            }
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
+            {
+                kernels.push(Kernel(Isa::Avx512Vnni));
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            kernels.push(Kernel(Isa::Neon));
         }
         kernels
     }
@@ -118,12 +149,18 @@ impl Kernel {
         })
     }
 
-    /// `portable` or `avx2`.
+    /// As [`KERNEL_VARIABLE`] names it.
     pub fn name(self) -> &'static str {
         match self.0 {
             Isa::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => "avx-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => "avx512-vnni",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => "neon",
         }
     }
 
@@ -134,8 +171,14 @@ impl Kernel {
         match self.0 {
             Isa::Portable => f(),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx2` exists only where AVX2 and F16C were detected.
-            Isa::Avx2 => unsafe { avx2::vectorize(f) },
+            // SAFETY: they exist only where AVX2 and F16C were detected.
+            Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::vectorize(f) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx512Vnni` exists only where what it needs was detected.
+            Isa::Avx512Vnni => unsafe { avx512::vectorize(f) },
+            // NEON is in every build for aarch64.
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => f(),
         }
     }
 
@@ -151,6 +194,15 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Isa::Avx2` exists only where AVX2 was detected.
             Isa::Avx2 => unsafe { avx2::i2_s::dots(weights, codes, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::AvxVnni` exists only where AVX2 and AVX-VNNI were detected.
+            Isa::AvxVnni => unsafe { avx_vnni::dots(weights, codes, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx512Vnni` exists only where what it needs was detected.
+            Isa::Avx512Vnni => unsafe { avx512::i2_s::dots(weights, codes, out) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
+            Isa::Neon => unsafe { neon::i2_s::dots(weights, codes, out) },
         }
     }
 
@@ -163,8 +215,14 @@ impl Kernel {
         match self.0 {
             Isa::Portable => portable::float_dots(ty, weights, x, out),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx2` exists only where AVX2 and F16C were detected.
-            Isa::Avx2 => unsafe { avx2::float::dots(ty, weights, x, out) },
+            // SAFETY: they exist only where AVX2 and F16C were detected.
+            Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::float::dots(ty, weights, x, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx512Vnni` exists only where what it needs was detected.
+            Isa::Avx512Vnni => unsafe { avx512::float::dots(ty, weights, x, out) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
+            Isa::Neon => unsafe { neon::float::dots(ty, weights, x, out) },
         }
     }
 
@@ -177,8 +235,13 @@ impl Kernel {
         match self.0 {
             Isa::Portable => portable::q8_0_dots(weights, codes, scales, out),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx2` exists only where AVX2 was detected.
-            Isa::Avx2 => unsafe { avx2::blocks::q8_0_dots(weights, codes, scales, out) },
+            // SAFETY: they exist only where AVX2 was detected.
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => unsafe {
+                avx2::blocks::q8_0_dots(weights, codes, scales, out)
+            },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
+            Isa::Neon => unsafe { neon::blocks::q8_0_dots(weights, codes, scales, out) },
         }
     }
 
@@ -191,8 +254,13 @@ impl Kernel {
         match self.0 {
             Isa::Portable => portable::q6_k_dots(weights, codes, scales, out),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx2` exists only where AVX2 was detected.
-            Isa::Avx2 => unsafe { avx2::blocks::q6_k_dots(weights, codes, scales, out) },
+            // SAFETY: they exist only where AVX2 was detected.
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => unsafe {
+                avx2::blocks::q6_k_dots(weights, codes, scales, out)
+            },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
+            Isa::Neon => unsafe { neon::blocks::q6_k_dots(weights, codes, scales, out) },
         }
     }
 
@@ -205,8 +273,14 @@ impl Kernel {
         match self.0 {
             Isa::Portable => portable::i8_dots(weights, x, out),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx2` exists only where AVX2 was detected.
-            Isa::Avx2 => unsafe { avx2::i8::dots(weights, x, out) },
+            // SAFETY: they exist only where AVX2 was detected.
+            Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::i8::dots(weights, x, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx512Vnni` exists only where what it needs was detected.
+            Isa::Avx512Vnni => unsafe { avx512::i8::dots(weights, x, out) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
+            Isa::Neon => unsafe { neon::i8::dots(weights, x, out) },
         }
     }
 
@@ -219,8 +293,14 @@ impl Kernel {
         match self.0 {
             Isa::Portable => portable::f16_weighted_sums(rows, p, out),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx2` exists only where AVX2 and F16C were detected.
-            Isa::Avx2 => unsafe { avx2::float::f16_weighted_sums(rows, p, out) },
+            // SAFETY: they exist only where AVX2 and F16C were detected.
+            Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::float::f16_weighted_sums(rows, p, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx512Vnni` exists only where what it needs was detected.
+            Isa::Avx512Vnni => unsafe { avx512::float::f16_weighted_sums(rows, p, out) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
+            Isa::Neon => unsafe { neon::float::f16_weighted_sums(rows, p, out) },
         }
     }
 }

@@ -4,11 +4,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::quant::{i2_s, q6_k, q8_0};
 
-/// Rows of random ternary weights, packed, and their values.
-fn ternary(n: usize, columns: usize) -> impl Strategy<Value = (Vec<u8>, Vec<i8>)> {
-    proptest::collection::vec(-1i8..=1, n * columns).prop_map(|values| (pack(&values), values))
-}
-
 fn pack(values: &[i8]) -> Vec<u8> {
     values
         .as_chunks()
@@ -80,20 +75,66 @@ fn a_code_that_stands_for_no_weight_counts_as_3() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
+    /// Tiles of every size, rows apart, any code and any activation.
     #[test]
     fn i2_s_is_exact(
-        (packed, values, codes, columns) in (1usize..4, 1usize..20, 1usize..14).prop_flat_map(|(n, blocks, tokens)| {
-            let columns = blocks * i2_s::BLOCK;
-            (ternary(n, columns), proptest::collection::vec(any::<i8>(), tokens * columns))
-                .prop_map(move |((packed, values), codes)| (packed, values, codes, columns))
-        })
+        (n, blocks, tokens) in (1usize..40, 1usize..14, 1usize..27),
+        seed in any::<u64>(),
+        padding in 0usize..3,
+        extreme in any::<bool>(),
     ) {
-        check_i2_s(&packed, &values, &codes, columns);
+        let mut random = Random(seed);
+        let (columns, stride) = (blocks * i2_s::BLOCK, blocks * i2_s::BLOCK_BYTES + padding);
+        let packed: Vec<u8> = (0..n * stride).map(|_| random.next() as u8).collect();
+        let codes: Vec<i8> = (0..tokens * columns)
+            .map(|_| match (extreme, random.next() as i8) {
+                (false, code) => code,
+                (true, code) => if code % 4 == 0 { 127 } else { -128 },
+            })
+            .collect();
+        let mut want = vec![0i32; tokens * n];
+        for (t, want) in want.chunks_exact_mut(n).enumerate() {
+            for (r, want) in want.iter_mut().enumerate() {
+                for c in 0..columns {
+                    let (block, j) = (c / i2_s::BLOCK, c % i2_s::BLOCK);
+                    let byte = packed[r * stride + block * i2_s::BLOCK_BYTES + j % 32];
+                    let code = i32::from(byte >> (6 - 2 * (j / 32)) & 3);
+                    *want += code * i32::from(codes[t * columns + c]);
+                }
+            }
+        }
+        let rows = Rows { data: &packed, stride, n, columns };
+        for kernel in Kernel::available() {
+            let mut out = vec![-1i32; tokens * n];
+            kernel.i2_s_dots(rows, &codes, &mut out);
+            prop_assert_eq!(&out, &want, "{}", kernel.name());
+        }
+    }
+
+    #[test]
+    fn i8_dots_are_exact(
+        (n, columns) in (1usize..10, 1usize..300),
+        seed in any::<u64>(),
+        padding in 0usize..3,
+    ) {
+        let mut random = Random(seed);
+        let stride = columns + padding;
+        let data: Vec<u8> = (0..n * stride).map(|_| random.next() as u8).collect();
+        let x: Vec<i16> = (0..columns).map(|_| random.next() as i16).collect();
+        let rows = Rows { data: &data, stride, n, columns };
+        let row = |r: usize| data[r * stride..][..columns].iter().map(|&w| i32::from(w as i8));
+        let want: Vec<i32> =
+            (0..n).map(|r| row(r).zip(&x).map(|(w, &x)| w * i32::from(x)).sum()).collect();
+        for kernel in Kernel::available() {
+            let mut out = vec![-1i32; n];
+            kernel.i8_dots(rows, &x, &mut out);
+            prop_assert_eq!(&out, &want, "{}", kernel.name());
+        }
     }
 
     #[test]
     fn floats_have_the_same_bits_alone_and_together(
-        (n, columns, tokens) in (1usize..7, 1usize..70, 1usize..7),
+        (n, columns, tokens) in (1usize..7, 1usize..200, 1usize..7),
         seed in any::<u64>(),
         padding in 0usize..3,
     ) {
@@ -229,6 +270,10 @@ fn kernels_by_name() {
         assert_eq!(Kernel::by_name(kernel.name()).unwrap(), kernel);
     }
     assert_eq!(Kernel::available()[0].name(), "portable");
+    // The environment's choice, so that a test run that asks for a kernel fails where it is missing.
+    let fastest = Kernel::available().last().unwrap().name().to_owned();
+    let wanted = std::env::var(KERNEL_VARIABLE).unwrap_or(fastest);
+    assert_eq!(Kernel::select().unwrap().name(), wanted);
     let error = Kernel::by_name("mmx").unwrap_err();
     assert_eq!(error.kind(), crate::ErrorKind::Usage);
     assert!(error.to_string().contains("\"mmx\"") && error.to_string().contains("portable"));

@@ -19,7 +19,7 @@ pub(super) fn vectorize<R>(f: impl FnOnce() -> R) -> R {
 /// Adds eight lanes up pairwise, lane `l` with lane `l + half`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add_up(v: __m256) -> f32 {
+pub(super) fn add_up(v: __m256) -> f32 {
     let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
     let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
     _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
@@ -28,7 +28,7 @@ fn add_up(v: __m256) -> f32 {
 /// Sum of eight i32.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add_up_i32(v: __m256i) -> i32 {
+pub(super) fn add_up_i32(v: __m256i) -> i32 {
     let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
     let v = _mm_add_epi32(v, _mm_shuffle_epi32::<0b01_00_11_10>(v));
     _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v)))
@@ -36,7 +36,7 @@ fn add_up_i32(v: __m256i) -> i32 {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load_bytes(bytes: &[u8; 32]) -> __m256i {
+pub(super) fn load_bytes(bytes: &[u8; 32]) -> __m256i {
     // SAFETY: 32 readable bytes; the load needs no alignment.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }

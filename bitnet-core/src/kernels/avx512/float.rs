@@ -1,0 +1,202 @@
+//! Dot products and weighted sums of floats; a register holds all [`LANES`](super::LANES) partial sums.
+
+use std::arch::x86_64::*;
+
+use super::{LANES, Rows, add_up};
+use crate::kernels::Float;
+
+/// An element type of the weights.
+trait Load {
+    const BYTES: usize;
+
+    /// Sixteen elements, widened.
+    ///
+    /// # Safety
+    /// `16 * BYTES` bytes from `data` are readable.
+    unsafe fn load(data: *const u8) -> __m512;
+}
+
+struct F32;
+struct F16;
+struct Bf16;
+
+impl Load for F32 {
+    const BYTES: usize = 4;
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(data: *const u8) -> __m512 {
+        // SAFETY: the caller's contract; the load needs no alignment.
+        unsafe { _mm512_loadu_ps(data.cast()) }
+    }
+}
+
+impl Load for F16 {
+    const BYTES: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(data: *const u8) -> __m512 {
+        // SAFETY: the caller's contract; the load needs no alignment.
+        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(data.cast()) })
+    }
+}
+
+impl Load for Bf16 {
+    const BYTES: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(data: *const u8) -> __m512 {
+        // SAFETY: the caller's contract; the load needs no alignment.
+        let half = unsafe { _mm256_loadu_si256(data.cast()) };
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))
+    }
+}
+
+/// See [`Kernel::float_dots`](crate::kernels::Kernel::float_dots).
+#[target_feature(enable = "avx2,avx512f")]
+pub(in crate::kernels) fn dots(ty: Float, weights: Rows, x: &[f32], out: &mut [f32]) {
+    match ty {
+        Float::F32 => dots_as::<F32>(weights, x, out),
+        Float::F16 => dots_as::<F16>(weights, x, out),
+        Float::Bf16 => dots_as::<Bf16>(weights, x, out),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,avx512f")]
+fn dots_as<L: Load>(weights: Rows, x: &[f32], out: &mut [f32]) {
+    let columns = weights.columns;
+    let n_tokens = x.len() / columns.max(1);
+    assert!(out.len() >= n_tokens * weights.n);
+    let mut r = 0;
+    while r < weights.n {
+        let mut t = 0;
+        let rows = if weights.n - r >= 4 { 4 } else { 1 };
+        while t < n_tokens {
+            let x = &x[t * columns..];
+            let out = &mut out[t * weights.n + r..];
+            t += match (rows, n_tokens - t) {
+                (4, 4..) => tile::<L, 4, 4>(weights, r, x, out),
+                (4, _) => tile::<L, 4, 1>(weights, r, x, out),
+                (_, 4..) => tile::<L, 1, 4>(weights, r, x, out),
+                _ => tile::<L, 1, 1>(weights, r, x, out),
+            };
+        }
+        r += rows;
+    }
+}
+
+/// `R` rows from row `first` by `T` tokens; `out` is strided by `weights.n`. Returns `T`.
+#[inline]
+#[target_feature(enable = "avx2,avx512f")]
+fn tile<L: Load, const R: usize, const T: usize>(
+    weights: Rows,
+    first: usize,
+    x: &[f32],
+    out: &mut [f32],
+) -> usize {
+    let columns = weights.columns;
+    let whole = columns - columns % LANES;
+    let rows: [&[u8]; R] = std::array::from_fn(|r| weights.row(first + r, columns * L::BYTES));
+    let tokens: [&[f32]; T] = std::array::from_fn(|t| &x[t * columns..][..columns]);
+    let mut sums = [[_mm512_setzero_ps(); T]; R];
+    let mut c = 0;
+    while c < whole {
+        let mut v = [_mm512_setzero_ps(); T];
+        for t in 0..T {
+            // SAFETY: every token has `columns` values and `c + LANES <= columns`.
+            v[t] = unsafe { _mm512_loadu_ps(tokens[t].as_ptr().add(c)) };
+        }
+        for r in 0..R {
+            // SAFETY: every row has `columns * BYTES` bytes and `c + LANES <= columns`; a prefetch may name any
+            // address.
+            let w = unsafe {
+                let w = rows[r].as_ptr().add(c * L::BYTES);
+                if T == 1 {
+                    // The rows that come next: weights that are used once are limited by memory.
+                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(R * weights.stride).cast());
+                }
+                L::load(w)
+            };
+            for t in 0..T {
+                sums[r][t] = _mm512_add_ps(sums[r][t], _mm512_mul_ps(w, v[t]));
+            }
+        }
+        c += LANES;
+    }
+    if whole < columns {
+        let n = columns - whole;
+        let mask = (1u16 << n) - 1;
+        for r in 0..R {
+            let mut w = [0u8; LANES * 4];
+            w[..n * L::BYTES].copy_from_slice(&rows[r][whole * L::BYTES..]);
+            // SAFETY: `w` has room for `LANES` elements of any type.
+            let w = unsafe { L::load(w.as_ptr()) };
+            for t in 0..T {
+                // SAFETY: `n` values are left; the others are not read.
+                let x = unsafe { _mm512_maskz_loadu_ps(mask, tokens[t].as_ptr().add(whole)) };
+                sums[r][t] = _mm512_add_ps(sums[r][t], _mm512_mul_ps(w, x));
+            }
+        }
+    }
+    for r in 0..R {
+        for t in 0..T {
+            out[t * weights.n + r] = add_up(sums[r][t]);
+        }
+    }
+    T
+}
+
+/// See [`Kernel::f16_weighted_sums`](crate::kernels::Kernel::f16_weighted_sums).
+#[target_feature(enable = "avx2,avx512f")]
+pub(in crate::kernels) fn f16_weighted_sums(rows: Rows, p: &[f32], out: &mut [f32]) {
+    for (p, out) in p
+        .chunks_exact(rows.n)
+        .zip(out.chunks_exact_mut(rows.columns))
+    {
+        let (wide, rest) = out.as_chunks_mut::<128>();
+        let mut c = 0;
+        for out in wide {
+            sum_columns::<8>(rows, c, p, out);
+            c += 128;
+        }
+        let (narrow, rest) = rest.as_chunks_mut::<16>();
+        for out in narrow {
+            sum_columns::<1>(rows, c, p, out);
+            c += 16;
+        }
+        for out in rest {
+            let mut sum = 0f32;
+            for (r, p) in p.iter().enumerate() {
+                let row = rows.row(r, rows.columns * 2);
+                let v = half::f16::from_le_bytes([row[2 * c], row[2 * c + 1]]);
+                sum += p * v.to_f32();
+            }
+            *out = sum;
+            c += 1;
+        }
+    }
+}
+
+/// `16 * V` columns from column `c`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sum_columns<const V: usize>(rows: Rows, c: usize, p: &[f32], out: &mut [f32]) {
+    assert!(c + 16 * V <= rows.columns && out.len() >= 16 * V);
+    let mut sums = [_mm512_setzero_ps(); V];
+    for (r, &p) in p.iter().enumerate() {
+        let row = rows.row(r, rows.columns * 2);
+        let p = _mm512_set1_ps(p);
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: the row has `columns` F16 and `c + 16 * V <= columns`.
+            let v = unsafe { F16::load(row.as_ptr().add(2 * (c + 16 * i))) };
+            *sum = _mm512_add_ps(*sum, _mm512_mul_ps(p, v));
+        }
+    }
+    for (i, sum) in sums.into_iter().enumerate() {
+        // SAFETY: `out` has `16 * V` values.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(16 * i), sum) };
+    }
+}

@@ -1,0 +1,275 @@
+//! Ternary by int8 dot products by VPDPBUSD, which adds four products to each 32-bit lane, exactly.
+
+use std::arch::x86_64::*;
+
+use super::Rows;
+use crate::kernels::avx2::load_bytes as load;
+use crate::kernels::panels::{self, Dot, Panel, ROWS, STEPS, Step, Tile, Tokens};
+use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
+
+/// Rows of one token that are read side by side: several streams come faster from memory than one, and the
+/// activations are loaded once for all of them.
+const STREAMS: usize = 4;
+
+/// See [`Kernel::i2_s_dots`](crate::kernels::Kernel::i2_s_dots).
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(in crate::kernels) fn dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
+    if codes.len() / weights.columns.max(1) == 1 {
+        return token(weights, codes, out);
+    }
+    // SAFETY: this function's own instruction set.
+    unsafe { panels::dots::<Vnni>(weights, codes, out) }
+}
+
+/// All rows by one token, straight from the packed rows.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
+    assert_eq!(weights.columns % BLOCK, 0);
+    let (groups, rest) = out[..weights.n].as_chunks_mut::<STREAMS>();
+    let mut row = 0;
+    for out in groups {
+        let sums = add_up_rows(rows_by_token(weights, row, x));
+        // SAFETY: four i32 are writable; the store needs no alignment.
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), sums) };
+        row += STREAMS;
+    }
+    for out in rest {
+        let [sums] = rows_by_token(weights, row, x);
+        *out = _mm512_reduce_add_epi32(sums);
+        row += 1;
+    }
+}
+
+/// The sums of the lanes of four rows.
+#[inline]
+#[target_feature(enable = "avx2,avx512f")]
+fn add_up_rows([a, b, c, d]: [__m512i; STREAMS]) -> __m128i {
+    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    let abcd = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    let half = _mm256_add_epi32(
+        _mm512_castsi512_si256(abcd),
+        _mm512_extracti64x4_epi64::<1>(abcd),
+    );
+    _mm_add_epi32(
+        _mm256_castsi256_si128(half),
+        _mm256_extracti128_si256::<1>(half),
+    )
+}
+
+/// Sums of `R` rows, from row `first`, by one token, still to be added up.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn rows_by_token<const R: usize>(weights: Rows, first: usize, x: &[i8]) -> [__m512i; R] {
+    let n_blocks = weights.columns / BLOCK;
+    assert!(x.len() >= n_blocks * BLOCK);
+    let mut rows = [std::ptr::null(); R];
+    for (r, row) in rows.iter_mut().enumerate() {
+        *row = weights.row(first + r, n_blocks * BLOCK_BYTES).as_ptr();
+    }
+    // One per group of a block. Codes are multiplied where they lie in their bytes, so the sums are 64, 16, 4 and 1
+    // times too large. They hold: a lane takes at most 4 * 192 * 128 from 256 columns, no more per column than the
+    // 3 * 128 that the result has to hold as well.
+    let mut sums = [[_mm512_setzero_si512(); R]; 4];
+    let mut b = 0;
+    while b + 1 < n_blocks {
+        // SAFETY: two blocks of every row, and of activations, are left; no load needs alignment, and a prefetch may
+        // name any address. What is fetched comes next: weights that are used once are limited by memory.
+        unsafe {
+            let mut w = [_mm512_setzero_si512(); R];
+            for r in 0..R {
+                let packed = rows[r].add(b * BLOCK_BYTES);
+                _mm_prefetch::<_MM_HINT_T0>(packed.wrapping_add(R * weights.stride).cast());
+                w[r] = _mm512_loadu_si512(packed.cast());
+            }
+            let x = x.as_ptr().add(b * BLOCK);
+            for (group, sums) in sums.iter_mut().enumerate() {
+                let x = x.add(32 * group);
+                let x = _mm512_inserti64x4::<1>(
+                    _mm512_castsi256_si512(_mm256_loadu_si256(x.cast())),
+                    _mm256_loadu_si256(x.add(BLOCK).cast()),
+                );
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum = add_group(*sum, w, group, x);
+                }
+            }
+        }
+        b += 2;
+    }
+    if b < n_blocks {
+        // SAFETY: a block of every row, and of activations, is left; no load needs alignment.
+        unsafe {
+            for (group, sums) in sums.iter_mut().enumerate() {
+                let x = x.as_ptr().add(b * BLOCK + 32 * group);
+                let x = _mm512_zextsi256_si512(_mm256_loadu_si256(x.cast()));
+                for (sum, row) in sums.iter_mut().zip(rows) {
+                    let w = _mm256_loadu_si256(row.add(b * BLOCK_BYTES).cast());
+                    *sum = add_group(*sum, _mm512_zextsi256_si512(w), group, x);
+                }
+            }
+        }
+    }
+    let [g0, g1, g2, g3] = sums;
+    let mut total = g3;
+    for r in 0..R {
+        let high = _mm512_add_epi32(_mm512_srai_epi32::<6>(g0[r]), _mm512_srai_epi32::<4>(g1[r]));
+        let low = _mm512_add_epi32(_mm512_srai_epi32::<2>(g2[r]), g3[r]);
+        total[r] = _mm512_add_epi32(high, low);
+    }
+    total
+}
+
+/// `sum` and the products of one group of the codes, left in place, with its activations.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn add_group(sum: __m512i, packed: __m512i, group: usize, x: __m512i) -> __m512i {
+    let mask = _mm512_set1_epi8((0xc0u8 >> (2 * group)) as i8);
+    _mm512_dpbusd_epi32(sum, _mm512_and_si512(packed, mask), x)
+}
+
+struct Vnni;
+
+impl Dot for Vnni {
+    const PANELS: usize = 2;
+    const TOKENS: usize = 12;
+
+    #[inline]
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn unpack(rows: [&[u8; BLOCK_BYTES]; ROWS], steps: &mut [Step; STEPS]) {
+        // Eight words of rows `4i..4i + 4` and `4i + 4..4i + 8`, transposed by fours of both.
+        let transposed = |first: usize| {
+            let mut v = [_mm512_setzero_si512(); 4];
+            for (r, v) in v.iter_mut().enumerate() {
+                *v = _mm512_inserti64x4::<1>(
+                    _mm512_castsi256_si512(load(rows[first + r])),
+                    load(rows[first + 4 + r]),
+                );
+            }
+            let low = [
+                _mm512_unpacklo_epi32(v[0], v[1]),
+                _mm512_unpacklo_epi32(v[2], v[3]),
+            ];
+            let high = [
+                _mm512_unpackhi_epi32(v[0], v[1]),
+                _mm512_unpackhi_epi32(v[2], v[3]),
+            ];
+            [
+                _mm512_unpacklo_epi64(low[0], low[1]),
+                _mm512_unpackhi_epi64(low[0], low[1]),
+                _mm512_unpacklo_epi64(high[0], high[1]),
+                _mm512_unpackhi_epi64(high[0], high[1]),
+            ]
+        };
+        let (top, bottom) = (transposed(0), transposed(8));
+        for i in 0..4 {
+            // Word `i` of every row, and word `i + 4`.
+            let near = _mm512_shuffle_i32x4::<0b10_00_10_00>(top[i], bottom[i]);
+            let far = _mm512_shuffle_i32x4::<0b11_01_11_01>(top[i], bottom[i]);
+            store_groups(near, i, steps);
+            store_groups(far, i + 4, steps);
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn multiply(panels: &[Panel], n_steps: usize, x: Tokens, sums: &mut Tile) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match panels {
+                [a, b] => by_tokens([a, b], n_steps, x, sums),
+                [a] => by_tokens([a], n_steps, x, sums),
+                _ => unreachable!("one or two panels"),
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`Dot::multiply`].
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn by_tokens<const G: usize>(
+    panels: [&Panel; G],
+    n_steps: usize,
+    x: Tokens,
+    sums: &mut Tile,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match x.n {
+            1 => tile::<G, 1>(panels, n_steps, x, sums),
+            2 => tile::<G, 2>(panels, n_steps, x, sums),
+            3 => tile::<G, 3>(panels, n_steps, x, sums),
+            4 => tile::<G, 4>(panels, n_steps, x, sums),
+            5 => tile::<G, 5>(panels, n_steps, x, sums),
+            6 => tile::<G, 6>(panels, n_steps, x, sums),
+            7 => tile::<G, 7>(panels, n_steps, x, sums),
+            8 => tile::<G, 8>(panels, n_steps, x, sums),
+            9 => tile::<G, 9>(panels, n_steps, x, sums),
+            10 => tile::<G, 10>(panels, n_steps, x, sums),
+            11 => tile::<G, 11>(panels, n_steps, x, sums),
+            12 => tile::<G, 12>(panels, n_steps, x, sums),
+            _ => unreachable!("at most `TOKENS`"),
+        }
+    }
+}
+
+/// # Safety
+/// As [`Dot::multiply`], with `T` tokens.
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn tile<const G: usize, const T: usize>(
+    panels: [&Panel; G],
+    n_steps: usize,
+    x: Tokens,
+    out: &mut Tile,
+) {
+    let mut sums = [[_mm512_setzero_si512(); G]; T];
+    for s in 0..n_steps {
+        let mut w = [_mm512_setzero_si512(); G];
+        for (w, panel) in w.iter_mut().zip(panels) {
+            // SAFETY: a step has 64 bytes and is aligned to them; the caller keeps `n_steps` within a panel.
+            *w = unsafe { _mm512_load_si512(panel.as_ptr().add(s).cast()) };
+        }
+        for (t, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: every token has four activations per step.
+            let x = unsafe {
+                x.first
+                    .add(t * x.stride + 4 * s)
+                    .cast::<i32>()
+                    .read_unaligned()
+            };
+            let x = _mm512_set1_epi32(x);
+            for (sum, w) in sums.iter_mut().zip(w) {
+                *sum = _mm512_dpbusd_epi32(*sum, w, x);
+            }
+        }
+    }
+    for (out, sums) in out.iter_mut().zip(sums) {
+        for (out, sum) in out.iter_mut().zip(sums) {
+            // SAFETY: sixteen i32 are writable; the store needs no alignment.
+            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), sum) };
+        }
+    }
+}
+
+/// Unpacks the words `word` of all rows to one step per group.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_groups(words: __m512i, word: usize, steps: &mut [Step; STEPS]) {
+    let low_bits = _mm512_set1_epi8(3);
+    let groups = [
+        _mm512_srli_epi32::<6>(words),
+        _mm512_srli_epi32::<4>(words),
+        _mm512_srli_epi32::<2>(words),
+        words,
+    ];
+    for (group, codes) in groups.into_iter().enumerate() {
+        let step = &mut steps[8 * group + word];
+        // SAFETY: a step has 64 bytes and is aligned to them.
+        unsafe {
+            _mm512_store_si512(
+                step.0.as_mut_ptr().cast(),
+                _mm512_and_si512(codes, low_bits),
+            )
+        };
+    }
+}
