@@ -120,20 +120,21 @@ fn a_compact_head_is_timed_and_held_to_the_full_heads_tokens() {
     let scratch = Scratch::new();
     let out = scratch.path("out");
     let folder = out.to_str().expect("UTF-8");
-    let output = bench(&["--threads", "1", "--compact-head", "1", "--out", folder]);
+    let output = bench(&["--compact-head", "1", "--out", folder]);
     let table = stdout(&output);
     assert!(table.contains("compact head, "), "{table}");
     let report = read_report(&out, &output);
     let bench = report.bench.as_ref().expect("timings");
-    let [head] = bench.compact_heads.as_slice() else {
-        panic!("{:?}", bench.compact_heads);
-    };
-    // 512 rows of 128 codes and three f32.
-    assert_eq!(head.bytes, 512 * (128 + 12));
-    // A warm-up and two repetitions, of a prompt and seven steps.
-    assert_eq!((head.tokens, head.certified), (24, 24));
+    assert_eq!(bench.compact_heads.len(), 2);
+    for (head, threads) in bench.compact_heads.iter().zip([1, 2]) {
+        assert_eq!(head.threads, threads);
+        // 512 rows of 128 codes and three f32.
+        assert_eq!(head.bytes, 512 * (128 + 12));
+        // A warm-up and two repetitions, of a prompt and seven steps.
+        assert_eq!((head.tokens, head.certified), (24, 24));
+    }
     let rows = bench.rows.iter().filter(|row| row.test == "tg7 certified");
-    assert!(rows.clone().count() == 2 && rows.clone().all(|row| row.tps.is_some()));
+    assert!(rows.clone().count() == 4 && rows.clone().all(|row| row.tps.is_some()));
     assert!(bench.ratios.iter().any(|r| r.test == "tg7 certified"));
     assert!(bench.tokens_reproduced.values().all(|&same| same));
 }
