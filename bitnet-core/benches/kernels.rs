@@ -7,24 +7,28 @@ use bitnet_core::kernels::{Float, Kernel, Rows};
 use bitnet_core::quant::i2_s;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-/// Rows of a tile; the forward pass deals out as many at a time.
+/// Rows and tokens of a tile; the forward pass computes as many at a time.
 const TILE: usize = 32;
+const TILE_TOKENS: usize = 64;
 
 fn i2_s_products(c: &mut Criterion) {
     let mut group = c.benchmark_group("i2_s");
-    for (columns, rows) in [(2560, 6912), (6912, 2560)] {
+    for (columns, rows) in [(2560, 2560), (2560, 6912), (6912, 2560)] {
         let values: [i8; i2_s::BLOCK] = std::array::from_fn(|i| (i * 7 % 3) as i8 - 1);
         let weights = i2_s::pack_block(&values).repeat(rows * columns / i2_s::BLOCK);
         for n_tokens in [1, 8, 128] {
             let codes: Vec<i8> = (0..n_tokens * columns).map(|i| (i * 31) as i8).collect();
-            group.throughput(Throughput::Elements((rows * columns * n_tokens) as u64));
+            group.throughput(Throughput::ElementsAndBytes {
+                elements: (rows * columns * n_tokens) as u64,
+                bytes: weights.len() as u64,
+            });
             for kernel in Kernel::available() {
                 let name = format!("{}/{rows}x{columns}", kernel.name());
                 group.bench_function(BenchmarkId::new(name, n_tokens), |b| {
                     b.iter(|| {
                         for tile in weights.chunks_exact(TILE * columns / 4) {
-                            for codes in codes.chunks(8 * columns) {
-                                let mut out = [0i32; TILE * 8];
+                            for codes in codes.chunks(TILE_TOKENS * columns) {
+                                let mut out = [0i32; TILE * TILE_TOKENS];
                                 let out = &mut out[..codes.len() / columns * TILE];
                                 kernel.i2_s_dots(rows_of(tile, columns / 4, columns), codes, out);
                                 black_box(out);
