@@ -33,7 +33,7 @@ enum Task {
     Demo,
     /// Set up, build the second reference, and run every test.
     Test,
-    /// Build bitnet-core's tests for 64-bit Arm and run them under QEMU, with the NEON kernel. Installs a cross-compiler
+    /// Build bitnet-core's unit tests for 64-bit Arm and run them under QEMU, with the NEON kernel. Installs a cross-compiler
     /// and QEMU.
     Aarch64,
     /// Build a worker that is linked to another BitNet.cpp, used as `bitnet.cpp@NAME`.
