@@ -119,6 +119,9 @@ pub enum Request {
         /// As in [`Request::Load`].
         model: PathBuf,
     },
+    /// Look through the weights of the loaded model for what no file should hold, which loading need not do. Sent to
+    /// the engines of this crate only. Answer: [`Response::WeightsChecked`].
+    CheckWeights,
     /// Make ready to evaluate, with an empty KV cache. Answer: [`Response::Configured`].
     Configure(Settings),
     /// Text, the payload, to token IDs. Answer: [`Response::Tokens`]; [`Response::Error`] for a text that the
@@ -275,6 +278,11 @@ pub enum Response {
         facts: VocabFacts,
         /// How long loading took, milliseconds.
         load_ms: f64,
+    },
+    /// The weights were looked through.
+    WeightsChecked {
+        /// One finding per tensor at fault.
+        findings: Vec<String>,
     },
     /// The engine is ready to evaluate.
     Configured {

@@ -105,6 +105,27 @@ fn model_files() {
         code: 65,
         says,
     };
+    let tensor = |name: &str| {
+        let gguf = Gguf::open(Path::new(TINY)).expect("the bundled model");
+        let tensor = gguf.tensor(name).expect("a tensor").clone();
+        (tensor.offset as usize, tensor.size as usize)
+    };
+    let code = damaged(&scratch, "code.gguf", |b| {
+        b[tensor("blk.3.ffn_up.weight").0] = 0xff;
+    });
+    let scale = damaged(&scratch, "scale.gguf", |b| {
+        let (offset, size) = tensor("blk.2.attn_q.weight");
+        b[offset + size - 32..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    check(&[
+        case(&code, &["code.gguf", "blk.3.ffn_up.weight", "4 of 65536"]),
+        case(&scale, &["scale.gguf", "blk.2.attn_q.weight", "scale"]),
+        Case {
+            args: vec!["inspect", "--check", &code],
+            code: 65,
+            says: &["code.gguf", "blk.3.ffn_up.weight", "4 of 65536"],
+        },
+    ]);
     check(&[
         case("/no/such.gguf", &["/no/such.gguf", "No such file"]),
         case(text, &["text.gguf", "GGUF"]),

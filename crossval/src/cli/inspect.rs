@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use bitnet_core::gguf::{Array, Gguf, Value};
+use bitnet_core::model::check_weights;
 use comfy_table::{CellAlignment, Table, presets};
 use reports::number;
 use reports::outcome::Outcome;
@@ -17,6 +18,9 @@ const VALUE_WIDTH: usize = 60;
 pub(super) struct Args {
     /// A GGUF file
     model: PathBuf,
+    /// Read the ternary weights too: fails if there are codes that stand for no weight, or scales that are not finite
+    #[arg(long)]
+    check: bool,
 }
 
 pub(super) fn run(args: Args) -> Result<Outcome, Error> {
@@ -47,6 +51,10 @@ pub(super) fn run(args: Args) -> Result<Outcome, Error> {
         bytes.set_cell_alignment(CellAlignment::Right);
     }
     println!("{tensors}\n");
+    let findings = match args.check {
+        true => check_weights(&gguf).map_err(|e| Error::BadInput(e.to_string()))?,
+        false => Vec::new(),
+    };
     drop(gguf);
     for spec in [EngineSpec::Rust { fault: None }, EngineSpec::BitnetCpp] {
         let verdict = Engine::start(&spec, None).and_then(|mut engine| {
@@ -62,6 +70,13 @@ pub(super) fn run(args: Args) -> Result<Outcome, Error> {
             }
             Err(e) => println!("{spec}: does not run it: {e}"),
         }
+    }
+    if !findings.is_empty() {
+        let path = args.model.display();
+        return Err(Error::BadInput(format!("{path}: {}", findings.join("; "))));
+    }
+    if args.check {
+        println!("every ternary weight is -1, 0 or 1, every scale finite");
     }
     Ok(Outcome::Pass)
 }

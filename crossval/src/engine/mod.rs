@@ -175,6 +175,15 @@ impl Engine {
         }
     }
 
+    /// What the engine finds in the loaded model that no file should hold.
+    pub fn check_weights(&mut self) -> Result<Vec<String>, EngineError> {
+        self.set_task("checking the weights");
+        match self.request(&Request::CheckWeights)? {
+            Response::WeightsChecked { findings } => Ok(findings),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
     /// Generates greedily; returns the tokens, the time of the prefill and of each decode step (ms).
     pub fn generate(
         &mut self,

@@ -92,6 +92,14 @@ impl Pair {
         {
             return Err(Error::BadInput(message));
         }
+        // A kernel would make something of them, and both engines perhaps the same.
+        if ours[1]
+            && of_candidate.is_ok()
+            && let Ok(findings) = candidate.engine.check_weights()
+            && let Some(finding) = findings.first()
+        {
+            return Err(Error::BadInput(format!("{}: {finding}", model.display())));
+        }
         let of_reference = reference.load(model);
         let facts = match (of_reference, of_candidate) {
             (Ok(r), Ok(c)) => {

@@ -59,6 +59,10 @@ pub(crate) trait Backend {
     fn load_vocab(&mut self, _model: &Path) -> Result<VocabFacts, Refusal> {
         Err(no_tokenizer())
     }
+    /// What no file should hold, one finding per tensor.
+    fn check_weights(&self) -> Result<Vec<String>, Refusal> {
+        Ok(Vec::new())
+    }
     fn configure(&mut self, settings: Settings) -> Result<BTreeMap<String, String>, Refusal>;
     fn tokenize(&mut self, _text: &[u8], _options: EncodeOptions) -> Result<Vec<u32>, Refusal> {
         Err(no_tokenizer())
@@ -335,6 +339,9 @@ fn answer(
             };
             return Ok((Response::Evaluated, payload));
         }
+        Request::CheckWeights => Response::WeightsChecked {
+            findings: backend.check_weights()?,
+        },
         Request::Generate { tokens, n_predict } => generate(backend, &tokens, n_predict)?,
         Request::Judge(request) => backend.judge(&request, &stream.payload)?,
         Request::Usage => Response::Usage(Usage {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use bitnet_core::gguf::Gguf;
 use bitnet_core::kernels::Kernel;
-use bitnet_core::model::{Architecture, HeadUse, Logits, Model, Session, SessionOptions};
+use bitnet_core::model::{
+    Architecture, HeadUse, Logits, Model, Session, SessionOptions, check_weights,
+};
 use bitnet_core::sampling::{Sampler, greedy};
 use bitnet_core::tap::{Observer, ObserverError, Tap, TapData, TapView};
 use bitnet_core::tokenizer::{DecodeOptions, EncodeOptions, Tokenizer};
@@ -140,13 +142,15 @@ impl Backend for RustBackend {
         Ok(facts)
     }
 
+    fn check_weights(&self) -> Result<Vec<String>, Refusal> {
+        let model = self.model.as_ref().ok_or_else(no_model)?;
+        Ok(check_weights(model.gguf())?)
+    }
+
     fn configure(&mut self, settings: Settings) -> Result<BTreeMap<String, String>, Refusal> {
         // The session shares the model, which is about to change.
         self.session = None;
-        let model = self
-            .model
-            .as_mut()
-            .ok_or_else(|| Refusal::new(ErrorKind::Usage, "no model is loaded"))?;
+        let model = self.model.as_mut().ok_or_else(no_model)?;
         self.compact_head = match Arc::get_mut(model) {
             Some(model) => {
                 model.build_compact_head(settings.compact_head_budget, settings.threads)?
@@ -260,6 +264,10 @@ fn vocab_facts(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<VocabFacts, Refusal
         add_bos: tokenizer.adds_bos(),
         ..facts::vocab(gguf.metadata())?
     })
+}
+
+fn no_model() -> Refusal {
+    Refusal::new(ErrorKind::Usage, "no model is loaded")
 }
 
 fn not_configured() -> Refusal {
