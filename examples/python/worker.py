@@ -5,6 +5,7 @@ It shows all that an engine needs to be compared: the protocol (crossval/src/pro
 forward pass that hands every intermediate result to `tap` and goes on with what comes back. Runs GGUF files of the
 architectures bitnet, bitnet-25 and bitnet-b1.58 with I2_S, F32 and F16 weights. No tokenizer: the other engine has one.
 """
+import inspect
 import json
 import os
 import resource
@@ -305,7 +306,9 @@ class Worker:
             try:
                 if answer is None:
                     raise Usage(f"no answer to a request {kind!r}")
-                answer(**request)
+                # Fields that are not known are ignored, as the protocol has it: newer drivers send more.
+                known = inspect.signature(answer).parameters
+                answer(**{field: value for field, value in request.items() if field in known})
             except BadModel as e:
                 self.send("error", kind="bad_model", message=str(e))
             except Usage as e:
