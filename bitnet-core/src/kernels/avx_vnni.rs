@@ -2,13 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::Rows;
 use super::avx2::{add_up_i32, load_bytes as load};
 use super::panels::{self, Dot, Panel, ROWS, STEPS, Step, Tile, Tokens};
+use super::{PREFETCH, Rows};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
-
-/// How far ahead weights that are used once are fetched, bytes: reading them is limited by memory.
-const PREFETCH: usize = 4096;
 
 /// See [`Kernel::i2_s_dots`](super::Kernel::i2_s_dots).
 #[target_feature(enable = "avx2,avxvnni")]

@@ -28,6 +28,10 @@ pub const LANES: usize = 16;
 /// Partial sums of a Q8_0 or Q6_K dot product; lane `l` takes elements `4l..4l + 4` of every 32.
 const QUANT_LANES: usize = 8;
 
+/// How far ahead rows that are used once are fetched, bytes: reading them is limited by memory.
+#[cfg(target_arch = "x86_64")]
+const PREFETCH: usize = 4096;
+
 /// Forces a kernel by name: `portable`; on x86-64 `avx2`, `avx-vnni`, `avx512-vnni`; on aarch64 `neon`.
 pub const KERNEL_VARIABLE: &str = "BITNET_KERNEL";
 
@@ -301,6 +305,28 @@ impl Kernel {
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
             Isa::Neon => unsafe { neon::float::f16_weighted_sums(rows, p, out) },
+        }
+    }
+}
+
+/// `out[t][r] = dot(row r, codes of token t, scales of token t)`, for rows of blocks of `N` elements in `BYTES` bytes.
+/// Inlined, to be compiled for the caller's instruction set.
+#[inline(always)]
+fn block_dots<const N: usize, const BYTES: usize>(
+    weights: Rows,
+    codes: &[i8],
+    scales: &[f32],
+    out: &mut [f32],
+    dot: impl Fn(&[[u8; BYTES]], &[[i8; N]], &[f32]) -> f32,
+) {
+    assert_eq!(weights.columns % N, 0);
+    let blocks = weights.columns / N;
+    let codes = codes.chunks_exact(weights.columns);
+    let tokens = codes.zip(scales.chunks_exact(blocks));
+    for ((x, scales), out) in tokens.zip(out.chunks_exact_mut(weights.n)) {
+        for (r, out) in out.iter_mut().enumerate() {
+            let row = weights.row(r, blocks * BYTES);
+            *out = dot(row.as_chunks().0, x.as_chunks().0, scales);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{Float, LANES, QUANT_LANES, Rows};
+use super::{Float, LANES, QUANT_LANES, Rows, block_dots};
 use crate::quant::{i2_s, q6_k, q8_0};
 
 pub(super) fn i2_s_dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
@@ -81,20 +81,14 @@ fn add_up(lanes: &mut [f32]) -> f32 {
 }
 
 pub(super) fn q8_0_dots(weights: Rows, codes: &[i8], scales: &[f32], out: &mut [f32]) {
-    let columns = weights.columns;
-    assert_eq!(columns % q8_0::BLOCK, 0);
-    let blocks = columns / q8_0::BLOCK;
-    for ((x, scales), out) in codes
-        .chunks_exact(columns)
-        .zip(scales.chunks_exact(blocks))
-        .zip(out.chunks_exact_mut(weights.n))
-    {
-        for (r, out) in out.iter_mut().enumerate() {
-            let (row, _) = weights
-                .row(r, blocks * q8_0::BLOCK_BYTES)
-                .as_chunks::<{ q8_0::BLOCK_BYTES }>();
+    block_dots(
+        weights,
+        codes,
+        scales,
+        out,
+        |row: &[[u8; q8_0::BLOCK_BYTES]], x: &[[i8; q8_0::BLOCK]], scales| {
             let mut lanes = [0f32; QUANT_LANES];
-            for ((block, x), x_scale) in row.iter().zip(x.chunks_exact(q8_0::BLOCK)).zip(scales) {
+            for ((block, x), x_scale) in row.iter().zip(x).zip(scales) {
                 let (d, q) = q8_0::split(block);
                 let d = d * x_scale;
                 for (l, lane) in lanes.iter_mut().enumerate() {
@@ -104,26 +98,20 @@ pub(super) fn q8_0_dots(weights: Rows, codes: &[i8], scales: &[f32], out: &mut [
                     *lane += d * sum as f32;
                 }
             }
-            *out = add_up(&mut lanes);
-        }
-    }
+            add_up(&mut lanes)
+        },
+    );
 }
 
 pub(super) fn q6_k_dots(weights: Rows, codes: &[i8], scales: &[f32], out: &mut [f32]) {
-    let columns = weights.columns;
-    assert_eq!(columns % q6_k::BLOCK, 0);
-    let blocks = columns / q6_k::BLOCK;
-    for ((x, scales), out) in codes
-        .chunks_exact(columns)
-        .zip(scales.chunks_exact(blocks))
-        .zip(out.chunks_exact_mut(weights.n))
-    {
-        for (r, out) in out.iter_mut().enumerate() {
-            let (row, _) = weights
-                .row(r, blocks * q6_k::BLOCK_BYTES)
-                .as_chunks::<{ q6_k::BLOCK_BYTES }>();
+    block_dots(
+        weights,
+        codes,
+        scales,
+        out,
+        |row: &[[u8; q6_k::BLOCK_BYTES]], x: &[[i8; q6_k::BLOCK]], scales| {
             let mut lanes = [0f32; QUANT_LANES];
-            for ((bytes, x), x_scale) in row.iter().zip(x.chunks_exact(q6_k::BLOCK)).zip(scales) {
+            for ((bytes, x), x_scale) in row.iter().zip(x).zip(scales) {
                 let block = q6_k::Block::new(bytes);
                 let mut sums = [0i32; QUANT_LANES];
                 for (i, &x) in x.iter().enumerate() {
@@ -134,20 +122,35 @@ pub(super) fn q6_k_dots(weights: Rows, codes: &[i8], scales: &[f32], out: &mut [
                     *lane += d * sum as f32;
                 }
             }
-            *out = add_up(&mut lanes);
-        }
-    }
+            add_up(&mut lanes)
+        },
+    );
 }
 
 pub(super) fn i8_dots(weights: Rows, x: &[i16], out: &mut [i32]) {
     for (r, out) in out[..weights.n].iter_mut().enumerate() {
-        let row = weights.row(r, weights.columns);
-        let products = row
-            .iter()
-            .zip(x)
-            .map(|(&w, &x)| i32::from(w as i8) * i32::from(x));
-        *out = products.sum();
+        *out = i8_dot(weights.row(r, weights.columns), x);
     }
+}
+
+/// One row, or what is left of it.
+pub(super) fn i8_dot(row: &[u8], x: &[i16]) -> i32 {
+    let products = row
+        .iter()
+        .zip(x)
+        .map(|(&w, &x)| i32::from(w as i8) * i32::from(x));
+    products.sum()
+}
+
+/// Column `c` of the weighted sums of F16 rows.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub(super) fn f16_weighted_column(rows: Rows, c: usize, p: &[f32]) -> f32 {
+    let mut sum = 0f32;
+    for (r, p) in p.iter().enumerate() {
+        let row = rows.row(r, rows.columns * 2);
+        sum += p * f16::from_le_bytes([row[2 * c], row[2 * c + 1]]).to_f32();
+    }
+    sum
 }
 
 pub(super) fn f16_weighted_sums(rows: Rows, p: &[f32], out: &mut [f32]) {

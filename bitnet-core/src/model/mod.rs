@@ -24,7 +24,6 @@ use crate::tap::Tap;
 pub use config::{Activation, Architecture, Config, RopeStyle};
 pub use session::{Generate, HeadUse, Logits, Session, SessionOptions};
 
-use crate::pool::Pool;
 use head::CompactHead;
 use linear::{Linear, Matrix};
 
@@ -110,8 +109,7 @@ impl Model {
             return Ok(None);
         }
         if self.compact_head.is_none() {
-            let pool = Pool::new(threads)
-                .map_err(|e| Error::usage(format!("cannot start {threads} threads: {e}")))?;
+            let pool = session::start_threads(threads)?;
             self.compact_head = Some(CompactHead::build(&self.engine(&pool), head)?);
         }
         Ok(Some(bytes))

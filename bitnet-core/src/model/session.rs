@@ -69,6 +69,11 @@ pub struct HeadUse {
     pub exact_rows: u64,
 }
 
+/// A pool of `threads` threads.
+pub(super) fn start_threads(threads: usize) -> Result<Pool, Error> {
+    Pool::new(threads).map_err(|e| Error::usage(format!("cannot start {threads} threads: {e}")))
+}
+
 /// Keys and values of one layer, `[positions][n_head_kv * head_dim]` each.
 #[derive(Default)]
 pub(super) struct LayerCache {
@@ -132,8 +137,7 @@ impl Session {
             layer.v.try_reserve_exact(len).map_err(|_| no_room())?;
             cache.push(layer);
         }
-        let pool = Pool::new(threads)
-            .map_err(|e| Error::usage(format!("cannot start {threads} threads: {e}")))?;
+        let pool = start_threads(threads)?;
         let mut scratch = Vec::new();
         for _ in 0..threads {
             let mut one = attention::Scratch::default();

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    pub(crate) fn nearest_int_rounds_half_to_even() {
+    fn nearest_int_rounds_half_to_even() {
         for (x, want) in [
             (0.5, 0),
             (1.5, 2),

@@ -3,25 +3,21 @@
 use std::arch::x86_64::*;
 
 use super::{Rows, add_up, load_bytes, load_codes};
+use crate::kernels::block_dots;
 use crate::quant::{q6_k, q8_0};
 
 /// See [`Kernel::q8_0_dots`](crate::kernels::Kernel::q8_0_dots).
 #[target_feature(enable = "avx2")]
 pub(in crate::kernels) fn q8_0_dots(weights: Rows, codes: &[i8], scales: &[f32], out: &mut [f32]) {
-    let columns = weights.columns;
-    assert_eq!(columns % q8_0::BLOCK, 0);
-    let blocks = columns / q8_0::BLOCK;
     let ones = _mm256_set1_epi16(1);
-    for ((x, scales), out) in codes
-        .chunks_exact(columns)
-        .zip(scales.chunks_exact(blocks))
-        .zip(out.chunks_exact_mut(weights.n))
-    {
-        for (r, out) in out.iter_mut().enumerate() {
-            let row = weights.row(r, blocks * q8_0::BLOCK_BYTES);
-            let (row, _) = row.as_chunks::<{ q8_0::BLOCK_BYTES }>();
+    block_dots(
+        weights,
+        codes,
+        scales,
+        out,
+        |row: &[[u8; q8_0::BLOCK_BYTES]], x: &[[i8; q8_0::BLOCK]], scales| {
             let mut lanes = _mm256_setzero_ps();
-            for ((block, x), x_scale) in row.iter().zip(x.as_chunks::<32>().0).zip(scales) {
+            for ((block, x), x_scale) in row.iter().zip(x).zip(scales) {
                 let (d, q) = q8_0::split(block);
                 let w = load_bytes(q);
                 // |w| times x with the sign of w. |w| <= 128 and |x| <= 127, so a pair is at most
@@ -32,35 +28,30 @@ pub(in crate::kernels) fn q8_0_dots(weights: Rows, codes: &[i8], scales: &[f32],
                 let d = _mm256_set1_ps(d * x_scale);
                 lanes = _mm256_add_ps(lanes, _mm256_mul_ps(d, sums));
             }
-            *out = add_up(lanes);
-        }
-    }
+            add_up(lanes)
+        },
+    );
 }
 
 /// See [`Kernel::q6_k_dots`](crate::kernels::Kernel::q6_k_dots).
 #[target_feature(enable = "avx2")]
 pub(in crate::kernels) fn q6_k_dots(weights: Rows, codes: &[i8], scales: &[f32], out: &mut [f32]) {
-    let columns = weights.columns;
-    assert_eq!(columns % q6_k::BLOCK, 0);
-    let blocks = columns / q6_k::BLOCK;
-    for ((x, scales), out) in codes
-        .chunks_exact(columns)
-        .zip(scales.chunks_exact(blocks))
-        .zip(out.chunks_exact_mut(weights.n))
-    {
-        for (r, out) in out.iter_mut().enumerate() {
-            let row = weights.row(r, blocks * q6_k::BLOCK_BYTES);
-            let (row, _) = row.as_chunks::<{ q6_k::BLOCK_BYTES }>();
+    block_dots(
+        weights,
+        codes,
+        scales,
+        out,
+        |row: &[[u8; q6_k::BLOCK_BYTES]], x: &[[i8; q6_k::BLOCK]], scales| {
             let mut lanes = _mm256_setzero_ps();
-            for ((bytes, x), x_scale) in row.iter().zip(x.as_chunks::<256>().0).zip(scales) {
+            for ((bytes, x), x_scale) in row.iter().zip(x).zip(scales) {
                 let block = q6_k::Block::new(bytes);
                 let sums = _mm256_cvtepi32_ps(q6_k_block(&block, x));
                 let d = _mm256_set1_ps(x_scale * block.d);
                 lanes = _mm256_add_ps(lanes, _mm256_mul_ps(d, sums));
             }
-            *out = add_up(lanes);
-        }
-    }
+            add_up(lanes)
+        },
+    );
 }
 
 /// Scaled sums of one super-block; lane `l` takes elements `4l..4l + 4` of every 32.

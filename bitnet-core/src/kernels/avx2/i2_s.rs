@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{Rows, add_up_i32};
+use crate::kernels::PREFETCH;
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 /// Blocks whose products are added in 16-bit lanes before they are widened.
@@ -14,9 +15,6 @@ const FLUSH: usize = 10;
 
 /// Tokens that share one unpacking of the weights: their accumulators fill the registers.
 const TOKENS: usize = 8;
-
-/// How far ahead weights that are used once are fetched, bytes: reading them is limited by memory.
-const PREFETCH: usize = 4096;
 
 /// See [`Kernel::i2_s_dots`](crate::kernels::Kernel::i2_s_dots).
 #[target_feature(enable = "avx2")]

@@ -3,12 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::{Rows, add_up_i32};
+use crate::kernels::{PREFETCH, portable};
 
 /// Elements of a step.
 const STEP: usize = 32;
-
-/// How far ahead rows are fetched, bytes: each is used once.
-const PREFETCH: usize = 4096;
 
 /// See [`Kernel::i8_dots`](crate::kernels::Kernel::i8_dots).
 #[target_feature(enable = "avx2")]
@@ -31,10 +29,7 @@ pub(in crate::kernels) fn dots(weights: Rows, x: &[i16], out: &mut [i32]) {
                 }
             }
         }
-        let mut sum = add_up_i32(_mm256_add_epi32(sums[0], sums[1]));
-        for (&w, &x) in row[weights.columns - tail.len()..].iter().zip(tail) {
-            sum += i32::from(w as i8) * i32::from(x);
-        }
-        *out = sum;
+        let sum = add_up_i32(_mm256_add_epi32(sums[0], sums[1]));
+        *out = sum + portable::i8_dot(&row[weights.columns - tail.len()..], tail);
     }
 }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{LANES, Rows, add_up};
-use crate::kernels::Float;
+use crate::kernels::{Float, portable};
 
 /// An element type of the weights.
 trait Load {
@@ -168,13 +168,7 @@ pub(in crate::kernels) fn f16_weighted_sums(rows: Rows, p: &[f32], out: &mut [f3
             c += 16;
         }
         for out in rest {
-            let mut sum = 0f32;
-            for (r, p) in p.iter().enumerate() {
-                let row = rows.row(r, rows.columns * 2);
-                let v = half::f16::from_le_bytes([row[2 * c], row[2 * c + 1]]);
-                sum += p * v.to_f32();
-            }
-            *out = sum;
+            *out = portable::f16_weighted_column(rows, c, p);
             c += 1;
         }
     }

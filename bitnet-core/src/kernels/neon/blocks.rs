@@ -3,24 +3,20 @@
 use std::arch::aarch64::*;
 
 use super::{Rows, add_up, dot, load_bytes, load_codes};
+use crate::kernels::block_dots;
 use crate::quant::{q6_k, q8_0};
 
 /// See [`Kernel::q8_0_dots`](crate::kernels::Kernel::q8_0_dots).
 #[target_feature(enable = "neon,dotprod")]
 pub(in crate::kernels) fn q8_0_dots(weights: Rows, codes: &[i8], scales: &[f32], out: &mut [f32]) {
-    let columns = weights.columns;
-    assert_eq!(columns % q8_0::BLOCK, 0);
-    let blocks = columns / q8_0::BLOCK;
-    for ((x, scales), out) in codes
-        .chunks_exact(columns)
-        .zip(scales.chunks_exact(blocks))
-        .zip(out.chunks_exact_mut(weights.n))
-    {
-        for (r, out) in out.iter_mut().enumerate() {
-            let row = weights.row(r, blocks * q8_0::BLOCK_BYTES);
-            let (row, _) = row.as_chunks::<{ q8_0::BLOCK_BYTES }>();
+    block_dots(
+        weights,
+        codes,
+        scales,
+        out,
+        |row: &[[u8; q8_0::BLOCK_BYTES]], x: &[[i8; q8_0::BLOCK]], scales| {
             let mut lanes = [vdupq_n_f32(0.0); 2];
-            for ((block, x), x_scale) in row.iter().zip(x.as_chunks::<32>().0).zip(scales) {
+            for ((block, x), x_scale) in row.iter().zip(x).zip(scales) {
                 let (d, q) = q8_0::split(block);
                 let halves = q.as_chunks().0.iter().zip(x.as_chunks().0);
                 for (lanes, (w, x)) in lanes.iter_mut().zip(halves) {
@@ -29,36 +25,31 @@ pub(in crate::kernels) fn q8_0_dots(weights: Rows, codes: &[i8], scales: &[f32],
                     *lanes = add_scaled(*lanes, sums, d * x_scale);
                 }
             }
-            *out = add_up(vaddq_f32(lanes[0], lanes[1]));
-        }
-    }
+            add_up(vaddq_f32(lanes[0], lanes[1]))
+        },
+    );
 }
 
 /// See [`Kernel::q6_k_dots`](crate::kernels::Kernel::q6_k_dots).
 #[target_feature(enable = "neon,dotprod")]
 pub(in crate::kernels) fn q6_k_dots(weights: Rows, codes: &[i8], scales: &[f32], out: &mut [f32]) {
-    let columns = weights.columns;
-    assert_eq!(columns % q6_k::BLOCK, 0);
-    let blocks = columns / q6_k::BLOCK;
-    for ((x, scales), out) in codes
-        .chunks_exact(columns)
-        .zip(scales.chunks_exact(blocks))
-        .zip(out.chunks_exact_mut(weights.n))
-    {
-        for (r, out) in out.iter_mut().enumerate() {
-            let row = weights.row(r, blocks * q6_k::BLOCK_BYTES);
-            let (row, _) = row.as_chunks::<{ q6_k::BLOCK_BYTES }>();
+    block_dots(
+        weights,
+        codes,
+        scales,
+        out,
+        |row: &[[u8; q6_k::BLOCK_BYTES]], x: &[[i8; q6_k::BLOCK]], scales| {
             let mut lanes = [vdupq_n_f32(0.0); 2];
-            for ((bytes, x), x_scale) in row.iter().zip(x.as_chunks::<256>().0).zip(scales) {
+            for ((bytes, x), x_scale) in row.iter().zip(x).zip(scales) {
                 let block = q6_k::Block::new(bytes);
                 let sums = q6_k_block(&block, x);
                 for (lanes, sums) in lanes.iter_mut().zip(sums) {
                     *lanes = add_scaled(*lanes, sums, x_scale * block.d);
                 }
             }
-            *out = add_up(vaddq_f32(lanes[0], lanes[1]));
-        }
-    }
+            add_up(vaddq_f32(lanes[0], lanes[1]))
+        },
+    );
 }
 
 /// `lanes` and `sums` times `d`.

@@ -3,6 +3,7 @@
 use std::arch::aarch64::*;
 
 use super::{Rows, load_bytes};
+use crate::kernels::portable;
 
 /// Elements of a step.
 const STEP: usize = 16;
@@ -27,10 +28,7 @@ pub(in crate::kernels) fn dots(weights: Rows, x: &[i16], out: &mut [i32]) {
                 sums[1] = vmlal_high_s16(sums[1], w, x);
             }
         }
-        let mut sum = vaddvq_s32(vaddq_s32(sums[0], sums[1]));
-        for (&w, &x) in row[weights.columns - tail.len()..].iter().zip(tail) {
-            sum += i32::from(w as i8) * i32::from(x);
-        }
-        *out = sum;
+        let sum = vaddvq_s32(vaddq_s32(sums[0], sums[1]));
+        *out = sum + portable::i8_dot(&row[weights.columns - tail.len()..], tail);
     }
 }
