@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::bench::{
     Bench, BenchCompactHead, BenchMemory, BenchRatio, BenchRoofline, BenchRow, BenchTokens,
-    InterToken, Measured, TimedPair, TokenWork,
+    CERTIFIED, InterToken, Measured, TimedPair, TokenWork,
 };
 pub use self::tokenizer::{
     GeneratedText, GeneratedTexts, PieceDifference, TokenAt, TokenComparison, TokenParity,

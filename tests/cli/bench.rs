@@ -133,6 +133,19 @@ fn a_compact_head_is_timed_and_held_to_the_full_heads_tokens() {
         // A warm-up and two repetitions, of a prompt and seven steps.
         assert_eq!((head.tokens, head.certified), (24, 24));
     }
+    // The memory beside a certified row is that of the worker that has the copy.
+    for pair in report.timed_pairs() {
+        if pair.test == "tg7 certified" {
+            let head = bench
+                .compact_heads
+                .iter()
+                .find(|h| h.threads == pair.threads);
+            assert_eq!(
+                report.memory_of(&pair)[1],
+                head.expect("a head").peak_rss_bytes
+            );
+        }
+    }
     let rows = bench.rows.iter().filter(|row| row.test == "tg7 certified");
     assert!(rows.clone().count() == 4 && rows.clone().all(|row| row.tps.is_some()));
     assert!(bench.ratios.iter().any(|r| r.test == "tg7 certified"));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use reports::model::{BenchRatio, BenchRow, InterToken};
+use reports::model::{BenchRatio, BenchRow, CERTIFIED, InterToken};
 
 use crate::stats::{measured, median, quantile};
 
@@ -33,7 +33,7 @@ impl fmt::Display for Test {
         match self {
             Test::Prefill(tokens) => write!(f, "pp{tokens}"),
             Test::Decode(steps) => write!(f, "tg{steps}"),
-            Test::Certified(steps) => write!(f, "tg{steps} certified"),
+            Test::Certified(steps) => write!(f, "tg{steps}{CERTIFIED}"),
             Test::TimeToFirstToken => f.write_str("ttft"),
             Test::Load(cache) => write!(f, "load{cache}"),
             Test::FirstToken(cache) => write!(f, "load+ttft{cache}"),

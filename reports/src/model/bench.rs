@@ -38,6 +38,9 @@ pub struct Bench {
     pub compact_heads: Vec<BenchCompactHead>,
 }
 
+/// What the name of a test with the candidate's compact head ends in.
+pub const CERTIFIED: &str = " certified";
+
 /// One test of one engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BenchRow {
@@ -239,6 +242,17 @@ impl Report {
             }
         };
         keys.into_iter().map(pair).collect()
+    }
+
+    /// Largest resident sets of the workers that ran a test, reference and candidate, bytes.
+    pub fn memory_of(&self, pair: &TimedPair) -> [Option<u64>; 2] {
+        let [reference, candidate] = self.timed_memory(pair.threads);
+        if !pair.test.ends_with(CERTIFIED) {
+            return [reference, candidate];
+        }
+        let mut heads = self.bench.iter().flat_map(|bench| &bench.compact_heads);
+        let head = heads.find(|head| head.threads == pair.threads);
+        [reference, head.and_then(|head| head.peak_rss_bytes)]
     }
 
     /// Largest resident sets of the workers that were timed at a thread count, reference and candidate, bytes.

@@ -54,12 +54,7 @@ pub(super) fn table(report: &Report) -> String {
         let Some(inter_token) = row.inter_token else {
             continue;
         };
-        let compact = bench.compact_heads.iter();
-        let mut compact = compact.filter(|h| candidate && h.threads == pair.threads);
-        let memory = match pair.test.ends_with(" certified") {
-            true => compact.find_map(|head| head.peak_rss_bytes),
-            false => report.timed_memory(pair.threads)[usize::from(candidate)],
-        };
+        let memory = report.memory_of(&pair)[usize::from(candidate)];
         let known = |x: Option<f64>, format: fn(f64) -> String| x.map(format).unwrap_or_default();
         latencies.add_row([
             line_without_controls(&row.engine),

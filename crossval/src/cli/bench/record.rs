@@ -54,7 +54,7 @@ fn lines(report: &Report) -> Result<Vec<String>, Error> {
 fn records(report: &Report) -> Vec<Record> {
     let mut records = Vec::new();
     for pair in report.timed_pairs() {
-        let memory = report.timed_memory(pair.threads);
+        let memory = report.memory_of(&pair);
         for (candidate, row) in [(false, pair.reference), (true, pair.candidate)] {
             records.extend(row.map(|row| {
                 record(
