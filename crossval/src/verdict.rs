@@ -473,6 +473,7 @@ mod tests {
             work: None,
             notes: Vec::new(),
             compact_heads: Vec::new(),
+            kernels: Vec::new(),
         };
         let verdict = of_bench(Vec::new(), Some(&bench));
         assert_eq!((verdict.status, verdict.exit_code), (Status::Pass, 0));

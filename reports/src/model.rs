@@ -1,6 +1,8 @@
 //! The report's data model, `crossval.report/1`. Within /1 fields are only added; unknown is `null`, never 0.
 
 mod bench;
+mod gate;
+mod logits;
 mod tokenizer;
 
 use std::collections::BTreeMap;
@@ -9,9 +11,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::bench::{
-    Bench, BenchCompactHead, BenchMemory, BenchRatio, BenchRoofline, BenchRow, BenchTokens,
-    CERTIFIED, InterToken, Measured, TimedPair, TokenWork,
+    Bench, BenchCompactHead, BenchKernel, BenchMemory, BenchRatio, BenchRoofline, BenchRow,
+    BenchTokens, CERTIFIED, InterToken, Measured, TimedPair, TokenWork,
 };
+pub use self::gate::{Gate, GateFigure, GateMeasurement, GateResult, GateSeries};
+pub use self::logits::{LogitsAt, LogitsResult, LogitsStats, TokenLogit, Top1Disagreement};
 pub use self::tokenizer::{
     GeneratedText, GeneratedTexts, PieceDifference, TokenAt, TokenComparison, TokenParity,
     TokenizedText, TokensOf,
@@ -63,6 +67,9 @@ pub struct Report {
     /// Why no values were compared, so that the verdict is not about parity; null in a run that compares them.
     #[serde(default)]
     pub not_compared: Option<String>,
+    /// The run held against a baseline; null without one.
+    #[serde(default)]
+    pub gate: Option<Gate>,
 }
 
 /// What came of the run.
@@ -421,60 +428,6 @@ pub struct ElementAt {
     pub reference: Option<f64>,
     /// The candidate's value; null if not finite.
     pub candidate: Option<f64>,
-}
-
-/// The output distributions over one prompt.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct LogitsResult {
-    /// Index into `inputs.prompts`.
-    pub prompt: usize,
-    /// Final norm taken from the reference. Null if the mode was not run.
-    pub isolated: Option<LogitsStats>,
-    /// Each engine on its own. Null if the mode was not run.
-    pub cumulative: Option<LogitsStats>,
-}
-
-/// How far two output distributions lie apart.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct LogitsStats {
-    /// Positions compared.
-    pub positions: u64,
-    /// Mean of KL(reference || candidate), nats.
-    pub kl_mean: Option<f64>,
-    /// 95th percentile of the same.
-    pub kl_p95: Option<f64>,
-    /// 99th percentile of the same.
-    pub kl_p99: Option<f64>,
-    /// Largest of the same.
-    pub kl_max: Option<f64>,
-    /// Position of the largest.
-    pub kl_max_position: usize,
-    /// KL by position, from position 0.
-    pub kl: Vec<Option<f64>>,
-    /// Share of positions with the same most likely token.
-    pub top1_agreement: f64,
-    /// Mean share of the reference's five most likely tokens that are among the candidate's.
-    pub top5_agreement: f64,
-    /// Where the most likely token differs.
-    pub top1_disagreements: Vec<Top1Disagreement>,
-}
-
-/// A position at which the most likely token differs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Top1Disagreement {
-    /// Position in the sequence.
-    pub position: usize,
-    /// The reference's most likely token.
-    pub reference: u32,
-    /// The candidate's most likely token.
-    pub candidate: u32,
-    /// Rank of the reference's token in the candidate, from 1.
-    pub rank: usize,
-    /// The reference's logit of its own token less that of the candidate's; null if not finite.
-    pub margin: Option<f64>,
-    /// The row of logits is within its limit: the engines differ in the order of near equals only.
-    /// (That the margin is below twice the largest difference says nothing: it holds for every disagreement.)
-    pub near_tie: bool,
 }
 
 /// Greedy generation of both engines from one prompt.

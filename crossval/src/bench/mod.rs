@@ -111,6 +111,7 @@ pub(crate) fn bench(plan: &Plan, progress: &ProgressBar) -> Result<Bench, Side> 
         work: plan.work,
         notes: Vec::new(),
         compact_heads: Vec::new(),
+        kernels: Vec::new(),
     };
     progress.set_position(0);
     progress

@@ -172,6 +172,7 @@ pub fn measure(options: &BenchOptions, progress: &ProgressBar) -> Result<Report,
         tokenizer: None,
         known: Vec::new(),
         not_compared: Some("crossval bench times the engines and compares no values".to_owned()),
+        gate: None,
     })
 }
 

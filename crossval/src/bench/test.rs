@@ -145,6 +145,7 @@ fn inter_token(steps_ms: &[f64]) -> Option<InterToken> {
         p50: quantile(&sorted, 0.5)?,
         p95: quantile(&sorted, 0.95)?,
         p99: quantile(&sorted, 0.99)?,
+        samples: steps_ms.to_vec(),
     })
 }
 

@@ -77,6 +77,7 @@ impl LogitsAccumulator {
             top1_agreement: self.top1_agreements as f64 / n as f64,
             top5_agreement: self.top5_share / n as f64,
             top1_disagreements: self.disagreements.clone(),
+            worst: Vec::new(),
         })
     }
 }

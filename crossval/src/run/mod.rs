@@ -257,6 +257,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         tokenizer: Some(parity),
         known,
         not_compared: None,
+        gate: None,
     })
 }
 

@@ -133,9 +133,9 @@ pub(super) fn latency(report: &Report) -> Table {
             row.test.clone(),
             row.threads.to_string(),
             row.engine.clone(),
-            ms(row.inter_token.map(|t| t.p50)),
-            ms(row.inter_token.map(|t| t.p95)),
-            ms(row.inter_token.map(|t| t.p99)),
+            ms(row.inter_token.as_ref().map(|t| t.p50)),
+            ms(row.inter_token.as_ref().map(|t| t.p95)),
+            ms(row.inter_token.as_ref().map(|t| t.p99)),
             number::or_not_measured(row.cpu_seconds, |s| number::milliseconds(s * 1e3)),
         ];
         if energy {

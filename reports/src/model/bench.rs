@@ -36,6 +36,9 @@ pub struct Bench {
     /// The candidate's compact copies of the output head, by thread count.
     #[serde(default)]
     pub compact_heads: Vec<BenchCompactHead>,
+    /// The Rust engine's matrix products by themselves, at the model's shapes; empty where it was not timed.
+    #[serde(default)]
+    pub kernels: Vec<BenchKernel>,
 }
 
 /// What the name of a test with the candidate's compact head ends in.
@@ -95,7 +98,7 @@ pub struct Measured {
 }
 
 /// Time between tokens over the decode steps of all repetitions, milliseconds, by nearest rank.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct InterToken {
     /// Median.
     pub p50: f64,
@@ -103,6 +106,33 @@ pub struct InterToken {
     pub p95: f64,
     /// 99th percentile.
     pub p99: f64,
+    /// Every step, in the order taken.
+    #[serde(default)]
+    pub samples: Vec<f64>,
+}
+
+/// A matrix product of the Rust engine, timed by itself on one thread. Its weights are read from memory, not from a cache.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BenchKernel {
+    /// The instructions it is written for: `avx2`, `avx512-vnni`, `neon`, …
+    pub kernel: String,
+    /// Type of the weights, as in the model file: `I2_S`, `F16`, …
+    pub weights: String,
+    /// Rows of the matrix: length of the product.
+    pub rows: usize,
+    /// Columns of the matrix: length of the activations.
+    pub columns: usize,
+    /// Tokens at once: 1 as in decoding, more as in prefill.
+    pub tokens: usize,
+    /// Milliseconds per product.
+    pub ms: Measured,
+    /// Multiply-accumulates per second, of the median.
+    pub macs_per_second: f64,
+    /// Bytes of weights per second, of the median.
+    pub weight_bytes_per_second: f64,
+    /// Share of what one thread of the machine can do: of the read bandwidth for one token, of the int8 peak for more.
+    /// Null where that was not measured, and for several tokens with weights that are not ternary.
+    pub roofline_share: Option<f64>,
 }
 
 /// Candidate over reference, pair by pair: above 1 the candidate is faster.

@@ -401,6 +401,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
         tokenizer: Some(tokens::equal(prompts)),
         known: Vec::new(),
         not_compared: None,
+        gate: None,
     }
 }
 
@@ -509,6 +510,7 @@ fn logits(kl: f64) -> LogitsStats {
         top1_agreement: 1.0,
         top5_agreement: 0.99,
         top1_disagreements: Vec::new(),
+        worst: Vec::new(),
     }
 }
 
@@ -587,6 +589,7 @@ fn bench() -> Bench {
         work: None,
         notes: Vec::new(),
         compact_heads: Vec::new(),
+        kernels: Vec::new(),
     }
 }
 
@@ -626,6 +629,7 @@ pub fn timed() -> Report {
                 p50: 1e3 / tps,
                 p95: 1.1e3 / tps,
                 p99: 1.4e3 / tps,
+                samples: Vec::new(),
             });
         } else {
             row.roofline_share = Some(tps * 2.08e9 / 505e9 / row.threads as f64);

@@ -51,7 +51,7 @@ pub(super) fn table(report: &Report) -> String {
         "peak memory",
     ]);
     for (pair, candidate, row) in rows(report) {
-        let Some(inter_token) = row.inter_token else {
+        let Some(inter_token) = &row.inter_token else {
             continue;
         };
         let memory = report.memory_of(&pair)[usize::from(candidate)];

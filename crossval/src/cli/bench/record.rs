@@ -127,9 +127,18 @@ fn record(
             "int8_macs_per_second",
             json!(roofline.and_then(|r| r.int8_macs_per_second)),
         ),
-        ("inter_token_p50_ms", json!(row.inter_token.map(|t| t.p50))),
-        ("inter_token_p95_ms", json!(row.inter_token.map(|t| t.p95))),
-        ("inter_token_p99_ms", json!(row.inter_token.map(|t| t.p99))),
+        (
+            "inter_token_p50_ms",
+            json!(row.inter_token.as_ref().map(|t| t.p50)),
+        ),
+        (
+            "inter_token_p95_ms",
+            json!(row.inter_token.as_ref().map(|t| t.p95)),
+        ),
+        (
+            "inter_token_p99_ms",
+            json!(row.inter_token.as_ref().map(|t| t.p99)),
+        ),
         ("cpu_seconds", json!(row.cpu_seconds)),
         ("energy", json!(row.energy)),
         ("peak_rss_bytes", json!(peak_rss_bytes)),

@@ -1,0 +1,93 @@
+//! The gate in the report: the run held against a baseline.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The run held against a baseline. What came of it is part of the report's verdict.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Gate {
+    /// Path of the baseline.
+    pub baseline: String,
+    /// The slowdown that is let through however little a series scatters, as a share: 0.05 is 5%.
+    pub max_regression: f64,
+    /// Rows that the baseline's latest run of this model, these engines and these inputs compared; null if it has none.
+    pub baseline_rows: Option<u64>,
+    /// Every speed that was measured.
+    pub series: Vec<GateSeries>,
+    /// What the gate finds wrong, most severe first; also among the verdict's reasons.
+    pub reasons: Vec<String>,
+}
+
+/// One speed, now and in the baseline's history.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GateSeries {
+    /// As in [`BenchRow::test`](super::BenchRow::test).
+    pub test: String,
+    /// Threads.
+    pub threads: usize,
+    /// Which speed.
+    pub figure: GateFigure,
+    /// Runs in the baseline's history that the next two rest on: since the last change of level.
+    pub runs: usize,
+    /// The level: the median of those runs. Null without any.
+    pub baseline: Option<f64>,
+    /// How far single runs lie from the level, as a share of it: the standard deviation of a run to come, by Student's t
+    /// with so few runs. Null where they are too few.
+    pub noise: Option<f64>,
+    /// The slowdown beyond which the series is red: the larger of [`Gate::max_regression`] and three times the noise.
+    /// Null where the noise is.
+    pub threshold: Option<f64>,
+    /// This run, and the repetition if the first was red.
+    pub measurements: Vec<GateMeasurement>,
+    /// What came of it.
+    pub result: GateResult,
+}
+
+/// Which speed a series is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GateFigure {
+    /// Candidate over reference, pair by pair: the machine's own noise cancels.
+    Ratio,
+    /// The candidate's, repetitions per second; only where the baseline was measured in the same environment.
+    Absolute,
+}
+
+/// One measurement of a series.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GateMeasurement {
+    /// The median.
+    pub value: f64,
+    /// Samples behind it.
+    pub samples: usize,
+    /// Change against the baseline's level, as a share of it: -0.1 is 10% slower. Null without a level.
+    pub change: Option<f64>,
+    /// Lower end of its 95% bootstrap interval, over the samples of this run and the runs of the baseline.
+    pub low: Option<f64>,
+    /// Upper end of the same.
+    pub high: Option<f64>,
+}
+
+/// What came of a series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GateResult {
+    /// No slower than the threshold allows, or not surely so.
+    Pass,
+    /// Surely faster than the baseline, by more than the threshold.
+    Improved,
+    /// Surely slower than the baseline, by more than the threshold, and again when measured again.
+    Regressed,
+    /// Red at first, and not when measured again.
+    NotConfirmed,
+    /// Red, and could not be measured again. Not judged.
+    NotRepeated,
+    /// The baseline's history or this run has too few samples. Not judged.
+    TooFewSamples,
+    /// The baseline has no such series. Not judged.
+    NoBaseline,
+    /// In the baseline, and not measured in this run. Not judged.
+    NotMeasured,
+    /// The reference's own speed changed as well: it is the machine. Not judged, and no fault.
+    MachineChanged,
+}
