@@ -11,6 +11,7 @@ pub mod engine;
 pub mod environment;
 mod error;
 pub mod fault;
+pub mod gate;
 pub mod known;
 pub mod oracle;
 pub mod profile;

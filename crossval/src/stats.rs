@@ -15,20 +15,11 @@ pub fn measured(samples: Vec<f64>) -> Option<Measured> {
     if samples.is_empty() {
         return None;
     }
-    // A fixed seed: the same samples give the same interval.
-    let mut rng = SmallRng::seed_from_u64(0);
-    let mut resample = vec![0.0; samples.len()];
-    let mut medians: Vec<f64> = (0..RESAMPLES)
-        .map(|_| {
-            resample.fill_with(|| samples[rng.random_range(0..samples.len())]);
-            median(&mut resample)
-        })
-        .collect();
-    medians.sort_by(f64::total_cmp);
+    let (low, high) = resampled_interval(&[&samples], |resample| median(&mut resample[0]));
     Some(Measured {
         median: median(&mut samples.clone()),
-        low: medians[LOW],
-        high: medians[HIGH],
+        low,
+        high,
         samples,
     })
 }
@@ -54,6 +45,27 @@ pub fn grouped_mean(groups: &[(f64, usize)]) -> Option<(f64, Option<(f64, f64)>)
         .collect();
     means.sort_by(f64::total_cmp);
     Some((of_all, Some((means[LOW], means[HIGH]))))
+}
+
+/// The 95% percentile-bootstrap interval of what `statistic` makes of some series, each resampled by itself. None of
+/// them is empty.
+pub fn resampled_interval<const N: usize>(
+    series: &[&[f64]; N],
+    mut statistic: impl FnMut(&mut [Vec<f64>; N]) -> f64,
+) -> (f64, f64) {
+    // A fixed seed: the same samples give the same interval.
+    let mut rng = SmallRng::seed_from_u64(0);
+    let mut resamples = series.map(<[f64]>::to_vec);
+    let mut values: Vec<f64> = (0..RESAMPLES)
+        .map(|_| {
+            for (resample, samples) in resamples.iter_mut().zip(series) {
+                resample.fill_with(|| samples[rng.random_range(0..samples.len())]);
+            }
+            statistic(&mut resamples)
+        })
+        .collect();
+    values.sort_by(f64::total_cmp);
+    (values[LOW], values[HIGH])
 }
 
 /// The `q`-quantile of sorted values by nearest rank, so that it is one of them. `None` without values.

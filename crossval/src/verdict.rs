@@ -1,5 +1,7 @@
 //! What came of a run: the one place where red is decided.
 
+use std::cmp::Reverse;
+
 use reports::model::{
     AtFault, Bench, BenchTokens, Coverage, Divergence, Generation, KnownDeviation, Mode,
     Perplexity, Status, TokenParity, Verdict,
@@ -85,6 +87,34 @@ pub fn of_bench(failures: Vec<String>, bench: Option<&Bench>) -> Verdict {
     verdict
 }
 
+/// Adds what else was found, most severe first; sorts it so, too.
+pub fn add(verdict: &mut Verdict, found: &mut [(Outcome, String)]) {
+    found.sort_by_key(|(outcome, _)| Reverse(outcome.severity()));
+    let before = Outcome::of_exit_code(verdict.exit_code);
+    let outcome = found
+        .iter()
+        .fold(before, |worst, &(outcome, _)| worst.worst(outcome));
+    let more = found.iter().map(|(_, reason)| reason.clone());
+    if found
+        .first()
+        .is_some_and(|(first, _)| first.severity() > before.severity())
+    {
+        verdict.reasons = more.chain(verdict.reasons.drain(..)).collect();
+    } else {
+        verdict.reasons.extend(more);
+    }
+    (verdict.status, verdict.exit_code) = (status(outcome), outcome.exit_code());
+}
+
+fn status(outcome: Outcome) -> Status {
+    match outcome {
+        Outcome::Pass => Status::Pass,
+        Outcome::Parity | Outcome::Performance | Outcome::ParityAndPerformance => Status::Fail,
+        Outcome::Incomplete | Outcome::NoBaseline => Status::Incomplete,
+        _ => Status::Error,
+    }
+}
+
 fn conclude(
     reasons: Vec<(Outcome, String)>,
     first_divergence: Option<Divergence>,
@@ -94,12 +124,7 @@ fn conclude(
         .iter()
         .fold(Outcome::Pass, |worst, &(outcome, _)| worst.worst(outcome));
     Verdict {
-        status: match outcome {
-            Outcome::Pass => Status::Pass,
-            Outcome::Parity => Status::Fail,
-            Outcome::Incomplete => Status::Incomplete,
-            _ => Status::Error,
-        },
+        status: status(outcome),
         exit_code: outcome.exit_code(),
         reasons: reasons.into_iter().map(|(_, reason)| reason).collect(),
         // Agreement as far as an incomplete run went clears nobody, and nothing arbitrates a difference.

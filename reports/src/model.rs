@@ -556,6 +556,16 @@ pub enum KnownState {
     Expired,
 }
 
+impl Verdict {
+    /// Whether the engines differ by more than they may, whatever else is wrong.
+    pub fn parity_failed(&self) -> bool {
+        use crate::outcome::Outcome::{Parity, ParityAndPerformance};
+        [Parity, ParityAndPerformance]
+            .map(|o| o.exit_code())
+            .contains(&self.exit_code)
+    }
+}
+
 impl Report {
     /// The report's JSON Schema.
     pub fn json_schema() -> serde_json::Value {

@@ -105,6 +105,15 @@ pub fn share(x: f64) -> String {
     }
 }
 
+/// A change as a share with its sign: `-3.2%`.
+pub fn change(x: f64) -> String {
+    let percent = 100.0 * x;
+    match percent.abs() >= 100.0 {
+        true => format!("{percent:+.0}%"),
+        false => format!("{percent:+.1}%"),
+    }
+}
+
 /// A cosine similarity; close to 1 as the distance from it: `1 - 3.2e-9`.
 pub fn cosine(x: f64) -> String {
     let distance = 1.0 - x;

@@ -32,6 +32,22 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    const ALL: [Outcome; 13] = [
+        Outcome::Pass,
+        Outcome::Parity,
+        Outcome::Performance,
+        Outcome::ParityAndPerformance,
+        Outcome::Incomplete,
+        Outcome::NoBaseline,
+        Outcome::Engine,
+        Outcome::Usage,
+        Outcome::BadInput,
+        Outcome::Internal,
+        Outcome::Io,
+        Outcome::Interrupted,
+        Outcome::Terminated,
+    ];
+
     /// The process exit code.
     pub fn exit_code(self) -> u8 {
         match self {
@@ -58,14 +74,21 @@ impl Outcome {
         if matches!((self, other), (Parity, Performance) | (Performance, Parity)) {
             return ParityAndPerformance;
         }
-        if self.rank() >= other.rank() {
+        if self.severity() >= other.severity() {
             self
         } else {
             other
         }
     }
 
-    fn rank(self) -> u8 {
+    /// The outcome with an exit code; one that no command ends with is an internal error.
+    pub fn of_exit_code(code: u8) -> Outcome {
+        let outcome = Self::ALL.into_iter().find(|o| o.exit_code() == code);
+        outcome.unwrap_or(Outcome::Internal)
+    }
+
+    /// Orders outcomes by what is reported where several hold.
+    pub fn severity(self) -> u8 {
         match self {
             Outcome::Pass => 0,
             Outcome::NoBaseline => 1,
@@ -87,6 +110,14 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::Outcome::{self, *};
+
+    #[test]
+    fn exit_codes_are_read_back() {
+        for outcome in Outcome::ALL {
+            assert_eq!(Outcome::of_exit_code(outcome.exit_code()), outcome);
+        }
+        assert_eq!(Outcome::of_exit_code(99), Internal);
+    }
 
     #[test]
     fn precedence() {

@@ -70,6 +70,8 @@ pub(crate) struct Plan<'a> {
     /// What each engine has generated untimed from the one prompt of all tests. `None` for untimed runs of workers of
     /// their own.
     pub(crate) untimed: Option<[&'a [u32]; 2]>,
+    /// What is timed after loading, a prompt of one token; `None` not to time loading.
+    pub(crate) load: Option<&'a [u32]>,
     /// Whether to load with a cold page cache too. No process may have the model mapped then.
     pub(crate) cold: bool,
     /// Largest compact head that the candidate may build, bytes; with one, decoding is timed with it too.
@@ -128,9 +130,11 @@ pub(crate) fn bench(plan: &Plan, progress: &ProgressBar) -> Result<Bench, Side> 
         let roofline = roofline::measure(threads, &cpus);
         let mut tests = BTreeMap::new();
         // Loading takes one thread.
-        if i == 0 {
+        if i == 0
+            && let Some(prompt) = plan.load
+        {
             progress.set_message("timing the load");
-            meter.load(threads, &cpus, &mut tests)?;
+            meter.load(prompt, threads, &cpus, &mut tests)?;
         }
         let jobs = plan.jobs();
         progress.set_message("generating untimed");
@@ -188,22 +192,27 @@ type Tests = BTreeMap<Test, Series>;
 
 impl<'a> Meter<'a> {
     /// Loads the model in one fresh worker after the other, and takes the first token of a one-token prompt.
-    fn load(&mut self, threads: usize, cpus: &[usize], tests: &mut Tests) -> Result<(), Side> {
+    fn load(
+        &mut self,
+        prompt: &[u32],
+        threads: usize,
+        cpus: &[usize],
+        tests: &mut Tests,
+    ) -> Result<(), Side> {
         if self.plan.cold {
-            self.load_with(Cache::Cold, 0, (threads, cpus), tests)?;
+            self.load_with(prompt, (Cache::Cold, 0), (threads, cpus), tests)?;
         }
-        self.load_with(Cache::Warm, 1, (threads, cpus), tests)
+        self.load_with(prompt, (Cache::Warm, 1), (threads, cpus), tests)
     }
 
     fn load_with(
         &mut self,
-        cache: Cache,
-        warm_up: usize,
+        prompt: &[u32],
+        (cache, warm_up): (Cache, usize),
         (threads, cpus): (usize, &[usize]),
         tests: &mut Tests,
     ) -> Result<(), Side> {
         let (mut loads, mut first_tokens) = (Series::default(), Series::default());
-        let prompt = self.plan.jobs().first().map(|job| &job.prompt[..1]);
         'measuring: for repetition in 0..warm_up + self.plan.repetitions {
             for side in order(repetition) {
                 self.progress.tick();
@@ -217,7 +226,6 @@ impl<'a> Meter<'a> {
                     break 'measuring;
                 }
                 let (mut engine, load_ms) = self.start(side, threads, cpus)?;
-                let Some(prompt) = prompt else { continue };
                 let job = Job {
                     test: Test::FirstToken(cache),
                     prompt,

@@ -3,14 +3,14 @@
 mod output;
 mod record;
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
 use clap::builder::RangedU64ValueParser;
 use reports::outcome::Outcome;
 
-use super::{progress_bar, run, summary};
+use super::run;
+use super::terminal::Terminal;
 use crate::bench::{BenchOptions, REPETITIONS, measure};
 use crate::environment::{self, Provenance};
 use crate::error::Error;
@@ -83,7 +83,11 @@ fn at_least_one() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..)
 }
 
-pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error> {
+pub(super) fn run(
+    args: Args,
+    provenance: &Provenance,
+    terminal: Terminal,
+) -> Result<Outcome, Error> {
     let options = BenchOptions {
         reference: args.reference.parse()?,
         candidate: args.candidate.parse()?,
@@ -101,7 +105,7 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
     if let Some(out) = &args.out {
         run::check_writable(out)?;
     }
-    let progress = progress_bar();
+    let progress = terminal.progress();
     let report = measure(&options, &progress);
     progress.finish_and_clear();
     let report = report?;
@@ -115,17 +119,14 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
         Format::Json => record::json(&report)?,
         Format::Jsonl => record::json_lines(&report)?,
     };
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .map_err(|e| Error::io("standard output", e))?;
+    terminal.print(&text)?;
     if let Some(folder) = &args.out {
         let paths = reports::write_dir(folder, &report)?;
         if args.format == Format::Table {
-            writeln!(out, "\nreport  {}", paths.html.display())
-                .map_err(|e| Error::io("standard output", e))?;
+            terminal.print(&format!("\nreport  {}\n", paths.html.display()))?;
         }
     }
-    Ok(summary::outcome(&report))
+    Ok(Outcome::of_exit_code(report.verdict.exit_code))
 }
 
 /// Without repetitions, in the order given.

@@ -5,6 +5,7 @@ use std::process::Command;
 use reports::outcome::Outcome;
 
 use super::inspect::table;
+use super::terminal::Terminal;
 use crate::engine::{Engine, EngineSpec, reference_folders};
 use crate::environment::{self, Provenance};
 use crate::error::Error;
@@ -12,10 +13,10 @@ use crate::error::Error;
 /// What a build of the reference needs, and the Debian package that has it.
 const TOOLS: [(&str, &str); 2] = [("cmake", "cmake"), ("c++", "g++")];
 
-pub(super) fn run(provenance: &Provenance) -> Result<Outcome, Error> {
+pub(super) fn run(provenance: &Provenance, terminal: Terminal) -> Result<Outcome, Error> {
     let environment = environment::describe(provenance);
-    println!(
-        "crossval {} ({}, {}, {})",
+    terminal.print(&format!(
+        "crossval {} ({}, {}, {})\n",
         environment.crossval_version,
         environment
             .git_revision
@@ -23,14 +24,17 @@ pub(super) fn run(provenance: &Provenance) -> Result<Outcome, Error> {
             .unwrap_or("revision unknown"),
         environment.profile,
         environment.rustc
-    );
-    println!(
-        "{}, {} CPUs, {}",
+    ))?;
+    terminal.print(&format!(
+        "{}, {} CPUs, {}\n",
         environment.cpu.as_deref().unwrap_or("CPU unknown"),
         environment.cpus,
         environment.os
-    );
-    println!("CPU features  {}\n", environment.cpu_features.join(" "));
+    ))?;
+    terminal.print(&format!(
+        "CPU features  {}\n\n",
+        environment.cpu_features.join(" ")
+    ))?;
 
     let mut tools = table(&["tool", "found"]);
     for (tool, package) in TOOLS {
@@ -39,7 +43,7 @@ pub(super) fn run(provenance: &Provenance) -> Result<Outcome, Error> {
     }
     let libclang = libclang().unwrap_or_else(|| "missing: libclang-dev".to_owned());
     tools.add_row(["libclang", &libclang]);
-    println!("{tools}\n");
+    terminal.print(&format!("{tools}\n\n"))?;
 
     let mut specs = vec![EngineSpec::Rust { fault: None }, EngineSpec::BitnetCpp];
     specs.extend(named_references());
@@ -49,16 +53,19 @@ pub(super) fn run(provenance: &Provenance) -> Result<Outcome, Error> {
             Ok(engine) => {
                 reference |= *spec == EngineSpec::BitnetCpp;
                 let hello = engine.hello();
-                println!(
-                    "{spec}  {}",
+                terminal.print(&format!(
+                    "{spec}  {}\n",
                     hello.version.as_deref().unwrap_or("version unknown")
-                );
-                println!("  architectures  {}", hello.architectures.join(" "));
+                ))?;
+                terminal.print(&format!(
+                    "  architectures  {}\n",
+                    hello.architectures.join(" ")
+                ))?;
                 for (key, value) in &hello.build {
-                    println!("  {key:13}  {}", value.trim());
+                    terminal.print(&format!("  {key:13}  {}\n", value.trim()))?;
                 }
             }
-            Err(e) => println!("{spec}  {e}"),
+            Err(e) => terminal.print(&format!("{spec}  {e}\n"))?,
         }
     }
     Ok(if reference {

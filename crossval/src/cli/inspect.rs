@@ -8,6 +8,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use reports::number;
 use reports::outcome::Outcome;
 
+use super::terminal::Terminal;
 use crate::engine::{Engine, EngineSpec};
 use crate::error::Error;
 
@@ -23,20 +24,20 @@ pub(super) struct Args {
     check: bool,
 }
 
-pub(super) fn run(args: Args) -> Result<Outcome, Error> {
+pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     let gguf = Gguf::open(&args.model).map_err(|e| Error::BadInput(e.to_string()))?;
-    println!(
-        "{}: GGUF v{}, {}, alignment {}\n",
+    terminal.print(&format!(
+        "{}: GGUF v{}, {}, alignment {}\n\n",
         gguf.path().display(),
         gguf.version(),
         number::bytes(gguf.file_size() as f64),
         gguf.alignment()
-    );
+    ))?;
     let mut metadata = table(&["key", "type", "value"]);
     for (key, value) in gguf.metadata().iter() {
         metadata.add_row([key, &value.type_name(), &brief(value)]);
     }
-    println!("{metadata}\n");
+    terminal.print(&format!("{metadata}\n\n"))?;
     let mut tensors = table(&["tensor", "type", "shape", "bytes"]);
     for tensor in gguf.tensors() {
         let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
@@ -50,7 +51,7 @@ pub(super) fn run(args: Args) -> Result<Outcome, Error> {
     if let Some(bytes) = tensors.column_mut(3) {
         bytes.set_cell_alignment(CellAlignment::Right);
     }
-    println!("{tensors}\n");
+    terminal.print(&format!("{tensors}\n\n"))?;
     let findings = match args.check {
         true => check_weights(&gguf).map_err(|e| Error::BadInput(e.to_string()))?,
         false => Vec::new(),
@@ -63,12 +64,12 @@ pub(super) fn run(args: Args) -> Result<Outcome, Error> {
         });
         match verdict {
             Ok((_, load_ms)) => {
-                println!(
-                    "{spec}: runs it (loaded in {})",
+                terminal.print(&format!(
+                    "{spec}: runs it (loaded in {})\n",
                     number::milliseconds(load_ms)
-                );
+                ))?;
             }
-            Err(e) => println!("{spec}: does not run it: {e}"),
+            Err(e) => terminal.print(&format!("{spec}: does not run it: {e}\n"))?,
         }
     }
     if !findings.is_empty() {
@@ -76,7 +77,7 @@ pub(super) fn run(args: Args) -> Result<Outcome, Error> {
         return Err(Error::BadInput(format!("{path}: {}", findings.join("; "))));
     }
     if args.check {
-        println!("every ternary weight is -1, 0 or 1, every scale finite");
+        terminal.print("every ternary weight is -1, 0 or 1, every scale finite\n")?;
     }
     Ok(Outcome::Pass)
 }

@@ -2,6 +2,8 @@
 
 mod bench;
 mod doctor;
+mod gate;
+mod generate;
 mod inspect;
 mod profile;
 mod record;
@@ -10,26 +12,29 @@ mod run;
 mod selftest;
 mod summary;
 mod synth;
+mod terminal;
 mod tokenize;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
 use reports::outcome::Outcome;
 
 use crate::environment::Provenance;
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::worker;
+use terminal::Terminal;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0    pass, also with known deviations
   10   parity failed (values, tokens), or a fault undetected
+  11   performance regressed against the baseline
+  12   both
   20   incomplete: something that was to be compared was not
+  21   no baseline to judge the speed by, or too few samples
   30   an engine is missing or failed
   64   wrong usage (also: prompt longer than the context)
   65   bad model or input file
@@ -40,6 +45,9 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "crossval", version, after_help = EXIT_CODES)]
 struct Cli {
+    /// Print no summary and no progress
+    #[arg(long, short, global = true)]
+    quiet: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -50,6 +58,8 @@ enum Command {
     Run(run::Args),
     /// Time both engines side by side: prefill, decode, latency, load, memory, share of what the machine can do
     Bench(bench::Args),
+    /// Hold reports against a baseline: is an engine still right, and not slower?
+    Gate(gate::Args),
     /// Put faults into the engine under test, one at a time, and see whether the comparison finds each
     Selftest(selftest::Args),
     /// Run one engine and keep everything that a later comparison needs
@@ -66,6 +76,8 @@ enum Command {
     Profile(profile::Args),
     /// Render the HTML and Markdown of a report again from its JSON
     Report(report::Args),
+    /// Print a shell's completions, or write the man pages
+    Generate(generate::Args),
     /// Render the chat templates of `--chat`, from standard input to standard output
     #[command(hide = true, name = crate::chat::COMMAND)]
     RenderChat,
@@ -98,17 +110,20 @@ pub fn main(provenance: &Provenance) -> ExitCode {
             return outcome.exit_code().into();
         }
     };
+    let terminal = Terminal { quiet: cli.quiet };
     let outcome = match cli.command {
-        Command::Run(args) => run::run(args, provenance),
-        Command::Bench(args) => bench::run(args, provenance),
-        Command::Selftest(args) => selftest::run(args, provenance),
-        Command::Record(args) => record::run(args, provenance),
-        Command::Tokenize(args) => tokenize::run(args),
-        Command::Synth(args) => synth::run(args),
-        Command::Inspect(args) => inspect::run(args),
-        Command::Doctor => doctor::run(provenance),
-        Command::Profile(args) => profile::run(args),
-        Command::Report(args) => report::run(args),
+        Command::Run(args) => run::run(args, provenance, terminal),
+        Command::Bench(args) => bench::run(args, provenance, terminal),
+        Command::Gate(args) => gate::run(args, provenance, terminal),
+        Command::Selftest(args) => selftest::run(args, provenance, terminal),
+        Command::Record(args) => record::run(args, provenance, terminal),
+        Command::Tokenize(args) => tokenize::run(args, terminal),
+        Command::Synth(args) => synth::run(args, terminal),
+        Command::Inspect(args) => inspect::run(args, terminal),
+        Command::Doctor => doctor::run(provenance, terminal),
+        Command::Profile(args) => profile::run(args, terminal),
+        Command::Report(args) => report::run(args, terminal),
+        Command::Generate(args) => generate::run(args, terminal),
         Command::RenderChat => crate::chat::serve().map(|()| Outcome::Pass),
         Command::Worker {
             engine,
@@ -123,17 +138,6 @@ pub fn main(provenance: &Provenance) -> ExitCode {
         })
         .exit_code()
         .into()
-}
-
-/// Hidden where standard error is not a terminal.
-fn progress_bar() -> ProgressBar {
-    let bar = ProgressBar::no_length();
-    let style =
-        ProgressStyle::with_template("{msg:24} {bar:40} {percent:>3}% {elapsed} (eta {eta})")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-    bar.set_style(style);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }
 
 impl From<reports::Error> for Error {

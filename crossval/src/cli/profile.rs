@@ -1,10 +1,9 @@
 //! `crossval profile`.
 
-use std::io::Write;
-
 use clap::Subcommand;
 use reports::outcome::Outcome;
 
+use super::terminal::Terminal;
 use crate::error::Error;
 use crate::profile::Profile;
 
@@ -24,11 +23,9 @@ enum Command {
     },
 }
 
-pub(super) fn run(args: Args) -> Result<Outcome, Error> {
+pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     let Command::Show { profile } = args.command;
     let text = Profile::text(&profile)?;
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(|e| Error::io("standard output", e))?;
+    terminal.print(&text)?;
     Ok(Outcome::Pass)
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use reports::number;
 use reports::outcome::Outcome;
 
-use super::progress_bar;
 use super::run::{DEFAULT_N_PREDICT, default_prompt, prompts, threads};
+use super::terminal::Terminal;
 use crate::environment::{self, Provenance};
 use crate::error::Error;
 use crate::trace::RecordOptions;
@@ -42,7 +42,11 @@ pub(super) struct Args {
     output: PathBuf,
 }
 
-pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error> {
+pub(super) fn run(
+    args: Args,
+    provenance: &Provenance,
+    terminal: Terminal,
+) -> Result<Outcome, Error> {
     let mut prompts = prompts(&args.prompt, &args.prompt_file, args.tokens)?;
     if prompts.is_empty() {
         prompts.push(default_prompt());
@@ -60,13 +64,10 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
             .collect(),
         environment: environment::describe(provenance),
     };
-    let progress = progress_bar();
+    let progress = terminal.progress();
     let size = crate::trace::record(&options, &progress);
     progress.finish_and_clear();
-    println!(
-        "{}  {}",
-        options.output.display(),
-        number::bytes(size? as f64)
-    );
+    let size = number::bytes(size? as f64);
+    terminal.print(&format!("{}  {size}\n", options.output.display()))?;
     Ok(Outcome::Pass)
 }

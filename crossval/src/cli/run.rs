@@ -6,11 +6,14 @@ use clap::ValueEnum;
 use reports::model::Mode;
 use reports::outcome::Outcome;
 
-use super::{progress_bar, summary};
+use super::gate::{Rule, hold, write_updated};
+use super::summary;
+use super::terminal::Terminal;
 use crate::engine::EngineSpec;
 use crate::environment::{self, Provenance};
 use crate::error::Error;
 use crate::fault::Fault;
+use crate::gate::{Baseline, measure_again};
 use crate::known::Ledger;
 use crate::profile::Profile;
 use crate::run::{PromptSource, RunOptions, TextSource};
@@ -72,6 +75,14 @@ pub(super) struct Args {
     /// Do not time the engines
     #[arg(long)]
     no_bench: bool,
+    /// Hold the run against earlier ones, in a JSON file (see `crossval gate`)
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
+    #[command(flatten)]
+    rule: Rule,
+    /// Print the report as JSON, and nothing else
+    #[arg(long)]
+    json: bool,
     /// A deliberate error in the candidate, to see the comparison fail
     #[arg(long, value_name = "FAULT", hide = true)]
     fault: Option<Fault>,
@@ -91,7 +102,11 @@ pub(super) fn threads(s: &str) -> Result<usize, String> {
     }
 }
 
-pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error> {
+pub(super) fn run(
+    args: Args,
+    provenance: &Provenance,
+    terminal: Terminal,
+) -> Result<Outcome, Error> {
     let mut candidate: EngineSpec = args.candidate.parse()?;
     if let Some(fault) = args.fault {
         match &mut candidate {
@@ -135,14 +150,35 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
         model: args.model,
     };
     check_writable(&args.out)?;
-    let progress = progress_bar();
+    let mut baseline = match &args.baseline {
+        Some(file) => Baseline::open(file)?,
+        None => None,
+    };
+    let progress = terminal.progress();
     let report = crate::run::run(&options, &progress);
+    let mut report = report.inspect_err(|_| progress.finish_and_clear())?;
+    if let Some(file) = &args.baseline {
+        let before = report.clone();
+        hold(
+            &mut report,
+            (file, &mut baseline),
+            args.rule,
+            &mut |tests| measure_again(&before, tests, &before.environment, &progress),
+        );
+    }
     progress.finish_and_clear();
-    let report = report?;
     let paths = reports::write_dir(&args.out, &report)?;
-    print!("{}", summary::render(&report));
-    println!("\nreport  {}", paths.html.display());
-    Ok(summary::outcome(&report))
+    if let Some(file) = &args.baseline {
+        write_updated(args.rule, file, baseline.as_ref())?;
+    }
+    match args.json {
+        true => terminal.print_json(&report)?,
+        false => {
+            let summary = summary::render(&report);
+            terminal.print(&format!("{summary}\nreport  {}\n", paths.html.display()))?;
+        }
+    }
+    Ok(Outcome::of_exit_code(report.verdict.exit_code))
 }
 
 /// Those of the flags.

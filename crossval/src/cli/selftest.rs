@@ -8,7 +8,7 @@ use reports::model::{Mode, Status};
 use reports::outcome::Outcome;
 
 use super::inspect::table;
-use super::progress_bar;
+use super::terminal::{Terminal, colored};
 use crate::engine::EngineSpec;
 use crate::environment::{self, Provenance};
 use crate::error::Error;
@@ -44,9 +44,16 @@ pub(super) struct Args {
         default_value = "crossval-selftest.json"
     )]
     out: PathBuf,
+    /// Print the result as JSON, and nothing else
+    #[arg(long)]
+    json: bool,
 }
 
-pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error> {
+pub(super) fn run(
+    args: Args,
+    provenance: &Provenance,
+    terminal: Terminal,
+) -> Result<Outcome, Error> {
     let demo = bundled().map_err(|e| Error::io(std::env::temp_dir(), e))?;
     let options = RunOptions {
         model: args.model.unwrap_or_else(|| demo.path().to_owned()),
@@ -70,14 +77,19 @@ pub(super) fn run(args: Args, provenance: &Provenance) -> Result<Outcome, Error>
         environment: environment::describe(provenance),
     };
     let file = std::fs::File::create(&args.out).map_err(|e| Error::io(&args.out, e))?;
-    let progress = progress_bar();
+    let progress = terminal.progress();
     let test = selftest(&options, args.places.into(), args.seed, &progress);
     progress.finish_and_clear();
     let test = test?;
     serde_json::to_writer_pretty(std::io::BufWriter::new(file), &test)
         .map_err(|e| Error::io(&args.out, e.into()))?;
-    print!("{}", render(&test));
-    println!("\nreport  {}", args.out.display());
+    match args.json {
+        true => terminal.print_json(&test)?,
+        false => {
+            let summary = render(&test);
+            terminal.print(&format!("{summary}\nreport  {}\n", args.out.display()))?;
+        }
+    }
     Ok(match test.passed() {
         true => Outcome::Pass,
         false => Outcome::Parity,
@@ -155,7 +167,7 @@ fn render(test: &SelfTest) -> String {
         ));
         out.push_str(&excluded(test));
     }
-    let verdict = if test.passed() { "PASS" } else { "FAIL" };
+    let verdict = colored(if test.passed() { "PASS" } else { "FAIL" });
     let located = all.iter().filter(|i| i.located).count();
     out.push_str(&format!(
         "\n{verdict}  {} of {} faults detected, {located} located, {} kinds\n",

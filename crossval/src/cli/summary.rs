@@ -4,12 +4,12 @@ use std::fmt::Write as _;
 
 use comfy_table::CellAlignment;
 use reports::model::{
-    AtFault, BenchRow, Divergence, Engines, KnownState, Mode, Report, Status, TapStats,
+    AtFault, BenchRow, Divergence, Engines, GateFigure, KnownState, Mode, Report, Status, TapStats,
 };
 use reports::number;
-use reports::outcome::Outcome;
 
 use super::inspect::table;
+use super::terminal::colored;
 
 /// Columns of the terminal.
 const WIDTH: usize = 100;
@@ -20,34 +20,32 @@ const INDENT: usize = 6;
 /// Characters of generated text per line; three lines are shown.
 const TEXT_WIDTH: usize = 96;
 
-/// The exit code of the report as an outcome.
-pub(super) fn outcome(report: &Report) -> Outcome {
-    [
-        Outcome::Pass,
-        Outcome::Parity,
-        Outcome::Incomplete,
-        Outcome::Engine,
-    ]
-    .into_iter()
-    .find(|o| o.exit_code() == report.verdict.exit_code)
-    .unwrap_or(Outcome::Internal)
-}
-
-/// The summary, as plain text.
+/// The summary, with its first word in colour.
 pub(super) fn render(report: &Report) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = write_summary(&mut out, report);
+    in_color(&out, report)
+}
+
+/// What the gate says of a report, likewise.
+pub(super) fn render_gate(report: &Report, path: &str) -> String {
+    let mut out = String::new();
+    let status = status(report);
+    let engines = &report.engines;
+    let (candidate, reference) = (&engines.candidate.name, &engines.reference.name);
+    let _ = paragraph(
+        &mut out,
+        0,
+        &format!("{status}  {candidate} against {reference}: {path}"),
+    )
+    .and_then(|()| reasons(&mut out, report))
+    .and_then(|()| write_gate(&mut out, report));
     out
 }
 
 fn write_summary(out: &mut String, report: &Report) -> std::fmt::Result {
-    let status = match report.verdict.status {
-        Status::Pass => "PASS",
-        Status::Fail => "FAIL",
-        Status::Incomplete => "INCOMPLETE",
-        Status::Error => "ERROR",
-    };
+    let status = status(report);
     let engines = &report.engines;
     let headline = format!(
         "{status}{}  {} against {}: {} of {} rows compared, {} of {} within their limit",
@@ -67,9 +65,7 @@ fn write_summary(out: &mut String, report: &Report) -> std::fmt::Result {
         };
         paragraph(out, INDENT, &format!("{mode} mode only"))?;
     }
-    for reason in &report.verdict.reasons {
-        paragraph(out, INDENT, reason)?;
-    }
+    reasons(out, report)?;
     if let Some(divergence) = &report.verdict.first_divergence {
         write_divergence(out, divergence)?;
     }
@@ -80,7 +76,27 @@ fn write_summary(out: &mut String, report: &Report) -> std::fmt::Result {
     write_perplexity(out, report)?;
     write_generation(out, report)?;
     write_tokens(out, report)?;
-    write_bench(out, report)
+    write_bench(out, report)?;
+    write_gate(out, report)
+}
+
+fn in_color(summary: &str, report: &Report) -> String {
+    let word = status(report);
+    summary.replacen(word, &colored(word), 1)
+}
+
+fn status(report: &Report) -> &'static str {
+    match report.verdict.status {
+        Status::Pass => "PASS",
+        Status::Fail => "FAIL",
+        Status::Incomplete => "INCOMPLETE",
+        Status::Error => "ERROR",
+    }
+}
+
+fn reasons(out: &mut String, report: &Report) -> std::fmt::Result {
+    let mut reasons = report.verdict.reasons.iter();
+    reasons.try_for_each(|reason| paragraph(out, INDENT, reason))
 }
 
 /// ` with 2 known deviations`, if the run passed thanks to them.
@@ -118,7 +134,7 @@ fn write_fault(out: &mut String, report: &Report) -> std::fmt::Result {
         candidate,
     } = &report.engines;
     let fault = match report.verdict.at_fault {
-        AtFault::None if report.verdict.status == Status::Fail => Some("neither engine".to_owned()),
+        AtFault::None if report.verdict.parity_failed() => Some("neither engine".to_owned()),
         AtFault::None => None,
         AtFault::Candidate => Some(format!("the candidate ({})", candidate.name)),
         AtFault::Reference => Some(format!("the reference ({})", reference.name)),
@@ -452,6 +468,56 @@ fn write_bench(out: &mut String, report: &Report) -> std::fmt::Result {
         ]);
     }
     for column in 1..5 {
+        if let Some(column) = rows.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    writeln!(out, "\n{rows}")
+}
+
+fn write_gate(out: &mut String, report: &Report) -> std::fmt::Result {
+    let series = report.gate.iter().flat_map(|gate| &gate.series);
+    let mut rows = table(&[
+        "test",
+        "threads",
+        "speed",
+        "baseline",
+        "now",
+        "change",
+        "95% interval",
+        "let through",
+        "result",
+    ]);
+    for s in series {
+        let figure = |x: f64| match s.figure {
+            GateFigure::Ratio => format!("{x:.2}x"),
+            GateFigure::Absolute => format!("{}/s", number::significant(x, 3)),
+        };
+        let known = |x: Option<f64>, format: fn(f64) -> String| x.map(format).unwrap_or_default();
+        // The last measurement is the one that decided.
+        let now = s.measurements.last();
+        let interval = now.and_then(|m| Some((m.low?, m.high?)));
+        rows.add_row([
+            s.test.clone(),
+            s.threads.to_string(),
+            match s.figure {
+                GateFigure::Ratio => "ratio".to_owned(),
+                GateFigure::Absolute => "candidate".to_owned(),
+            },
+            s.baseline.map(figure).unwrap_or_default(),
+            now.map(|m| figure(m.value)).unwrap_or_default(),
+            known(now.and_then(|m| m.change), number::change),
+            interval
+                .map(|(low, high)| format!("{} to {}", number::change(low), number::change(high)))
+                .unwrap_or_default(),
+            known(s.threshold, |x| number::change(-x)),
+            s.result.name().to_owned(),
+        ]);
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    for column in [1, 3, 4, 5, 6, 7] {
         if let Some(column) = rows.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }

@@ -8,7 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use reports::number;
 use reports::outcome::Outcome;
 
-use super::progress_bar;
+use super::terminal::Terminal;
 use crate::error::Error;
 use crate::synth::{Preset, Stress, SynthOptions, write};
 
@@ -80,7 +80,7 @@ fn architectures() -> impl TypedValueParser<Value = Architecture> {
     })
 }
 
-pub(super) fn run(args: Args) -> Result<Outcome, Error> {
+pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     let preset = match args.preset {
         PresetArg::Tiny => Preset::Tiny,
         PresetArg::Small => Preset::Small,
@@ -101,7 +101,7 @@ pub(super) fn run(args: Args) -> Result<Outcome, Error> {
     ] {
         *size = flag.unwrap_or(*size);
     }
-    let progress = progress_bar();
+    let progress = terminal.progress();
     progress.set_message("writing");
     let written = write(&options, &args.output, &mut |done, total| {
         progress.set_length(total);
@@ -112,6 +112,7 @@ pub(super) fn run(args: Args) -> Result<Outcome, Error> {
     let size = std::fs::metadata(&args.output)
         .map_err(|e| Error::io(&args.output, e))?
         .len();
-    println!("{}  {}", args.output.display(), number::bytes(size as f64));
+    let size = number::bytes(size as f64);
+    terminal.print(&format!("{}  {size}\n", args.output.display()))?;
     Ok(Outcome::Pass)
 }

@@ -4,14 +4,16 @@ mod fuzz;
 mod single;
 mod table;
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use bitnet_core::tokenizer::EncodeOptions;
 use reports::number;
 use reports::outcome::Outcome;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
+use super::terminal::Terminal;
 use crate::chat;
 use crate::compare::lockstep::Side;
 use crate::engine::{Engine, EngineError, EngineSpec};
@@ -75,7 +77,7 @@ pub(super) struct Args {
     seed: u64,
 }
 
-pub(super) fn run(args: Args) -> Result<Outcome, Error> {
+pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     if args.engine != "both" {
         let spec: EngineSpec = args.engine.parse()?;
         if args.fuzz.is_some() || args.reference.is_some() || args.candidate.is_some() {
@@ -83,7 +85,7 @@ pub(super) fn run(args: Args) -> Result<Outcome, Error> {
                 "--engine {spec}: --fuzz, --reference and --candidate are for --engine both"
             )));
         }
-        return single::run(&args, &spec);
+        return single::run(&args, &spec, terminal);
     }
     let reference: EngineSpec = args.reference.as_deref().unwrap_or("bitnet.cpp").parse()?;
     let candidate: EngineSpec = args.candidate.as_deref().unwrap_or("rust").parse()?;
@@ -95,12 +97,12 @@ pub(super) fn run(args: Args) -> Result<Outcome, Error> {
     if let Some(count) = args.fuzz {
         let corpus = args.file.as_deref().map(read).transpose()?;
         let engines = Engines::load(&reference, &candidate, &args.model)?;
-        return fuzz::run(&args, engines, count, corpus);
+        return fuzz::run(&args, engines, count, corpus, terminal);
     }
     let text = args.text()?;
     let engines = Engines::load(&reference, &candidate, &args.model)?;
     let (text, options) = args.input(text, &engines.facts)?;
-    compare(&args, engines, &text, options)
+    compare(&args, engines, &text, options, terminal)
 }
 
 fn compare(
@@ -108,6 +110,7 @@ fn compare(
     mut engines: Engines,
     text: &[u8],
     options: EncodeOptions,
+    terminal: Terminal,
 ) -> Result<Outcome, Error> {
     engines.reference.set_task("tokenizing");
     engines.candidate.set_task("tokenizing");
@@ -131,21 +134,21 @@ fn compare(
         out.push(("equal".to_owned(), comparison.equal().into()));
         out.extend(differences(&comparison, &names));
         out.extend(times.iter().flat_map(|times| times.json(&names)));
-        print_json(&out)?;
+        terminal.print_json(&Entries(out))?;
     } else if args.ids {
         match answers {
-            [Ok(c), Ok(r)] if c == r => print(&format!("{c:?}\n"))?,
+            [Ok(c), Ok(r)] if c == r => terminal.print(&format!("{c:?}\n"))?,
             _ => {
                 for (name, answer) in names.iter().zip(answers) {
-                    print(&format!("{name}: {}\n", ids_or_refusal(answer)))?;
+                    terminal.print(&format!("{name}: {}\n", ids_or_refusal(answer)))?;
                 }
             }
         }
     } else {
         let shown = table::render(&mut engines, text, options, &comparison);
-        print(&shown.map_err(|side| engines.failed(side, "showing the tokens"))?)?;
+        terminal.print(&shown.map_err(|side| engines.failed(side, "showing the tokens"))?)?;
         if let Some(times) = times {
-            print(&times.line(&names, text.len()))?;
+            terminal.print(&times.line(&names, text.len()))?;
         }
     }
     Ok(match comparison.equal() {
@@ -244,19 +247,13 @@ fn ids_or_refusal(answer: &Answer<Vec<u32>>) -> String {
     }
 }
 
-/// In the order given, which `serde_json` does not keep.
-fn print_json(entries: &[(String, Value)]) -> Result<(), Error> {
-    let entries = entries
-        .iter()
-        .map(|(key, value)| format!("{}:{value}", Value::from(key.as_str())));
-    let entries: Vec<String> = entries.collect();
-    print(&format!("{{{}}}\n", entries.join(",")))
-}
+/// An object with its entries in the order given, which `serde_json`'s own does not keep.
+struct Entries(Vec<(String, Value)>);
 
-/// A million tokens often go into a pipe that is closed early.
-fn print(text: &str) -> Result<(), Error> {
-    let written = std::io::stdout().lock().write_all(text.as_bytes());
-    written.map_err(|e| Error::io("standard output", e))
+impl Serialize for Entries {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
 }
 
 /// How long each engine took for the text, milliseconds per repetition.

@@ -282,6 +282,7 @@ fn time(
             .generation
             .as_ref()
             .map(|g| [g.reference.as_slice(), &g.candidate]),
+        load: prompt.get(..1),
         // The workers of the comparison have it mapped.
         cold: false,
         compact_head_budget: 0,
@@ -320,6 +321,6 @@ pub(crate) fn hash_file(path: &Path) -> Result<(u64, String), Error> {
     Ok((size, hex(&hasher.finalize())))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -47,9 +47,7 @@ impl Verdict {
         let reference = &report.engines.reference.name;
         let candidate = &report.engines.candidate.name;
         let fault = match verdict.at_fault {
-            AtFault::None if verdict.status == Status::Fail => {
-                "; at fault: neither engine".to_owned()
-            }
+            AtFault::None if verdict.parity_failed() => "; at fault: neither engine".to_owned(),
             AtFault::None => String::new(),
             AtFault::Candidate => format!("; at fault: the candidate ({candidate})"),
             AtFault::Reference => format!("; at fault: the reference ({reference})"),

@@ -27,12 +27,12 @@ pub struct GateSeries {
     pub threads: usize,
     /// Which speed.
     pub figure: GateFigure,
-    /// Runs in the baseline's history that the next two rest on: since the last change of level.
+    /// Runs in the baseline's history, all levels together.
     pub runs: usize,
-    /// The level: the median of those runs. Null without any.
+    /// The level: the median of the runs since it last changed. Null without any.
     pub baseline: Option<f64>,
-    /// How far single runs lie from the level, as a share of it: the standard deviation of a run to come, by Student's t
-    /// with so few runs. Null where they are too few.
+    /// How far single runs lie from their level, as a share of it: the standard deviation over the whole history. Null
+    /// where the runs are too few.
     pub noise: Option<f64>,
     /// The slowdown beyond which the series is red: the larger of [`Gate::max_regression`] and three times the noise.
     /// Null where the noise is.
@@ -90,4 +90,21 @@ pub enum GateResult {
     NotMeasured,
     /// The reference's own speed changed as well: it is the machine. Not judged, and no fault.
     MachineChanged,
+}
+
+impl GateResult {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            GateResult::Pass => "pass",
+            GateResult::Improved => "faster",
+            GateResult::Regressed => "SLOWER",
+            GateResult::NotConfirmed => "pass, red at first",
+            GateResult::NotRepeated => "not confirmed",
+            GateResult::TooFewSamples => "too few samples",
+            GateResult::NoBaseline => "no baseline",
+            GateResult::NotMeasured => "not measured",
+            GateResult::MachineChanged => "machine changed",
+        }
+    }
 }

@@ -61,6 +61,7 @@ fn excused_report() -> Value {
 
 fn summary(report: Value) -> String {
     let summary = render(&serde_json::from_value(report).unwrap());
+    let summary = anstream::adapter::strip_str(&summary).to_string();
     let wide = summary.lines().find(|line| line.chars().count() > WIDTH);
     assert_eq!(wide, None);
     summary

@@ -6,8 +6,8 @@ use reports::number;
 use reports::outcome::Outcome;
 use serde_json::{Value, json};
 
-use super::{Args, differences, ids_or_refusal, print, print_json};
-use crate::cli::progress_bar;
+use super::{Args, Entries, differences, ids_or_refusal};
+use crate::cli::terminal::Terminal;
 use crate::error::Error;
 use crate::tokens::{
     Engines, FuzzOptions, FuzzReport, Mismatch, PieceMismatch, escape, fuzz, printf_argument,
@@ -18,13 +18,14 @@ pub(super) fn run(
     mut engines: Engines,
     count: u64,
     corpus: Option<Vec<u8>>,
+    terminal: Terminal,
 ) -> Result<Outcome, Error> {
     let options = FuzzOptions {
         count,
         seed: args.seed,
         corpus,
     };
-    let progress = progress_bar();
+    let progress = terminal.progress();
     progress.set_message("comparing");
     progress.set_length(count);
     let facts = engines.facts.clone();
@@ -34,9 +35,9 @@ pub(super) fn run(
         .map_err(|side| engines.failed(side, &format!("--fuzz {count} --seed {}", args.seed)))?;
     let names = [&engines.candidate, &engines.reference].map(|engine| engine.name().to_owned());
     if args.json {
-        print_json(&as_json(args, &report, &names))?;
+        terminal.print_json(&Entries(as_json(args, &report, &names)))?;
     } else {
-        print(&render(args, &report, &names))?;
+        terminal.print(&render(args, &report, &names))?;
     }
     Ok(match report.equal() {
         true => Outcome::Pass,

@@ -5,14 +5,15 @@ use reports::number;
 use reports::outcome::Outcome;
 use serde_json::json;
 
-use super::{Args, SHOWN_TOKENS, print, print_json};
+use super::{Args, Entries, SHOWN_TOKENS};
 use crate::cli::inspect::table;
+use crate::cli::terminal::Terminal;
 use crate::engine::{EngineError, EngineSpec};
 use crate::error::Error;
 use crate::stats;
 use crate::tokens::{escape, load_one};
 
-pub(super) fn run(args: &Args, spec: &EngineSpec) -> Result<Outcome, Error> {
+pub(super) fn run(args: &Args, spec: &EngineSpec, terminal: Terminal) -> Result<Outcome, Error> {
     let text = args.text()?;
     let (mut engine, facts) = load_one(spec, &args.model)?;
     let (text, options) = args.input(text, &facts)?;
@@ -34,9 +35,9 @@ pub(super) fn run(args: &Args, spec: &EngineSpec) -> Result<Outcome, Error> {
     if args.json {
         let mut out = vec![(name.clone(), json!(ids))];
         out.extend(ms.map(|ms| ("ms".to_owned(), json!({name.as_str(): ms}))));
-        print_json(&out)?;
+        terminal.print_json(&Entries(out))?;
     } else if args.ids {
-        print(&format!("{ids:?}\n"))?;
+        terminal.print(&format!("{ids:?}\n"))?;
     } else {
         if ids.len() <= SHOWN_TOKENS {
             let pieces = engine.pieces(&ids).map_err(failed)?;
@@ -50,11 +51,11 @@ pub(super) fn run(args: &Args, spec: &EngineSpec) -> Result<Outcome, Error> {
                     column.set_cell_alignment(CellAlignment::Right);
                 }
             }
-            print(&format!("{rows}\n\n"))?;
+            terminal.print(&format!("{rows}\n\n"))?;
         }
         let (tokens, bytes) = (ids.len() as u64, text.len() as u64);
         let time = ms.map(|ms| format!(" in {}", number::milliseconds(ms)));
-        print(&format!(
+        terminal.print(&format!(
             "{name}: {} from {}{}\n",
             number::plural(tokens, "token"),
             number::plural(bytes, "byte"),

@@ -1,0 +1,70 @@
+//! What commands print: a summary for people or JSON for programs on standard output, progress on standard error.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anstyle::AnsiColor;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use crate::error::Error;
+
+/// Standard output and standard error.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terminal {
+    /// Neither summaries nor progress.
+    pub quiet: bool,
+}
+
+impl Terminal {
+    /// Hidden where standard error is not a terminal, too.
+    pub(super) fn progress(self) -> ProgressBar {
+        let bar = ProgressBar::no_length();
+        let template = "{msg:24} {bar:40} {percent:>3}% {elapsed} (eta {eta})";
+        let style = ProgressStyle::with_template(template);
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        if self.quiet {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    }
+
+    /// Prints what is for people. Colours are left out where standard output is no terminal, and with `NO_COLOR`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if standard output cannot be written to.
+    pub(super) fn print(self, text: &str) -> Result<(), Error> {
+        match self.quiet {
+            true => Ok(()),
+            false => write(text),
+        }
+    }
+
+    /// Prints what was asked for as JSON, on one line.
+    ///
+    /// # Errors
+    /// As [`Terminal::print`].
+    pub(super) fn print_json(self, value: &impl Serialize) -> Result<(), Error> {
+        let json = serde_json::to_string(value);
+        let json = json.map_err(|e| Error::Internal(format!("the result as JSON: {e}")))?;
+        write(&(json + "\n"))
+    }
+}
+
+/// A verdict's word in its colour.
+pub(super) fn colored(word: &str) -> String {
+    let color = match word {
+        "PASS" => AnsiColor::Green,
+        "INCOMPLETE" => AnsiColor::Yellow,
+        _ => AnsiColor::Red,
+    };
+    let style = color.on_default().bold();
+    format!("{style}{word}{style:#}")
+}
+
+fn write(text: &str) -> Result<(), Error> {
+    let mut out = anstream::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|e| Error::io("standard output", e))
+}
