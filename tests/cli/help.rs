@@ -5,7 +5,8 @@ use super::*;
 #[test]
 fn help_of_every_command() {
     for command in [
-        "", "run", "bench", "record", "synth", "inspect", "doctor", "profile", "report", "tokenize",
+        "", "run", "bench", "gate", "selftest", "record", "synth", "inspect", "doctor", "profile",
+        "report", "tokenize", "generate",
     ] {
         let args: Vec<&str> = [command, "--help"]
             .into_iter()

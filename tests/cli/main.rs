@@ -6,6 +6,8 @@ mod chat;
 mod dying_engine;
 mod false_alarms;
 mod faults;
+mod gate;
+mod generate;
 mod help;
 mod known;
 mod parity;

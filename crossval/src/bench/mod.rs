@@ -24,7 +24,7 @@ mod test;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use reports::model::{Bench, BenchCompactHead, BenchMemory, BenchRoofline, BenchTokens, TokenWork};
@@ -42,8 +42,14 @@ use crate::roofline;
 /// Pairs per test where nothing else is asked for.
 pub const REPETITIONS: usize = 5;
 
+/// Pairs at most where they are short and nothing else is asked for.
+pub const MOST_REPETITIONS: usize = 25;
+
 /// Batch of the timed prefill, tokens: the reference's default.
 const TIMED_UBATCH: usize = 512;
+
+/// A time in which more pairs than asked for may be measured.
+const SHORT: Duration = Duration::from_secs(2);
 
 /// Idle threads of either engine have stopped spinning by then: OpenMP's and our pool's do within a few milliseconds.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -61,6 +67,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) threads: &'a [usize],
     /// Pairs per test, warm-up apart.
     pub(crate) repetitions: usize,
+    /// Up to so many where all of them take less than [`SHORT`]: the median of few short ones scatters. Loading aside.
+    pub(crate) most_repetitions: usize,
     /// Size of the KV cache.
     pub(crate) n_ctx: usize,
     /// Prompts to prefill, none of them empty; the first one's is the time to first token.
@@ -269,7 +277,10 @@ impl<'a> Meter<'a> {
         let mut certified = self.start_certified(threads, cpus)?;
         let mut certified_reproduced = true;
         let mut reproduced = vec![[true; 2]; jobs.len()];
-        for repetition in 0..=self.plan.repetitions {
+        let mut repetitions = self.plan.repetitions;
+        let mut repetition = 0;
+        while repetition <= repetitions {
+            let started = Instant::now();
             for (i, job) in jobs.iter().enumerate() {
                 for side in order(repetition) {
                     let sample = self
@@ -301,7 +312,15 @@ impl<'a> Meter<'a> {
                     }
                 }
             }
+            if repetition == 0 {
+                let fit = SHORT.as_secs_f64() / started.elapsed().as_secs_f64();
+                repetitions = repetitions.max(self.plan.most_repetitions.min(fit as usize));
+                let more = repetitions - self.plan.repetitions;
+                self.progress.inc_length((more * 2 * jobs.len()) as u64);
+            }
+            repetition += 1;
         }
+        self.bench.repetitions = repetitions;
         for (side, engine) in engines.iter_mut().enumerate() {
             let usage = engine.usage().map_err(SIDES[side])?;
             self.bench

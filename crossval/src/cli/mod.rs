@@ -46,7 +46,7 @@ Exit codes:
 #[command(name = "crossval", version, after_help = EXIT_CODES)]
 struct Cli {
     /// Print no summary and no progress
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, display_order = 1000)]
     quiet: bool,
     #[command(subcommand)]
     command: Command,

@@ -41,7 +41,7 @@ pub(super) fn render_gate(report: &Report, path: &str) -> String {
     )
     .and_then(|()| reasons(&mut out, report))
     .and_then(|()| write_gate(&mut out, report));
-    out
+    in_color(&out, report)
 }
 
 fn write_summary(out: &mut String, report: &Report) -> std::fmt::Result {
@@ -485,7 +485,7 @@ fn write_gate(out: &mut String, report: &Report) -> std::fmt::Result {
         "now",
         "change",
         "95% interval",
-        "let through",
+        "limit",
         "result",
     ]);
     for s in series {

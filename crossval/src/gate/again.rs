@@ -63,6 +63,7 @@ pub fn measure_again(
         specs: [&reference, &candidate],
         threads: &wanted.threads,
         repetitions: timed.repetitions,
+        most_repetitions: timed.repetitions,
         n_ctx: (prompt.len() + report.inputs.n_predict).next_multiple_of(32),
         prefill: &prefill,
         decode: wanted.decode.map(|steps| (start, steps)),

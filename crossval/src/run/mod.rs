@@ -275,6 +275,7 @@ fn time(
         specs: [&options.reference, &options.candidate],
         threads: &[options.threads],
         repetitions: bench::REPETITIONS,
+        most_repetitions: bench::MOST_REPETITIONS,
         n_ctx: comparison.settings.n_ctx,
         prefill: &[prompt],
         decode: (steps > 0).then_some((prompt, steps)),

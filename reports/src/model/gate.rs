@@ -99,7 +99,7 @@ impl GateResult {
             GateResult::Pass => "pass",
             GateResult::Improved => "faster",
             GateResult::Regressed => "SLOWER",
-            GateResult::NotConfirmed => "pass, red at first",
+            GateResult::NotConfirmed => "red once, pass",
             GateResult::NotRepeated => "not confirmed",
             GateResult::TooFewSamples => "too few samples",
             GateResult::NoBaseline => "no baseline",
