@@ -19,6 +19,7 @@
 
 mod cache;
 mod energy;
+mod kernels;
 mod report;
 mod test;
 
@@ -36,7 +37,7 @@ use self::test::{Cache, Series, Test};
 use crate::compare::lockstep::Side;
 use crate::engine::{Engine, EngineError, EngineSpec};
 use crate::environment::cpus_by_core;
-use crate::protocol::{ErrorKind, Settings, token_bytes};
+use crate::protocol::{ErrorKind, ModelFacts, Settings, token_bytes};
 use crate::roofline;
 
 /// Pairs per test where nothing else is asked for.
@@ -86,6 +87,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) compact_head_budget: u64,
     /// What one token costs.
     pub(crate) work: Option<TokenWork>,
+    /// The model of which the Rust engine's matrix products are timed by themselves, if it is among the engines.
+    pub(crate) kernels: Option<&'a ModelFacts>,
 }
 
 /// One generation that is timed, and the test that it is for.
@@ -136,6 +139,17 @@ pub(crate) fn bench(plan: &Plan, progress: &ProgressBar) -> Result<Bench, Side> 
         let cpus: Vec<usize> = cpus_by_core().0.into_iter().take(threads).collect();
         progress.set_message("measuring the machine");
         let roofline = roofline::measure(threads, &cpus);
+        let timed = |spec: &&EngineSpec| matches!(spec, EngineSpec::Rust { .. });
+        if i == 0
+            && let Some(facts) = plan.kernels
+            && plan.specs.iter().any(timed)
+            && let Some(&cpu) = cpus.first()
+        {
+            progress.set_message("timing the kernels");
+            let of_one = (threads > 1).then(|| roofline::measure(1, &[cpu]));
+            let of_one = of_one.as_ref().unwrap_or(&roofline);
+            meter.bench.kernels = kernels::measure(facts, cpu, of_one);
+        }
         let mut tests = BTreeMap::new();
         // Loading takes one thread.
         if i == 0

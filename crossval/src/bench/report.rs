@@ -119,6 +119,7 @@ pub fn measure(options: &BenchOptions, progress: &ProgressBar) -> Result<Report,
         cold: true,
         compact_head_budget: options.compact_head_budget,
         work: facts.work,
+        kernels: Some(&facts),
     };
     let timed = match failures.is_empty().then(|| bench(&plan, progress)) {
         Some(Ok(timed)) => Some(timed),

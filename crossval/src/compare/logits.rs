@@ -1,10 +1,13 @@
 //! Statistics of the output distributions.
 
-use reports::model::{LogitsStats, Top1Disagreement};
+use reports::model::{LogitsAt, LogitsStats, TokenLogit, Top1Disagreement};
 
 use super::finite;
 use super::tap::row_nmse;
 use crate::stats::quantile;
+
+/// Positions of which the likeliest tokens are kept.
+const WORST: usize = 5;
 
 /// Collects the rows of logits of one prompt.
 #[derive(Clone, Debug)]
@@ -15,6 +18,8 @@ pub struct LogitsAccumulator {
     top1_agreements: usize,
     top5_share: f64,
     disagreements: Vec<Top1Disagreement>,
+    /// Largest KL first.
+    worst: Vec<(f64, LogitsAt)>,
 }
 
 impl LogitsAccumulator {
@@ -27,13 +32,15 @@ impl LogitsAccumulator {
             top1_agreements: 0,
             top5_share: 0.0,
             disagreements: Vec::new(),
+            worst: Vec::new(),
         }
     }
 
     /// Takes both engines' logits at `position`; positions come in order.
     pub fn add(&mut self, position: usize, reference: &[f32], candidate: &[f32]) {
         self.first_position.get_or_insert(position);
-        self.kl.push(kl_divergence(reference, candidate));
+        let kl = kl_divergence(reference, candidate);
+        self.kl.push(kl);
         let top_reference = top_k::<5>(reference);
         let top_candidate = top_k::<5>(candidate);
         let shared = top_reference
@@ -53,6 +60,22 @@ impl LogitsAccumulator {
                 });
             }
             _ => self.top1_agreements += 1,
+        }
+        // NaN orders above all.
+        let rank = self
+            .worst
+            .partition_point(|(worse, _)| worse.total_cmp(&kl).is_ge());
+        if kl != 0.0 && rank < WORST {
+            let differ = self.disagreements.last().filter(|d| d.position == position);
+            let at = LogitsAt {
+                position,
+                kl: finite(kl),
+                near_tie: differ.is_some_and(|d| d.near_tie),
+                reference: likeliest(reference, &top_reference),
+                candidate: likeliest(candidate, &top_candidate),
+            };
+            self.worst.insert(rank, (kl, at));
+            self.worst.truncate(WORST);
         }
     }
 
@@ -77,7 +100,7 @@ impl LogitsAccumulator {
             top1_agreement: self.top1_agreements as f64 / n as f64,
             top5_agreement: self.top5_share / n as f64,
             top1_disagreements: self.disagreements.clone(),
-            worst: Vec::new(),
+            worst: self.worst.iter().map(|(_, at)| at.clone()).collect(),
         })
     }
 }
@@ -103,6 +126,17 @@ pub fn kl_divergence(p: &[f32], q: &[f32]) -> f64 {
         .sum();
     // Rounding can leave -1e-17 for equal rows.
     if kl < 0.0 { 0.0 } else { kl }
+}
+
+fn likeliest(logits: &[f32], tokens: &[usize]) -> Vec<TokenLogit> {
+    let log_sum = log_sum_exp(logits);
+    let of_token = |&token: &usize| TokenLogit {
+        token: token as u32,
+        text: None,
+        logit: finite(logits[token].into()),
+        probability: finite((f64::from(logits[token]) - log_sum).exp()),
+    };
+    tokens.iter().map(of_token).collect()
 }
 
 /// Negative log-likelihood of `token` under a row of logits, nats; NaN if the row has no such token.
@@ -198,6 +232,33 @@ mod tests {
         assert!(tie.near_tie && tie.position == 4 && tie.rank == 2);
         assert!(!wrong.near_tie && wrong.margin == Some(2.0));
         assert_eq!(stats.kl_max_position, 5);
+        // Equal rows are not among the worst.
+        let [first, second] = stats.worst.as_slice() else {
+            panic!("{:?}", stats.worst)
+        };
+        assert_eq!((first.position, first.near_tie), (5, false));
+        assert_eq!((second.position, second.near_tie), (4, true));
+        let tokens = |side: &[TokenLogit]| side.iter().map(|t| t.token).collect::<Vec<_>>();
+        assert_eq!(
+            (tokens(&first.reference), tokens(&first.candidate)),
+            (vec![1, 0, 2], vec![0, 1, 2])
+        );
+        let sum: f64 = first.reference.iter().filter_map(|t| t.probability).sum();
+        assert!((sum - 1.0).abs() < 1e-12 && first.reference[0].logit == Some(3.0));
+    }
+
+    #[test]
+    fn of_many_positions_the_worst_are_kept() {
+        let mut logits = LogitsAccumulator::new(1e-3);
+        for position in 0..20 {
+            let off = (position * 7 % 20) as f32 * 0.1;
+            logits.add(position, &[0.0, 0.0], &[off, 0.0]);
+        }
+        logits.add(20, &[0.0, 0.0], &[f32::NAN, 0.0]);
+        let worst = logits.stats().unwrap().worst;
+        let positions: Vec<usize> = worst.iter().map(|at| at.position).collect();
+        assert_eq!(positions, [20, 17, 14, 11, 8]);
+        assert_eq!(worst[0].kl, None);
     }
 
     #[test]

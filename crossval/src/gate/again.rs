@@ -80,6 +80,7 @@ pub fn measure_again(
             false => 0,
         },
         work: timed.work,
+        kernels: None,
     };
     let again = bench(&plan, progress).map_err(|side| match side {
         Side::Reference(e) => e.into_failure(&engines.reference.name, "timing").message,

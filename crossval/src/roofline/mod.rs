@@ -10,6 +10,7 @@
 
 mod bandwidth;
 mod int8;
+pub mod product;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -153,7 +154,7 @@ impl Gate {
 }
 
 /// Pins the calling thread.
-fn pin(cpu: usize) -> bool {
+pub(crate) fn pin(cpu: usize) -> bool {
     // SAFETY: an all-zero cpu_set_t is a valid, empty set; CPU_SET checks the index against its size, and the call only
     // reads it.
     unsafe {

@@ -7,6 +7,7 @@ mod generation;
 mod noise;
 mod pair;
 mod perplexity;
+mod pieces;
 mod settings;
 mod tokenizers;
 
@@ -171,6 +172,12 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
             tokenizers::not_compared(fed, ENGINE_FAILED.to_owned())
         })
     };
+    let mut logits = comparison.logits_results();
+    if !pair.failed()
+        && let Err(side) = pieces::name_tokens(&mut pair, &mut logits)
+    {
+        pair.fail(side);
+    }
     let bench = if options.bench && !pair.failed() && !traces.any() {
         progress.set_message("timing");
         time(&mut pair, &comparison, options, progress)
@@ -231,7 +238,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         engines,
         environment: options.environment.clone(),
         taps: comparison.tap_results(),
-        logits: comparison.logits_results(),
+        logits,
         noise_floor: comparison.noise_floor(),
         inputs: Inputs {
             prompts: comparison.prompts,
@@ -269,6 +276,7 @@ fn time(
     progress: &ProgressBar,
 ) -> Option<Bench> {
     let prompt = comparison.prompts.first()?.tokens.as_slice();
+    let facts = pair.facts.clone();
     let steps = options.n_predict.saturating_sub(1);
     let plan = bench::Plan {
         model: &options.model,
@@ -287,7 +295,8 @@ fn time(
         // The workers of the comparison have it mapped.
         cold: false,
         compact_head_budget: 0,
-        work: pair.facts.work,
+        work: facts.work,
+        kernels: Some(&facts),
     };
     bench::bench(&plan, progress)
         .map_err(|side| pair.fail(side))

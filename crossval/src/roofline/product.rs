@@ -1,0 +1,177 @@
+//! Matrix products by themselves, with weights that come from memory and not from a cache, as in a model.
+
+use std::cell::Cell;
+use std::hint::black_box;
+
+use bitnet_core::kernels::{Float, Kernel, Rows};
+use bitnet_core::quant::i2_s;
+
+/// Rows and tokens of a tile, as the forward pass has them.
+const TILE_ROWS: usize = 32;
+const TILE_TOKENS: usize = 64;
+
+/// Of the activations' codes, bytes.
+const ALIGNMENT: usize = 64;
+
+/// Weights that are gone through before the first come again, bytes: beyond any cache.
+const BEYOND_CACHES: usize = 192 << 20;
+
+/// How the weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Ternary, as in the model file.
+    I2S,
+    /// As many an output head.
+    F16,
+    /// The int8 copy of an output head.
+    CompactHead,
+}
+
+/// A matrix, some tokens, and their product.
+pub struct Product {
+    storage: Storage,
+    rows: usize,
+    columns: usize,
+    tokens: usize,
+    /// Copies of the matrix, one after the other.
+    weights: Vec<u8>,
+    next: Cell<usize>,
+    /// Activations in the form that the storage takes.
+    codes: Vec<i8>,
+    wide: Vec<i16>,
+    floats: Vec<f32>,
+}
+
+impl Product {
+    /// `None` if there is nothing to compute, or the storage has no rows of such a length; the compact head takes one
+    /// token at a time.
+    pub fn new(storage: Storage, rows: usize, columns: usize, tokens: usize) -> Option<Product> {
+        let fits = match storage {
+            Storage::I2S => columns.is_multiple_of(i2_s::BLOCK),
+            Storage::F16 => true,
+            Storage::CompactHead => tokens == 1,
+        };
+        if !fits || rows == 0 || columns == 0 || tokens == 0 {
+            return None;
+        }
+        let row: Vec<u8> = match storage {
+            Storage::I2S => {
+                let values: [i8; i2_s::BLOCK] = std::array::from_fn(|i| (i * 7 % 3) as i8 - 1);
+                i2_s::pack_block(&values).repeat(columns / i2_s::BLOCK)
+            }
+            Storage::F16 => (0..columns)
+                .flat_map(|i| half::f16::from_f32((i % 17) as f32 / 64.0).to_le_bytes())
+                .collect(),
+            Storage::CompactHead => (0..columns).map(|i| (i * 31) as u8).collect(),
+        };
+        let copies = BEYOND_CACHES.div_ceil(row.len() * rows);
+        Some(Product {
+            storage,
+            rows,
+            columns,
+            tokens,
+            weights: row.repeat(rows * copies),
+            next: Cell::new(0),
+            codes: (0..tokens * columns + ALIGNMENT)
+                .map(|i| (i * 31) as i8)
+                .collect(),
+            wide: (0..columns)
+                .map(|i| (i * 31 % 8191) as i16 - 4095)
+                .collect(),
+            floats: (0..tokens * columns).map(|i| (i % 13) as f32).collect(),
+        })
+    }
+
+    /// Multiply-accumulates of one product.
+    pub fn macs(&self) -> u64 {
+        (self.rows * self.columns * self.tokens) as u64
+    }
+
+    /// Bytes of weights that one product reads.
+    pub fn weight_bytes(&self) -> u64 {
+        (self.row_bytes() * self.rows) as u64
+    }
+
+    /// Aligned as in the forward pass.
+    fn codes(&self) -> &[i8] {
+        let start = self.codes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        &self.codes[start..start + self.tokens * self.columns]
+    }
+
+    fn row_bytes(&self) -> usize {
+        match self.storage {
+            Storage::I2S => self.columns / i2_s::BLOCK * i2_s::BLOCK_BYTES,
+            Storage::F16 => self.columns * 2,
+            Storage::CompactHead => self.columns,
+        }
+    }
+
+    /// Computes it once, with the next copy of the matrix.
+    pub fn run(&self, kernel: Kernel) {
+        let (stride, start) = (self.row_bytes(), self.next.get());
+        let end = start + stride * self.rows;
+        self.next
+            .set(if end == self.weights.len() { 0 } else { end });
+        for data in self.weights[start..end].chunks(TILE_ROWS * stride) {
+            self.run_tile(
+                kernel,
+                Rows {
+                    data,
+                    stride,
+                    n: data.len() / stride,
+                    columns: self.columns,
+                },
+            );
+        }
+    }
+
+    fn run_tile(&self, kernel: Kernel, tile: Rows) {
+        match self.storage {
+            Storage::I2S => {
+                for codes in self.codes().chunks(TILE_TOKENS * self.columns) {
+                    let mut out = [0i32; TILE_ROWS * TILE_TOKENS];
+                    let out = &mut out[..codes.len() / self.columns * tile.n];
+                    kernel.i2_s_dots(tile, codes, out);
+                    black_box(out);
+                }
+            }
+            Storage::F16 => {
+                for x in self.floats.chunks(TILE_TOKENS * self.columns) {
+                    let mut out = [0f32; TILE_ROWS * TILE_TOKENS];
+                    let out = &mut out[..x.len() / self.columns * tile.n];
+                    kernel.float_dots(Float::F16, tile, x, out);
+                    black_box(out);
+                }
+            }
+            Storage::CompactHead => {
+                let mut out = [0i32; TILE_ROWS];
+                kernel.i8_dots(tile, &self.wide, &mut out[..tile.n]);
+                black_box(&out);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_of_any_shape_run_on_every_kernel() {
+        for (storage, tokens, bytes) in [
+            (Storage::I2S, 3, 40 * 32),
+            (Storage::F16, 3, 40 * 256),
+            (Storage::CompactHead, 1, 40 * 128),
+        ] {
+            // The last tile is a part of one.
+            let product = Product::new(storage, 40, 128, tokens).unwrap();
+            assert_eq!(product.macs(), 40 * 128 * tokens as u64);
+            assert_eq!(product.weight_bytes(), bytes);
+            for kernel in Kernel::available() {
+                product.run(kernel);
+            }
+        }
+        assert!(Product::new(Storage::I2S, 40, 100, 1).is_none());
+        assert!(Product::new(Storage::F16, 0, 100, 1).is_none());
+    }
+}
