@@ -108,10 +108,17 @@ pub fn share(x: f64) -> String {
 /// A change as a share with its sign: `-3.2%`.
 pub fn change(x: f64) -> String {
     let percent = 100.0 * x;
-    match percent.abs() >= 100.0 {
-        true => format!("{percent:+.0}%"),
-        false => format!("{percent:+.1}%"),
+    match percent.abs() {
+        size if !size.is_finite() => NOT_FINITE.to_owned(),
+        size if size >= 1e7 => format!("{percent:+.1e}%"),
+        size if size >= 100.0 => format!("{percent:+.0}%"),
+        _ => format!("{percent:+.1}%"),
     }
+}
+
+/// A ratio: `1.23x`.
+pub fn times(x: f64) -> String {
+    format!("{}x", significant(x, 3))
 }
 
 /// A cosine similarity; close to 1 as the distance from it: `1 - 3.2e-9`.
@@ -240,6 +247,11 @@ mod tests {
         assert_eq!(share(1e-9), "0.01%");
         assert_eq!(share(0.0), "0%");
         assert_eq!(share(0.984_375), "98.44%");
+        assert_eq!(change(-0.081), "-8.1%");
+        assert_eq!(change(0.0), "+0.0%");
+        assert_eq!(change(1.5), "+150%");
+        assert_eq!(change(1e300), "+1.0e302%");
+        assert_eq!(change(f64::MAX), "not finite");
         assert_eq!(cosine(1.0), "1");
         assert_eq!(cosine(1.0 + 2.0 * f64::EPSILON), "1");
         assert_eq!(cosine(1.0 - 3.2e-9), "1 - 3.2e-9");

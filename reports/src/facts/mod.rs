@@ -2,7 +2,9 @@
 //! the report.
 
 mod coverage;
+mod gate;
 mod known;
+mod next;
 mod noise;
 mod output;
 mod parity;
@@ -31,6 +33,8 @@ use verdict::Verdict;
 pub(crate) struct Facts<'a> {
     pub title: String,
     pub verdict: Verdict,
+    /// What to do next, one sentence per step; empty after a pass.
+    pub next: Vec<String>,
     /// Why no values were compared; then only what was timed is shown.
     pub not_compared: Option<&'a str>,
     /// The ledger of known deviations, as it was applied.
@@ -55,6 +59,10 @@ pub(crate) struct Facts<'a> {
     /// One row per thread count, where `workers` is empty.
     pub memory: Table,
     pub workers: Table,
+    /// One row per series of the gate; empty without a baseline.
+    pub gate: Table,
+    /// What the gate held the run against.
+    pub gate_notes: Vec<String>,
     /// Sentences about the measurement itself.
     pub bench_notes: Vec<String>,
     pub coverage: Table,
@@ -164,6 +172,7 @@ impl<'a> Facts<'a> {
                 run::model_name(report)
             ),
             verdict: Verdict::new(report, parity),
+            next: next::steps(report),
             not_compared: report.not_compared.as_deref(),
             known: known::table(report),
             taps: parity.tap_tables(),
@@ -180,6 +189,8 @@ impl<'a> Facts<'a> {
             roofline: speed::roofline(report),
             memory: speed::memory(report),
             workers: speed::workers(report),
+            gate: gate::table(report),
+            gate_notes: report.gate.iter().flat_map(gate::notes).collect(),
             bench_notes: bench_notes(report),
             coverage: coverage::table(report),
             missing: &report.coverage.missing,

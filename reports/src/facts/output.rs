@@ -152,13 +152,19 @@ pub(crate) struct GeneratedSide {
 }
 
 pub(super) fn generations(report: &Report) -> Vec<Generated> {
-    let mut all = Vec::new();
+    generations_of(report)
+        .map(|generation| generated(generation, report))
+        .collect()
+}
+
+/// The generation of every prompt.
+pub(super) fn generations_of(report: &Report) -> impl Iterator<Item = &Generation> {
     let mut stack: Vec<&Generation> = report.generation.iter().collect();
-    while let Some(generation) = stack.pop() {
-        all.push(generated(generation, report));
+    std::iter::from_fn(move || {
+        let generation = stack.pop()?;
         stack.extend(generation.further.iter().rev());
-    }
-    all
+        Some(generation)
+    })
 }
 
 fn generated(generation: &Generation, report: &Report) -> Generated {

@@ -40,10 +40,6 @@ fn measured(row: &BenchRow) -> Option<(&Measured, Format)> {
         .or(ms.map(|m| (m, number::milliseconds as Format)))
 }
 
-fn times(x: f64) -> String {
-    format!("{}x", number::significant(x, 3))
-}
-
 fn threads(n: usize) -> String {
     number::plural(n as u64, "thread")
 }
@@ -85,7 +81,7 @@ pub(super) fn throughput(report: &Report) -> Table {
                 |r| {
                     format!(
                         "{} ({} to {})",
-                        times(r.median),
+                        number::times(r.median),
                         ratio(r.low),
                         ratio(r.high)
                     )
@@ -327,7 +323,7 @@ fn ratio_bars(report: &Report) -> [BarGroup; 2] {
             side: Side::Candidate,
             value: ratio.median,
             interval: Some((ratio.low, ratio.high)),
-            text: times(ratio.median),
+            text: number::times(ratio.median),
         }));
         for (side, row) in SIDES.into_iter().zip([pair.reference, pair.candidate]) {
             let share = row.and_then(|row| Some((row, row.roofline_share?)));

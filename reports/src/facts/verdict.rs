@@ -150,7 +150,7 @@ fn arbitration<'a>(
 }
 
 /// `layer 3, ffn_act`.
-fn stage(layer: Option<usize>, tap: &str) -> String {
+pub(super) fn stage(layer: Option<usize>, tap: &str) -> String {
     layer.map_or_else(|| tap.to_owned(), |layer| format!("layer {layer}, {tap}"))
 }
 

@@ -1,5 +1,6 @@
 //! Every writer on sample reports: passing, failing, arbitrated, excused, cut short, empty, hostile, arbitrary.
 
+mod gate;
 mod hostile;
 mod html;
 mod json;

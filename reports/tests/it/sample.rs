@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use reports::model::*;
 
-use crate::{judged, tokens};
+use crate::{gate, judged, tokens};
 
 /// Taps of a layer, each with the size of its isolated error.
 const LAYER_TAPS: [(&str, f64); 20] = [
@@ -250,6 +250,7 @@ pub fn all() -> Vec<(&'static str, Report)> {
         ("stale", judged::stale()),
         ("tokens", tokens::report()),
         ("timed", timed()),
+        ("gated", gate::report()),
     ]
 }
 

@@ -1,0 +1,183 @@
+//! What to do next, as far as the report's data say.
+
+use super::gate::{change, name};
+use super::output::generations_of;
+use super::verdict::stage;
+use super::{limit, mode_name};
+use crate::model::{
+    AtFault, Divergence, Engine, Gate, GateResult, Judgement, KnownState, Report, Status,
+};
+use crate::number;
+
+/// One sentence per step, in the order in which they are best taken; none after a pass.
+pub(super) fn steps(report: &Report) -> Vec<String> {
+    if report.verdict.status == Status::Pass {
+        return Vec::new();
+    }
+    let mut steps: Vec<String> = sides(report).into_iter().filter_map(failed).collect();
+    // Rows are missing because of it.
+    if steps.is_empty() {
+        steps.extend(missing(report));
+    }
+    steps.extend(
+        report
+            .verdict
+            .first_divergence
+            .as_ref()
+            .map(|first| divergence(first, report)),
+    );
+    steps.extend(
+        report
+            .coverage
+            .not_finite
+            .first()
+            .map(|first| format!("Look for the source of NaN or infinity; the first: {first}.")),
+    );
+    // Where values diverge, generations part because of it.
+    if report.verdict.first_divergence.is_none() {
+        steps.extend(generations_of(report).filter_map(|generation| {
+            let mismatch = generation.first_mismatch.as_ref()?;
+            (!mismatch.near_tie).then(|| {
+                format!(
+                    "Look at token {} of the generation from prompt {}, where the engines part by more than a near tie.",
+                    mismatch.index, generation.prompt
+                )
+            })
+        }));
+    }
+    steps.extend(
+        report
+            .tokenizer
+            .as_ref()
+            .and_then(|tokens| tokens.first_difference())
+            .map(|difference| format!("Compare the tokenizers: {difference}.")),
+    );
+    let reproduced = report.bench.iter().flat_map(|b| &b.tokens_reproduced);
+    steps.extend(reproduced.filter(|(_, same)| !**same).map(|(engine, _)| {
+        format!(
+            "Take no speed of the {engine} for granted: it generated other tokens while timed than without timing."
+        )
+    }));
+    steps.extend(report.gate.iter().flat_map(gated));
+    steps.extend(report.known.iter().filter_map(|known| {
+        let entry = format!("the known deviation of {}", stage(known.layer, &known.tap));
+        match known.state {
+            KnownState::Matched => None,
+            KnownState::Unmatched => Some(format!("Remove {entry}: it did not occur.")),
+            KnownState::Expired => Some(format!(
+                "Fix or renew {entry}: it counted until {}.",
+                known.expires
+            )),
+        }
+    }));
+    steps
+}
+
+fn sides(report: &Report) -> [(&'static str, &Engine); 2] {
+    [
+        ("reference", &report.engines.reference),
+        ("candidate", &report.engines.candidate),
+    ]
+}
+
+fn failed((role, engine): (&str, &Engine)) -> Option<String> {
+    let failure = engine.failure.as_ref()?;
+    let log = match failure.log_tail.len() as u64 {
+        0 => "it logged nothing".to_owned(),
+        n => format!(
+            "the last {} that it logged are below",
+            number::plural(n, "line")
+        ),
+    };
+    Some(format!(
+        "Find out why the {role} ({}) failed (during: {}); {log}.",
+        engine.name, failure.during
+    ))
+}
+
+fn missing(report: &Report) -> Option<String> {
+    let coverage = &report.coverage;
+    let first = coverage.missing.first()?;
+    Some(format!(
+        "Find out why {} of {} were not compared; the first: {first}.",
+        number::count(coverage.expected.saturating_sub(coverage.compared)),
+        number::plural(coverage.expected, "row"),
+    ))
+}
+
+fn divergence(first: &Divergence, report: &Report) -> String {
+    let at = |layer, tap: &str| {
+        format!(
+            "{} (prompt {}, position {}, {})",
+            stage(layer, tap),
+            first.prompt,
+            first.position,
+            mode_name(first.mode)
+        )
+    };
+    let place = at(first.layer, &first.tap);
+    let [(_, reference), (_, candidate)] = sides(report);
+    // The oracle may name another stage than the one that shows the error.
+    let wrong = |role: &str, engine: &Engine, judged: Option<&Judgement>| {
+        let place = match judged.filter(|judged| !judged.right) {
+            Some(judged) => at(judged.layer, &judged.tap),
+            None => place.clone(),
+        };
+        format!(
+            "Look at {place} in the {role} ({}), which is at fault there.",
+            engine.name
+        )
+    };
+    let judged = first.arbitration.as_ref();
+    match report.verdict.at_fault {
+        AtFault::Candidate => wrong("candidate", candidate, judged.map(|a| &a.candidate)),
+        AtFault::Reference => wrong("reference", reference, judged.map(|a| &a.reference)),
+        AtFault::Both => format!("Look at {place} in both engines: both are at fault there."),
+        AtFault::None => format!(
+            "Look at the limit of {place}, {}: neither engine is at fault there.",
+            limit(Some(first.limit))
+        ),
+        AtFault::Undetermined => format!(
+            "Find out which engine is wrong in {place}: {}.",
+            match judged {
+                Some(_) => "the oracle does not settle it",
+                None => "the oracle was not asked",
+            }
+        ),
+    }
+}
+
+/// Every slowdown by itself; what was not judged by its reason.
+fn gated(gate: &Gate) -> Vec<String> {
+    let mut steps = Vec::new();
+    let of = |result| gate.series.iter().filter(move |s| s.result == result);
+    for series in of(GateResult::Regressed) {
+        steps.push(format!(
+            "Find out what slowed down {}: {} against the baseline, threshold {}.",
+            name(series),
+            change(series),
+            number::or_not_measured(series.threshold, number::share),
+        ));
+    }
+    for (result, what) in [
+        (
+            GateResult::NotRepeated,
+            "Measure again what was slower and could not be measured a second time",
+        ),
+        (
+            GateResult::TooFewSamples,
+            "Collect more samples, in this run or the baseline",
+        ),
+        (GateResult::NoBaseline, "Add to the baseline"),
+        (
+            GateResult::NotMeasured,
+            "Time what the baseline has and this run does not",
+        ),
+    ] {
+        let names: Vec<_> = of(result).map(name).collect();
+        if !names.is_empty() {
+            steps.push(format!("{what}: {}.", names.join("; ")));
+        }
+    }
+    steps
+}

@@ -1,0 +1,76 @@
+//! A sample report that is held against a baseline. As in `sample`, the figures are invented.
+
+use reports::model::*;
+
+use crate::sample;
+
+/// Every result that a series can have, and a run that is red because of the first.
+pub fn report() -> Report {
+    let mut report = sample::timed();
+    report.verdict.status = Status::Fail;
+    report.verdict.exit_code = 11;
+    report.gate = Some(gate());
+    report.verdict.reasons.clone_from(&gate().reasons);
+    report
+}
+
+fn gate() -> Gate {
+    let series = |test: &str, threads, figure, changes: &[f64], result| {
+        let level = match figure {
+            GateFigure::Ratio => 1.02,
+            GateFigure::Absolute => 16.8,
+        };
+        GateSeries {
+            test: test.to_owned(),
+            threads,
+            figure,
+            runs: 7,
+            baseline: Some(level),
+            noise: Some(0.004),
+            threshold: Some(0.05),
+            measurements: changes
+                .iter()
+                .map(|change| GateMeasurement {
+                    value: level * (1.0 + change),
+                    samples: 5,
+                    change: Some(*change),
+                    low: Some(change - 0.011),
+                    high: Some(change + 0.012),
+                })
+                .collect(),
+            result,
+        }
+    };
+    use GateFigure::{Absolute, Ratio};
+    use GateResult::*;
+    let mut all = vec![
+        series("tg64", 2, Ratio, &[-0.081, -0.079], Regressed),
+        series("tg64", 2, Absolute, &[-0.09], MachineChanged),
+        series("tg64", 1, Ratio, &[-0.07, 0.0], NotConfirmed),
+        series("pp128", 1, Ratio, &[0.003], Pass),
+        series("pp128", 2, Ratio, &[0.125], Improved),
+        series("pp128", 2, Absolute, &[-0.2], NotRepeated),
+        series("ttft", 1, Ratio, &[0.01], TooFewSamples),
+        series("ttft", 2, Ratio, &[0.01], NoBaseline),
+        series("load", 1, Ratio, &[], NotMeasured),
+    ];
+    for series in &mut all {
+        match series.result {
+            TooFewSamples => (series.runs, series.noise, series.threshold) = (2, None, None),
+            NoBaseline => {
+                (series.runs, series.baseline, series.noise, series.threshold) =
+                    (0, None, None, None);
+                let only = &mut series.measurements[0];
+                (only.change, only.low, only.high) = (None, None, None);
+            }
+            _ => {}
+        }
+    }
+    Gate {
+        baseline: "baselines/tiny.json".to_owned(),
+        max_regression: 0.05,
+        baseline_rows: Some(2_460),
+        series: all,
+        reasons: vec!["tg64 at 2 threads is 7.90% slower than the baseline".to_owned()],
+    }
+}
