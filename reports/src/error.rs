@@ -10,7 +10,7 @@ pub enum Error {
     /// A file or folder could not be read, created or written.
     #[error("cannot {action} {path}: {source}")]
     Io {
-        /// What was tried: `read`, `create`, `write`.
+        /// What was tried: `read`, `create`, `write`, `compress`.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,

@@ -1,11 +1,18 @@
 //! The report as one self-contained HTML page: no network, no fonts, no script needed.
 
+use std::io::Write as _;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 use serde::Serialize;
 
-use crate::chart::{Chart, Line, Paint, bar_chart, heatmap, line_chart, shared_axis};
+use crate::chart::{Chart, Line, Paint, bar_chart, heatmap, line_chart, plot, shared_axis};
 use crate::error::Error;
-use crate::facts::{Facts, Level, LogitsCurve, Parity, is_web_address, mode_name, nmse, tap_group};
+use crate::facts::{
+    Facts, Level, LogitsCurve, Parity, Plot, is_web_address, mode_name, nmse, tap_group,
+};
 use crate::json;
 use crate::model::{Mode, Report};
 
@@ -15,6 +22,7 @@ const LOGITS_CHARTS: usize = 6;
 const POINTS: usize = 200;
 const PAGE: &str = include_str!("../templates/report.html");
 const STYLE: &str = include_str!("../templates/report.css");
+const SCRIPT: &str = include_str!("../templates/report.js");
 
 #[derive(Serialize)]
 struct Charts {
@@ -22,6 +30,8 @@ struct Charts {
     curves: Vec<Chart>,
     logits: Vec<Chart>,
     bars: Vec<Chart>,
+    speeds: Vec<Chart>,
+    latencies: Vec<Chart>,
     /// Prompts with logits but without a chart.
     logits_left_out: usize,
 }
@@ -46,16 +56,24 @@ pub fn render(report: &Report) -> Result<String, Error> {
         facts,
         charts,
         style => Value::from_safe_string(STYLE.to_owned()),
-        json => Value::from_safe_string(embeddable(&json::write_compact(report)?)),
+        script => Value::from_safe_string(SCRIPT.to_owned()),
+        json => Value::from_safe_string(packed(&json::write_compact(report)?)?),
         has_generation => report.generation.is_some(),
         has_bench => report.bench.is_some(),
         has_taps => !facts.taps.is_empty(),
     })?)
 }
 
-/// JSON that may stand inside `<script>`: `<` occurs in strings only, where it can be written as an escape.
-fn embeddable(json: &str) -> String {
-    json.replace('<', "\\u003c")
+/// The JSON for a `data:` address: gzip, which leaves a tenth of it, then Base64.
+fn packed(json: &str) -> Result<String, Error> {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
+    let packed = gzip.write_all(json.as_bytes()).and_then(|()| gzip.finish());
+    let bytes = packed.map_err(|source| Error::Io {
+        action: "compress",
+        path: "report.json".into(),
+        source,
+    })?;
+    Ok(BASE64_STANDARD.encode(bytes))
 }
 
 impl Charts {
@@ -77,11 +95,16 @@ impl Charts {
             logits.extend(logits_chart(curve)?);
         }
         let bars = Facts::bars(report);
+        let plots = |plots: Vec<Plot>| -> Result<Vec<Chart>, Error> {
+            plots.iter().filter_map(|p| plot(p).transpose()).collect()
+        };
         Ok(Charts {
             maps,
             curves: error_curves(parity)?,
             logits,
             bars: bars.iter().map(bar_chart).collect::<Result<_, _>>()?,
+            speeds: plots(Facts::speeds(report))?,
+            latencies: plots(Facts::latencies(report))?,
             logits_left_out,
         })
     }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 
 use crate::facts::Level;
+use crate::number;
 
 /// A linear axis with ticks of our choice (plotters' own choose theirs).
 pub(super) struct TickedAxis {
@@ -134,6 +135,43 @@ pub(super) fn whole_ticks(low: f64, high: f64) -> Vec<f64> {
         .collect()
 }
 
+/// About five round numbers from `low` to `high`, evenly spaced.
+pub(super) fn linear_ticks(low: f64, high: f64) -> Vec<f64> {
+    let rough = (high - low) / 5.0;
+    let magnitude = 10f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0]
+        .map(|digit| digit * magnitude)
+        .into_iter()
+        .find(|step| *step >= rough && step.is_normal());
+    let Some(step) = step else { return vec![low] };
+    let first = (low / step).ceil();
+    (0..=5)
+        .map(|i| (first + f64::from(i)) * step)
+        .take_while(|tick| *tick <= high)
+        .collect()
+}
+
+/// A tick with the digits that tell it from the next one.
+pub(super) fn label(tick: f64, ticks: &[f64]) -> String {
+    let step = match ticks {
+        [a, b, ..] => b - a,
+        _ => tick,
+    };
+    let decimals = -step.abs().log10().floor();
+    if tick == 0.0 || (tick.abs() < 1e7 && (-7.0..=4.0).contains(&decimals)) {
+        format!(
+            "{tick:.*}",
+            if tick == 0.0 {
+                0
+            } else {
+                decimals.max(0.0) as usize
+            }
+        )
+    } else {
+        number::significant(tick, 3)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,5 +213,30 @@ mod tests {
         assert_eq!(whole_ticks(0.0, 29.0), [0.0, 5.0, 10.0, 15.0, 20.0, 25.0]);
         assert_eq!(whole_ticks(7.0, 7.0), [7.0]);
         assert!(whole_ticks(0.0, 1.8e19).len() <= 9);
+    }
+
+    #[test]
+    fn round_numbers() {
+        let labels = |low, high| -> Vec<String> {
+            let ticks = linear_ticks(low, high);
+            ticks.iter().map(|&tick| label(tick, &ticks)).collect()
+        };
+        assert_eq!(labels(0.0, 104.0), ["0", "50", "100"]);
+        assert_eq!(labels(0.0, 1.0), ["0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
+        assert_eq!(labels(1.0, 2.0), ["1.0", "1.2", "1.4", "1.6", "1.8", "2.0"]);
+        assert_eq!(labels(128.0, 512.0), ["200", "300", "400", "500"]);
+        assert_eq!(labels(3.0, 3.0), ["3"]);
+        assert_eq!(labels(0.0, 3e9)[1], "1.00e9");
+        for (low, high) in [
+            (0.0, 5e-324),
+            (0.0, 1e300),
+            (1e300, 1.1e300),
+            (1.0, 1.0 + 1e-16),
+        ] {
+            assert!(
+                (1..=6).contains(&linear_ticks(low, high).len()),
+                "{low} {high}"
+            );
+        }
     }
 }

@@ -52,10 +52,7 @@ pub(crate) fn bar_chart(group: &BarGroup) -> Result<Chart, Error> {
             if !drawable(bar.value) {
                 continue;
             }
-            let paint = match bar.side {
-                Side::Reference => Paint::Reference,
-                Side::Candidate => Paint::Candidate,
-            };
+            let paint = Paint::of_side(bar.side);
             area.draw(&Rectangle::new(
                 [(0, top + 18), (length(bar.value), top + 32)],
                 paint.color().filled(),
@@ -83,17 +80,18 @@ pub(crate) fn bar_chart(group: &BarGroup) -> Result<Chart, Error> {
         area.present().map_err(|e| error(&e))?;
     }
     let legend = [
-        (Side::Reference, Paint::Reference, "reference"),
-        (Side::Candidate, Paint::Candidate, "candidate"),
+        (Side::Reference, "reference"),
+        (Side::Candidate, "candidate"),
     ];
     Ok(Chart {
         title: group.title.clone(),
         svg: finish(&svg, &group.title, &tooltips),
         legend: legend
             .into_iter()
-            .filter(|(side, ..)| group.bars.iter().any(|bar| bar.side == *side))
-            .map(|(_, paint, name)| LegendEntry::new(paint, name))
+            .filter(|(side, _)| group.bars.iter().any(|bar| bar.side == *side))
+            .map(|(side, name)| LegendEntry::new(Paint::of_side(side), name))
             .collect(),
+        note: None,
     })
 }
 

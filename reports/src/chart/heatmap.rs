@@ -1,42 +1,48 @@
-//! Layers x taps, coloured by the error of the worst row.
+//! Layers x taps, coloured by how much of its limit the worst row uses up.
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::{Chart, LegendEntry, Paint, WIDTH, axis::whole_ticks, failed, finish, text};
 use crate::error::Error;
-use crate::facts::{Level, Parity, mode_name, nmse};
-use crate::model::{Mode, TapStats};
-use crate::number;
+use crate::facts::{Parity, Shade, Share, mode_name};
+use crate::model::Mode;
 
 /// Height of a row of cells.
 const ROW: i32 = 15;
 /// Width left for tap names.
 const LABELS: i32 = 106;
 const GAP: i32 = 1;
+/// Narrowest cell that has room for a cross.
+const CROSSED: i32 = 8;
 
-/// The error scale: upper ends of the NMSE, in the order of [`Paint::Ramp`]; fixed, so that reports compare.
-const RAMP: [(f64, &str); 7] = [
+/// The scale within the limit: upper ends of its share, in the order of [`Paint::Ramp`]; fixed, so that reports compare.
+const RAMP: [(f64, &str); 4] = [
     (0.0, "0"),
-    (1e-12, "to 1e-12"),
-    (1e-9, "to 1e-9"),
-    (1e-6, "to 1e-6"),
-    (1e-4, "to 1e-4"),
-    (1e-2, "to 1e-2"),
-    (f64::INFINITY, "above"),
+    (0.01, "to 1% of the limit"),
+    (0.1, "to 10%"),
+    (1.0, "to 100%"),
+];
+/// The same beyond it, in the order of [`Paint::Over`].
+const OVER: [(f64, &str); 3] = [
+    (10.0, "not gated: to 10 times"),
+    (1000.0, "to 1000 times"),
+    (f64::INFINITY, "above, or bits differ"),
 ];
 
-fn paint(stats: &TapStats) -> Option<Paint> {
-    if stats.pass == Some(false) {
-        return Some(Paint::Bad);
-    }
-    match nmse(stats) {
-        Level::NotMeasured => None,
-        Level::NotFinite => Some(Paint::Bad),
-        Level::Value(x) => RAMP
-            .iter()
-            .position(|(end, _)| x <= *end)
-            .map(|step| Paint::Ramp(step as u8)),
+fn paint(shade: &Shade) -> Paint {
+    let step = |scale: &[(f64, &str)], x: f64| scale.iter().position(|(end, _)| x <= *end);
+    let last = Paint::Over(OVER.len() as u8 - 1);
+    match shade.share {
+        _ if shade.failed => Paint::Bad,
+        Share::NotFinite => Paint::Bad,
+        Share::NoLimit => Paint::NoLimit,
+        Share::BitsDiffer => last,
+        Share::Of(x) => match (step(&RAMP, x), step(&OVER, x)) {
+            (Some(step), _) => Paint::Ramp(step as u8),
+            (None, Some(step)) => Paint::Over(step as u8),
+            (None, None) => last,
+        },
     }
 }
 
@@ -46,7 +52,7 @@ pub(crate) fn heatmap(parity: &Parity<'_>, mode: Mode) -> Result<Option<Chart>, 
     if columns.is_empty() || !parity.modes.contains(&mode) {
         return Ok(None);
     }
-    let title = format!("NMSE by layer and tap, {}", mode_name(mode));
+    let title = format!("Share of the limit by layer and tap, {}", mode_name(mode));
     let error = failed(&title);
     // Whole pixels only; a model with very many layers widens the drawing, which the page scales down.
     let cell = ((WIDTH as i32 - LABELS) / columns.len() as i32).clamp(GAP + 1, 30);
@@ -54,6 +60,7 @@ pub(crate) fn heatmap(parity: &Parity<'_>, mode: Mode) -> Result<Option<Chart>, 
     let bottom = ROW * parity.taps.len() as i32;
     let mut svg = String::new();
     let mut tooltips = Vec::new();
+    let (mut ungated, mut unlimited) = (false, false);
     {
         let area = SVGBackend::with_string(&mut svg, (width as u32, (bottom + 36) as u32))
             .into_drawing_area();
@@ -63,27 +70,28 @@ pub(crate) fn heatmap(parity: &Parity<'_>, mode: Mode) -> Result<Option<Chart>, 
             area.draw(&Text::new(name, (LABELS - 6, top + ROW / 2), style))
                 .map_err(|e| error(&e))?;
             for (&column, left) in columns.iter().zip((LABELS..).step_by(cell as usize)) {
-                let found = parity.cell(mode, tap, column.0);
-                let Some((found, paint)) = found
-                    .filter(|_| parity.belongs(tap, column))
-                    .and_then(|found| Some((found, paint(found.stats)?)))
-                else {
+                let shade = parity.shade(mode, tap, column.0);
+                let Some(shade) = shade.filter(|_| parity.belongs(tap, column)) else {
                     continue;
                 };
+                let paint = paint(&shade);
+                let (right, bottom) = (left + cell - GAP, top + ROW - GAP);
                 area.draw(&Rectangle::new(
-                    [(left, top), (left + cell - GAP, top + ROW - GAP)],
+                    [(left, top), (right, bottom)],
                     paint.color().filled(),
                 ))
                 .map_err(|e| error(&e))?;
-                let limit = found.stats.limit.map_or_else(String::new, |limit| {
-                    format!(", limit {}", number::error(limit))
-                });
-                let failed = if found.failed() { ", fail" } else { "" };
-                tooltips.push(format!(
-                    "{tap}, {}: NMSE {}{limit}{failed}",
-                    parity.place(found),
-                    nmse(found.stats).text()
-                ));
+                // Failures are told apart without colour, too.
+                if paint == Paint::Bad && cell >= CROSSED {
+                    for (from, to) in [(top + 3, bottom - 3), (bottom - 3, top + 3)] {
+                        let line = [(left + 2, from), (right - 2, to)];
+                        area.draw(&PathElement::new(line, Paint::Cross.color()))
+                            .map_err(|e| error(&e))?;
+                    }
+                }
+                ungated |= !shade.gated;
+                unlimited |= paint == Paint::NoLimit;
+                tooltips.push(shade.text);
             }
         }
         let center = text(Paint::Ink, HPos::Center, VPos::Top);
@@ -106,17 +114,24 @@ pub(crate) fn heatmap(parity: &Parity<'_>, mode: Mode) -> Result<Option<Chart>, 
             .map_err(|e| error(&e))?;
         area.present().map_err(|e| error(&e))?;
     }
-    let mut legend: Vec<_> = (0u8..)
-        .zip(RAMP)
-        .map(|(step, (_, name))| LegendEntry::new(Paint::Ramp(step), name))
-        .collect();
-    legend.push(LegendEntry::new(
-        Paint::Bad,
-        "beyond its limit or not finite",
-    ));
+    let scale = |scale: &[(f64, &str)], paint: fn(u8) -> Paint| -> Vec<LegendEntry> {
+        (0u8..)
+            .zip(scale)
+            .map(|(step, (_, name))| LegendEntry::new(paint(step), name))
+            .collect()
+    };
+    let mut legend = scale(&RAMP, Paint::Ramp);
+    if ungated {
+        legend.extend(scale(&OVER, Paint::Over));
+    }
+    if unlimited {
+        legend.push(LegendEntry::new(Paint::NoLimit, "no limit"));
+    }
+    legend.push(LegendEntry::new(Paint::Bad, "fails, or not finite"));
     Ok(Some(Chart {
         svg: finish(&svg, &title, &tooltips),
         title,
         legend,
+        note: parity.shade_note(mode),
     }))
 }

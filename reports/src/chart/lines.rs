@@ -105,5 +105,6 @@ pub(crate) fn line_chart(
             .iter()
             .map(|line| LegendEntry::new(line.paint, &line.name))
             .collect(),
+        note: None,
     }))
 }

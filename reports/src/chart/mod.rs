@@ -7,6 +7,7 @@ mod axis;
 mod bars;
 mod heatmap;
 mod lines;
+mod plot;
 
 use std::fmt::Write as _;
 
@@ -17,8 +18,10 @@ use serde::Serialize;
 pub(crate) use bars::bar_chart;
 pub(crate) use heatmap::heatmap;
 pub(crate) use lines::{Line, line_chart, shared_axis};
+pub(crate) use plot::plot;
 
 use crate::error::Error;
+use crate::facts::Side;
 
 /// Width of every chart in SVG units: about a phone's, so that text keeps its size there.
 const WIDTH: u32 = 400;
@@ -34,17 +37,23 @@ pub(crate) enum Paint {
     Grid,
     /// A line of a line chart.
     Series(u8),
-    /// A step of the error scale.
+    /// A step of the scale within the limit.
     Ramp(u8),
-    /// Beyond the limit.
+    /// A step of the scale beyond it, where that is no failure.
+    Over(u8),
+    /// No limit to compare with.
+    NoLimit,
+    /// A failure.
     Bad,
+    /// What is drawn over a failure.
+    Cross,
     /// The reference's bars.
     Reference,
     /// The candidate's bars.
     Candidate,
 }
 
-const PAINTS: [Paint; 19] = [
+const PAINTS: [Paint; 21] = [
     Paint::Ink,
     Paint::Grid,
     Paint::Series(0),
@@ -58,10 +67,12 @@ const PAINTS: [Paint; 19] = [
     Paint::Ramp(1),
     Paint::Ramp(2),
     Paint::Ramp(3),
-    Paint::Ramp(4),
-    Paint::Ramp(5),
-    Paint::Ramp(6),
+    Paint::Over(0),
+    Paint::Over(1),
+    Paint::Over(2),
+    Paint::NoLimit,
     Paint::Bad,
+    Paint::Cross,
     Paint::Reference,
     Paint::Candidate,
 ];
@@ -74,7 +85,10 @@ impl Paint {
             Paint::Grid => "grid".to_owned(),
             Paint::Series(n) => format!("series-{n}"),
             Paint::Ramp(n) => format!("ramp-{n}"),
+            Paint::Over(n) => format!("over-{n}"),
+            Paint::NoLimit => "no-limit".to_owned(),
             Paint::Bad => "bad".to_owned(),
+            Paint::Cross => "page".to_owned(),
             Paint::Reference => "reference".to_owned(),
             Paint::Candidate => "candidate".to_owned(),
         }
@@ -91,9 +105,16 @@ impl Paint {
         RGBColor(1, 0, self.index())
     }
 
+    pub(crate) fn of_side(side: Side) -> Paint {
+        match side {
+            Side::Reference => Paint::Reference,
+            Side::Candidate => Paint::Candidate,
+        }
+    }
+
     /// Marks (cells, points, bars) carry data and get a tooltip; text and axes do not.
     fn is_mark(self) -> bool {
-        !matches!(self, Paint::Ink | Paint::Grid)
+        !matches!(self, Paint::Ink | Paint::Grid | Paint::Cross)
     }
 }
 
@@ -103,6 +124,8 @@ pub(crate) struct Chart {
     pub title: String,
     pub svg: String,
     pub legend: Vec<LegendEntry>,
+    /// What must be known to read it.
+    pub note: Option<String>,
 }
 
 /// What a colour of a chart means.

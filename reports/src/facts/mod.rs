@@ -1,32 +1,41 @@
 //! What a report says, as text and tables that every writer states alike. Nothing here but is computed from
 //! the report.
 
+mod bars;
 mod coverage;
 mod gate;
+mod kernels;
 mod known;
 mod next;
 mod noise;
 mod output;
 mod parity;
 mod perplexity;
+mod plots;
 mod run;
+mod share;
 mod speed;
 mod tokenizer;
 mod verdict;
+mod worst;
 
 use serde::Serialize;
 
 use crate::model::{Mode, Report};
 use crate::number;
 
+pub(crate) use bars::{Bar, BarGroup};
 use output::Generated;
 pub(crate) use output::LogitsCurve;
 pub(crate) use parity::{Level, Parity, nmse, tap_group};
+pub(crate) use plots::{Plot, PlotLine, PlotPoint};
 use run::PromptDetail;
+pub(crate) use share::{Shade, Share};
+pub(crate) use speed::Side;
 pub use speed::bench_notes;
-pub(crate) use speed::{Bar, BarGroup, Side};
 use tokenizer::Tokenizer;
 use verdict::Verdict;
+use worst::WorstPosition;
 
 /// A report, digested.
 #[derive(Serialize)]
@@ -48,12 +57,18 @@ pub(crate) struct Facts<'a> {
     pub layers: Table,
     pub logits: Table,
     pub disagreements: Table,
+    /// Where the distributions differ most, token by token.
+    pub worst: Vec<WorstPosition>,
+    /// Positions that the report has and `worst` leaves out.
+    pub worst_left_out: usize,
     pub perplexity: Table,
     pub generations: Vec<Generated>,
     pub tokenizer: Option<Tokenizer>,
     pub throughput: Table,
     /// One row per engine, test and thread count.
     pub latency: Table,
+    /// One row per matrix product timed by itself.
+    pub kernels: Table,
     /// One row per thread count.
     pub roofline: Table,
     /// One row per thread count, where `workers` is empty.
@@ -160,6 +175,7 @@ impl Table {
 
 impl<'a> Facts<'a> {
     pub(crate) fn new(report: &'a Report, parity: &Parity<'a>) -> Facts<'a> {
+        let (worst, worst_left_out) = worst::positions(report);
         Facts {
             title: format!(
                 "{} {} {}: {}",
@@ -181,11 +197,14 @@ impl<'a> Facts<'a> {
             layers: parity.layer_table(),
             logits: output::logits(report),
             disagreements: output::disagreements(report),
+            worst,
+            worst_left_out,
             perplexity: perplexity::table(report),
             generations: output::generations(report),
             tokenizer: tokenizer::tokenizer(report),
             throughput: speed::throughput(report),
             latency: speed::latency(report),
+            kernels: kernels::table(report),
             roofline: speed::roofline(report),
             memory: speed::memory(report),
             workers: speed::workers(report),
@@ -214,7 +233,17 @@ impl<'a> Facts<'a> {
 
     /// The benchmark's bars, for charts.
     pub(crate) fn bars(report: &'a Report) -> Vec<BarGroup> {
-        speed::bars(report)
+        bars::bars(report)
+    }
+
+    /// Throughput by threads and by prompt length, for charts.
+    pub(crate) fn speeds(report: &'a Report) -> Vec<Plot> {
+        plots::speeds(report)
+    }
+
+    /// The distributions of the times between tokens, for charts.
+    pub(crate) fn latencies(report: &'a Report) -> Vec<Plot> {
+        plots::latencies(report)
     }
 }
 

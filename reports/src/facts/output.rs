@@ -9,7 +9,7 @@ use crate::number;
 /// Disagreements listed; the report's JSON has all of them.
 const DISAGREEMENTS: usize = 50;
 
-fn modes(report: &Report) -> impl Iterator<Item = (usize, Mode, &LogitsStats)> {
+pub(super) fn modes(report: &Report) -> impl Iterator<Item = (usize, Mode, &LogitsStats)> {
     report.logits.iter().flat_map(|entry| {
         [
             (Mode::Isolated, &entry.isolated),

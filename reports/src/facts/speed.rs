@@ -4,43 +4,26 @@ use super::{Kind, State, Table};
 use crate::model::{BenchCompactHead, BenchRow, Engine, Measured, Report, TokenWork};
 use crate::number;
 
-/// Which engine a bar belongs to.
+/// Which engine a figure belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Reference,
     Candidate,
 }
 
-const SIDES: [Side; 2] = [Side::Reference, Side::Candidate];
+pub(super) const SIDES: [Side; 2] = [Side::Reference, Side::Candidate];
 
-/// One bar of a chart.
-pub(crate) struct Bar {
-    pub name: String,
-    pub side: Side,
-    pub value: f64,
-    /// 95% interval of the median.
-    pub interval: Option<(f64, f64)>,
-    pub text: String,
-}
+pub(super) type Format = fn(f64) -> String;
 
-/// Bars that share a scale.
-pub(crate) struct BarGroup {
-    pub title: String,
-    pub bars: Vec<Bar>,
-    /// A value that bars are seen against.
-    pub mark: Option<f64>,
-}
-
-type Format = fn(f64) -> String;
-
-fn measured(row: &BenchRow) -> Option<(&Measured, Format)> {
+/// What a test measures, and how it is written.
+pub(super) fn measured(row: &BenchRow) -> Option<(&Measured, Format)> {
     let tps = row.tps.as_ref();
     let ms = row.ms.as_ref();
     tps.map(|m| (m, number::tokens_per_second as Format))
         .or(ms.map(|m| (m, number::milliseconds as Format)))
 }
 
-fn threads(n: usize) -> String {
+pub(super) fn threads(n: usize) -> String {
     number::plural(n as u64, "thread")
 }
 
@@ -192,7 +175,7 @@ pub(super) fn memory(report: &Report) -> Table {
 }
 
 /// Thread counts at which memory was measured; that of the run in older reports.
-fn memory_threads(report: &Report) -> Vec<usize> {
+pub(super) fn memory_threads(report: &Report) -> Vec<usize> {
     let memory = report.bench.iter().flat_map(|bench| &bench.memory);
     let mut all: Vec<usize> = memory
         .map(|m| m.threads.unwrap_or(report.inputs.threads))
@@ -230,7 +213,7 @@ pub(super) fn workers(report: &Report) -> Table {
     table
 }
 
-fn sides(report: &Report) -> [(Side, &Engine); 2] {
+pub(super) fn sides(report: &Report) -> [(Side, &Engine); 2] {
     [
         (Side::Reference, &report.engines.reference),
         (Side::Candidate, &report.engines.candidate),
@@ -309,128 +292,4 @@ fn roofline_note(work: &TokenWork) -> String {
          fits the caches can exceed 100% in tg.",
         number::bytes(work.weight_bytes as f64)
     )
-}
-
-/// How the engines compare, before what each does.
-fn ratio_bars(report: &Report) -> [BarGroup; 2] {
-    let pairs = report.timed_pairs();
-    let mut ratios = Vec::new();
-    let mut shares = Vec::new();
-    for pair in &pairs {
-        let name = format!("{}, {}", pair.test, threads(pair.threads));
-        ratios.extend(pair.ratio.map(|ratio| Bar {
-            name: name.clone(),
-            side: Side::Candidate,
-            value: ratio.median,
-            interval: Some((ratio.low, ratio.high)),
-            text: number::times(ratio.median),
-        }));
-        for (side, row) in SIDES.into_iter().zip([pair.reference, pair.candidate]) {
-            let share = row.and_then(|row| Some((row, row.roofline_share?)));
-            shares.extend(share.map(|(row, share)| Bar {
-                name: format!("{name}, {}", row.engine),
-                side,
-                value: share,
-                interval: None,
-                text: number::share(share),
-            }));
-        }
-    }
-    [
-        ("speed, candidate over reference", ratios),
-        ("share of the roofline", shares),
-    ]
-    .map(|(title, bars)| BarGroup {
-        title: title.to_owned(),
-        bars,
-        mark: Some(1.0),
-    })
-}
-
-pub(super) fn bars(report: &Report) -> Vec<BarGroup> {
-    let mut groups: Vec<BarGroup> = Vec::new();
-    for pair in report.timed_pairs() {
-        for (side, row) in SIDES.into_iter().zip([pair.reference, pair.candidate]) {
-            let Some((row, (m, format))) = row.and_then(|row| Some((row, measured(row)?))) else {
-                continue;
-            };
-            let unit = if row.tps.is_some() {
-                "tokens per second"
-            } else {
-                "milliseconds"
-            };
-            let bar = Bar {
-                name: format!("{}, {}", row.engine, threads(pair.threads)),
-                side,
-                value: m.median,
-                interval: Some((m.low, m.high)),
-                text: format(m.median),
-            };
-            let title = format!("{}, {unit}", pair.test);
-            match groups.iter_mut().find(|group| group.title == title) {
-                Some(group) => group.bars.push(bar),
-                None => groups.push(BarGroup {
-                    title,
-                    bars: vec![bar],
-                    mark: None,
-                }),
-            }
-        }
-    }
-    let worker_bars = |value: fn(&Engine) -> Option<f64>, format: Format| {
-        let bars = sides(report).into_iter().filter_map(|(side, engine)| {
-            let value = value(engine)?;
-            Some(Bar {
-                name: engine.name.clone(),
-                side,
-                value,
-                interval: None,
-                text: format(value),
-            })
-        });
-        bars.collect::<Vec<_>>()
-    };
-    // Workers hold more while they compare: the two kinds of peak never share a scale.
-    let (memory_title, memory) = match timed_memory_bars(report) {
-        Some(bars) => ("peak memory, timed runs", bars),
-        None => {
-            let bytes = |engine: &Engine| engine.peak_rss_bytes.map(|b| b as f64);
-            ("peak memory, comparing", worker_bars(bytes, number::bytes))
-        }
-    };
-    let load = worker_bars(|engine| engine.load_ms, number::milliseconds);
-    for (title, bars) in [("model load", load), (memory_title, memory)] {
-        groups.push(BarGroup {
-            title: title.to_owned(),
-            bars,
-            mark: None,
-        });
-    }
-    let mut all = Vec::from(ratio_bars(report));
-    all.extend(groups);
-    all.retain(|group| !group.bars.is_empty());
-    all
-}
-
-/// `None` unless both engines have one at every thread count.
-fn timed_memory_bars(report: &Report) -> Option<Vec<Bar>> {
-    let all_threads = memory_threads(report);
-    let mut bars = Vec::new();
-    for &n in &all_threads {
-        for ((side, engine), bytes) in sides(report).into_iter().zip(report.timed_memory(n)) {
-            let value = bytes? as f64;
-            let mut name = engine.name.clone();
-            if all_threads.len() > 1 {
-                name += &format!(", {}", threads(n));
-            }
-            bars.push(Bar {
-                name,
-                side,
-                value,
-                interval: None,
-                text: number::bytes(value),
-            });
-        }
-    }
-    Some(bars).filter(|bars| !bars.is_empty())
 }

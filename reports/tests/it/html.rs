@@ -1,3 +1,8 @@
+use std::io::Read;
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use flate2::read::GzDecoder;
+use reports::Report;
 use reports::html::render;
 
 use crate::sample;
@@ -27,6 +32,18 @@ fn text(html: &str) -> String {
     }
     let lines = out.lines().map(str::trim).filter(|line| !line.is_empty());
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The report that a page carries.
+pub fn embedded(html: &str) -> Report {
+    let (_, rest) = html.split_once("data:application/gzip;base64,").unwrap();
+    let (packed, _) = rest.split_once('"').unwrap();
+    let bytes = BASE64_STANDARD.decode(packed).unwrap();
+    let mut json = String::new();
+    GzDecoder::new(bytes.as_slice())
+        .read_to_string(&mut json)
+        .unwrap();
+    reports::json::parse(&json, "page").unwrap()
 }
 
 #[test]
@@ -66,8 +83,9 @@ fn pages_are_self_contained() {
         }
         // The SVG namespace is a name, not an address.
         let addresses = html.replace("http://www.w3.org/2000/svg", "");
-        let embedded = addresses.find("id=\"report-json\"").unwrap();
-        assert!(!addresses[..embedded].contains("http"), "{name}");
+        let (before, packed) = addresses.split_once(";base64,").unwrap();
+        let (_, after) = packed.split_once('"').unwrap();
+        assert!(![before, after].concat().contains("http"), "{name}");
     }
 }
 
@@ -80,24 +98,54 @@ fn charts_use_the_palette_and_name_their_marks() {
         .filter_map(|rest| rest.split("</svg>").next())
         .collect();
     assert!(!drawings.contains("\"#"), "a fixed colour");
-    // 30 layers x 20 taps and three taps outside the layers, in two modes.
-    let cells = drawings.matches("var(--ramp-").count();
-    assert_eq!(cells, 2 * (30 * 20 + 3));
-    assert!(
-        drawings
-            .contains("<title>attn_out, layer 29, position 5: NMSE 4.0e-8, limit 1.0e-6</title>")
-    );
+    // 30 layers x 20 taps and three taps outside the layers, in two modes, each with its figures.
+    let cells = |paint: &str| drawings.matches(&format!("\"var(--{paint}")).count();
+    assert_eq!(cells("ramp-") + cells("over-"), 2 * (30 * 20 + 3));
+    for tooltip in [
+        "attn_out, layer 29, prompt 0, position 407: NMSE 4.0e-8, 4.00% of its limit 1.0e-6: pass",
+        "q, layer 0, prompt 0, position 407: NMSE 0, its limit: 0 (bit for bit): pass",
+        "v, layer 0, prompt 0, position 407: NMSE 1.4e-9, its isolated limit: 0 (bit for bit): not gated",
+        "ffn_act, layer 0, prompt 0, position 407: NMSE 1.4e-9, 1400 times its isolated limit 1.0e-12: not gated",
+    ] {
+        assert!(
+            drawings.contains(&format!("<title>{tooltip}</title>")),
+            "{tooltip}"
+        );
+    }
+}
+
+#[test]
+fn the_map_tells_failures_from_what_cannot_fail() {
+    let crosses = |report| {
+        render(&report)
+            .unwrap()
+            .matches("stroke=\"var(--page)\"")
+            .count()
+    };
+    assert_eq!(crosses(sample::pass()), 0);
+    // Two taps in six layers and one cell that is not finite, two strokes each.
+    assert_eq!(crosses(sample::fail()), 2 * (2 * 6 + 1));
+}
+
+#[test]
+fn tables_that_scroll_can_be_reached_and_have_names() {
+    for (name, report) in sample::all() {
+        let html = render(&report).unwrap();
+        let boxes: Vec<&str> = html.split("<div class=\"scroll\"").skip(1).collect();
+        assert_eq!(boxes.len(), html.matches("<table>").count(), "{name}");
+        for opened in boxes {
+            let attributes = opened.split('>').next().unwrap();
+            assert!(attributes.contains("tabindex=\"0\""), "{name}");
+            assert!(attributes.contains("aria-label=\""), "{name}");
+            assert!(!attributes.contains("aria-label=\"\""), "{name}");
+        }
+    }
 }
 
 #[test]
 fn the_embedded_json_is_the_report() {
     for (name, report) in sample::all() {
         let html = render(&report).unwrap();
-        let (_, rest) = html.split_once("id=\"report-json\">").unwrap();
-        let (json, _) = rest.split_once("</script>").unwrap();
-        assert!(
-            reports::json::parse(json, name).unwrap() == report,
-            "{name}"
-        );
+        assert!(embedded(&html) == report, "{name}");
     }
 }

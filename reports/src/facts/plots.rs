@@ -1,0 +1,282 @@
+//! Throughput by threads and by prompt length, and times between tokens, as lines.
+
+use super::speed::{SIDES, Side, threads};
+use crate::model::{BenchRow, InterToken, Report, TimedPair};
+use crate::number;
+
+/// Points per line of a distribution.
+const POINTS: usize = 200;
+
+/// Lines over a numeric axis.
+pub(crate) struct Plot {
+    pub title: String,
+    pub x_name: &'static str,
+    pub y_name: &'static str,
+    pub lines: Vec<PlotLine>,
+}
+
+/// One engine's line.
+pub(crate) struct PlotLine {
+    pub name: String,
+    pub side: Side,
+    pub path: Vec<(f64, f64)>,
+    pub points: Vec<PlotPoint>,
+}
+
+/// A figure on a line.
+pub(crate) struct PlotPoint {
+    pub x: f64,
+    pub y: f64,
+    /// 95% interval of `y`.
+    pub interval: Option<(f64, f64)>,
+    pub text: String,
+}
+
+/// Tokens of the prompt of a `pp` test that has no variants.
+fn prompt_length(test: &str) -> Option<usize> {
+    test.strip_prefix("pp")?.parse().ok()
+}
+
+fn has_throughput(pair: &TimedPair<'_>) -> bool {
+    let rows = [pair.reference, pair.candidate].into_iter().flatten();
+    rows.into_iter().any(|row| row.tps.is_some())
+}
+
+/// The pairs of one test.
+fn same_test(a: &TimedPair<'_>, b: &TimedPair<'_>) -> bool {
+    a.test == b.test
+}
+
+/// Prefills at one thread count.
+fn same_threads(a: &TimedPair<'_>, b: &TimedPair<'_>) -> bool {
+    let prefill = |pair: &TimedPair<'_>| prompt_length(pair.test).is_some();
+    a.threads == b.threads && prefill(a) && prefill(b)
+}
+
+/// Those that share a chart with `pair`; empty unless there are several.
+fn together<'a, 'b>(
+    pair: &TimedPair<'a>,
+    pairs: &'b [TimedPair<'a>],
+    same: fn(&TimedPair<'_>, &TimedPair<'_>) -> bool,
+) -> Vec<&'b TimedPair<'a>> {
+    let mut found: Vec<_> = pairs
+        .iter()
+        .filter(|other| has_throughput(other) && same(pair, other))
+        .collect();
+    if found.len() < 2 {
+        found.clear();
+    }
+    found
+}
+
+/// Whether `pair` is part of one of [`speeds`].
+pub(super) fn plotted(pair: &TimedPair<'_>, pairs: &[TimedPair<'_>]) -> bool {
+    let several = |same| !together(pair, pairs, same).is_empty();
+    has_throughput(pair) && (several(same_test) || several(same_threads))
+}
+
+/// Tokens per second of each test at several thread counts, then of prefill at several lengths.
+pub(super) fn speeds(report: &Report) -> Vec<Plot> {
+    let pairs = report.timed_pairs();
+    let mut plots: Vec<Plot> = Vec::new();
+    let mut push = |plot: Plot| {
+        let known = plots.iter().any(|known| known.title == plot.title);
+        if !known && plot.lines.iter().any(|line| !line.points.is_empty()) {
+            plots.push(plot);
+        }
+    };
+    for pair in &pairs {
+        let of_test = together(pair, &pairs, same_test);
+        push(Plot {
+            title: format!("{}, tokens per second by threads", pair.test),
+            x_name: "threads",
+            y_name: "t/s",
+            lines: lines(report, &of_test, |pair| pair.threads),
+        });
+    }
+    for pair in &pairs {
+        let prefills = together(pair, &pairs, same_threads);
+        push(Plot {
+            title: format!(
+                "prefill, tokens per second by prompt length, {}",
+                threads(pair.threads)
+            ),
+            x_name: "tokens of the prompt",
+            y_name: "t/s",
+            lines: lines(report, &prefills, |pair| {
+                prompt_length(pair.test).unwrap_or(0)
+            }),
+        });
+    }
+    plots
+}
+
+fn lines(
+    report: &Report,
+    pairs: &[&TimedPair<'_>],
+    x: impl Fn(&TimedPair<'_>) -> usize,
+) -> Vec<PlotLine> {
+    let line = |side| {
+        let mut points: Vec<_> = pairs
+            .iter()
+            .filter_map(|pair| {
+                let row = row(pair, side)?;
+                let tps = row.tps.as_ref()?;
+                let (median, interval) = number::measured(tps, number::tokens_per_second);
+                let at = format!("{}, {}", pair.test, threads(pair.threads));
+                Some(PlotPoint {
+                    x: x(pair) as f64,
+                    y: tps.median,
+                    interval: Some((tps.low, tps.high)),
+                    text: format!("{}, {at}: {median}, 95% interval {interval}", row.engine),
+                })
+            })
+            .collect();
+        points.sort_by(|a, b| a.x.total_cmp(&b.x));
+        PlotLine {
+            name: name(report, side).to_owned(),
+            side,
+            path: points.iter().map(|point| (point.x, point.y)).collect(),
+            points,
+        }
+    };
+    let mut lines: Vec<_> = SIDES.into_iter().map(line).collect();
+    lines.retain(|line| !line.points.is_empty());
+    lines
+}
+
+fn row<'a>(pair: &TimedPair<'a>, side: Side) -> Option<&'a BenchRow> {
+    match side {
+        Side::Reference => pair.reference,
+        Side::Candidate => pair.candidate,
+    }
+}
+
+fn name(report: &Report, side: Side) -> &str {
+    match side {
+        Side::Reference => &report.engines.reference.name,
+        Side::Candidate => &report.engines.candidate.name,
+    }
+}
+
+/// The share of decode steps that took no longer than a time, one plot per test and thread count; only of those whose
+/// steps the report holds.
+pub(super) fn latencies(report: &Report) -> Vec<Plot> {
+    let pairs = report.timed_pairs();
+    let plots = pairs.iter().map(|pair| {
+        let steps: Vec<_> = SIDES
+            .into_iter()
+            .filter_map(|side| Some((side, Steps::new(row(pair, side)?.inter_token.as_ref()?)?)))
+            .collect();
+        // A step in a hundred may be far slower than all others: it is named, not drawn.
+        let ends = steps.iter().map(|(_, steps)| steps.times[steps.rank(0.99)]);
+        let end = 1.05 * ends.fold(0.0, f64::max);
+        Plot {
+            title: format!(
+                "{} at {}, share of steps by time between tokens",
+                pair.test,
+                threads(pair.threads)
+            ),
+            x_name: "milliseconds",
+            y_name: "",
+            lines: steps
+                .iter()
+                .map(|(side, steps)| steps.line(name(report, *side), *side, end))
+                .collect(),
+        }
+    });
+    plots.filter(|plot| !plot.lines.is_empty()).collect()
+}
+
+/// Decode steps by the time that they took, ascending.
+struct Steps<'a> {
+    times: Vec<f64>,
+    summary: &'a InterToken,
+}
+
+impl Steps<'_> {
+    fn new(summary: &InterToken) -> Option<Steps<'_>> {
+        let all = summary.samples.iter().copied();
+        let mut times: Vec<f64> = all.filter(|ms| ms.is_finite() && *ms >= 0.0).collect();
+        times.sort_by(f64::total_cmp);
+        (!times.is_empty()).then_some(Steps { times, summary })
+    }
+
+    /// Index of a quantile, by nearest rank.
+    fn rank(&self, share: f64) -> usize {
+        let rank = (share * self.times.len() as f64).ceil() as usize;
+        rank.clamp(1, self.times.len()) - 1
+    }
+
+    fn line(&self, engine: &str, side: Side, end: f64) -> PlotLine {
+        let n = self.times.len();
+        let indices = (0..n).step_by(n.div_ceil(POINTS)).chain([n - 1]);
+        let shown = |(x, _): &(f64, f64)| *x <= end;
+        let path = indices.map(|i| (self.times[i], (i + 1) as f64 / n as f64));
+        let points = [
+            (0.5, self.summary.p50),
+            (0.95, self.summary.p95),
+            (0.99, self.summary.p99),
+        ];
+        PlotLine {
+            name: format!(
+                "{engine} ({}, the slowest {})",
+                number::plural(n as u64, "step"),
+                number::milliseconds(self.times[n - 1])
+            ),
+            side,
+            path: path.filter(shown).collect(),
+            points: points
+                .into_iter()
+                .filter(|(_, ms)| (0.0..=end).contains(ms))
+                .map(|(share, ms)| PlotPoint {
+                    x: ms,
+                    y: share,
+                    interval: None,
+                    text: format!(
+                        "{engine}: p{:.0} {}",
+                        share * 100.0,
+                        number::milliseconds(ms)
+                    ),
+                })
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_by_nearest_rank() {
+        let summary = InterToken {
+            p50: 2.0,
+            p95: 4.0,
+            p99: 400.0,
+            samples: vec![4.0, 1.0, f64::NAN, 3.0, 2.0],
+        };
+        let steps = Steps::new(&summary).unwrap();
+        assert_eq!(steps.times, [1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(steps.times[steps.rank(0.5)], 2.0);
+        assert_eq!(steps.times[steps.rank(0.99)], 4.0);
+        let line = steps.line("rust", Side::Candidate, 4.2);
+        assert_eq!(
+            line.path,
+            [(1.0, 0.25), (2.0, 0.5), (3.0, 0.75), (4.0, 1.0), (4.0, 1.0)]
+        );
+        assert_eq!(line.points.len(), 2, "p99 lies beyond the end");
+        let none = InterToken {
+            samples: Vec::new(),
+            ..summary
+        };
+        assert!(Steps::new(&none).is_none());
+    }
+
+    #[test]
+    fn prompt_lengths() {
+        assert_eq!(prompt_length("pp512"), Some(512));
+        assert_eq!(prompt_length("pp128 cold"), None);
+        assert_eq!(prompt_length("tg64"), None);
+    }
+}
