@@ -1,7 +1,8 @@
-//! Developer chores: `cargo xtask setup`, `demo`, `test`, `aarch64`, `reference`.
+//! Developer chores: `cargo xtask setup`, `demo`, `test`, `aarch64`, `reference`, `a11y`.
 //!
 //! Built before CMake, libclang and a C++ compiler are there, so it depends on none of the crates that need them.
 
+mod a11y;
 mod aarch64;
 mod demo;
 mod python;
@@ -42,6 +43,11 @@ enum Task {
         #[arg(value_name = "NAME[=DIR]")]
         reference: reference::Reference,
     },
+    /// Check report pages in headless Chromium, at 390 and 1440 pixels, light and dark: no console error, no serious or
+    /// critical violation that axe-core finds, nothing wider than the page, charts usable by keyboard, and the verdict
+    /// and tables there without JavaScript. Installs Chromium and npm, and fetches axe-core and playwright-core, so it is
+    /// no part of `test`.
+    A11y(a11y::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +58,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::Test => test::run().map(|()| ExitCode::SUCCESS),
         Task::Aarch64 => aarch64::run().map(|()| ExitCode::SUCCESS),
+        Task::A11y(arguments) => a11y::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Reference { reference } => setup::run()
             .and_then(|()| reference.build())
             .map(|()| ExitCode::SUCCESS),

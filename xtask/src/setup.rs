@@ -108,7 +108,8 @@ pub fn install(needs: &[Need], elsewhere: &str) -> Result<()> {
     Ok(())
 }
 
-fn variable(name: &str, default: &str) -> String {
+/// An environment variable, or `default` where it is not set or empty.
+pub fn variable(name: &str, default: &str) -> String {
     env::var(name)
         .ok()
         .filter(|value| !value.is_empty())
