@@ -6,7 +6,7 @@ for (const svg of document.querySelectorAll("figure svg")) {
   readout.className = "readout";
   // The focused mark has the same name.
   readout.setAttribute("aria-hidden", "true");
-  svg.after(readout);
+  svg.closest("figure").append(readout);
   svg.setAttribute("role", "group");
   for (const mark of marks) {
     mark.setAttribute("role", "img");

@@ -73,7 +73,7 @@ async function charts(page, where) {
       await page.keyboard.press(key);
       said.add(await name());
     }
-    const readout = await chart.locator("xpath=following-sibling::p[@class='readout']").textContent();
+    const readout = await chart.locator("xpath=../p[@class='readout']").textContent();
     if (!readout || readout !== (await name())) fault(where, `chart "${title}": no figures at the focused mark`);
     if ((await marks.count()) > 1 && said.size < 2) fault(where, `chart "${title}": arrow keys do not move`);
   }
@@ -114,7 +114,8 @@ async function scripted(browser, file, size, colorScheme) {
 async function unscripted(browser, file) {
   const where = `${file} without JavaScript`;
   const [context, page] = await open(browser, { viewport: sizes[0], javaScriptEnabled: false }, file, where);
-  if (!(await page.locator("h1").first().innerText()).trim()) fault(where, "no headline");
+  const headline = page.locator("h1").first();
+  if (!(await headline.isVisible()) || !(await headline.innerText()).trim()) fault(where, "no headline");
   const tables = await page.locator("table").all();
   if (tables.length === 0) fault(where, "no tables");
   for (const table of tables) {

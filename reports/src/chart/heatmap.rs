@@ -24,24 +24,22 @@ const RAMP: [(f64, &str); 4] = [
     (1.0, "to 100%"),
 ];
 /// The same beyond it, in the order of [`Paint::Over`].
-const OVER: [(f64, &str); 3] = [
-    (10.0, "not gated: to 10 times"),
-    (1000.0, "to 1000 times"),
-    (f64::INFINITY, "above, or bits differ"),
+const OVER: [(f64, &str); 4] = [
+    (1e3, "not gated: to 1e3 times"),
+    (1e6, "to 1e6 times"),
+    (1e9, "to 1e9 times"),
+    (f64::INFINITY, "above"),
 ];
 
 fn paint(shade: &Shade) -> Paint {
     let step = |scale: &[(f64, &str)], x: f64| scale.iter().position(|(end, _)| x <= *end);
-    let last = Paint::Over(OVER.len() as u8 - 1);
     match shade.share {
         _ if shade.failed => Paint::Bad,
         Share::NotFinite => Paint::Bad,
-        Share::NoLimit => Paint::NoLimit,
-        Share::BitsDiffer => last,
-        Share::Of(x) => match (step(&RAMP, x), step(&OVER, x)) {
-            (Some(step), _) => Paint::Ramp(step as u8),
-            (None, Some(step)) => Paint::Over(step as u8),
-            (None, None) => last,
+        Share::NoLimit | Share::BitsDiffer => Paint::NoShare,
+        Share::Of(x) => match step(&RAMP, x) {
+            Some(within) => Paint::Ramp(within as u8),
+            None => Paint::Over(step(&OVER, x).unwrap_or(OVER.len() - 1) as u8),
         },
     }
 }
@@ -60,7 +58,7 @@ pub(crate) fn heatmap(parity: &Parity<'_>, mode: Mode) -> Result<Option<Chart>, 
     let bottom = ROW * parity.taps.len() as i32;
     let mut svg = String::new();
     let mut tooltips = Vec::new();
-    let (mut ungated, mut unlimited) = (false, false);
+    let (mut ungated, mut shareless) = (false, false);
     {
         let area = SVGBackend::with_string(&mut svg, (width as u32, (bottom + 36) as u32))
             .into_drawing_area();
@@ -90,7 +88,7 @@ pub(crate) fn heatmap(parity: &Parity<'_>, mode: Mode) -> Result<Option<Chart>, 
                     }
                 }
                 ungated |= !shade.gated;
-                unlimited |= paint == Paint::NoLimit;
+                shareless |= paint == Paint::NoShare;
                 tooltips.push(shade.text);
             }
         }
@@ -124,8 +122,11 @@ pub(crate) fn heatmap(parity: &Parity<'_>, mode: Mode) -> Result<Option<Chart>, 
     if ungated {
         legend.extend(scale(&OVER, Paint::Over));
     }
-    if unlimited {
-        legend.push(LegendEntry::new(Paint::NoLimit, "no limit"));
+    if shareless {
+        legend.push(LegendEntry::new(
+            Paint::NoShare,
+            "not gated: bits differ, or no limit",
+        ));
     }
     legend.push(LegendEntry::new(Paint::Bad, "fails, or not finite"));
     Ok(Some(Chart {

@@ -41,8 +41,8 @@ pub(crate) enum Paint {
     Ramp(u8),
     /// A step of the scale beyond it, where that is no failure.
     Over(u8),
-    /// No limit to compare with.
-    NoLimit,
+    /// Neither within a limit nor a number of times beyond it.
+    NoShare,
     /// A failure.
     Bad,
     /// What is drawn over a failure.
@@ -53,7 +53,7 @@ pub(crate) enum Paint {
     Candidate,
 }
 
-const PAINTS: [Paint; 21] = [
+const PAINTS: [Paint; 22] = [
     Paint::Ink,
     Paint::Grid,
     Paint::Series(0),
@@ -70,7 +70,8 @@ const PAINTS: [Paint; 21] = [
     Paint::Over(0),
     Paint::Over(1),
     Paint::Over(2),
-    Paint::NoLimit,
+    Paint::Over(3),
+    Paint::NoShare,
     Paint::Bad,
     Paint::Cross,
     Paint::Reference,
@@ -86,7 +87,7 @@ impl Paint {
             Paint::Series(n) => format!("series-{n}"),
             Paint::Ramp(n) => format!("ramp-{n}"),
             Paint::Over(n) => format!("over-{n}"),
-            Paint::NoLimit => "no-limit".to_owned(),
+            Paint::NoShare => "no-share".to_owned(),
             Paint::Bad => "bad".to_owned(),
             Paint::Cross => "page".to_owned(),
             Paint::Reference => "reference".to_owned(),

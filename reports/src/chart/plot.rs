@@ -10,7 +10,7 @@ use crate::facts::{Plot, PlotLine, PlotPoint};
 
 const HEIGHT: u32 = 258;
 /// Half the width of the ends of an interval, pixels.
-const CAP: i32 = 4;
+const CAP: i32 = 5;
 
 fn drawable(x: f64) -> bool {
     // What is larger overflows when ends are added.
@@ -43,7 +43,10 @@ pub(crate) fn plot(plot: &Plot) -> Result<Option<Chart>, Error> {
         return Ok(None);
     }
     let error = failed(&plot.title);
-    let x_ticks = linear_ticks(left, right);
+    let x_ticks = match plot.at_points {
+        true => apart(points().map(|p| p.x).collect(), right - left),
+        false => linear_ticks(left, right),
+    };
     let y_ticks = linear_ticks(0.0, top);
     let room = ((right - left) * 0.04)
         .max(right * 1e-3)
@@ -75,7 +78,10 @@ pub(crate) fn plot(plot: &Plot) -> Result<Option<Chart>, Error> {
             .light_line_style(TRANSPARENT)
             .x_desc(plot.x_name)
             .y_desc(plot.y_name)
-            .x_label_formatter(&|x| label(*x, &x_ticks))
+            .x_label_formatter(&|x| match plot.at_points {
+                true => label(*x, &[]),
+                false => label(*x, &x_ticks),
+            })
             .y_label_formatter(&|y| label(*y, &y_ticks))
             .label_style(text(Paint::Ink, HPos::Center, VPos::Center))
             .axis_desc_style(text(Paint::Ink, HPos::Center, VPos::Center))
@@ -105,7 +111,7 @@ pub(crate) fn plot(plot: &Plot) -> Result<Option<Chart>, Error> {
                     }
                 }
                 chart
-                    .draw_series([Circle::new(at, 4, paint.color().filled())])
+                    .draw_series([Circle::new(at, 3, paint.color().filled())])
                     .map_err(|e| error(&e))?;
                 tooltips.push(point.text.clone());
             }
@@ -124,10 +130,34 @@ pub(crate) fn plot(plot: &Plot) -> Result<Option<Chart>, Error> {
     }))
 }
 
+/// Those that have room for a label beside the one before.
+fn apart(mut xs: Vec<f64>, range: f64) -> Vec<f64> {
+    xs.sort_by(f64::total_cmp);
+    let mut ticks: Vec<f64> = Vec::new();
+    for x in xs {
+        if ticks.last().is_none_or(|last| x - last > range / 10.0) {
+            ticks.push(x);
+        }
+    }
+    ticks
+}
+
 fn paint(line: &PlotLine) -> Paint {
     Paint::of_side(line.side)
 }
 
 fn interval(point: &PlotPoint) -> Option<(f64, f64)> {
     point.interval.filter(|i| drawable(i.0) && drawable(i.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::apart;
+
+    #[test]
+    fn labels_keep_apart() {
+        let threads = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 16.0];
+        assert_eq!(apart(threads.to_vec(), 31.0), [1.0, 8.0, 16.0, 32.0]);
+        assert_eq!(apart(vec![2.0], 0.0), [2.0]);
+    }
 }

@@ -12,6 +12,8 @@ pub(crate) struct Plot {
     pub title: String,
     pub x_name: &'static str,
     pub y_name: &'static str,
+    /// The ticks of x are those of the points: whole numbers, and few.
+    pub at_points: bool,
     pub lines: Vec<PlotLine>,
 }
 
@@ -91,6 +93,7 @@ pub(super) fn speeds(report: &Report) -> Vec<Plot> {
             title: format!("{}, tokens per second by threads", pair.test),
             x_name: "threads",
             y_name: "t/s",
+            at_points: true,
             lines: lines(report, &of_test, |pair| pair.threads),
         });
     }
@@ -103,6 +106,7 @@ pub(super) fn speeds(report: &Report) -> Vec<Plot> {
             ),
             x_name: "tokens of the prompt",
             y_name: "t/s",
+            at_points: true,
             lines: lines(report, &prefills, |pair| {
                 prompt_length(pair.test).unwrap_or(0)
             }),
@@ -179,6 +183,7 @@ pub(super) fn latencies(report: &Report) -> Vec<Plot> {
             ),
             x_name: "milliseconds",
             y_name: "",
+            at_points: false,
             lines: steps
                 .iter()
                 .map(|(side, steps)| steps.line(name(report, *side), *side, end))

@@ -100,7 +100,10 @@ fn charts_use_the_palette_and_name_their_marks() {
     assert!(!drawings.contains("\"#"), "a fixed colour");
     // 30 layers x 20 taps and three taps outside the layers, in two modes, each with its figures.
     let cells = |paint: &str| drawings.matches(&format!("\"var(--{paint}")).count();
-    assert_eq!(cells("ramp-") + cells("over-"), 2 * (30 * 20 + 3));
+    assert_eq!(
+        cells("ramp-") + cells("over-") + cells("no-share"),
+        2 * (30 * 20 + 3)
+    );
     for tooltip in [
         "attn_out, layer 29, prompt 0, position 407: NMSE 4.0e-8, 4.00% of its limit 1.0e-6: pass",
         "q, layer 0, prompt 0, position 407: NMSE 0, its limit: 0 (bit for bit): pass",

@@ -2,10 +2,10 @@
 
 use proptest::option;
 use proptest::prelude::*;
-use reports::model::{Report, TapStats};
+use reports::model::{Report, Status, TapStats};
 use reports::{html, json, markdown};
 
-use crate::{judged, sample};
+use crate::{gate, judged, sample};
 
 fn figure() -> impl Strategy<Value = f64> {
     prop_oneof![
@@ -62,7 +62,9 @@ prop_compose! {
         let mut report = judged::known();
         let fail = sample::fail();
         (report.taps, report.logits) = (fail.taps, fail.logits);
-        (report.generation, report.bench) = (fail.generation, fail.bench);
+        (report.generation, report.bench) = (fail.generation, sample::timed().bench);
+        report.verdict.status = Status::Fail;
+        report.gate = gate::report().gate;
         let names = ["embd", "q", "attn_norm", "unheard_of"];
         report.taps.truncate(taps.len());
         for (entry, (isolated, cumulative, layer, name)) in report.taps.iter_mut().zip(taps) {
@@ -81,6 +83,19 @@ prop_compose! {
         let tps = bench.rows[0].tps.as_mut().unwrap();
         (tps.median, tps.low, tps.high) = (figures[3], figures[4], figures[5]);
         bench.ratios[0].median = figures[6];
+        let worst = &mut logits.worst[0];
+        (worst.kl, worst.candidate[0].logit) = (nulls[0], nulls[1]);
+        worst.candidate[1].probability = nulls[2];
+        bench.kernels[0].ms.median = figures[5];
+        bench.kernels[0].macs_per_second = figures[4];
+        bench.kernels[0].roofline_share = nulls[3];
+        let steps = bench.rows.iter_mut().find_map(|row| row.inter_token.as_mut()).unwrap();
+        (steps.p50, steps.p99) = (figures[0], figures[1]);
+        steps.samples.extend(&figures);
+        let series = &mut report.gate.as_mut().unwrap().series[0];
+        (series.baseline, series.noise, series.threshold) = (nulls[4], nulls[5], nulls[6]);
+        let measured = &mut series.measurements[0];
+        (measured.value, measured.change, measured.low) = (figures[2], nulls[6], nulls[7]);
         bench.memory[0].peak_rss_bytes = counts[0];
         let first = report.verdict.first_divergence.as_mut().unwrap();
         (first.limit, first.nmse) = (figures[7], Some(figures[0]));
