@@ -21,7 +21,7 @@ pub(crate) fn bar_chart(group: &BarGroup) -> Result<Chart, Error> {
         .bars
         .iter()
         .flat_map(|bar| [Some(bar.value), bar.interval.map(|i| i.1)])
-        .chain([group.mark])
+        .chain([group.mark.map(|mark| mark.0)])
         .flatten()
         .filter(|x| drawable(*x))
         .fold(0.0, f64::max);
@@ -59,7 +59,7 @@ pub(crate) fn bar_chart(group: &BarGroup) -> Result<Chart, Error> {
             ))
             .map_err(|e| error(&e))?;
             tooltips.push(tooltip(bar));
-            if let Some(mark) = group.mark.filter(|x| drawable(*x)) {
+            if let Some((mark, _)) = group.mark {
                 let at = length(mark);
                 let line = [(at, top + 15), (at, top + 35)];
                 area.draw(&PathElement::new(line, Paint::Ink.color()))
@@ -91,7 +91,9 @@ pub(crate) fn bar_chart(group: &BarGroup) -> Result<Chart, Error> {
             .filter(|(side, _)| group.bars.iter().any(|bar| bar.side == *side))
             .map(|(side, name)| LegendEntry::new(Paint::of_side(side), name))
             .collect(),
-        note: None,
+        note: group
+            .mark
+            .map(|(_, what)| format!("The line marks {what}.")),
     })
 }
 

@@ -23,22 +23,20 @@ pub(crate) fn plot(plot: &Plot) -> Result<Option<Chart>, Error> {
         let all = plot.lines.iter().flat_map(|line| &line.points);
         all.filter(|p| drawable(p.x) && drawable(p.y))
     };
-    let xs = points().map(|p| p.x).chain(
-        plot.lines
-            .iter()
-            .flat_map(|line| line.path.iter().map(|p| p.0))
-            .filter(|x| drawable(*x)),
-    );
-    let Some((left, right)) = xs
+    let path = || {
+        let all = plot.lines.iter().flat_map(|line| line.path.iter().copied());
+        all.filter(|p| drawable(p.0) && drawable(p.1))
+    };
+    let xs = points().map(|p| p.x).chain(path().map(|p| p.0));
+    let ends = xs
         .map(|x| (x, x))
-        .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
-    else {
+        .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+    let Some((left, right)) = ends else {
         return Ok(None);
     };
-    let ends = points()
-        .filter_map(|p| Some(p.interval?.1))
-        .filter(|y| drawable(*y));
-    let top = points().map(|p| p.y).chain(ends).fold(0.0, f64::max);
+    let intervals = points().filter_map(|p| Some(interval(p)?.1));
+    let ys = points().map(|p| p.y).chain(path().map(|p| p.1));
+    let top = ys.chain(intervals).fold(0.0, f64::max);
     if points().next().is_none() || top <= 0.0 {
         return Ok(None);
     }

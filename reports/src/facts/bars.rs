@@ -19,8 +19,8 @@ pub(crate) struct Bar {
 pub(crate) struct BarGroup {
     pub title: String,
     pub bars: Vec<Bar>,
-    /// A value that bars are seen against.
-    pub mark: Option<f64>,
+    /// A value that bars are seen against, and what it stands for.
+    pub mark: Option<(f64, &'static str)>,
 }
 
 /// How the engines compare, before what each does.
@@ -49,13 +49,17 @@ fn ratio_bars(report: &Report) -> [BarGroup; 2] {
         }
     }
     [
-        ("speed, candidate over reference", ratios),
-        ("share of the roofline", shares),
+        ("speed, candidate over reference", "equal speed", ratios),
+        (
+            "share of the roofline",
+            "what the machine was measured to do",
+            shares,
+        ),
     ]
-    .map(|(title, bars)| BarGroup {
+    .map(|(title, mark, bars)| BarGroup {
         title: title.to_owned(),
         bars,
-        mark: Some(1.0),
+        mark: Some((1.0, mark)),
     })
 }
 

@@ -172,17 +172,17 @@ pub(super) fn latencies(report: &Report) -> Vec<Plot> {
             .into_iter()
             .filter_map(|side| Some((side, Steps::new(row(pair, side)?.inter_token.as_ref()?)?)))
             .collect();
-        // A step in a hundred may be far slower than all others: it is named, not drawn.
-        let ends = steps.iter().map(|(_, steps)| steps.times[steps.rank(0.99)]);
-        let end = 1.05 * ends.fold(0.0, f64::max);
+        // A few steps may be far slower than all others: they are counted, not drawn.
+        let ends = steps.iter().map(|(_, steps)| steps.times[steps.rank(0.95)]);
+        let end = 1.25 * ends.fold(0.0, f64::max);
         Plot {
             title: format!(
-                "{} at {}, share of steps by time between tokens",
+                "{} at {}, time between tokens",
                 pair.test,
                 threads(pair.threads)
             ),
             x_name: "milliseconds",
-            y_name: "",
+            y_name: "share of steps",
             at_points: false,
             lines: steps
                 .iter()
@@ -217,6 +217,10 @@ impl Steps<'_> {
         let n = self.times.len();
         let indices = (0..n).step_by(n.div_ceil(POINTS)).chain([n - 1]);
         let shown = |(x, _): &(f64, f64)| *x <= end;
+        let beyond = match self.times.iter().filter(|ms| **ms > end).count() as u64 {
+            0 => String::new(),
+            n => format!(", {} beyond the chart", number::count(n)),
+        };
         let path = indices.map(|i| (self.times[i], (i + 1) as f64 / n as f64));
         let points = [
             (0.5, self.summary.p50),
@@ -225,7 +229,7 @@ impl Steps<'_> {
         ];
         PlotLine {
             name: format!(
-                "{engine} ({}, the slowest {})",
+                "{engine} ({}{beyond}; the slowest {})",
                 number::plural(n as u64, "step"),
                 number::milliseconds(self.times[n - 1])
             ),
@@ -271,6 +275,13 @@ mod tests {
             [(1.0, 0.25), (2.0, 0.5), (3.0, 0.75), (4.0, 1.0), (4.0, 1.0)]
         );
         assert_eq!(line.points.len(), 2, "p99 lies beyond the end");
+        assert_eq!(line.name, "rust (4 steps; the slowest 4.00 ms)");
+        let line = steps.line("rust", Side::Candidate, 2.5);
+        assert_eq!(line.path, [(1.0, 0.25), (2.0, 0.5)]);
+        assert_eq!(
+            line.name,
+            "rust (4 steps, 2 beyond the chart; the slowest 4.00 ms)"
+        );
         let none = InterToken {
             samples: Vec::new(),
             ..summary

@@ -77,12 +77,7 @@ pub fn large() -> Report {
             continue;
         };
         let ms = 1e3 / tps.median * digits;
-        row.inter_token = Some(InterToken {
-            p50: ms,
-            p95: ms * 1.05,
-            p99: ms * 10.0,
-            samples: steps(ms),
-        });
+        row.inter_token = Some(inter_token(ms));
     }
     report
 }
@@ -589,14 +584,23 @@ fn worst(kl: f64) -> Vec<LogitsAt> {
     ]
 }
 
-/// Times of decode steps around `median` milliseconds, every 61st of them ten times as long.
-fn steps(median: f64) -> Vec<f64> {
-    (0..320)
+/// Decode steps around `median` milliseconds, every 61st of them ten times as long.
+fn inter_token(median: f64) -> InterToken {
+    let samples: Vec<f64> = (0..320)
         .map(|i| {
             let slow = if i % 61 == 60 { 10.0 } else { 1.0 };
-            median * (0.95 + 0.1 * f64::from(i * 37 % 320) / 320.0) * slow
+            let spread = f64::from(i * 37 % 320) / 320.0 - 0.5;
+            median * (1.0 + 0.1 * spread.powi(3)) * slow
         })
-        .collect()
+        .collect();
+    let mut sorted = samples.clone();
+    sorted.sort_by(f64::total_cmp);
+    InterToken {
+        p50: sorted[159],
+        p95: sorted[303],
+        p99: sorted[316],
+        samples,
+    }
 }
 
 fn kernels() -> Vec<BenchKernel> {
@@ -734,12 +738,7 @@ pub fn timed() -> Report {
         row.energy = (row.threads == 2).then_some(41.5);
         if row.test == "tg64" {
             row.roofline_share = Some(tps / 34.0 / row.threads as f64);
-            row.inter_token = Some(InterToken {
-                p50: 1e3 / tps,
-                p95: 1.1e3 / tps,
-                p99: 1.4e3 / tps,
-                samples: steps(1e3 / tps),
-            });
+            row.inter_token = Some(inter_token(1e3 / tps));
         } else {
             row.roofline_share = Some(tps * 2.08e9 / 505e9 / row.threads as f64);
         }
