@@ -43,6 +43,15 @@ pub enum Error {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// There is no format of that name.
+    #[error("unknown format {name:?}; there are {}", crate::Format::ALL.map(crate::Format::name).join(", "))]
+    UnknownFormat {
+        /// The name.
+        name: String,
+    },
+    /// JUnit's XML could not be written.
+    #[error("JUnit: {0}")]
+    Junit(#[from] quick_junit::SerializeError),
     /// The HTML template failed.
     #[error("HTML template: {0:#}")]
     Template(#[from] minijinja::Error),

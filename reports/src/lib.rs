@@ -1,4 +1,4 @@
-//! The cross-validation report: data model, JSON Schema, HTML and Markdown writers, charts.
+//! The cross-validation report: data model, JSON Schema, charts, and writers of HTML, Markdown, JUnit, CSV and JSON lines.
 //!
 //! Depends on no engine: a report renders again from its JSON alone. Every string in a report counts as
 //! untrusted: the writers escape all of them, and no report that parses makes a writer panic.
@@ -8,13 +8,15 @@ mod error;
 mod facts;
 pub mod html;
 pub mod json;
+pub mod junit;
 pub mod markdown;
 pub mod model;
 pub mod number;
 pub mod outcome;
+pub mod records;
 mod write;
 
 pub use error::Error;
 pub use facts::bench_notes;
 pub use model::Report;
-pub use write::{Paths, write_dir};
+pub use write::{Format, write_dir};

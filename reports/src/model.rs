@@ -377,6 +377,15 @@ pub struct TapResult {
     pub cumulative: Option<TapStats>,
 }
 
+impl TapResult {
+    /// The modes that were run.
+    pub fn modes(&self) -> impl Iterator<Item = (Mode, &TapStats)> {
+        let isolated = self.isolated.iter().map(|stats| (Mode::Isolated, stats));
+        let cumulative = self.cumulative.iter();
+        isolated.chain(cumulative.map(|stats| (Mode::Cumulative, stats)))
+    }
+}
+
 /// How far two engines lie apart at one tap.
 ///
 /// NMSE of a row is `sum((candidate - reference)^2) / sum(reference^2)`; 0 if both are all zero,

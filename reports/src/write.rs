@@ -1,44 +1,118 @@
 //! Reports on disk.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use crate::error::Error;
 use crate::model::Report;
-use crate::{html, json, markdown};
+use crate::{html, json, junit, markdown, records};
 
-/// The files of a written report.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Paths {
-    /// `report.json`.
-    pub json: PathBuf,
-    /// `report.html`.
-    pub html: PathBuf,
-    /// `report.md`.
-    pub markdown: PathBuf,
+/// A format that reports are written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// `report.json`: everything, [`Report`] as it is.
+    Json,
+    /// `report.html`: one self-contained page.
+    Html,
+    /// `report.md`: GitHub's Markdown, short enough for a comment.
+    Md,
+    /// `junit.xml`: a test case per layer, gate series and whatever else is judged.
+    Junit,
+    /// `taps.csv` and `bench.csv`.
+    Csv,
+    /// `taps.jsonl` and `bench.jsonl`.
+    Jsonl,
 }
 
-/// Writes `report.json`, `report.html` and `report.md` to `dir`, which is created if need be. Each file
-/// appears whole or not at all; older ones are replaced.
+impl Format {
+    /// All of them.
+    pub const ALL: [Format; 6] = [
+        Format::Json,
+        Format::Html,
+        Format::Md,
+        Format::Junit,
+        Format::Csv,
+        Format::Jsonl,
+    ];
+    /// Those that are written unless others are asked for.
+    pub const DEFAULT: [Format; 3] = [Format::Json, Format::Html, Format::Md];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Json => "json",
+            Format::Html => "html",
+            Format::Md => "md",
+            Format::Junit => "junit",
+            Format::Csv => "csv",
+            Format::Jsonl => "jsonl",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Format, Error> {
+        let mut all = Format::ALL.into_iter();
+        all.find(|format| format.name() == name)
+            .ok_or_else(|| Error::UnknownFormat {
+                name: name.to_owned(),
+            })
+    }
+}
+
+/// Writes a report in some formats to `dir`, which is created if need be, and returns the files written, in the order
+/// of `formats`. Each file appears whole or not at all; older ones are replaced.
 ///
 /// # Errors
-/// [`Error::Io`] naming the path, or what the writers of the three formats return.
-pub fn write_dir(dir: &Path, report: &Report) -> Result<Paths, Error> {
-    let paths = Paths {
-        json: dir.join("report.json"),
-        html: dir.join("report.html"),
-        markdown: dir.join("report.md"),
-    };
+/// [`Error::Io`] naming the path, or what the writers of the formats return.
+pub fn write_dir(
+    dir: &Path,
+    report: &Report,
+    formats: &[Format],
+) -> Result<Vec<(Format, PathBuf)>, Error> {
     fs::create_dir_all(dir).map_err(|source| Error::Io {
         action: "create",
         path: dir.to_owned(),
         source,
     })?;
-    write_file(&paths.json, &json::write(report)?)?;
-    write_file(&paths.html, &html::render(report)?)?;
-    write_file(&paths.markdown, &markdown::render(report))?;
-    Ok(paths)
+    let mut written = Vec::new();
+    for &format in formats {
+        for (name, text) in render(report, format)? {
+            let path = dir.join(name);
+            write_file(&path, &text)?;
+            written.push((format, path));
+        }
+    }
+    Ok(written)
+}
+
+/// File names and contents.
+fn render(report: &Report, format: Format) -> Result<Vec<(&'static str, String)>, Error> {
+    Ok(match format {
+        Format::Json => vec![("report.json", json::write(report)?)],
+        Format::Html => vec![("report.html", html::render(report)?)],
+        Format::Md => vec![("report.md", markdown::render(report))],
+        Format::Junit => vec![("junit.xml", junit::render(report)?)],
+        Format::Csv => vec![
+            ("taps.csv", records::taps_csv(report)),
+            ("bench.csv", records::bench_csv(report)),
+        ],
+        Format::Jsonl => vec![
+            ("taps.jsonl", records::taps_jsonl(report)),
+            ("bench.jsonl", records::bench_jsonl(report)),
+        ],
+    })
 }
 
 /// Writes by way of a temporary file beside `path`, so that nobody ever reads half a report.

@@ -5,7 +5,7 @@ use crate::model::{Gate, GateFigure, GateResult, GateSeries, Report};
 use crate::number;
 
 /// `tg64 at 2 threads (candidate over reference)`.
-pub(super) fn name(series: &GateSeries) -> String {
+pub(crate) fn name(series: &GateSeries) -> String {
     format!(
         "{} at {} ({})",
         series.test,
@@ -40,6 +40,16 @@ pub(super) fn change(series: &GateSeries) -> String {
             number::NOT_MEASURED
         ),
     }
+}
+
+/// `-8.10% (-9.20% to -6.90%), threshold 5.00%: regressed`.
+pub(crate) fn sentence(series: &GateSeries) -> String {
+    format!(
+        "{}, threshold {}: {}",
+        change(series),
+        number::or_not_measured(series.threshold, number::share),
+        result(series.result).0
+    )
 }
 
 fn result(result: GateResult) -> (&'static str, State) {

@@ -25,6 +25,7 @@ use crate::model::{Mode, Report};
 use crate::number;
 
 pub(crate) use bars::{Bar, BarGroup};
+pub(crate) use gate::{name as series_name, sentence as series_sentence};
 use output::Generated;
 pub(crate) use output::LogitsCurve;
 pub(crate) use parity::{Level, Parity, nmse, tap_group};
@@ -36,6 +37,7 @@ pub use speed::bench_notes;
 use tokenizer::Tokenizer;
 use verdict::Verdict;
 use worst::WorstPosition;
+pub(crate) use verdict::failure;
 
 /// A report, digested.
 #[derive(Serialize)]
@@ -256,7 +258,7 @@ pub(crate) fn mode_name(mode: Mode) -> &'static str {
 }
 
 /// A limit on the NMSE; 0 means bit for bit.
-fn limit(x: Option<f64>) -> String {
+pub(crate) fn limit(x: Option<f64>) -> String {
     match x {
         None => "none".to_owned(),
         Some(0.0) => "0 (bit for bit)".to_owned(),

@@ -11,12 +11,8 @@ const DISAGREEMENTS: usize = 50;
 
 pub(super) fn modes(report: &Report) -> impl Iterator<Item = (usize, Mode, &LogitsStats)> {
     report.logits.iter().flat_map(|entry| {
-        [
-            (Mode::Isolated, &entry.isolated),
-            (Mode::Cumulative, &entry.cumulative),
-        ]
-        .into_iter()
-        .filter_map(move |(mode, stats)| Some((entry.prompt, mode, stats.as_ref()?)))
+        let modes = entry.modes();
+        modes.map(move |(mode, stats)| (entry.prompt, mode, stats))
     })
 }
 

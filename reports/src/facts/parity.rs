@@ -141,11 +141,7 @@ impl<'a> Parity<'a> {
                 taps.push(entry.tap.as_str());
             }
             layers.extend(entry.layer);
-            for (mode, stats) in [
-                (Mode::Isolated, &entry.isolated),
-                (Mode::Cumulative, &entry.cumulative),
-            ] {
-                let Some(stats) = stats else { continue };
+            for (mode, stats) in entry.modes() {
                 let cell = Cell {
                     prompt: entry.prompt,
                     layer: entry.layer,

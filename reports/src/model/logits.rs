@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Mode;
+
 /// The output distributions over one prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LogitsResult {
@@ -12,6 +14,15 @@ pub struct LogitsResult {
     pub isolated: Option<LogitsStats>,
     /// Each engine on its own. Null if the mode was not run.
     pub cumulative: Option<LogitsStats>,
+}
+
+impl LogitsResult {
+    /// The modes that were run.
+    pub fn modes(&self) -> impl Iterator<Item = (Mode, &LogitsStats)> {
+        let isolated = self.isolated.iter().map(|stats| (Mode::Isolated, stats));
+        let cumulative = self.cumulative.iter();
+        isolated.chain(cumulative.map(|stats| (Mode::Cumulative, stats)))
+    }
 }
 
 /// How far two output distributions lie apart.

@@ -13,7 +13,6 @@ fn poison(value: &mut Value) {
     match value {
         Value::String(text) => {
             let fixed = [
-                "pass",
                 "fail",
                 "none",
                 "candidate",
@@ -26,6 +25,7 @@ fn poison(value: &mut Value) {
                 "expired",
                 "ratio",
                 "absolute",
+                "pass",
                 "improved",
                 "regressed",
                 "not_confirmed",
@@ -99,6 +99,37 @@ fn html_escapes_everything() {
 fn markdown_escapes_everything() {
     for report in [sample::fail(), judged::known(), judged::stale()] {
         inert(&reports::markdown::render(&hostile(&report)));
+    }
+}
+
+#[test]
+fn junit_is_xml_whatever_the_strings_are() {
+    for report in [
+        sample::fail(),
+        sample::died(),
+        judged::known(),
+        gate::report(),
+    ] {
+        let xml = reports::junit::render(&hostile(&report)).unwrap();
+        assert!(!xml.contains('\u{1b}'));
+        assert!(!xml.contains("<script") && !xml.contains("<img"));
+        quick_junit::Report::deserialize_from_str(&xml).unwrap();
+    }
+}
+
+#[test]
+fn cells_hold_any_string() {
+    for report in [sample::fail(), sample::timed()] {
+        let report = hostile(&report);
+        for csv in [
+            reports::records::taps_csv(&report),
+            reports::records::bench_csv(&report),
+        ] {
+            let mut reader = csv::Reader::from_reader(csv.as_bytes());
+            for record in reader.records() {
+                assert_eq!(&record.unwrap()[0], report.created);
+            }
+        }
     }
 }
 

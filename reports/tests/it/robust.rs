@@ -3,7 +3,7 @@
 use proptest::option;
 use proptest::prelude::*;
 use reports::model::{Report, Status, TapStats};
-use reports::{html, json, markdown};
+use reports::{html, json, junit, markdown, records};
 
 use crate::{gate, judged, sample};
 
@@ -128,5 +128,10 @@ proptest! {
         prop_assert!(!html::render(&report).unwrap().is_empty());
         let read = json::parse(&json::write(&report).unwrap(), "report").unwrap();
         prop_assert!(!html::render(&read).unwrap().is_empty());
+        for report in [&report, &read] {
+            prop_assert!(!junit::render(report).unwrap().is_empty());
+            let rows = records::taps_jsonl(report).lines().count();
+            prop_assert_eq!(records::taps_csv(report).lines().count(), rows + 1);
+        }
     }
 }

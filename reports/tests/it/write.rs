@@ -1,39 +1,60 @@
 use std::fs;
 
-use reports::{json, write_dir};
+use reports::{Format, json, write_dir};
 
 use crate::sample;
 
 #[test]
-fn all_three_files_and_nothing_else() {
-    // Kept after the test, to be looked at in a browser.
+fn the_files_of_every_format_and_nothing_else() {
+    // Kept after the test, to be looked at.
     let samples = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("reports");
+    let names = [
+        "report.json",
+        "report.html",
+        "report.md",
+        "junit.xml",
+        "taps.csv",
+        "bench.csv",
+        "taps.jsonl",
+        "bench.jsonl",
+    ];
     for (name, report) in sample::all() {
         let dir = samples.join(name);
-        let paths = write_dir(&dir, &report).unwrap();
-        assert!(json::read(&paths.json).unwrap() == report);
-        let html = fs::read_to_string(&paths.html).unwrap();
-        assert!(html.ends_with("</html>\n") || html.ends_with("</html>"));
-        assert!(
-            fs::read_to_string(&paths.markdown)
-                .unwrap()
-                .starts_with("# ")
-        );
-        let mut files: Vec<_> = fs::read_dir(&dir)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        files.sort();
-        assert_eq!(files, ["report.html", "report.json", "report.md"]);
+        let written = write_dir(&dir, &report, &Format::ALL).unwrap();
+        let paths: Vec<_> = written.iter().map(|(_, path)| path.clone()).collect();
+        assert_eq!(paths, names.map(|file| dir.join(file)));
+        assert!(json::read(&paths[0]).unwrap() == report);
+        let html = fs::read_to_string(&paths[1]).unwrap();
+        assert!(html.trim_end().ends_with("</html>"));
+        assert!(fs::read_to_string(&paths[2]).unwrap().starts_with("# "));
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), names.len());
     }
+}
+
+#[test]
+fn only_what_was_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    write_dir(dir.path(), &sample::pass(), &[Format::Junit]).unwrap();
+    let files = fs::read_dir(dir.path()).unwrap();
+    let names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(names, ["junit.xml"]);
+}
+
+#[test]
+fn formats_are_named() {
+    for format in Format::ALL {
+        assert_eq!(format.to_string().parse::<Format>().unwrap(), format);
+    }
+    let error = "pdf".parse::<Format>().unwrap_err().to_string();
+    assert!(error.contains("\"pdf\"") && error.contains("json, html, md, junit, csv, jsonl"));
 }
 
 #[test]
 fn older_files_are_replaced() {
     let dir = tempfile::tempdir().unwrap();
-    write_dir(dir.path(), &sample::fail()).unwrap();
-    let paths = write_dir(dir.path(), &sample::pass()).unwrap();
-    assert!(json::read(&paths.json).unwrap() == sample::pass());
+    write_dir(dir.path(), &sample::fail(), &Format::DEFAULT).unwrap();
+    let written = write_dir(dir.path(), &sample::pass(), &Format::DEFAULT).unwrap();
+    assert!(json::read(&written[0].1).unwrap() == sample::pass());
 }
 
 #[test]
@@ -42,13 +63,14 @@ fn errors_name_the_path_and_leave_nothing_behind() {
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     let below = file.join("out");
-    let error = write_dir(&below, &sample::pass()).unwrap_err().to_string();
+    let write = |dir| write_dir(dir, &sample::pass(), &Format::DEFAULT);
+    let error = write(&below).unwrap_err().to_string();
     assert!(error.contains(below.to_str().unwrap()), "{error}");
 
     // A folder in the way of a file.
     let out = dir.path().join("out");
     fs::create_dir_all(out.join("report.html/occupied")).unwrap();
-    let error = write_dir(&out, &sample::pass()).unwrap_err().to_string();
+    let error = write(&out).unwrap_err().to_string();
     assert!(error.contains("report.html"), "{error}");
     let left = fs::read_dir(&out)
         .unwrap()

@@ -1,0 +1,125 @@
+use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
+use reports::junit::render;
+
+use crate::{judged, sample};
+
+fn read(report: &reports::Report) -> Report {
+    Report::deserialize_from_str(&render(report).unwrap()).unwrap()
+}
+
+fn suite<'a>(junit: &'a Report, name: &str) -> &'a TestSuite {
+    let mut suites = junit.test_suites.iter();
+    let found = suites.find(|suite| suite.name.as_str() == name);
+    found.unwrap_or_else(|| panic!("no suite {name}"))
+}
+
+fn case<'a>(suite: &'a TestSuite, name: &str) -> &'a TestCase {
+    let mut cases = suite.test_cases.iter();
+    let found = cases.find(|case| case.name.as_str() == name);
+    found.unwrap_or_else(|| panic!("no case {name}"))
+}
+
+/// What came of a case, with its message and details.
+fn outcome(case: &TestCase) -> (&'static str, String) {
+    let text = |part: &Option<quick_junit::XmlString>| {
+        part.as_ref().map_or("", |text| text.as_str()).to_owned()
+    };
+    match &case.status {
+        TestCaseStatus::Success { .. } => ("passed", text(&case.system_out)),
+        TestCaseStatus::Skipped { message, .. } => ("skipped", text(message)),
+        TestCaseStatus::NonSuccess {
+            kind,
+            message,
+            description,
+            ..
+        } => (
+            match kind {
+                NonSuccessKind::Failure => "failed",
+                NonSuccessKind::Error => "error",
+            },
+            format!("{}\n{}", text(message), text(description)),
+        ),
+    }
+}
+
+/// A line per case.
+fn summary(junit: &Report) -> String {
+    let mut out = String::new();
+    for suite in &junit.test_suites {
+        out += &format!("{}\n", suite.name.as_str());
+        for case in &suite.test_cases {
+            let (word, text) = outcome(case);
+            let text = text.trim().replace('\n', "\n        ");
+            out += &format!("    {}: {word}: {text}\n", case.name.as_str());
+        }
+    }
+    out
+}
+
+#[test]
+fn what_the_cases_say() {
+    for (name, report) in sample::all() {
+        if name != "large" {
+            insta::assert_snapshot!(format!("junit_{name}"), summary(&read(&report)));
+        }
+    }
+}
+
+#[test]
+fn never_greener_than_the_verdict() {
+    for (name, report) in sample::all() {
+        let red = read(&report)
+            .test_suites
+            .iter()
+            .any(|suite| suite.failures + suite.errors > 0);
+        assert_eq!(red, report.verdict.exit_code != 0, "{name}");
+    }
+}
+
+#[test]
+fn a_failing_layer_names_its_taps() {
+    let junit = read(&sample::fail());
+    let isolated = suite(&junit, "prompt 0, isolated");
+    let (word, text) = outcome(case(isolated, "layer 2"));
+    assert_eq!(word, "failed");
+    for part in [
+        "q_rope: NMSE 3.2e-1, limit 1.0e-12, position 5",
+        "attn_out: NMSE not finite, limit 1.0e-6, position 14, 3 non-finite values",
+    ] {
+        assert!(text.contains(part), "{part} not in {text}");
+    }
+    // Layers, and what lies outside them.
+    assert_eq!(isolated.tests, 7);
+    assert_eq!(outcome(case(isolated, "outside the layers")).0, "passed");
+    let cumulative = suite(&junit, "prompt 1, cumulative");
+    assert_eq!(outcome(case(cumulative, "layer 2")).0, "skipped");
+}
+
+#[test]
+fn a_known_deviation_does_not_fail() {
+    let junit = read(&judged::known());
+    let (word, text) = outcome(case(suite(&junit, "prompt 0, isolated"), "layer 0"));
+    assert_eq!(word, "passed");
+    assert!(text.contains("ffn_act: NMSE 4.2e-1"), "{text}");
+    assert!(text.contains("known deviation until 2027-01-31"), "{text}");
+}
+
+#[test]
+fn missing_rows_are_listed() {
+    let report = sample::died();
+    let junit = read(&report);
+    let coverage = suite(&junit, "coverage");
+    for row in &report.coverage.missing {
+        assert_eq!(
+            outcome(case(coverage, row)),
+            ("skipped", "missing".to_owned())
+        );
+    }
+    assert_eq!(outcome(case(coverage, "rows compared")).0, "failed");
+    let (word, text) = outcome(case(suite(&junit, "engines"), "reference (bitnet.cpp)"));
+    assert_eq!(word, "error");
+    assert!(
+        text.contains("SIGSEGV") && text.contains("n_ubatch = 512"),
+        "{text}"
+    );
+}
