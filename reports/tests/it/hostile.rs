@@ -14,6 +14,8 @@ fn poison(value: &mut Value) {
         Value::String(text) => {
             let fixed = [
                 "fail",
+                "error",
+                "incomplete",
                 "none",
                 "candidate",
                 "reference",
