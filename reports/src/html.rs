@@ -21,6 +21,7 @@ const LOGITS_CHARTS: usize = 6;
 /// Points per line of a logits chart; beyond, each point is the worst of its neighbours.
 const POINTS: usize = 200;
 const PAGE: &str = include_str!("../templates/report.html");
+const TABLE: &str = include_str!("../templates/table.html");
 const STYLE: &str = include_str!("../templates/report.css");
 const SCRIPT: &str = include_str!("../templates/report.js");
 
@@ -45,23 +46,36 @@ pub fn render(report: &Report) -> Result<String, Error> {
     let parity = Parity::new(report);
     let facts = Facts::new(report, &parity);
     let charts = Charts::new(report, &parity)?;
+    page(
+        PAGE,
+        context! {
+        facts,
+        charts,
+        style => style(),
+        script => Value::from_safe_string(SCRIPT.to_owned()),
+        json => Value::from_safe_string(packed(&json::write_compact(report)?)?),
+        has_generation => report.generation.is_some(),
+        has_bench => report.bench.is_some(),
+        has_taps => !facts.taps.is_empty(),
+        },
+    )
+}
+
+/// A page from its template. What tables look like, and that everything is escaped, is the same for all.
+pub(crate) fn page(template: &str, context: Value) -> Result<String, Error> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.add_test("web_address", |text: &str| is_web_address(text));
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
-    environment.add_template("report.html", PAGE)?;
-    Ok(environment.get_template("report.html")?.render(context! {
-        facts,
-        charts,
-        style => Value::from_safe_string(STYLE.to_owned()),
-        script => Value::from_safe_string(SCRIPT.to_owned()),
-        json => Value::from_safe_string(packed(&json::write_compact(report)?)?),
-        has_generation => report.generation.is_some(),
-        has_bench => report.bench.is_some(),
-        has_taps => !facts.taps.is_empty(),
-    })?)
+    environment.add_template("table.html", TABLE)?;
+    Ok(environment.render_named_str("page.html", template, context)?)
+}
+
+/// The style of all pages.
+pub(crate) fn style() -> Value {
+    Value::from_safe_string(STYLE.to_owned())
 }
 
 /// The JSON for a `data:` address: gzip, which leaves a tenth of it, then Base64.

@@ -4,6 +4,7 @@
 //! untrusted: the writers escape all of them, and no report that parses makes a writer panic.
 
 mod chart;
+pub mod comparison;
 mod error;
 mod facts;
 pub mod html;

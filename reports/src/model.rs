@@ -101,6 +101,18 @@ pub enum Status {
     Error,
 }
 
+impl Status {
+    /// Its name in the JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Pass => "pass",
+            Status::Fail => "fail",
+            Status::Incomplete => "incomplete",
+            Status::Error => "error",
+        }
+    }
+}
+
 /// Which engine is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -66,8 +66,8 @@ fn result(result: GateResult) -> (&'static str, State) {
     }
 }
 
-/// One row per series; empty without a baseline.
-pub(super) fn table(report: &Report) -> Table {
+/// One row per series that is wanted; empty without a baseline.
+pub(super) fn table(report: &Report, wanted: impl Fn(&GateSeries) -> bool) -> Table {
     let mut table = Table::new(&[
         ("Test", Kind::Code),
         ("Threads", Kind::Number),
@@ -80,7 +80,8 @@ pub(super) fn table(report: &Report) -> Table {
         ("Threshold", Kind::Number),
         ("Result", Kind::Text),
     ]);
-    for series in report.gate.iter().flat_map(|gate| &gate.series) {
+    let series = report.gate.iter().flat_map(|gate| &gate.series);
+    for series in series.filter(|series| wanted(series)) {
         let speed = |x: f64| match series.figure {
             GateFigure::Ratio => number::times(x),
             GateFigure::Absolute => format!("{}/s", number::significant(x, 3)),

@@ -2,16 +2,19 @@
 //! the report.
 
 mod bars;
+mod conclusion;
 mod coverage;
 mod gate;
 mod kernels;
 mod known;
+mod movers;
 mod next;
 mod noise;
 mod output;
 mod parity;
 mod perplexity;
 mod plots;
+mod products;
 mod run;
 mod share;
 mod speed;
@@ -21,23 +24,24 @@ mod worst;
 
 use serde::Serialize;
 
-use crate::model::{Mode, Report};
+use crate::model::{Mode, Report, TimedPair};
 use crate::number;
 
 pub(crate) use bars::{Bar, BarGroup};
+use conclusion::Advantages;
 pub(crate) use gate::{name as series_name, sentence as series_sentence};
 use output::Generated;
-pub(crate) use output::LogitsCurve;
+pub(crate) use output::{LogitsCurve, generations_of};
 pub(crate) use parity::{Level, Parity, nmse, tap_group};
 pub(crate) use plots::{Plot, PlotLine, PlotPoint};
 use run::PromptDetail;
 pub(crate) use share::{Shade, Share};
-pub(crate) use speed::Side;
 pub use speed::bench_notes;
-use tokenizer::Tokenizer;
+pub(crate) use speed::{Side, measured};
+pub(crate) use tokenizer::Tokenizer;
 use verdict::Verdict;
+pub(crate) use verdict::{failure, stage};
 use worst::WorstPosition;
-pub(crate) use verdict::failure;
 
 /// A report, digested.
 #[derive(Serialize)]
@@ -97,6 +101,27 @@ pub(crate) struct Facts<'a> {
     pub command: String,
 }
 
+/// What stands out in a report, and what it comes to.
+pub(crate) struct Digest {
+    /// Series of the gate that changed.
+    pub gated: Table,
+    /// Gated taps that use up most of their limit.
+    pub taps: Table,
+    /// Tests in which one engine is surely faster.
+    pub tests: Table,
+    pub tensor_types: Table,
+    /// One row per tap that feeds an int8 quantiser.
+    pub quantisers: Table,
+    /// One row per tap that is a matrix product.
+    pub products: Table,
+    /// Tests other than loading.
+    pub throughput: Table,
+    pub loading: Table,
+    /// The reference's and the candidate's.
+    pub advantages: [Advantages; 2],
+    pub conclusion: String,
+}
+
 /// A worker that failed.
 #[derive(Serialize)]
 pub(crate) struct Failure<'a> {
@@ -147,7 +172,7 @@ pub(crate) enum State {
 }
 
 impl Table {
-    fn new(columns: &[(&str, Kind)]) -> Table {
+    pub(crate) fn new(columns: &[(&str, Kind)]) -> Table {
         Table {
             columns: columns
                 .iter()
@@ -169,7 +194,7 @@ impl Table {
         table
     }
 
-    fn push(&mut self, state: State, cells: Vec<String>) {
+    pub(crate) fn push(&mut self, state: State, cells: Vec<String>) {
         debug_assert_eq!(cells.len(), self.columns.len());
         self.rows.push(Row { cells, state });
     }
@@ -204,13 +229,13 @@ impl<'a> Facts<'a> {
             perplexity: perplexity::table(report),
             generations: output::generations(report),
             tokenizer: tokenizer::tokenizer(report),
-            throughput: speed::throughput(report),
+            throughput: speed::throughput(report, |_| true),
             latency: speed::latency(report),
             kernels: kernels::table(report),
             roofline: speed::roofline(report),
             memory: speed::memory(report),
             workers: speed::workers(report),
-            gate: gate::table(report),
+            gate: gate::table(report, |_| true),
             gate_notes: report.gate.iter().flat_map(gate::notes).collect(),
             bench_notes: bench_notes(report),
             coverage: coverage::table(report),
@@ -231,6 +256,23 @@ impl<'a> Facts<'a> {
     /// The KL of every prompt by position, for charts.
     pub(crate) fn logits_curves(report: &'a Report) -> Vec<LogitsCurve<'a>> {
         output::curves(report)
+    }
+
+    /// What only the Markdown shows.
+    pub(crate) fn digest(report: &'a Report, parity: &Parity<'a>) -> Digest {
+        let loading = |pair: &TimedPair| pair.test.starts_with("load");
+        Digest {
+            gated: movers::gated(report),
+            taps: movers::taps(parity),
+            tests: movers::tests(report),
+            tensor_types: products::tensor_types(report),
+            quantisers: products::quantisers(parity),
+            products: products::products(parity),
+            throughput: speed::throughput(report, |pair| !loading(pair)),
+            loading: speed::throughput(report, loading),
+            advantages: conclusion::advantages(report),
+            conclusion: conclusion::conclusion(report),
+        }
     }
 
     /// The benchmark's bars, for charts.

@@ -154,7 +154,7 @@ pub(super) fn generations(report: &Report) -> Vec<Generated> {
 }
 
 /// The generation of every prompt.
-pub(super) fn generations_of(report: &Report) -> impl Iterator<Item = &Generation> {
+pub(crate) fn generations_of(report: &Report) -> impl Iterator<Item = &Generation> {
     let mut stack: Vec<&Generation> = report.generation.iter().collect();
     std::iter::from_fn(move || {
         let generation = stack.pop()?;

@@ -108,7 +108,10 @@ impl Cell<'_> {
 }
 
 /// The largest value; empty where the figure does not apply.
-fn largest(values: impl Iterator<Item = Option<f64>>, format: fn(f64) -> String) -> String {
+pub(super) fn largest(
+    values: impl Iterator<Item = Option<f64>>,
+    format: fn(f64) -> String,
+) -> String {
     values
         .flatten()
         .reduce(f64::max)

@@ -29,7 +29,7 @@ pub(crate) struct Shade {
 }
 
 impl Share {
-    fn new(level: Level, limit: Option<f64>) -> Option<Share> {
+    pub(super) fn new(level: Level, limit: Option<f64>) -> Option<Share> {
         Some(match (level, limit) {
             (Level::NotMeasured, _) => return None,
             (Level::NotFinite, _) => Share::NotFinite,

@@ -1,7 +1,7 @@
 //! Timings and memory.
 
 use super::{Kind, State, Table};
-use crate::model::{BenchCompactHead, BenchRow, Engine, Measured, Report, TokenWork};
+use crate::model::{BenchCompactHead, BenchRow, Engine, Measured, Report, TimedPair, TokenWork};
 use crate::number;
 
 /// Which engine a figure belongs to.
@@ -16,7 +16,7 @@ pub(super) const SIDES: [Side; 2] = [Side::Reference, Side::Candidate];
 pub(super) type Format = fn(f64) -> String;
 
 /// What a test measures, and how it is written.
-pub(super) fn measured(row: &BenchRow) -> Option<(&Measured, Format)> {
+pub(crate) fn measured(row: &BenchRow) -> Option<(&Measured, Format)> {
     let tps = row.tps.as_ref();
     let ms = row.ms.as_ref();
     tps.map(|m| (m, number::tokens_per_second as Format))
@@ -27,8 +27,10 @@ pub(super) fn threads(n: usize) -> String {
     number::plural(n as u64, "thread")
 }
 
-pub(super) fn throughput(report: &Report) -> Table {
-    let pairs = report.timed_pairs();
+/// One row per test and thread count that is wanted.
+pub(super) fn throughput(report: &Report, wanted: impl Fn(&TimedPair) -> bool) -> Table {
+    let mut pairs = report.timed_pairs();
+    pairs.retain(wanted);
     let share = |row: Option<&BenchRow>| row.and_then(|row| row.roofline_share);
     let shares = pairs
         .iter()

@@ -38,11 +38,11 @@ pub(crate) struct First {
 impl Verdict {
     pub(crate) fn new(report: &Report, parity: &Parity<'_>) -> Verdict {
         let verdict = &report.verdict;
-        let (status, word) = match verdict.status {
-            Status::Pass => ("pass", "Pass"),
-            Status::Fail => ("fail", "Fail"),
-            Status::Incomplete => ("incomplete", "Incomplete"),
-            Status::Error => ("error", "Error"),
+        let word = match verdict.status {
+            Status::Pass => "Pass",
+            Status::Fail => "Fail",
+            Status::Incomplete => "Incomplete",
+            Status::Error => "Error",
         };
         let reference = &report.engines.reference.name;
         let candidate = &report.engines.candidate.name;
@@ -67,7 +67,7 @@ impl Verdict {
             ),
         };
         Verdict {
-            status,
+            status: verdict.status.name(),
             headline,
             reasons: verdict.reasons.clone(),
             divergence: verdict
@@ -150,7 +150,7 @@ fn arbitration<'a>(
 }
 
 /// `layer 3, ffn_act`.
-pub(super) fn stage(layer: Option<usize>, tap: &str) -> String {
+pub(crate) fn stage(layer: Option<usize>, tap: &str) -> String {
     layer.map_or_else(|| tap.to_owned(), |layer| format!("layer {layer}, {tap}"))
 }
 

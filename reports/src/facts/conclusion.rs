@@ -1,0 +1,172 @@
+//! What the run comes to: which engine has which advantage, and one sentence on both.
+
+use super::movers::surely_faster;
+use super::run::model_name;
+use super::speed::{Side, measured, memory_threads, sides, threads};
+use crate::model::{GateResult, KnownState, Measured, Report, Status, TimedPair};
+use crate::number;
+use crate::outcome::Outcome;
+
+/// What one engine surely does better than the other, a sentence each.
+pub(crate) struct Advantages {
+    pub engine: String,
+    pub sentences: Vec<String>,
+    /// Whether there is anything to compare at all.
+    pub measured: bool,
+}
+
+/// The reference's and the candidate's. Only what an interval supports: a ratio that leaves out 1, figures whose
+/// intervals do not overlap; for memory, of which there is one reading each, all thread counts agreeing.
+pub(super) fn advantages(report: &Report) -> [Advantages; 2] {
+    let pairs = report.timed_pairs();
+    let memory = memory(report);
+    let measured = memory.is_some() || pairs.iter().any(|pair| compared(pair).is_some());
+    sides(report).map(|(side, engine)| {
+        let faster = pairs.iter().filter_map(|pair| {
+            let (winner, figures) = compared(pair)?;
+            (winner == Some(side)).then(|| {
+                format!(
+                    "Faster in {} at {}: {figures}.",
+                    pair.test,
+                    threads(pair.threads)
+                )
+            })
+        });
+        let mut sentences: Vec<String> = faster.collect();
+        sentences.extend(memory.iter().filter_map(|(winner, figures)| {
+            (*winner == Some(side))
+                .then(|| format!("Less peak memory in timed runs, by one reading each: {figures}."))
+        }));
+        Advantages {
+            engine: engine.name.clone(),
+            sentences,
+            measured,
+        }
+    })
+}
+
+/// The engine that is surely faster in a test, if one is, and the figures; `None` if there is nothing to compare.
+fn compared(pair: &TimedPair) -> Option<(Option<Side>, String)> {
+    if let Some(ratio) = pair.ratio {
+        let figures = format!(
+            "candidate over reference {} ({} to {})",
+            number::times(ratio.median),
+            number::times(ratio.low),
+            number::times(ratio.high)
+        );
+        return Some((surely_faster(ratio), figures));
+    }
+    let (reference, format) = measured(pair.reference?)?;
+    let (candidate, other) = measured(pair.candidate?)?;
+    let per_second = pair.reference?.tps.is_some();
+    if per_second != pair.candidate?.tps.is_some() {
+        return None;
+    }
+    let faster = |a: &Measured, b: &Measured| {
+        if per_second {
+            a.low > b.high
+        } else {
+            a.high < b.low
+        }
+    };
+    let winner = if faster(candidate, reference) {
+        Some(Side::Candidate)
+    } else {
+        faster(reference, candidate).then_some(Side::Reference)
+    };
+    let figure = |m, format| {
+        let (median, interval) = number::measured(m, format);
+        format!("{median} ({interval})")
+    };
+    Some((
+        winner,
+        format!(
+            "candidate {}, reference {}",
+            figure(candidate, other),
+            figure(reference, format)
+        ),
+    ))
+}
+
+/// The engine that takes less memory at every thread count, if one does, and the figures.
+fn memory(report: &Report) -> Option<(Option<Side>, String)> {
+    let mut winners = Vec::new();
+    let mut figures = Vec::new();
+    for n in memory_threads(report) {
+        let [Some(reference), Some(candidate)] = report.timed_memory(n) else {
+            continue;
+        };
+        winners.push(match candidate.cmp(&reference) {
+            std::cmp::Ordering::Less => Some(Side::Candidate),
+            std::cmp::Ordering::Equal => None,
+            std::cmp::Ordering::Greater => Some(Side::Reference),
+        });
+        figures.push(format!(
+            "candidate {}, reference {} at {}",
+            number::bytes(candidate as f64),
+            number::bytes(reference as f64),
+            threads(n)
+        ));
+    }
+    let first = *winners.first()?;
+    let agreeing = winners.iter().all(|winner| *winner == first);
+    Some((first.filter(|_| agreeing), figures.join("; ")))
+}
+
+/// The verdict and the gate in one sentence.
+pub(super) fn conclusion(report: &Report) -> String {
+    let candidate = &report.engines.candidate.name;
+    let reference = &report.engines.reference.name;
+    let model = model_name(report);
+    let parity = match (&report.not_compared, report.verdict.status) {
+        (_, Status::Error) => {
+            format!("{candidate} could not be held against {reference} on {model}")
+        }
+        (Some(_), _) => format!(
+            "{candidate} and {reference} were timed on {model} and their values not compared"
+        ),
+        (None, Status::Incomplete) => format!(
+            "{candidate} was not compared with {reference} on {model} in everything that was to be compared"
+        ),
+        (None, Status::Pass) => {
+            let known = report.known.iter();
+            let matched = known.filter(|known| known.state == KnownState::Matched);
+            let apart = match matched.count() as u64 {
+                0 => String::new(),
+                n => format!(", {} apart", number::plural(n, "known deviation")),
+            };
+            format!("{candidate} agrees with {reference} on {model} within every limit{apart}")
+        }
+        (None, Status::Fail) => {
+            let slower = report.verdict.exit_code == Outcome::Performance.exit_code();
+            let agrees = if slower { "agrees" } else { "does not agree" };
+            format!("{candidate} {agrees} with {reference} on {model}")
+        }
+    };
+    format!("{parity}; {}.", gate(report))
+}
+
+fn gate(report: &Report) -> String {
+    let Some(gate) = &report.gate else {
+        return "no speed was held against a baseline".to_owned();
+    };
+    let count = |wanted: &[GateResult]| {
+        let series = gate.series.iter();
+        series.filter(|s| wanted.contains(&s.result)).count() as u64
+    };
+    let all = number::plural(gate.series.len() as u64, "speed");
+    let slower = match count(&[GateResult::Regressed]) {
+        0 => format!("of {all} none is surely slower than the baseline"),
+        n => format!("of {all} {} slower than the baseline", number::count(n)),
+    };
+    let judged = [
+        GateResult::Pass,
+        GateResult::Improved,
+        GateResult::Regressed,
+        GateResult::NotConfirmed,
+    ];
+    match gate.series.len() as u64 - count(&judged) {
+        0 => slower,
+        n => format!("{slower}, {} not judged", number::count(n)),
+    }
+}

@@ -1,0 +1,104 @@
+//! What stands out: speeds that changed against the baseline, taps near or beyond their limits, tests in which one
+//! engine is surely faster.
+
+use super::parity::{Parity, nmse};
+use super::share::Share;
+use super::{Kind, State, Table, gate, limit, mode_name, speed};
+use crate::model::{BenchRatio, GateResult, Report};
+use crate::number;
+
+/// Taps shown.
+const TAPS: usize = 5;
+
+/// The series of the gate that changed, or seemed to.
+pub(super) fn gated(report: &Report) -> Table {
+    gate::table(report, |series| match series.result {
+        GateResult::Improved
+        | GateResult::Regressed
+        | GateResult::NotConfirmed
+        | GateResult::NotRepeated
+        | GateResult::MachineChanged => true,
+        GateResult::Pass
+        | GateResult::TooFewSamples
+        | GateResult::NoBaseline
+        | GateResult::NotMeasured => false,
+    })
+}
+
+/// The gated taps that use up most of their limit, one row per mode and tap; those with equal bits are left out.
+pub(super) fn taps(parity: &Parity<'_>) -> Table {
+    let mut table = Table::new(&[
+        ("Tap", Kind::Code),
+        ("Mode", Kind::Text),
+        ("Worst row", Kind::Text),
+        ("NMSE", Kind::Number),
+        ("Limit", Kind::Number),
+        ("Share of the limit", Kind::Number),
+    ]);
+    let mut found = Vec::new();
+    for &mode in &parity.modes {
+        for &tap in &parity.taps {
+            let gated = parity
+                .column(mode, tap)
+                .filter(|cell| cell.stats.pass.is_some());
+            let shares = gated.filter_map(|cell| {
+                let share = Share::new(nmse(cell.stats), cell.stats.limit)?;
+                Some((rank(share)?, share, cell))
+            });
+            let worst = shares.reduce(|a, b| if b.0 > a.0 { b } else { a });
+            found.extend(worst.map(|worst| (mode, tap, worst)));
+        }
+    }
+    found.sort_by(|a, b| b.2.0.total_cmp(&a.2.0));
+    for (mode, tap, (_, share, cell)) in found.into_iter().take(TAPS) {
+        let state = if cell.failed() {
+            State::Fail
+        } else {
+            State::Plain
+        };
+        table.push(
+            state,
+            vec![
+                tap.to_owned(),
+                mode_name(mode).to_owned(),
+                parity.place(cell),
+                nmse(cell.stats).text(),
+                limit(cell.stats.limit),
+                match share {
+                    Share::Of(x) if x <= 1.0 => number::share(x),
+                    Share::Of(x) => format!("{} times", number::significant(x, 2)),
+                    Share::BitsDiffer => "bits differ".to_owned(),
+                    Share::NotFinite => number::NOT_FINITE.to_owned(),
+                    Share::NoLimit => limit(None),
+                },
+            ],
+        );
+    }
+    table
+}
+
+/// Orders shares; `None` for equal bits, and where there is no limit.
+fn rank(share: Share) -> Option<f64> {
+    match share {
+        Share::Of(x) => (x > 0.0).then_some(x),
+        Share::BitsDiffer | Share::NotFinite => Some(f64::INFINITY),
+        Share::NoLimit => None,
+    }
+}
+
+/// Whether the interval of a ratio leaves out 1: which engine is surely faster.
+pub(super) fn surely_faster(ratio: &BenchRatio) -> Option<speed::Side> {
+    if ratio.low > 1.0 {
+        Some(speed::Side::Candidate)
+    } else if ratio.high < 1.0 {
+        Some(speed::Side::Reference)
+    } else {
+        None
+    }
+}
+
+/// The tests in which one engine is surely faster.
+pub(super) fn tests(report: &Report) -> Table {
+    let surely = |ratio: Option<&BenchRatio>| ratio.and_then(surely_faster).is_some();
+    speed::throughput(report, |pair| surely(pair.ratio))
+}
