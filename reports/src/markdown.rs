@@ -27,6 +27,7 @@ pub fn render(report: &Report) -> String {
 
 fn summary(out: &mut Writer, facts: &Facts<'_>, digest: &Digest) {
     out.heading(2, "Executive summary");
+    out.sentence(&digest.conclusion);
     let verdict = &facts.verdict;
     out.list("reasons", &verdict.reasons);
     if let Some(first) = &verdict.divergence {
@@ -52,6 +53,7 @@ fn summary(out: &mut Writer, facts: &Facts<'_>, digest: &Digest) {
             out.fenced(&failure.log_tail.join("\n"));
         }
     }
+    out.list("gates", &verdict.gates);
     out.titled("Known deviations:", &facts.known);
     out.titled("Changed against the baseline:", &digest.gated);
     out.titled("Gated taps that use up most of their limits:", &digest.taps);
@@ -59,15 +61,15 @@ fn summary(out: &mut Writer, facts: &Facts<'_>, digest: &Digest) {
         "Tests in which one engine is faster by the 95% interval of the ratio:",
         &digest.tests,
     );
-    out.list("gates", &verdict.gates);
-    if let Some(why) = facts.not_compared {
-        out.sentence(&format!("Parity: not compared; {why}."));
-    }
 }
 
 fn environment(out: &mut Writer, facts: &Facts<'_>) {
     out.heading(2, "Test environment");
-    out.fenced(&facts.command);
+    if facts.command.is_empty() {
+        out.sentence("Command: not recorded.");
+    } else {
+        out.fenced(&facts.command);
+    }
     out.folded("Machine and build", |out| out.table(&facts.environment));
     out.folded("Model and inputs", |out| {
         out.table(&facts.model);
@@ -209,6 +211,21 @@ fn parity(out: &mut Writer, facts: &Facts<'_>) {
                 &facts.disagreements,
             );
         });
+    }
+    if !facts.worst.is_empty() {
+        out.folded(
+            "Likeliest tokens where the distributions differ most",
+            |out| {
+                for position in out.shown("positions", &facts.worst) {
+                    let tie = if position.near_tie {
+                        ", a near tie"
+                    } else {
+                        ""
+                    };
+                    out.titled(&format!("{}{tie}:", position.title), &position.tokens);
+                }
+            },
+        );
     }
     if !facts.perplexity.rows.is_empty() {
         out.folded("Perplexity", |out| out.table(&facts.perplexity));

@@ -3,7 +3,7 @@
 use super::movers::surely_faster;
 use super::run::model_name;
 use super::speed::{Side, measured, memory_threads, sides, threads};
-use crate::model::{GateResult, KnownState, Measured, Report, Status, TimedPair};
+use crate::model::{AtFault, GateResult, KnownState, Measured, Report, Status, TimedPair};
 use crate::number;
 use crate::outcome::Outcome;
 
@@ -128,19 +128,29 @@ pub(super) fn conclusion(report: &Report) -> String {
         (None, Status::Incomplete) => format!(
             "{candidate} was not compared with {reference} on {model} in everything that was to be compared"
         ),
-        (None, Status::Pass) => {
+        (None, Status::Fail) if report.verdict.exit_code != Outcome::Performance.exit_code() => {
+            let fault = match report.verdict.at_fault {
+                AtFault::None => "",
+                AtFault::Candidate => ", at fault: the candidate",
+                AtFault::Reference => ", at fault: the reference",
+                AtFault::Both => ", at fault: both",
+                AtFault::Undetermined => ", at fault: undetermined",
+            };
+            format!("{candidate} does not pass against {reference} on {model}{fault}")
+        }
+        (None, Status::Pass | Status::Fail) => {
+            let mut taps = report.taps.iter().flat_map(|entry| entry.modes());
+            let within = match taps.any(|(_, stats)| stats.pass.is_some()) {
+                true => " within every limit",
+                false => "",
+            };
             let known = report.known.iter();
             let matched = known.filter(|known| known.state == KnownState::Matched);
             let apart = match matched.count() as u64 {
                 0 => String::new(),
                 n => format!(", {} apart", number::plural(n, "known deviation")),
             };
-            format!("{candidate} agrees with {reference} on {model} within every limit{apart}")
-        }
-        (None, Status::Fail) => {
-            let slower = report.verdict.exit_code == Outcome::Performance.exit_code();
-            let agrees = if slower { "agrees" } else { "does not agree" };
-            format!("{candidate} {agrees} with {reference} on {model}")
+            format!("{candidate} agrees with {reference} on {model}{within}{apart}")
         }
     };
     format!("{parity}; {}.", gate(report))
@@ -154,18 +164,20 @@ fn gate(report: &Report) -> String {
         let series = gate.series.iter();
         series.filter(|s| wanted.contains(&s.result)).count() as u64
     };
-    let all = number::plural(gate.series.len() as u64, "speed");
-    let slower = match count(&[GateResult::Regressed]) {
-        0 => format!("of {all} none is surely slower than the baseline"),
-        n => format!("of {all} {} slower than the baseline", number::count(n)),
-    };
-    let judged = [
+    let all = gate.series.len() as u64;
+    let of_all = number::plural(all, "speed");
+    let judged = count(&[
         GateResult::Pass,
         GateResult::Improved,
         GateResult::Regressed,
         GateResult::NotConfirmed,
-    ];
-    match gate.series.len() as u64 - count(&judged) {
+    ]);
+    let slower = match count(&[GateResult::Regressed]) {
+        _ if judged == 0 => return format!("none of {of_all} could be held against the baseline"),
+        0 => format!("none of {of_all} is surely slower than the baseline"),
+        n => format!("{} of {of_all} slower than the baseline", number::count(n)),
+    };
+    match all - judged {
         0 => slower,
         n => format!("{slower}, {} not judged", number::count(n)),
     }

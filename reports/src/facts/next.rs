@@ -85,7 +85,7 @@ fn failed((role, engine): (&str, &Engine)) -> Option<String> {
     let log = match failure.log_tail.len() as u64 {
         0 => "it logged nothing".to_owned(),
         n => format!(
-            "the last {} that it logged are below",
+            "the report has the last {} that it logged",
             number::plural(n, "line")
         ),
     };

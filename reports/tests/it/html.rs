@@ -8,7 +8,7 @@ use reports::html::render;
 use crate::sample;
 
 /// The page's text, with the style, the drawings and the embedded JSON left out.
-fn text(html: &str) -> String {
+pub fn text(html: &str) -> String {
     let mut out = String::new();
     let mut rest = html;
     let mut skip_until = None;

@@ -1,5 +1,6 @@
 //! Every writer on sample reports: passing, failing, arbitrated, excused, cut short, empty, hostile, arbitrary.
 
+mod comparison;
 mod gate;
 mod hostile;
 mod html;
@@ -11,4 +12,5 @@ mod records;
 mod robust;
 mod sample;
 mod tokens;
+mod trace;
 mod write;

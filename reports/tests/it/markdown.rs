@@ -25,3 +25,32 @@ fn every_row_of_a_table_has_the_same_cells() {
         }
     }
 }
+
+#[test]
+fn a_comment_on_github_holds_any_report() {
+    const MOST: usize = 65_536;
+    let mut report = sample::large();
+    assert!(render(&report).len() <= MOST);
+    assert!(!render(&report).contains("Cut off here"));
+
+    let long = "no end of it <&>| ".repeat(5_000);
+    report.verdict.reasons = vec![long.clone(); 5_000];
+    report.coverage.missing = vec![long.clone(); 5_000];
+    report.command = vec![long.clone(); 10];
+    let cut = render(&report);
+    assert!(cut.len() <= MOST, "{}", cut.len());
+    assert!(cut.contains("more reasons in report.json"));
+    assert!(cut.contains("## Conclusion") && !cut.contains("Cut off here"));
+
+    // More columns than fit a line.
+    let floor = report.noise_floor.as_mut().unwrap();
+    let measurement = floor.measurements[0].clone();
+    floor.measurements = vec![measurement; 5_000];
+    let cut = render(&report);
+    assert!(cut.len() <= MOST, "{}", cut.len());
+    assert!(cut.contains("Cut off here; the rest is in report.json."));
+    assert_eq!(
+        cut.matches("<details>").count(),
+        cut.matches("</details>").count()
+    );
+}
