@@ -11,6 +11,9 @@ use crate::model::{
 };
 use crate::number;
 
+/// The name of the subject with a figure per tap.
+pub(super) const TAPS: &str = "Taps";
+
 pub(super) fn subjects(a: &Report, b: &Report) -> Vec<Subject> {
     vec![
         verdict(a, b),
@@ -75,7 +78,7 @@ fn prompt_key(report: &Report, prompt: usize) -> PromptKey {
 type TapKey<'a> = (PromptKey, Mode, &'a str, Option<usize>);
 
 fn taps(a: &Report, b: &Report) -> Subject {
-    let mut subject = Subject::new("Taps");
+    let mut subject = Subject::new(TAPS);
     let all = |report| -> (Vec<TapKey<'_>>, BTreeMap<TapKey<'_>, &TapStats>) {
         let mut keys = Vec::new();
         let mut stats_of = BTreeMap::new();

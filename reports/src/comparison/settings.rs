@@ -22,7 +22,7 @@ pub(super) fn differing(a: &Facts, b: &Facts) -> Vec<Setting> {
     settings
 }
 
-/// Cell by cell: the first of a row names it, and the column's title the others.
+/// Cell by cell: the first of a row names it, and the column's title as well where there are several.
 fn tables(about: &str, (a, b): (&Table, &Table)) -> Vec<Setting> {
     let named = |table: &Table| -> Vec<(String, String)> {
         let cells = table.rows.iter().flat_map(|row| {
@@ -30,8 +30,8 @@ fn tables(about: &str, (a, b): (&Table, &Table)) -> Vec<Setting> {
             let titles = table.columns.iter().skip(1);
             let named = titles.zip(values).map(move |(column, value)| {
                 let title = match column.title.as_str() {
-                    "" => String::new(),
-                    title => format!(", {title}"),
+                    title if table.columns.len() > 2 => format!(", {title}"),
+                    _ => String::new(),
                 };
                 (format!("{about}, {name}{title}"), value.clone())
             });

@@ -1,8 +1,11 @@
 //! A comparison as text and tables.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
-use super::{Change, Comparison, Direction, Subject};
+use super::parity::TAPS;
+use super::{Change, Comparison, Direction, Reading, Subject};
 use crate::facts::{Kind, State, Table};
 use crate::number;
 
@@ -21,11 +24,13 @@ pub(super) struct View {
 
 const DIRECTIONS: [(Direction, &str); 5] = [
     (Direction::Worse, "worse"),
-    (Direction::Vanished, "vanished"),
     (Direction::Better, "better"),
-    (Direction::Appeared, "appeared"),
     (Direction::Changed, "changed"),
+    (Direction::Vanished, "vanished"),
+    (Direction::Appeared, "appeared"),
 ];
+/// Rows of taps that vanished or appeared, beyond which those of one prompt and mode share a row.
+const ALIKE: usize = 8;
 
 impl View {
     pub(super) fn new(comparison: &Comparison) -> View {
@@ -40,7 +45,7 @@ impl View {
         let unchanged = subjects.iter().map(|subject| subject.unchanged).sum();
         let title = match counts.as_str() {
             "" => "Nothing changed".to_owned(),
-            counts => format!("Of B against A: {counts}"),
+            counts => format!("B against A: {counts}"),
         };
         let mut settings = Table::new(&[("", Kind::Text), ("A", Kind::Code), ("B", Kind::Code)]);
         for setting in &comparison.settings {
@@ -106,15 +111,15 @@ fn table(subject: &Subject) -> Table {
             Direction::Better => State::Pass,
             Direction::Appeared | Direction::Changed => State::Plain,
         };
-        for (shown, more) in alike(subject, direction) {
+        for Alike { shown, more } in alike(subject, direction) {
             let mut name = shown.name.clone();
             if let Some(layer) = shown.layer {
                 name += &format!(", layer {layer}");
             }
             if more > 0 {
-                name += &format!(" and {}", number::plural(more, "more layer"));
+                name += &format!(" and {} more", number::count(more));
             }
-            let cell = |reading: &Option<super::Reading>| {
+            let cell = |reading: &Option<Reading>| {
                 let text = reading.as_ref().map(|reading| reading.text.clone());
                 text.unwrap_or_else(|| number::NOT_MEASURED.to_owned())
             };
@@ -127,33 +132,48 @@ fn table(subject: &Subject) -> Table {
     table
 }
 
-/// Of the changes in one direction, the most telling layer of each name, and how many more there are.
-fn alike(subject: &Subject, direction: Direction) -> Vec<(&Change, u64)> {
-    let mut found: Vec<(&Change, u64)> = Vec::new();
-    let mut index = std::collections::HashMap::new();
-    for change in &subject.changes {
-        if change.direction != direction {
-            continue;
-        }
-        let name = match change.layer {
-            Some(_) => change.name.clone(),
-            None => format!("{}\n{}", change.name, found.len()),
-        };
-        match index.get(&name) {
-            None => {
-                index.insert(name, found.len());
-                found.push((change, 0));
-            }
-            Some(&at) => {
-                let (shown, more) = &mut found[at];
-                *more += 1;
-                if telling(change) > telling(shown) {
-                    *shown = change;
+/// Changes that share a row.
+struct Alike<'a> {
+    /// The most telling of them.
+    shown: &'a Change,
+    /// How many there are beside it.
+    more: u64,
+}
+
+/// The changes in one direction, those of the same name but of several layers together.
+fn alike(subject: &Subject, direction: Direction) -> Vec<Alike<'_>> {
+    let all = subject.changes.iter();
+    let all: Vec<_> = all.filter(|change| change.direction == direction).collect();
+    let rows = together(&all, |change| &change.name);
+    let one_sided = matches!(direction, Direction::Vanished | Direction::Appeared);
+    if one_sided && rows.len() > ALIKE && subject.name == TAPS {
+        return together(&all, |change| {
+            let of = change.name.rsplit_once(", ");
+            of.map_or(change.name.as_str(), |(prompt_and_mode, _)| prompt_and_mode)
+        });
+    }
+    rows
+}
+
+fn together<'a>(changes: &[&'a Change], key: impl Fn(&'a Change) -> &'a str) -> Vec<Alike<'a>> {
+    let mut rows: Vec<Alike<'a>> = Vec::new();
+    let mut row_of = HashMap::new();
+    for &change in changes {
+        let at = *row_of.entry(key(change)).or_insert(rows.len());
+        match rows.get_mut(at) {
+            None => rows.push(Alike {
+                shown: change,
+                more: 0,
+            }),
+            Some(row) => {
+                row.more += 1;
+                if telling(change) > telling(row.shown) {
+                    row.shown = change;
                 }
             }
         }
     }
-    found
+    rows
 }
 
 /// The error in the run where it is the larger; infinite if it has no number.
