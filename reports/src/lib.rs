@@ -20,4 +20,4 @@ mod write;
 pub use error::Error;
 pub use facts::bench_notes;
 pub use model::Report;
-pub use write::{Format, write_dir};
+pub use write::{Format, write_comparison, write_dir};

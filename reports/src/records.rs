@@ -20,12 +20,6 @@ pub fn bench_jsonl(report: &Report) -> String {
     json_lines(&bench::columns(), &bench::rows(report))
 }
 
-/// The records of [`bench_csv`] as one JSON array.
-pub fn bench_json(report: &Report) -> String {
-    let lines = objects(&bench::columns(), &bench::rows(report));
-    format!("[\n{}\n]\n", lines.join(",\n"))
-}
-
 /// One record per prompt, layer, tap and mode of [`Report::taps`], with every figure: CSV with a header.
 pub fn taps_csv(report: &Report) -> String {
     csv(&taps::columns(), &taps::rows(report))

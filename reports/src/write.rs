@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::comparison::Comparison;
 use crate::error::Error;
 use crate::model::Report;
 use crate::{html, json, junit, markdown, records};
@@ -81,20 +82,31 @@ pub fn write_dir(
     report: &Report,
     formats: &[Format],
 ) -> Result<Vec<(Format, PathBuf)>, Error> {
-    fs::create_dir_all(dir).map_err(|source| Error::Io {
-        action: "create",
-        path: dir.to_owned(),
-        source,
-    })?;
     let mut written = Vec::new();
     for &format in formats {
         for (name, text) in render(report, format)? {
-            let path = dir.join(name);
-            write_file(&path, &text)?;
-            written.push((format, path));
+            written.push((format, write_into(dir, name, &text)?));
         }
     }
     Ok(written)
+}
+
+/// Writes `comparison.json`, `comparison.html` and `comparison.md` to `dir` likewise, and returns them.
+///
+/// # Errors
+/// As [`write_dir`].
+pub fn write_comparison(dir: &Path, comparison: &Comparison) -> Result<Vec<PathBuf>, Error> {
+    let json = serde_json::to_string_pretty(comparison).map_err(|source| Error::NotJson {
+        at: ".".to_owned(),
+        source,
+    })?;
+    let files = [
+        ("comparison.json", json),
+        ("comparison.html", comparison.html()?),
+        ("comparison.md", comparison.markdown()),
+    ];
+    let files = files.iter().map(|(name, text)| write_into(dir, name, text));
+    files.collect()
 }
 
 /// File names and contents.
@@ -113,6 +125,17 @@ fn render(report: &Report, format: Format) -> Result<Vec<(&'static str, String)>
             ("bench.jsonl", records::bench_jsonl(report)),
         ],
     })
+}
+
+fn write_into(dir: &Path, name: &str, text: &str) -> Result<PathBuf, Error> {
+    fs::create_dir_all(dir).map_err(|source| Error::Io {
+        action: "create",
+        path: dir.to_owned(),
+        source,
+    })?;
+    let path = dir.join(name);
+    write_file(&path, text)?;
+    Ok(path)
 }
 
 /// Writes by way of a temporary file beside `path`, so that nobody ever reads half a report.

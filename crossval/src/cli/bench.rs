@@ -1,14 +1,16 @@
 //! `crossval bench`.
 
 mod output;
-mod record;
 
 use std::path::PathBuf;
 
 use clap::ValueEnum;
 use clap::builder::RangedU64ValueParser;
+use reports::Format;
 use reports::outcome::Outcome;
+use reports::records::{bench_csv, bench_jsonl};
 
+use super::report::pointer;
 use super::run;
 use super::terminal::Terminal;
 use crate::bench::{BenchOptions, REPETITIONS, measure};
@@ -62,20 +64,31 @@ pub(super) struct Args {
     /// memory traffic
     #[arg(long, value_name = "MIB", value_parser = RangedU64ValueParser::<u64>::new().range(1..1 << 40))]
     compact_head: Option<u64>,
-    /// How to print the results: md is Markdown, csv, json and jsonl have every figure
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
-    /// Folder for report.json, report.html and report.md [default: none are written]
+    /// How to print the results: md is Markdown, csv and jsonl have every figure and sample
+    #[arg(long, value_enum, default_value_t = Print::Table)]
+    print: Print,
+    /// Print the report as JSON, and nothing else
+    #[arg(long, conflicts_with = "print")]
+    json: bool,
+    /// Folder for the report [default: none is written]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// What to write there: json, html, md, junit, csv, jsonl
+    #[arg(
+        long,
+        value_name = "FORMAT,…",
+        value_delimiter = ',',
+        default_values_t = Format::DEFAULT,
+        requires = "out"
+    )]
+    format: Vec<Format>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum Print {
     Table,
     Md,
     Csv,
-    Json,
     Jsonl,
 }
 
@@ -112,19 +125,16 @@ pub(super) fn run(
     for reason in &report.verdict.reasons {
         eprintln!("error: {reason}");
     }
-    let text = match args.format {
-        Format::Table => output::table(&report),
-        Format::Md => output::markdown(&report),
-        Format::Csv => record::csv(&report),
-        Format::Json => record::json(&report)?,
-        Format::Jsonl => record::json_lines(&report)?,
+    let written = match &args.out {
+        Some(folder) => reports::write_dir(folder, &report, &args.format)?,
+        None => Vec::new(),
     };
-    terminal.print(&text)?;
-    if let Some(folder) = &args.out {
-        let paths = reports::write_dir(folder, &report)?;
-        if args.format == Format::Table {
-            terminal.print(&format!("\nreport  {}\n", paths.html.display()))?;
-        }
+    match args.print {
+        _ if args.json => terminal.print_json(&report)?,
+        Print::Table => terminal.print(&(output::table(&report) + &pointer(&written)))?,
+        Print::Md => terminal.print(&output::markdown(&report))?,
+        Print::Csv => terminal.print(&bench_csv(&report))?,
+        Print::Jsonl => terminal.print(&bench_jsonl(&report))?,
     }
     Ok(Outcome::of_exit_code(report.verdict.exit_code))
 }

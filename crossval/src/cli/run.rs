@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use reports::Format;
 use reports::model::Mode;
 use reports::outcome::Outcome;
 
 use super::gate::{Rule, hold, write_updated};
+use super::report::pointer;
 use super::summary;
 use super::terminal::Terminal;
 use crate::engine::EngineSpec;
@@ -69,9 +71,17 @@ pub(super) struct Args {
     /// Ledger of known deviations, a TOML file
     #[arg(long, value_name = "FILE")]
     known: Option<PathBuf>,
-    /// Folder for report.json, report.html and report.md
+    /// Folder for the report
     #[arg(long, value_name = "DIR", default_value = "crossval-report")]
     out: PathBuf,
+    /// What to write there: json, html, md, junit, csv, jsonl
+    #[arg(
+        long,
+        value_name = "FORMAT,…",
+        value_delimiter = ',',
+        default_values_t = Format::DEFAULT
+    )]
+    format: Vec<Format>,
     /// Do not time the engines
     #[arg(long)]
     no_bench: bool,
@@ -167,16 +177,13 @@ pub(super) fn run(
         );
     }
     progress.finish_and_clear();
-    let paths = reports::write_dir(&args.out, &report)?;
+    let written = reports::write_dir(&args.out, &report, &args.format)?;
     if let Some(file) = &args.baseline {
         write_updated(args.rule, file, baseline.as_ref())?;
     }
     match args.json {
         true => terminal.print_json(&report)?,
-        false => {
-            let summary = summary::render(&report);
-            terminal.print(&format!("{summary}\nreport  {}\n", paths.html.display()))?;
-        }
+        false => terminal.print(&(summary::render(&report) + &pointer(&written)))?,
     }
     Ok(Outcome::of_exit_code(report.verdict.exit_code))
 }

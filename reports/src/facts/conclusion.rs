@@ -33,9 +33,9 @@ pub(super) fn advantages(report: &Report) -> [Advantages; 2] {
             })
         });
         let mut sentences: Vec<String> = faster.collect();
-        sentences.extend(memory.iter().filter_map(|(winner, figures)| {
-            (*winner == Some(side))
-                .then(|| format!("Less peak memory in timed runs, by one reading each: {figures}."))
+        let less = memory.iter().filter(|(winner, _)| *winner == Some(side));
+        sentences.extend(less.map(|(_, figures)| {
+            format!("Less peak memory in timed runs, by one reading each: {figures}.")
         }));
         Advantages {
             engine: engine.name.clone(),

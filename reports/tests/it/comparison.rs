@@ -102,7 +102,7 @@ fn subject<'a>(comparison: &'a Comparison, name: &str) -> &'a Subject {
 }
 
 /// Of a subject, the names of what went that way, with their layers.
-fn went<'a>(subject: &'a Subject, way: Direction) -> Vec<(&'a str, Option<usize>)> {
+fn went(subject: &Subject, way: Direction) -> Vec<(&str, Option<usize>)> {
     let changes = subject.changes.iter().filter(|c| c.direction == way);
     changes.map(|c| (c.name.as_str(), c.layer)).collect()
 }
