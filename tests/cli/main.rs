@@ -6,6 +6,7 @@ mod chat;
 mod dying_engine;
 mod false_alarms;
 mod faults;
+mod formats;
 mod gate;
 mod generate;
 mod help;

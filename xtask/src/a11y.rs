@@ -7,26 +7,14 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::setup::{Need, install, runs, variable};
+use crate::setup::{Need, install, install_node, runs, variable};
 use crate::{root, run as run_command, target_dir};
 
-const NEEDS: [Need; 3] = [
-    Need {
-        what: "Chromium",
-        package: "chromium",
-        present: || runs(&chromium(), "--version"),
-    },
-    Need {
-        what: "Node.js",
-        package: "nodejs",
-        present: || runs("node", "--version"),
-    },
-    Need {
-        what: "npm",
-        package: "npm",
-        present: || runs("npm", "--version"),
-    },
-];
+const CHROMIUM: Need = Need {
+    what: "Chromium",
+    package: "chromium",
+    present: || runs(&chromium(), "--version"),
+};
 
 /// What the check consists of, copied to where its packages are installed.
 const FILES: [&str; 3] = ["package.json", "package-lock.json", "check.mjs"];
@@ -52,11 +40,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             bail!("{}: no such file", page.display());
         }
     }
-    install(
-        &NEEDS,
-        "on Fedora: `dnf install chromium nodejs npm`; on macOS: `brew install node` and set CHROMIUM to the \
-         program of Chrome",
-    )?;
+    install_node()?;
+    let elsewhere = "elsewhere, set CHROMIUM to the program of Chrome or Chromium";
+    install(&[CHROMIUM], elsewhere)?;
     let dir = prepare()?;
     let mut check = Command::new("node");
     check.arg(dir.join("check.mjs"));

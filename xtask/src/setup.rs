@@ -41,6 +41,20 @@ const NEEDS: [Need; 4] = [
     },
 ];
 
+/// What checks from npm need.
+const NODE: [Need; 2] = [
+    Need {
+        what: "Node.js",
+        package: "nodejs",
+        present: || runs("node", "--version"),
+    },
+    Need {
+        what: "npm",
+        package: "npm",
+        present: || runs("npm", "--version"),
+    },
+];
+
 /// The stub manifests, which pin the source trees.
 pub const STUBS: [&str; 2] = ["2026-01", "2024-11"];
 
@@ -60,6 +74,12 @@ pub fn run() -> Result<()> {
         ]))?;
     }
     Ok(())
+}
+
+/// Installs Node.js and npm.
+pub fn install_node() -> Result<()> {
+    let elsewhere = "on Fedora: `dnf install nodejs npm`; on macOS: `brew install node`";
+    install(&NODE, elsewhere)
 }
 
 /// Installs what is missing through apt where it may; else says what to type, `elsewhere` on other systems.
