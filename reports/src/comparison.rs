@@ -73,6 +73,8 @@ pub struct Change {
     pub layer: Option<usize>,
     /// How it changed.
     pub direction: Direction,
+    /// One run keeps the figure's limit and the other does not.
+    pub crossed_limit: bool,
     /// In A; null where A has no such figure.
     pub a: Option<Reading>,
     /// In B.
@@ -159,16 +161,16 @@ impl Subject {
         }
     }
 
-    /// Takes a figure in; `judge` says how it changed, where both runs have it.
+    /// Takes a figure in and returns it if it changed; `judge` says how, where both runs have it.
     fn figure(
         &mut self,
         name: &str,
         layer: Option<usize>,
         (a, b): (Option<Reading>, Option<Reading>),
         judge: impl FnOnce(&Reading, &Reading) -> Option<Direction>,
-    ) {
+    ) -> Option<&mut Change> {
         let direction = match (&a, &b) {
-            (None, None) => return,
+            (None, None) => return None,
             (Some(_), None) => Direction::Vanished,
             (None, Some(_)) => Direction::Appeared,
             (Some(a), Some(b)) => {
@@ -177,7 +179,7 @@ impl Subject {
                     Some(direction) => direction,
                     None => {
                         self.unchanged += 1;
-                        return;
+                        return None;
                     }
                 }
             }
@@ -186,9 +188,11 @@ impl Subject {
             name: name.to_owned(),
             layer,
             direction,
+            crossed_limit: false,
             a,
             b,
         });
+        self.changes.last_mut()
     }
 }
 

@@ -1,4 +1,5 @@
-//! The cross-validation report: data model, JSON Schema, charts, and writers of HTML, Markdown, JUnit, CSV and JSON lines.
+//! The cross-validation report: data model, JSON Schema, charts, and the writers of HTML, Markdown, JUnit, CSV and
+//! JSON lines; and two reports side by side.
 //!
 //! Depends on no engine: a report renders again from its JSON alone. Every string in a report counts as
 //! untrusted: the writers escape all of them, and no report that parses makes a writer panic.

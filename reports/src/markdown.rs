@@ -212,20 +212,23 @@ fn parity(out: &mut Writer, facts: &Facts<'_>) {
             );
         });
     }
-    if !facts.worst.is_empty() {
-        out.folded(
-            "Likeliest tokens where the distributions differ most",
-            |out| {
-                for position in out.shown("positions", &facts.worst) {
-                    let tie = if position.near_tie {
-                        ", a near tie"
-                    } else {
-                        ""
-                    };
-                    out.titled(&format!("{}{tie}:", position.title), &position.tokens);
-                }
-            },
+    for worst in &facts.worst {
+        let title = format!(
+            "Likeliest tokens where the distributions differ most, {}",
+            worst.mode
         );
+        out.folded(&title, |out| {
+            for position in out.shown("positions", &worst.positions) {
+                let tie = match position.near_tie {
+                    true => ", a near tie",
+                    false => "",
+                };
+                out.titled(&format!("{}{tie}:", position.title), &position.tokens);
+            }
+            if worst.left_out > 0 {
+                out.sentence(&format!("{} more in report.json.", worst.left_out));
+            }
+        });
     }
     if !facts.perplexity.rows.is_empty() {
         out.folded("Perplexity", |out| out.table(&facts.perplexity));

@@ -50,9 +50,11 @@ pub fn tokens_per_second(x: f64) -> String {
     with_unit(x, 1.0, "t/s")
 }
 
-/// Milliseconds, or seconds from 1000 ms: `12.3 ms`, `1.23 s`.
+/// Milliseconds, seconds from 1000 ms, microseconds below 0.1 ms: `12.3 ms`, `1.23 s`, `45.6 µs`.
 pub fn milliseconds(x: f64) -> String {
-    if x.abs() < 999.5 {
+    if x != 0.0 && x.abs() < 0.0995 {
+        with_unit(x, 1e-3, "µs")
+    } else if x.abs() < 999.5 {
         with_unit(x, 1.0, "ms")
     } else {
         with_unit(x, 1000.0, "s")
@@ -215,6 +217,8 @@ mod tests {
         assert_eq!(tokens_per_second(f64::NAN), "not finite");
         assert_eq!(milliseconds(12.34), "12.3 ms");
         assert_eq!(milliseconds(1234.0), "1.23 s");
+        assert_eq!(milliseconds(0.0456), "45.6 µs");
+        assert_eq!(milliseconds(0.0), "0 ms");
         assert_eq!(bytes(0.0), "0 MiB");
         assert_eq!(bytes(59_034_828.0), "56.3 MiB");
         assert_eq!(bytes(1_267_015_352.0), "1.18 GiB");

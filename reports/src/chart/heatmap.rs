@@ -44,7 +44,7 @@ fn paint(shade: &Shade) -> Paint {
     }
 }
 
-/// The map of one mode; nothing if it was not run.
+/// The map of one mode; nothing if it was not run, or nothing was measured.
 pub(crate) fn heatmap(parity: &Parity<'_>, mode: Mode) -> Result<Option<Chart>, Error> {
     let columns = parity.columns();
     if columns.is_empty() || !parity.modes.contains(&mode) {
@@ -111,6 +111,9 @@ pub(crate) fn heatmap(parity: &Parity<'_>, mode: Mode) -> Result<Option<Chart>, 
         area.draw(&Text::new("layer", (middle, bottom + 20), center))
             .map_err(|e| error(&e))?;
         area.present().map_err(|e| error(&e))?;
+    }
+    if tooltips.is_empty() {
+        return Ok(None);
     }
     let scale = |scale: &[(f64, &str)], paint: fn(u8) -> Paint| -> Vec<LegendEntry> {
         (0u8..)

@@ -22,20 +22,17 @@ pub(crate) fn shared_axis<'a>(lines: impl Iterator<Item = &'a Line>) -> LogAxis 
     LogAxis::new(lines.flat_map(|line| line.points.iter().map(|point| point.1)))
 }
 
-/// A chart of `lines` over whole numbers named `x_name`; nothing if they have no points.
+/// A chart of `lines` over whole numbers named `x_name`; nothing if they have no points that were measured.
 pub(crate) fn line_chart(
     title: &str,
     x_name: &str,
     lines: &[Line],
     axis: &LogAxis,
 ) -> Result<Option<Chart>, Error> {
-    let xs = || {
-        lines
-            .iter()
-            .flat_map(|line| line.points.iter().map(|p| p.0))
-    };
-    let Some((low, high)) = xs()
-        .map(|x| (x, x))
+    let points = lines.iter().flat_map(|line| &line.points);
+    let Some((low, high)) = points
+        .filter(|(_, level, _)| axis.place(*level).is_some())
+        .map(|(x, ..)| (*x, *x))
         .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
     else {
         return Ok(None);

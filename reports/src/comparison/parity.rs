@@ -96,13 +96,14 @@ fn taps(a: &Report, b: &Report) -> Subject {
         let name = format!("prompt {prompt}, {}, {tap}", mode_name(*mode));
         let (a, b) = (a.get(&key), b.get(&key));
         let reading = |stats: Option<&&TapStats>| Reading::level(nmse(stats?));
-        let crossed = || {
-            let (a, b) = (a?.pass?, b?.pass?);
-            ordered(a, b)
-        };
-        subject.figure(&name, *layer, (reading(a), reading(b)), |a, b| {
-            crossed().or_else(|| error_moved(a, b))
+        let passes = |stats: Option<&&TapStats>| stats?.pass;
+        let crossed = passes(a).zip(passes(b)).and_then(|(a, b)| ordered(a, b));
+        let change = subject.figure(&name, *layer, (reading(a), reading(b)), |a, b| {
+            crossed.or_else(|| error_moved(a, b))
         });
+        if let Some(change) = change {
+            change.crossed_limit = crossed.is_some();
+        }
     }
     subject
 }

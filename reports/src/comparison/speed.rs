@@ -39,8 +39,7 @@ fn timed(a: &Report, b: &Report) -> Subject {
         };
         let ratios = (ratio(&pairs_a, in_a), ratio(&pairs_b, in_b));
         let more = |a: &Reading, b: &Reading| apart(a, b, true);
-        let ratio_name = format!("{name}, candidate over reference");
-        subject.figure(&ratio_name, None, ratios, more);
+        subject.figure(&format!("{name}, ratio"), None, ratios, more);
         let rows = sides(&pairs_a, in_a).into_iter().zip(sides(&pairs_b, in_b));
         for (role, (a, b)) in ROLES.into_iter().zip(rows) {
             // Another unit is another test.

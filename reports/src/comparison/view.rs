@@ -1,5 +1,6 @@
 //! A comparison as text and tables.
 
+use std::cmp::Ordering::Equal;
 use std::collections::HashMap;
 
 use serde::Serialize;
@@ -111,7 +112,15 @@ fn table(subject: &Subject) -> Table {
             Direction::Better => State::Pass,
             Direction::Appeared | Direction::Changed => State::Plain,
         };
-        for Alike { shown, more } in alike(subject, direction) {
+        let mut rows = alike(subject, direction);
+        if subject.name == TAPS {
+            rows.sort_by(|a, b| {
+                telling(b.shown)
+                    .partial_cmp(&telling(a.shown))
+                    .unwrap_or(Equal)
+            });
+        }
+        for Alike { shown, more } in rows {
             let mut name = shown.name.clone();
             if let Some(layer) = shown.layer {
                 name += &format!(", layer {layer}");
@@ -122,6 +131,11 @@ fn table(subject: &Subject) -> Table {
             let cell = |reading: &Option<Reading>| {
                 let text = reading.as_ref().map(|reading| reading.text.clone());
                 text.unwrap_or_else(|| number::NOT_MEASURED.to_owned())
+            };
+            let word = match (shown.crossed_limit, direction) {
+                (true, Direction::Worse) => "worse, beyond its limit",
+                (true, _) => "better, within its limit",
+                (false, _) => word,
             };
             table.push(
                 state,
@@ -176,9 +190,10 @@ fn together<'a>(changes: &[&'a Change], key: impl Fn(&'a Change) -> &'a str) -> 
     rows
 }
 
-/// The error in the run where it is the larger; infinite if it has no number.
-fn telling(change: &Change) -> f64 {
+/// What is shown first: what crossed its limit, then the error in the run where it is the larger; infinite if it has no
+/// number.
+fn telling(change: &Change) -> (bool, f64) {
     let readings = [&change.a, &change.b].into_iter().flatten();
     let errors = readings.map(|reading| reading.value.unwrap_or(f64::INFINITY));
-    errors.fold(0.0, f64::max)
+    (change.crossed_limit, errors.fold(0.0, f64::max))
 }

@@ -41,7 +41,7 @@ pub(crate) use speed::{Side, measured};
 pub(crate) use tokenizer::Tokenizer;
 use verdict::Verdict;
 pub(crate) use verdict::{failure, stage};
-use worst::WorstPosition;
+use worst::WorstOfMode;
 
 /// A report, digested.
 #[derive(Serialize)]
@@ -64,9 +64,7 @@ pub(crate) struct Facts<'a> {
     pub logits: Table,
     pub disagreements: Table,
     /// Where the distributions differ most, token by token.
-    pub worst: Vec<WorstPosition>,
-    /// Positions that the report has and `worst` leaves out.
-    pub worst_left_out: usize,
+    pub worst: Vec<WorstOfMode>,
     pub perplexity: Table,
     pub generations: Vec<Generated>,
     pub tokenizer: Option<Tokenizer>,
@@ -202,7 +200,6 @@ impl Table {
 
 impl<'a> Facts<'a> {
     pub(crate) fn new(report: &'a Report, parity: &Parity<'a>) -> Facts<'a> {
-        let (worst, worst_left_out) = worst::positions(report);
         Facts {
             title: format!(
                 "{} {} {}: {}",
@@ -224,8 +221,7 @@ impl<'a> Facts<'a> {
             layers: parity.layer_table(),
             logits: output::logits(report),
             disagreements: output::disagreements(report),
-            worst,
-            worst_left_out,
+            worst: worst::positions(report),
             perplexity: perplexity::table(report),
             generations: output::generations(report),
             tokenizer: tokenizer::tokenizer(report),

@@ -4,11 +4,20 @@ use serde::Serialize;
 
 use super::output::modes;
 use super::{Kind, State, Table, mode_name};
-use crate::model::{LogitsAt, Report, TokenLogit};
+use crate::model::{LogitsAt, Mode, Report, TokenLogit};
 use crate::number;
 
 /// Positions shown per mode; the report's JSON has those of every prompt.
 const SHOWN: usize = 6;
+
+/// The worst positions of one mode.
+#[derive(Serialize)]
+pub(crate) struct WorstOfMode {
+    pub mode: &'static str,
+    pub positions: Vec<WorstPosition>,
+    /// Positions that the report has beside those.
+    pub left_out: usize,
+}
 
 /// One position.
 #[derive(Serialize)]
@@ -21,25 +30,23 @@ pub(crate) struct WorstPosition {
     pub tokens: Table,
 }
 
-/// The worst positions of each mode, what a user gets first, and how many are left out.
-pub(super) fn positions(report: &Report) -> (Vec<WorstPosition>, usize) {
-    let mut all: Vec<_> = modes(report)
-        .flat_map(|(prompt, mode, stats)| stats.worst.iter().map(move |at| (prompt, mode, at)))
+/// The worst positions over all prompts, by mode, what a user gets first.
+pub(super) fn positions(report: &Report) -> Vec<WorstOfMode> {
+    [Mode::Cumulative, Mode::Isolated]
+        .into_iter()
+        .map(|mode| of_mode(report, mode))
+        .filter(|of_mode| !of_mode.positions.is_empty())
+        .collect()
+}
+
+fn of_mode(report: &Report, mode: Mode) -> WorstOfMode {
+    let mut all: Vec<(usize, &LogitsAt)> = modes(report)
+        .filter(|(_, of, _)| *of == mode)
+        .flat_map(|(prompt, _, stats)| stats.worst.iter().map(move |at| (prompt, at)))
         .collect();
     let kl = |at: &LogitsAt| at.kl.unwrap_or(f64::INFINITY);
-    all.sort_by(|a, b| b.1.cmp(&a.1).then(kl(b.2).total_cmp(&kl(a.2))));
-    let found = all.len();
-    let mut taken = (None, 0);
-    all.retain(|&(_, mode, _)| {
-        taken = if taken.0 == Some(mode) {
-            (taken.0, taken.1 + 1)
-        } else {
-            (Some(mode), 1)
-        };
-        taken.1 <= SHOWN
-    });
-    let left_out = found - all.len();
-    let shown = all.into_iter().map(|(prompt, mode, at)| WorstPosition {
+    all.sort_by(|a, b| kl(b.1).total_cmp(&kl(a.1)));
+    let position = |&(prompt, at): &(usize, &LogitsAt)| WorstPosition {
         title: format!(
             "prompt {prompt}, position {}, {}: KL {}",
             at.position,
@@ -51,8 +58,12 @@ pub(super) fn positions(report: &Report) -> (Vec<WorstPosition>, usize) {
         ),
         near_tie: at.near_tie,
         tokens: tokens(at),
-    });
-    (shown.collect(), left_out)
+    };
+    WorstOfMode {
+        mode: mode_name(mode),
+        positions: all.iter().take(SHOWN).map(position).collect(),
+        left_out: all.len().saturating_sub(SHOWN),
+    }
 }
 
 fn tokens(at: &LogitsAt) -> Table {

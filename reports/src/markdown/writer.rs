@@ -70,7 +70,9 @@ fn cut_off(mut out: String, rest: &str) -> String {
         end -= 1;
     }
     out.truncate(out[..end].rfind("\n\n").unwrap_or(end));
-    let open = out.matches("<details>").count() - out.matches("</details>").count();
+    let lines = |start| out.lines().filter(|line| line.starts_with(start)).count();
+    // A line of a log may look like a closing one.
+    let open = lines("<details>").saturating_sub(lines("</details>"));
     out += &"\n\n</details>".repeat(open);
     out += &format!("\n\nCut off here; the rest is in {rest}.\n");
     out

@@ -116,6 +116,9 @@ fn noise_is_no_change() {
     assert!(worse.contains(&("prompt 0, isolated, ffn_act", Some(3))));
     assert!(worse.contains(&("prompt 0, isolated, attn_norm", Some(0))));
     assert_eq!(worse.len(), 7);
+    let crossed: Vec<_> = taps.changes.iter().filter(|c| c.crossed_limit).collect();
+    assert_eq!(crossed.len(), 1);
+    assert_eq!(crossed[0].name, "prompt 0, isolated, ffn_act");
     assert!(
         went(taps, Better)
             .iter()
@@ -128,7 +131,7 @@ fn noise_is_no_change() {
     let speed = subject(&comparison, "Speed");
     assert_eq!(went(speed, Better), [("pp128, 1 thread, candidate", None)]);
     let slower = [
-        ("tg64, 1 thread, candidate over reference", None),
+        ("tg64, 1 thread, ratio", None),
         ("ttft, 1 thread, candidate", None),
     ];
     assert_eq!(went(speed, Worse), slower);

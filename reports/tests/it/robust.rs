@@ -2,6 +2,7 @@
 
 use proptest::option;
 use proptest::prelude::*;
+use reports::comparison::Comparison;
 use reports::model::{Report, Status, TapStats};
 use reports::{html, json, junit, markdown, records};
 
@@ -132,6 +133,12 @@ proptest! {
             prop_assert!(!junit::render(report).unwrap().is_empty());
             let rows = records::taps_jsonl(report).lines().count();
             prop_assert_eq!(records::taps_csv(report).lines().count(), rows + 1);
+            for (a, b) in [(report, &sample::fail()), (&sample::fail(), report)] {
+                let comparison = Comparison::new(a, b);
+                prop_assert!(comparison.text().lines().all(|line| line.chars().count() <= 100));
+                prop_assert!(!comparison.markdown().is_empty());
+                prop_assert!(!comparison.html().unwrap().is_empty());
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 use std::fs;
 
-use reports::{Format, json, write_dir};
+use reports::comparison::Comparison;
+use reports::{Format, json, write_comparison, write_dir};
 
 use crate::sample;
 
@@ -38,6 +39,20 @@ fn only_what_was_asked_for() {
     let files = fs::read_dir(dir.path()).unwrap();
     let names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
     assert_eq!(names, ["junit.xml"]);
+}
+
+#[test]
+fn a_comparison_is_three_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let comparison = Comparison::new(&sample::pass(), &sample::fail());
+    let written = write_comparison(dir.path(), &comparison).unwrap();
+    let read = |i: usize| fs::read_to_string(&written[i]).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&read(0)).unwrap();
+    assert_eq!(json, serde_json::to_value(&comparison).unwrap());
+    assert_eq!(read(1), comparison.html().unwrap());
+    assert_eq!(read(2), comparison.markdown());
+    let names = written.iter().map(|path| path.file_name().unwrap());
+    assert!(names.eq(["comparison.json", "comparison.html", "comparison.md"]));
 }
 
 #[test]
