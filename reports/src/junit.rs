@@ -9,7 +9,7 @@ mod parity;
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 
 use crate::error::Error;
-use crate::facts::{Facts, Parity, State, failure, series_name, series_sentence};
+use crate::facts::{Facts, Parity, State, failure, series_sentence};
 use crate::model::{
     Engines, Gate, GateResult, KnownDeviation, KnownState, Report, Status, TokenComparison,
 };
@@ -235,7 +235,7 @@ fn gate(gate: &Gate) -> TestSuite {
             | GateResult::NotMeasured
             | GateResult::MachineChanged => Judged::Skipped(sentence),
         };
-        add(&mut suite, &series_name(series), judged);
+        add(&mut suite, &series.name(), judged);
     }
     if gate.series.is_empty() {
         let why = "no speed was measured".to_owned();

@@ -126,7 +126,7 @@ fn every_outcome_has_its_exit_code_in_text_and_json() {
     let (code, text, value) = bench.gate(&baseline, &[&slow, &slower]);
     assert_eq!(code, 11, "{text}");
     assert!(
-        text.contains("pp5 at 1 thread (candidate over reference) is slower"),
+        text.contains("prefill, pp5 at 1 thread (candidate over reference) is slower"),
         "{text}"
     );
     assert_eq!(value["reports"][0]["verdict"]["exit_code"], 11);

@@ -21,7 +21,7 @@ mod speeds;
 
 use std::path::Path;
 
-use reports::model::{Gate, GateFigure, GateResult, GateSeries, Report};
+use reports::model::{Gate, GateResult, GateSeries, Report};
 use reports::number;
 use reports::outcome::Outcome;
 
@@ -127,12 +127,7 @@ fn repeat(judge: &Judge, series: &mut [GateSeries], again: &mut Again) -> Option
 
 /// What is wrong with a series, if anything is.
 fn reason(series: &GateSeries, not_repeated: Option<&str>) -> Option<(Outcome, String)> {
-    let threads = number::plural(series.threads as u64, "thread");
-    let what = match series.figure {
-        GateFigure::Ratio => "candidate over reference",
-        GateFigure::Absolute => "the candidate by itself",
-    };
-    let name = format!("{} at {threads} ({what})", series.test);
+    let name = series.name();
     let slower = || {
         let changes = series.measurements.iter().filter_map(|m| m.change);
         let changes = changes

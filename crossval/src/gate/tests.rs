@@ -2,6 +2,7 @@ use std::path::Path;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use reports::model::GateFigure;
 use serde_json::json;
 
 use super::*;
@@ -183,7 +184,7 @@ fn slower_twice_is_a_regression() {
     let reason = &report.verdict.reasons[0];
     assert_eq!(
         reason,
-        "pp128 at 1 thread (candidate over reference) is slower than the baseline by 15.00%, and again \
+        "prefill, pp128 at 1 thread (candidate over reference) is slower than the baseline by 15.00%, and again \
          20.00%; 5.00% are let through"
     );
 }
@@ -265,7 +266,7 @@ fn too_little_is_never_a_pass() {
         (
             without_decode,
             Some(calm()),
-            "tg64 at 1 thread (candidate over reference) is in the baseline, and was not",
+            "decode, tg64 at 1 thread (candidate over reference) is in the baseline, and was not",
         ),
     ] {
         let verdict = gated(report, baseline.as_ref(), never).verdict;

@@ -4,23 +4,6 @@ use super::{Kind, State, Table};
 use crate::model::{Gate, GateFigure, GateResult, GateSeries, Report};
 use crate::number;
 
-/// `tg64 at 2 threads (candidate over reference)`.
-pub(crate) fn name(series: &GateSeries) -> String {
-    format!(
-        "{} at {} ({})",
-        series.test,
-        number::plural(series.threads as u64, "thread"),
-        figure(series.figure)
-    )
-}
-
-fn figure(figure: GateFigure) -> &'static str {
-    match figure {
-        GateFigure::Ratio => "candidate over reference",
-        GateFigure::Absolute => "candidate alone",
-    }
-}
-
 /// `-8.10% (-9.20% to -6.90%)`, of the last measurement.
 pub(super) fn change(series: &GateSeries) -> String {
     let last = series.measurements.last();
@@ -48,21 +31,15 @@ pub(crate) fn sentence(series: &GateSeries) -> String {
         "{}, threshold {}: {}",
         change(series),
         number::or_not_measured(series.threshold, number::share),
-        result(series.result).0
+        series.result.name()
     )
 }
 
-fn result(result: GateResult) -> (&'static str, State) {
+fn state(result: GateResult) -> State {
     match result {
-        GateResult::Pass => ("pass", State::Pass),
-        GateResult::Improved => ("improved", State::Pass),
-        GateResult::Regressed => ("regressed", State::Fail),
-        GateResult::NotConfirmed => ("pass: the slowdown was not confirmed", State::Pass),
-        GateResult::NotRepeated => ("not judged: slower, and not measured again", State::Plain),
-        GateResult::TooFewSamples => ("not judged: too few samples", State::Plain),
-        GateResult::NoBaseline => ("not judged: not in the baseline", State::Plain),
-        GateResult::NotMeasured => ("not judged: not measured", State::Plain),
-        GateResult::MachineChanged => ("not judged: the reference changed as well", State::Plain),
+        GateResult::Pass | GateResult::Improved | GateResult::NotConfirmed => State::Pass,
+        GateResult::Regressed => State::Fail,
+        _ => State::Plain,
     }
 }
 
@@ -87,13 +64,12 @@ pub(super) fn table(report: &Report, wanted: impl Fn(&GateSeries) -> bool) -> Ta
             GateFigure::Absolute => format!("{}/s", number::significant(x, 3)),
         };
         let values: Vec<_> = series.measurements.iter().map(|m| speed(m.value)).collect();
-        let (text, state) = result(series.result);
         table.push(
-            state,
+            state(series.result),
             vec![
                 series.test.clone(),
                 series.threads.to_string(),
-                figure(series.figure).to_owned(),
+                series.figure.name().to_owned(),
                 series
                     .baseline
                     .map_or_else(|| number::NOT_MEASURED.to_owned(), speed),
@@ -105,7 +81,7 @@ pub(super) fn table(report: &Report, wanted: impl Fn(&GateSeries) -> bool) -> Ta
                 },
                 change(series),
                 number::or_not_measured(series.threshold, number::share),
-                text.to_owned(),
+                series.result.name().to_owned(),
             ],
         );
     }

@@ -1,11 +1,12 @@
 //! What to do next, as far as the report's data say.
 
-use super::gate::{change, name};
+use super::gate::change;
 use super::output::generations_of;
 use super::verdict::stage;
 use super::{limit, mode_name};
 use crate::model::{
-    AtFault, Divergence, Engine, Gate, GateResult, Judgement, KnownState, Report, Status,
+    AtFault, Divergence, Engine, Gate, GateResult, GateSeries, Judgement, KnownState, Report,
+    Status,
 };
 use crate::number;
 
@@ -154,7 +155,7 @@ fn gated(gate: &Gate) -> Vec<String> {
     for series in of(GateResult::Regressed) {
         steps.push(format!(
             "Find out what slowed down {}: {} against the baseline, threshold {}.",
-            name(series),
+            series.name(),
             change(series),
             number::or_not_measured(series.threshold, number::share),
         ));
@@ -174,7 +175,7 @@ fn gated(gate: &Gate) -> Vec<String> {
             "Time what the baseline has and this run does not",
         ),
     ] {
-        let names: Vec<_> = of(result).map(name).collect();
+        let names: Vec<_> = of(result).map(GateSeries::name).collect();
         if !names.is_empty() {
             steps.push(format!("{what}: {}.", names.join("; ")));
         }

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::number;
+
 /// The run held against a baseline. What came of it is part of the report's verdict.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Gate {
@@ -92,13 +94,37 @@ pub enum GateResult {
     MachineChanged,
 }
 
-impl GateResult {
+impl GateSeries {
+    /// `decode, tg64 at 2 threads (candidate over reference)`.
+    pub fn name(&self) -> String {
+        let phase = match self.test.as_str() {
+            test if test.starts_with("pp") => "prefill, ",
+            test if test.starts_with("tg") => "decode, ",
+            test if test.starts_with("load") => "loading, ",
+            _ => "",
+        };
+        let threads = number::plural(self.threads as u64, "thread");
+        format!("{phase}{} at {threads} ({})", self.test, self.figure.name())
+    }
+}
+
+impl GateFigure {
     /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            GateFigure::Ratio => "candidate over reference",
+            GateFigure::Absolute => "candidate alone",
+        }
+    }
+}
+
+impl GateResult {
+    /// In a word or two.
     pub fn name(self) -> &'static str {
         match self {
             GateResult::Pass => "pass",
             GateResult::Improved => "faster",
-            GateResult::Regressed => "SLOWER",
+            GateResult::Regressed => "slower",
             GateResult::NotConfirmed => "red once, pass",
             GateResult::NotRepeated => "not confirmed",
             GateResult::TooFewSamples => "too few samples",
