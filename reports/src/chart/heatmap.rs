@@ -25,9 +25,9 @@ const RAMP: [(f64, &str); 4] = [
 ];
 /// The same beyond it, in the order of [`Paint::Over`].
 const OVER: [(f64, &str); 4] = [
-    (1e3, "not gated: to 1e3 times"),
+    (10.0, "not gated: to 10 times"),
+    (1e3, "to 1000 times"),
     (1e6, "to 1e6 times"),
-    (1e9, "to 1e9 times"),
     (f64::INFINITY, "above"),
 ];
 

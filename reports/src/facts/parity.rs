@@ -19,7 +19,7 @@ pub(crate) struct Cell<'a> {
 
 /// The taps of a report by mode, tap and layer.
 pub(crate) struct Parity<'a> {
-    report: &'a Report,
+    pub(super) report: &'a Report,
     /// Tap names, in the order of the forward pass.
     pub taps: Vec<&'a str>,
     /// Layers, ascending.

@@ -42,14 +42,17 @@ impl Share {
 }
 
 impl<'a> Parity<'a> {
-    /// The worst prompt of a layer and tap against the limit of its mode or, where the mode does not gate the tap, that
-    /// of isolated mode. `None` if it was not measured.
+    /// The worst prompt of a layer and tap against the limit of its mode or, where the mode does not gate the tap, the
+    /// reference's difference from itself; where that is not known or none, the limit of isolated mode. `None` if it was
+    /// not measured.
     pub(crate) fn shade(&self, mode: Mode, tap: &'a str, layer: Option<usize>) -> Option<Shade> {
         let cell = self.cell(mode, tap, layer)?;
         let isolated = self.cell(Mode::Isolated, tap, layer);
-        let (bound, whose) = match (cell.stats.limit, isolated.and_then(|c| c.stats.limit)) {
+        let isolated = isolated.and_then(|c| c.stats.limit);
+        let (bound, whose) = match (cell.stats.limit, self.noise(tap)) {
             (Some(own), _) => (Some(own), "its limit"),
-            (None, isolated) => (isolated, "its isolated limit"),
+            (None, Some(noise)) => (Some(noise), "the reference's noise"),
+            (None, None) => (isolated, "its isolated limit"),
         };
         let level = nmse(cell.stats);
         let share = Share::new(level, bound)?;
@@ -77,6 +80,12 @@ impl<'a> Parity<'a> {
         })
     }
 
+    /// How far the reference is from itself, where it is at all.
+    fn noise(&self, tap: &str) -> Option<f64> {
+        let floor = self.report.noise_floor.as_ref()?.nmse.get(tap);
+        floor.copied().filter(|noise| *noise > 0.0)
+    }
+
     /// What the colours of a mode's map stand for, where it is not the mode's own limit.
     pub(crate) fn shade_note(&self, mode: Mode) -> Option<String> {
         let gated = |tap: &&&str| {
@@ -90,8 +99,16 @@ impl<'a> Parity<'a> {
         let (gated, not): (Vec<&str>, Vec<&str>) = shown.partition(gated);
         (!not.is_empty()).then(|| {
             let gated = if gated.is_empty() { "nothing".to_owned() } else { gated.join(", ") };
+            let by = match (
+                not.iter().any(|tap| self.noise(tap).is_some()),
+                not.iter().all(|tap| self.noise(tap).is_some()),
+            ) {
+                (_, true) => "how far the reference is from itself",
+                (true, _) => "how far the reference is from itself or, if it is not, by their isolated limits",
+                _ => "their isolated limits",
+            };
             format!(
-                "Gated in {} mode: {gated}. The other {}, which cannot fail here, are coloured by their isolated limits.",
+                "Gated in {} mode: {gated}. The other {}, which cannot fail here, are coloured by {by}.",
                 mode_name(mode),
                 number::plural(not.len() as u64, "tap")
             )

@@ -108,7 +108,7 @@ fn charts_use_the_palette_and_name_their_marks() {
         "attn_out, layer 29, prompt 0, position 407: NMSE 4.0e-8, 4.00% of its limit 1.0e-6: pass",
         "q, layer 0, prompt 0, position 407: NMSE 0, its limit: 0 (bit for bit): pass",
         "v, layer 0, prompt 0, position 407: NMSE 1.4e-9, its isolated limit: 0 (bit for bit): not gated",
-        "ffn_act, layer 0, prompt 0, position 407: NMSE 1.4e-9, 1400 times its isolated limit 1.0e-12: not gated",
+        "ffn_act, layer 0, prompt 0, position 407: NMSE 1.4e-9, 110000 times the reference's noise 1.2e-14: not gated",
     ] {
         assert!(
             drawings.contains(&format!("<title>{tooltip}</title>")),

@@ -105,3 +105,14 @@ fn a_number_that_json_lacks_is_refused_by_name() {
     assert!(matches!(&error, Error::NotJson { .. }));
     assert!(error.to_string().contains("bench.ratios[1].low"), "{error}");
 }
+
+/// The gallery's report, written by an earlier crossval, is read and rendered as any other.
+#[test]
+fn the_gallery_renders() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/2b-4t.json");
+    let report = read(&file).expect("docs/2b-4t.json");
+    assert_eq!(report.model.n_layer, 30);
+    let page = reports::html::render(&report).expect("a page");
+    assert!(page.len() < 2 << 20, "{} bytes", page.len());
+    assert!(page.contains("50,652 of 50,652 rows compared"));
+}
