@@ -103,6 +103,11 @@ pub fn add(verdict: &mut Verdict, found: &mut [(Outcome, String)]) {
     } else {
         verdict.reasons.extend(more);
     }
+    set(verdict, outcome);
+}
+
+/// What it comes to, whatever the reasons.
+pub fn set(verdict: &mut Verdict, outcome: Outcome) {
     (verdict.status, verdict.exit_code) = (status(outcome), outcome.exit_code());
 }
 

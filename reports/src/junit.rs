@@ -231,6 +231,7 @@ fn gate(gate: &Gate) -> TestSuite {
             GateResult::Regressed => Judged::Failed(sentence, Vec::new()),
             GateResult::NotRepeated
             | GateResult::TooFewSamples
+            | GateResult::TooNoisy
             | GateResult::NoBaseline
             | GateResult::NotMeasured
             | GateResult::MachineChanged => Judged::Skipped(sentence),

@@ -51,6 +51,7 @@ impl Bench {
             row[if ms { "ms" } else { "tps" }] =
                 json!({ "median": value, "low": value, "high": value, "samples": vec![value; 5] });
         }
+        report["created"] = json!(format!("{name}, 2026-08-01T12:00:00Z"));
         edit(&mut report);
         let file = self.scratch.path(name);
         std::fs::write(&file, report.to_string()).unwrap();
@@ -168,13 +169,15 @@ fn a_slower_run_is_taken_in_when_it_is_accepted() {
     let bench = Bench::new();
     let baseline = bench.baseline();
     let slow = bench.report("slow.json", 1.7, |_| ());
+    let again = bench.report("again.json", 1.7, |_| ());
     assert_eq!(
         exit_code(&crossval(&[
             "gate",
             "--update",
             "--baseline",
             &baseline,
-            &slow
+            &slow,
+            &again
         ])),
         0
     );
@@ -245,4 +248,28 @@ fn run_holds_itself_against_a_baseline() {
         report.gate.unwrap().baseline_rows,
         Some(report.coverage.compared)
     );
+}
+
+#[test]
+fn a_gated_report_is_written_in_every_format() {
+    let bench = Bench::new();
+    let baseline = bench.baseline();
+    let same = bench.report("same.json", 2.0, |_| ());
+    let out = bench.scratch.path("gated").to_str().unwrap().to_owned();
+    let args = [
+        "gate",
+        "--baseline",
+        &baseline,
+        "--out",
+        &out,
+        "--format",
+        "json,md,junit",
+    ];
+    assert_eq!(exit_code(&crossval(&[&args[..], &[&same]].concat())), 0);
+    let report = std::fs::read_to_string(Path::new(&out).join("report.json")).unwrap();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["gate"]["ungated_exit_code"], 0);
+    let output = crossval(&[&args[..], &[&same, &same]].concat());
+    assert_eq!(exit_code(&output), 64);
+    assert!(stderr(&output).contains("--out: one report, not 2"));
 }

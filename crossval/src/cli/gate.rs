@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use reports::Report;
 use reports::model::{Gate, Status, Verdict};
 use reports::outcome::Outcome;
+use reports::{Format, Report};
 use serde::Serialize;
 
 use super::report::read_report;
@@ -20,9 +20,9 @@ use crate::gate::{self, Again, Baseline, MAX_REGRESSION, measure_again};
 const NOTES: &str = "\
 A speed is red if it is slower than the level of the baseline by more than --max-regression and by more \
 than three times what single runs of its history scatter by, and its 95% interval excludes no change. What \
-is red is measured once more (taken from another of the reports if one is of the same model, engines and \
-inputs; else measured here and now, if this is the machine and the build of the report), and counts if it \
-is red again. Fewer than five runs in the baseline, or five pairs in the report, are not judged: that is \
+is red is measured once more (taken from another of the reports if one is of the same model, engines, \
+inputs, builds and machine; else measured here and now, if this is the machine and the build of the report), \
+and counts if it is red again. Fewer than five runs in the baseline, or five pairs in the report, are not judged: that is \
 exit code 21.";
 
 #[derive(Debug, clap::Args)]
@@ -36,6 +36,18 @@ pub(super) struct Args {
     baseline: PathBuf,
     #[command(flatten)]
     rule: Rule,
+    /// Folder for the report with what the gate says, of one report [default: none is written]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// What to write there: json, html, md, junit, csv, jsonl
+    #[arg(
+        long,
+        value_name = "FORMAT,…",
+        value_delimiter = ',',
+        default_values_t = Format::DEFAULT,
+        requires = "out"
+    )]
+    format: Vec<Format>,
     /// Print the result as JSON, and nothing else
     #[arg(long)]
     json: bool,
@@ -47,7 +59,7 @@ pub(super) struct Rule {
     /// The slowdown that is let through however little a series scatters
     #[arg(long, value_name = "PERCENT", default_value_t = Percent(MAX_REGRESSION), requires = "baseline")]
     max_regression: Percent,
-    /// Add the run to the baseline, its speeds accepted as they are
+    /// Add the run to the baseline if it passes, its speeds accepted as they are
     #[arg(long, requires = "baseline")]
     update: bool,
 }
@@ -62,8 +74,8 @@ impl FromStr for Percent {
     fn from_str(s: &str) -> Result<Percent, Self::Err> {
         let number = s.strip_suffix('%').and_then(|number| number.parse().ok());
         match number {
-            Some(percent @ 0.0..=1000.0) => Ok(Percent(percent / 100.0)),
-            _ => Err("must be a percentage such as 5%"),
+            Some(percent @ 0.0..100.0) => Ok(Percent(percent / 100.0)),
+            _ => Err("must be a percentage such as 5%, below 100%"),
         }
     }
 }
@@ -94,6 +106,10 @@ pub(super) fn run(
     provenance: &Provenance,
     terminal: Terminal,
 ) -> Result<Outcome, Error> {
+    if args.out.is_some() && args.reports.len() > 1 {
+        let message = format!("--out: one report, not {}", args.reports.len());
+        return Err(Error::Usage(message));
+    }
     let mut baseline = Baseline::open(&args.baseline)?;
     let reports = args.reports.iter().map(|file| read_report(file));
     let reports = reports.collect::<Result<Vec<Report>, Error>>()?;
@@ -101,24 +117,20 @@ pub(super) fn run(
     let progress = terminal.progress();
     let mut gated = reports.clone();
     for (i, report) in gated.iter_mut().enumerate() {
-        // The next of its kind, around the end.
-        let others = reports[i + 1..].iter().chain(&reports[..i]);
-        let other = others
-            .clone()
-            .find(|other| gate::same_subject(other, report));
+        // The next that repeats it, around the end.
+        let mut others = reports[i + 1..].iter().chain(&reports[..i]);
+        let other = others.find(|other| gate::repeats(other, report));
         let before = report.clone();
-        hold(
-            report,
-            (&args.baseline, &mut baseline),
-            args.rule,
-            &mut |tests| match other {
-                Some(other) => Ok(other.clone()),
-                None => measure_again(&before, tests, &here, &progress),
-            },
-        );
+        let gate = (args.baseline.as_path(), &mut baseline);
+        hold(report, gate, args.rule, &mut |tests| match other {
+            Some(other) => Ok(other.clone()),
+            None => measure_again(&before, tests, &here, &progress),
+        })?;
+        if let Some(folder) = &args.out {
+            reports::write_dir(folder, report, &args.format)?;
+        }
     }
     progress.finish_and_clear();
-    write_updated(args.rule, &args.baseline, baseline.as_ref())?;
     let verdicts = gated
         .iter()
         .map(|r| Outcome::of_exit_code(r.verdict.exit_code));
@@ -148,43 +160,25 @@ pub(super) fn run(
     Ok(outcome)
 }
 
-/// Holds a report against the baseline, or takes it in if it passes.
+/// Holds a report against the baseline, and takes it in if that is asked for and nothing else is wrong with it.
 pub(super) fn hold(
     report: &mut Report,
     (file, baseline): (&Path, &mut Option<Baseline>),
     rule: Rule,
     again: &mut Again,
-) {
-    let passed = report.verdict.status == Status::Pass;
-    gate::apply(
-        report,
-        (file, baseline.as_ref()),
-        (rule.max_regression.0, rule.update),
-        again,
-    );
+) -> Result<(), Error> {
+    let limits = (rule.max_regression.0, rule.update);
+    gate::apply(report, (file, baseline.as_ref()), limits, again);
     if !rule.update {
-        return;
+        return Ok(());
     }
-    if passed {
-        let judged = report.gate.iter().flat_map(|gate| &gate.series);
-        let judged: Vec<_> = judged.cloned().collect();
-        baseline
-            .get_or_insert_with(Baseline::empty)
-            .record(report, &judged);
+    if report.verdict.status == Status::Pass {
+        let judged = report.gate.as_ref().map_or(&[][..], |gate| &gate.series);
+        *baseline = Some(Baseline::add(file, report, judged)?);
     } else {
         eprintln!("warning: the baseline does not take a run whose verdict is not a pass");
     }
-}
-
-pub(super) fn write_updated(
-    rule: Rule,
-    file: &Path,
-    baseline: Option<&Baseline>,
-) -> Result<(), Error> {
-    match baseline {
-        Some(baseline) if rule.update => baseline.write(file),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -196,7 +190,7 @@ mod tests {
         let parse = |s: &str| s.parse::<Percent>();
         assert_eq!(parse("5%"), Ok(Percent(0.05)));
         assert_eq!(parse("12.5%").unwrap().to_string(), "12.5%");
-        for bad in ["5", "0.05", "-1%", "NaN%", "%", "1e9%"] {
+        for bad in ["5", "0.05", "-1%", "NaN%", "%", "100%"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

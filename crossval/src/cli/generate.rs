@@ -36,7 +36,7 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
         What::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut cli, "crossval", &mut script);
-            terminal.print(&String::from_utf8_lossy(&script))?;
+            terminal.print_always(&String::from_utf8_lossy(&script))?;
         }
         What::Man { dir } => {
             std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;

@@ -74,7 +74,7 @@ enum Command {
     Doctor,
     /// Show a tolerance profile
     Profile(profile::Args),
-    /// Render the HTML and Markdown of a report again from its JSON
+    /// Render a report again from its JSON, or show two side by side
     Report(report::Args),
     /// Print a shell's completions, or write the man pages
     Generate(generate::Args),

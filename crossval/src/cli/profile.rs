@@ -26,6 +26,6 @@ enum Command {
 pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     let Command::Show { profile } = args.command;
     let text = Profile::text(&profile)?;
-    terminal.print(&text)?;
+    terminal.print_always(&text)?;
     Ok(Outcome::Pass)
 }

@@ -7,7 +7,7 @@ use reports::Format;
 use reports::model::Mode;
 use reports::outcome::Outcome;
 
-use super::gate::{Rule, hold, write_updated};
+use super::gate::{Rule, hold};
 use super::report::pointer;
 use super::summary;
 use super::terminal::Terminal;
@@ -167,9 +167,10 @@ pub(super) fn run(
     let progress = terminal.progress();
     let report = crate::run::run(&options, &progress);
     let mut report = report.inspect_err(|_| progress.finish_and_clear())?;
+    let mut held = Ok(());
     if let Some(file) = &args.baseline {
         let before = report.clone();
-        hold(
+        held = hold(
             &mut report,
             (file, &mut baseline),
             args.rule,
@@ -178,9 +179,8 @@ pub(super) fn run(
     }
     progress.finish_and_clear();
     let written = reports::write_dir(&args.out, &report, &args.format)?;
-    if let Some(file) = &args.baseline {
-        write_updated(args.rule, file, baseline.as_ref())?;
-    }
+    // Only now: a baseline that cannot be written costs nobody the report.
+    held?;
     match args.json {
         true => terminal.print_json(&report)?,
         false => terminal.print(&(summary::render(&report) + &pointer(&written)))?,

@@ -41,6 +41,14 @@ impl Terminal {
         }
     }
 
+    /// Prints what the command is there to print.
+    ///
+    /// # Errors
+    /// As [`Terminal::print`].
+    pub(super) fn print_always(self, text: &str) -> Result<(), Error> {
+        write(text)
+    }
+
     /// Prints what was asked for as JSON, on one line.
     ///
     /// # Errors

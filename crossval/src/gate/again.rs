@@ -47,7 +47,7 @@ pub fn measure_again(
         .prompts
         .first()
         .map_or(&[][..], |prompt| &prompt.tokens);
-    let wanted = Wanted::new(report, tests)?;
+    let wanted = Wanted::new(tests)?;
     // A benchmark's prompts are the starts of one sequence, and it decodes behind the first token.
     let prefill: Vec<&[u32]> = wanted
         .prefill
@@ -104,7 +104,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn new(report: &Report, tests: &[TestAt]) -> Result<Wanted, String> {
+    fn new(tests: &[TestAt]) -> Result<Wanted, String> {
         let mut wanted = Wanted::default();
         for (test, threads) in tests {
             let name = test.strip_suffix(CERTIFIED).unwrap_or(test);
@@ -114,12 +114,6 @@ impl Wanted {
                 wanted.decode = Some(steps);
             } else if let Some(n) = count("pp") {
                 add(&mut wanted.prefill, n);
-            } else if name == "ttft" {
-                let first = report
-                    .timed_pairs()
-                    .iter()
-                    .find_map(|pair| pair.test.strip_prefix("pp")?.parse::<usize>().ok());
-                add(&mut wanted.prefill, first.ok_or("it has no prefill test")?);
             } else if name.starts_with("load") {
                 wanted.load = true;
                 wanted.cold |= name.ends_with(" cold");

@@ -1,10 +1,12 @@
 //! Baseline files: JSON, small, meant to be committed. Per model, engines and inputs the last runs, each with what it
 //! was measured on and with.
 
+use std::fs::{File, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use reports::model::{Environment, GateFigure, GateResult, GateSeries, Report};
+use reports::model::{Environment, GateResult, GateSeries, Report};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -103,6 +105,12 @@ impl Baseline {
         if baseline.schema != SCHEMA {
             return Err(bad(format!("schema {:?}, not {SCHEMA:?}", baseline.schema)));
         }
+        let mut subjects = baseline.histories.iter().map(|h| &h.subject);
+        while let Some(subject) = subjects.next() {
+            if subjects.clone().any(|other| other.is_same(subject)) {
+                return Err(bad(format!("two histories of {}", subject.model)));
+            }
+        }
         let speeds = baseline
             .histories
             .iter()
@@ -119,34 +127,46 @@ impl Baseline {
     }
 
     /// One without any history.
-    pub fn empty() -> Baseline {
+    pub(super) fn empty() -> Baseline {
         Baseline {
             schema: SCHEMA.to_owned(),
             histories: Vec::new(),
         }
     }
 
-    /// Writes the file, whole or not at all.
+    /// Takes a run into the file, which is written anew, whole or not at all, and returns what it holds then. Others who
+    /// do the same wait.
     ///
     /// # Errors
-    /// [`Error::Io`] naming it.
-    pub fn write(&self, path: &Path) -> Result<(), Error> {
-        let text = serde_json::to_string_pretty(self)
-            .map_err(|e| Error::Internal(format!("the baseline as JSON: {e}")))?;
-        let folder = match path.parent() {
+    /// As [`open`](Self::open), and [`Error::Io`] naming the file.
+    pub fn add(path: &Path, report: &Report, judged: &[GateSeries]) -> Result<Baseline, Error> {
+        // Behind a symbolic link the file is replaced, not the link.
+        let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let folder = match target.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        let lock = File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
+        let _lock = lock.map_err(|e| Error::io(folder, e))?;
+        let mut baseline = Self::open(path)?.unwrap_or_else(Self::empty);
+        baseline.record(report, judged);
+        let text = serde_json::to_string_pretty(&baseline)
+            .map_err(|e| Error::Internal(format!("the baseline as JSON: {e}")))?;
+        let permissions = match std::fs::metadata(&target) {
+            Ok(metadata) => metadata.permissions(),
+            Err(_) => Permissions::from_mode(0o644),
+        };
         let written = tempfile::Builder::new()
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .permissions(permissions)
             .tempfile_in(folder)
             .and_then(|mut file| {
                 writeln!(file, "{text}")?;
                 file.as_file().sync_all()?;
-                Ok(file.persist(path)?)
+                Ok(file.persist(&target)?)
             });
-        written.map_err(|e| Error::io(path, e)).map(drop)
+        written.map_err(|e| Error::io(path, e))?;
+        Ok(baseline)
     }
 
     /// The history that a report belongs to.
@@ -155,17 +175,15 @@ impl Baseline {
         self.histories.iter().find(|h| h.subject.is_same(&subject))
     }
 
-    /// Takes a run into its history. Where `judged` says that a speed changed, its level starts anew.
-    pub fn record(&mut self, report: &Report, judged: &[GateSeries]) {
+    /// Takes a run into its history, in place of itself if it is there. Where `judged` says that a speed changed, and did
+    /// so when measured again, its level starts anew.
+    pub(super) fn record(&mut self, report: &Report, judged: &[GateSeries]) {
         let subject = Subject::of(report);
         let changed = |speed: &Speed| {
             judged.iter().any(|series| {
                 let same = (series.test.as_str(), series.threads) == (&speed.test, speed.threads);
-                let red = matches!(
-                    series.result,
-                    GateResult::Regressed | GateResult::NotRepeated | GateResult::Improved
-                );
-                same && red && series.figure == GateFigure::Ratio
+                let moved = matches!(series.result, GateResult::Regressed | GateResult::Improved);
+                same && moved && series.measurements.len() > 1
             })
         };
         let run = Run {
@@ -185,6 +203,7 @@ impl Baseline {
             .find(|h| h.subject.is_same(&subject));
         match known {
             Some(history) => {
+                history.runs.retain(|known| known.created != run.created);
                 history.runs.push(run);
                 let excess = history.runs.len().saturating_sub(KEPT);
                 history.runs.drain(..excess);
@@ -263,9 +282,10 @@ impl History {
         levels
     }
 
-    /// The tests of the last run.
+    /// The tests of the last run that was timed.
     pub fn latest(&self) -> impl Iterator<Item = (&str, usize)> {
-        let speeds = self.runs.last().into_iter().flat_map(|run| &run.speeds);
+        let timed = self.runs.iter().rev().find(|run| !run.speeds.is_empty());
+        let speeds = timed.into_iter().flat_map(|run| &run.speeds);
         speeds.map(|speed| (speed.test.as_str(), speed.threads))
     }
 }

@@ -1,6 +1,7 @@
 //! How much a speed changed, how sure that is, and how much it scatters by itself.
 
 use reports::model::GateMeasurement;
+use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 
 use crate::stats::{median, resampled_interval};
 
@@ -34,8 +35,9 @@ fn change(now: f64, before: f64) -> f64 {
     now / before - 1.0
 }
 
-/// Standard deviation of single runs, each as a share of its level's median, over all `levels`. `None` if the runs are
-/// fewer than [`MIN_RUNS`], one per further level not counted.
+/// Standard deviation of single runs, each as a share of its level's median, over all `levels`; larger where they are
+/// few, as Student's t is wider than the normal distribution (at 99%). `None` if the runs are fewer than [`MIN_RUNS`],
+/// one per further level not counted.
 pub fn noise(levels: &[Vec<f64>]) -> Option<f64> {
     let deviations = levels.iter().flat_map(|level| {
         let middle = (!level.is_empty()).then(|| median(&mut level.clone()));
@@ -45,7 +47,12 @@ pub fn noise(levels: &[Vec<f64>]) -> Option<f64> {
     });
     let (n, squares) = deviations.fold((0, 0.0), |(n, sum), d| (n + 1, sum + d * d));
     let degrees_of_freedom = n - levels.len().min(n);
-    (degrees_of_freedom + 1 >= MIN_RUNS).then(|| (squares / degrees_of_freedom as f64).sqrt())
+    if degrees_of_freedom + 1 < MIN_RUNS {
+        return None;
+    }
+    let freedom = degrees_of_freedom as f64;
+    let t = StudentsT::new(0.0, 1.0, freedom).ok()?.inverse_cdf(0.995);
+    Some((squares / freedom).sqrt() * t / Normal::standard().inverse_cdf(0.995))
 }
 
 /// Surely slower, and by more than `threshold`.
@@ -92,7 +99,8 @@ mod tests {
         assert_eq!(noise(&[level(1.0)]), None);
         // Six runs of two levels are as good as five of one.
         let noise = noise(&[level(1.0), level(3.0)]).unwrap();
-        assert!((noise - 0.02).abs() < 1e-12, "{noise}");
+        // The t-quantile of four degrees of freedom is 4.604, the normal one 2.576.
+        assert!((noise - 0.02 * 4.6041 / 2.5758).abs() < 1e-5, "{noise}");
         assert_eq!(super::noise(&[]), None);
         assert_eq!(super::noise(&[vec![1.0; 4]]), None);
         assert_eq!(super::noise(&[vec![1.0; 5]]), Some(0.0));

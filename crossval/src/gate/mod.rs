@@ -2,16 +2,16 @@
 //!
 //! Parity is what the run's verdict says, and that no fewer rows were compared than before. Speed is the *ratio*
 //! candidate over reference of interleaved pairs, in which the machine's noise cancels; and, where the history has
-//! enough runs in the same environment, the candidate's own speed too, unless the reference's moved as well: then it is
-//! the machine that changed.
+//! enough runs in the same environment, the candidate's own speed too, unless the ratio is not surely slower at all:
+//! then it is the machine that is.
 //!
 //! # When is a series red?
 //! The 95% bootstrap interval of the change (over this run's samples and the history's runs) excludes zero, *and* the
 //! change exceeds the larger of a floor and three times the series' own noise, which is the standard deviation of single
-//! runs around their level over the history. What is red is measured again, once; only what is red twice counts.
+//! runs around their level over the history (larger for short ones, by Student's t). What is red is measured again, once; only what is red twice counts.
 //!
-//! Fewer than five runs in the history, fewer than five pairs, a test that was not measured, or a red one that cannot be
-//! measured again is not judged, which has an exit code of its own (21) and is never a pass.
+//! Fewer than five runs in the history, fewer than five pairs, a history that scatters too much for anything to be red, a
+//! test that was not measured, or a red one that cannot be measured again is not judged, which has an exit code of its own (21) and is never a pass.
 
 mod again;
 mod baseline;
@@ -21,7 +21,7 @@ mod speeds;
 
 use std::path::Path;
 
-use reports::model::{Gate, GateResult, GateSeries, Report};
+use reports::model::{Engines, Gate, GateResult, GateSeries, Report};
 use reports::number;
 use reports::outcome::Outcome;
 
@@ -29,7 +29,7 @@ pub use self::again::measure_again;
 pub use self::baseline::Baseline;
 use self::baseline::{Subject, rows};
 use self::change::{MIN_RUNS, MIN_SAMPLES};
-use self::series::Judge;
+use self::series::{Judge, Suspect};
 use crate::verdict;
 
 /// The slowdown that is let through where nothing else is asked for.
@@ -41,20 +41,34 @@ pub type TestAt = (String, usize);
 /// A report of some tests measured again; else why there is none.
 pub type Again<'a> = dyn FnMut(&[TestAt]) -> Result<Report, String> + 'a;
 
-/// Whether both reports belong to one history.
-pub fn same_subject(a: &Report, b: &Report) -> bool {
-    Subject::of(a).is_same(&Subject::of(b))
+/// Whether `other` is the same thing measured once more: the same model, engines and inputs, the same builds of all, on
+/// the same machine.
+pub fn repeats(other: &Report, report: &Report) -> bool {
+    let versions = |r: &Report| {
+        let Engines {
+            reference,
+            candidate,
+        } = &r.engines;
+        (reference.version.clone(), candidate.version.clone())
+    };
+    Subject::of(other).is_same(&Subject::of(report))
+        && other.environment == report.environment
+        && versions(other) == versions(report)
+        && other.created != report.created
+        && other.bench.is_some()
 }
 
 /// Holds a report against a baseline, and makes what comes of it part of the report and its verdict. `baseline` is `None`
-/// if the file does not exist. What is red is measured `again`. Where the run is to be `accepted`, nothing is held
-/// against it.
+/// if the file does not exist. What is red is measured `again`. Where the run is to be `accepted`, no speed is held
+/// against it, and what is surely faster is measured again too: either may be a level to judge by from now on.
 pub fn apply(
     report: &mut Report,
     (path, baseline): (&Path, Option<&Baseline>),
     (max_regression, accepted): (f64, bool),
     again: &mut Again,
 ) {
+    remove(report);
+    let ungated_exit_code = report.verdict.exit_code;
     let history = baseline.and_then(|baseline| baseline.history(report));
     let mut reasons: Vec<(Outcome, String)> = Vec::new();
     let mut series = Vec::new();
@@ -66,10 +80,11 @@ pub fn apply(
             max_regression,
         };
         series = judge.first();
-        let why_not = match accepted {
-            true => None,
-            false => repeat(&judge, &mut series, again),
+        let suspect: Suspect = match accepted {
+            true => |result| matches!(result, GateResult::NotRepeated | GateResult::Improved),
+            false => |result| result == GateResult::NotRepeated,
         };
+        let why_not = repeat(&judge, &mut series, suspect, again);
         baseline_rows = history.runs.iter().rev().find_map(|run| run.rows);
         reasons.extend(fewer_rows(rows(report), baseline_rows));
         reasons.extend(series.iter().filter_map(|s| reason(s, why_not.as_deref())));
@@ -84,16 +99,29 @@ pub fn apply(
         reasons.push((Outcome::NoBaseline, why));
     }
     if accepted {
-        reasons.clear();
+        reasons.retain(|(outcome, _)| *outcome == Outcome::Incomplete);
     }
     verdict::add(&mut report.verdict, &mut reasons);
     report.gate = Some(Gate {
         baseline: path.display().to_string(),
         max_regression,
         baseline_rows,
+        ungated_exit_code,
         series,
         reasons: reasons.into_iter().map(|(_, reason)| reason).collect(),
     });
+}
+
+/// Takes an earlier gate out of a report and its verdict.
+fn remove(report: &mut Report) {
+    if let Some(gate) = report.gate.take() {
+        report
+            .verdict
+            .reasons
+            .retain(|reason| !gate.reasons.contains(reason));
+        let outcome = Outcome::of_exit_code(gate.ungated_exit_code);
+        verdict::set(&mut report.verdict, outcome);
+    }
 }
 
 fn fewer_rows(now: Option<u64>, before: Option<u64>) -> Option<(Outcome, String)> {
@@ -106,11 +134,14 @@ fn fewer_rows(now: Option<u64>, before: Option<u64>) -> Option<(Outcome, String)
     (now < before).then_some((Outcome::Incomplete, why))
 }
 
-/// Measures what is red once more. Why that could not be done, if so.
-fn repeat(judge: &Judge, series: &mut [GateSeries], again: &mut Again) -> Option<String> {
-    let red = series
-        .iter()
-        .filter(|s| s.result == GateResult::NotRepeated);
+/// Measures what is suspect once more. Why that could not be done, if so.
+fn repeat(
+    judge: &Judge,
+    series: &mut [GateSeries],
+    suspect: Suspect,
+    again: &mut Again,
+) -> Option<String> {
+    let red = series.iter().filter(|s| suspect(s.result));
     let mut tests: Vec<TestAt> = red.map(|s| (s.test.clone(), s.threads)).collect();
     tests.dedup();
     if tests.is_empty() {
@@ -118,7 +149,7 @@ fn repeat(judge: &Judge, series: &mut [GateSeries], again: &mut Again) -> Option
     }
     match again(&tests) {
         Ok(report) => {
-            judge.again(series, &report);
+            judge.again(series, suspect, &report);
             None
         }
         Err(why) => Some(why),
@@ -162,6 +193,13 @@ fn reason(series: &GateSeries, not_repeated: Option<&str>) -> Option<(Outcome, S
         GateResult::NoBaseline => (
             Outcome::NoBaseline,
             format!("{name} is not judged: the baseline does not have it"),
+        ),
+        GateResult::TooNoisy => (
+            Outcome::NoBaseline,
+            format!(
+                "{name} is not judged: the runs in the baseline scatter by {}, so that no slowdown could be told from it",
+                series.noise.map(number::share).unwrap_or_default()
+            ),
         ),
         GateResult::NotMeasured => (
             Outcome::NoBaseline,

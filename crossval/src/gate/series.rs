@@ -8,6 +8,9 @@ use super::change::{MIN_SAMPLES, is_improved, is_red, measurement, noise};
 use super::speeds::{Speed, speeds};
 use crate::stats::median;
 
+/// Which results are to be measured again.
+pub(super) type Suspect = fn(GateResult) -> bool;
+
 /// A history, and the run that is held against it.
 pub(super) struct Judge<'a> {
     pub report: &'a Report,
@@ -16,7 +19,7 @@ pub(super) struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// Every speed of the report and of the history's latest run. What is red is not repeated yet.
+    /// Every speed of the report and of the history's latest timed run. What is red is not repeated yet.
     pub(super) fn first(&self) -> Vec<GateSeries> {
         let mut all = Vec::new();
         let now = speeds(self.report);
@@ -37,23 +40,22 @@ impl Judge<'_> {
         all
     }
 
-    /// What is red, once more, from a report of the same tests.
-    pub(super) fn again(&self, series: &mut [GateSeries], repeated: &Report) {
+    /// What is suspect, once more, from a report of the same tests.
+    pub(super) fn again(&self, series: &mut [GateSeries], suspect: Suspect, repeated: &Report) {
         let repeated = speeds(repeated);
-        for series in series
-            .iter_mut()
-            .filter(|s| s.result == GateResult::NotRepeated)
-        {
+        for series in series.iter_mut().filter(|s| suspect(s.result)) {
             let at = (series.test.clone(), series.threads);
             let Some(speed) = repeated.iter().find(|speed| speed.at() == at) else {
                 continue;
             };
             let second = self.series(speed, series.figure);
-            series.result = match second.result {
-                GateResult::NotRepeated => GateResult::Regressed,
-                GateResult::MachineChanged => GateResult::MachineChanged,
-                GateResult::TooFewSamples => GateResult::NotRepeated,
-                _ => GateResult::NotConfirmed,
+            series.result = match (series.result, second.result) {
+                (_, GateResult::MachineChanged) => GateResult::MachineChanged,
+                (first, GateResult::TooFewSamples) => first,
+                (GateResult::NotRepeated, GateResult::NotRepeated) => GateResult::Regressed,
+                (GateResult::NotRepeated, _) => GateResult::NotConfirmed,
+                (GateResult::Improved, GateResult::Improved) => GateResult::Improved,
+                _ => GateResult::Pass,
             };
             series.measurements.extend(second.measurements);
         }
@@ -70,10 +72,9 @@ impl Judge<'_> {
             _ if levels.is_empty() => GateResult::NoBaseline,
             None => GateResult::TooFewSamples,
             Some(_) if now.samples < MIN_SAMPLES => GateResult::TooFewSamples,
+            Some(threshold) if threshold >= 1.0 => GateResult::TooNoisy,
             Some(threshold) if is_red(&now, threshold) => match figure {
-                GateFigure::Absolute if self.reference_is_slower(speed) => {
-                    GateResult::MachineChanged
-                }
+                GateFigure::Absolute if !self.ratio_is_slower(speed) => GateResult::MachineChanged,
                 _ => GateResult::NotRepeated,
             },
             Some(threshold) if is_improved(&now, threshold) => GateResult::Improved,
@@ -114,11 +115,13 @@ impl Judge<'_> {
         Some(self.max_regression.max(3.0 * noise(levels)?))
     }
 
-    fn reference_is_slower(&self, speed: &Speed) -> bool {
-        let levels = self.levels(&speed.at(), GateFigure::Absolute, |speed| speed.reference);
-        let now = measurement(speed.of_reference(), last(&levels));
-        self.threshold(&levels)
-            .is_some_and(|threshold| is_red(&now, threshold))
+    /// However little: a slower machine slows both engines.
+    fn ratio_is_slower(&self, speed: &Speed) -> bool {
+        let levels = self.levels(&speed.at(), GateFigure::Ratio, ratio);
+        is_red(
+            &measurement(&speed.samples(GateFigure::Ratio), last(&levels)),
+            0.0,
+        )
     }
 }
 

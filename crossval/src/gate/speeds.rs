@@ -18,9 +18,10 @@ pub struct Speed {
     candidate: Vec<f64>,
 }
 
-/// Every test that both engines ran.
+/// Every test that both engines ran. `ttft` is the first `pp` test, in other words.
 pub fn speeds(report: &Report) -> Vec<Speed> {
     let pairs = report.timed_pairs().into_iter();
+    let pairs = pairs.filter(|pair| pair.test != "ttft");
     let speeds = pairs.filter_map(|pair| {
         let (reference, candidate) = (per_second(pair.reference?)?, per_second(pair.candidate?)?);
         (reference.len() == candidate.len()).then(|| Speed {
@@ -61,11 +62,6 @@ impl Speed {
             }
             GateFigure::Absolute => self.candidate.clone(),
         }
-    }
-
-    /// The reference's, per second.
-    pub fn of_reference(&self) -> &[f64] {
-        &self.reference
     }
 
     /// For a baseline.

@@ -11,17 +11,22 @@ const TESTS: [&str; 2] = ["pp128", "tg64"];
 
 /// A benchmark's report: per pair the reference's and the candidate's speed, the same in every test.
 fn report(pairs: &[(f64, f64)]) -> Report {
+    report_of([pairs; 2])
+}
+
+/// The same, test by test.
+fn report_of(tests: [&[(f64, f64)]; 2]) -> Report {
     let engine = |name: &str| json!({ "name": name, "build": {}, "settings": {} });
-    let measured = |side: fn(&(f64, f64)) -> f64| {
+    let measured = |pairs: &[(f64, f64)], side: fn(&(f64, f64)) -> f64| {
         let samples: Vec<f64> = pairs.iter().map(side).collect();
         json!({ "median": samples[0], "low": samples[0], "high": samples[0], "samples": samples })
     };
-    let rows = TESTS.iter().flat_map(|test| {
+    let rows = TESTS.iter().zip(tests).flat_map(|(test, pairs)| {
         let row =
             |engine: &str, tps| json!({ "engine": engine, "threads": 1, "test": test, "tps": tps });
         [
-            row("bitnet.cpp", measured(|p| p.0)),
-            row("rust", measured(|p| p.1)),
+            row("bitnet.cpp", measured(pairs, |p| p.0)),
+            row("rust", measured(pairs, |p| p.1)),
         ]
     });
     let report = json!({
@@ -47,7 +52,7 @@ fn report(pairs: &[(f64, f64)]) -> Report {
         "taps": [],
         "logits": [],
         "bench": {
-            "repetitions": pairs.len(), "rows": rows.collect::<Vec<_>>(), "ratios": [], "memory": [],
+            "repetitions": tests[0].len(), "rows": rows.collect::<Vec<_>>(), "ratios": [], "memory": [],
             "tokens_reproduced": {},
         },
         "not_compared": "timed only",
@@ -62,7 +67,10 @@ fn steady(speed: f64, ratio: f64) -> Report {
 
 fn baseline(runs: impl IntoIterator<Item = Report>) -> Baseline {
     let mut baseline = Baseline::empty();
-    runs.into_iter().for_each(|run| baseline.record(&run, &[]));
+    for (i, mut run) in runs.into_iter().enumerate() {
+        run.created = format!("run {i}");
+        baseline.record(&run, &[]);
+    }
     baseline
 }
 
@@ -110,22 +118,35 @@ impl Noisy {
         (0..12).map(|_| self.rng.random::<f64>()).sum::<f64>() - 6.0
     }
 
-    fn run(&mut self, ratio: f64) -> Report {
-        let ratio = ratio * (1.0 + self.between * self.normal());
-        let mut pair = || {
-            // The machine's own moods, which the ratio does not see.
-            let speed = 50.0 * (1.0 + 0.3 * self.rng.random::<f64>());
-            (speed, speed * ratio * (1.0 + self.within * self.normal()))
-        };
-        let pairs: Vec<(f64, f64)> = (0..5).map(|_| pair()).collect();
-        report(&pairs)
+    /// Per test how far a run lies off.
+    fn offsets(&mut self) -> [f64; 2] {
+        [(); 2].map(|()| self.between * self.normal())
     }
 
-    /// How many of `gates` are red if the true ratio is `now`, and was 1.5 in `runs` runs before.
+    fn run(&mut self, ratio: f64, offsets: [f64; 2]) -> Report {
+        let pairs = offsets.map(|offset| {
+            let pair = |_| {
+                // The machine's own moods, which the ratio does not see.
+                let speed = 50.0 * (1.0 + 0.3 * self.rng.random::<f64>());
+                let ratio = ratio * (1.0 + offset) * (1.0 + self.within * self.normal());
+                (speed, speed * ratio)
+            };
+            (0..5).map(pair).collect::<Vec<(f64, f64)>>()
+        });
+        report_of([&pairs[0], &pairs[1]])
+    }
+
+    /// How many of `gates` are red if the true ratio is `now`, and was 1.5 in `runs` runs before. A repetition lies as far
+    /// off as the run that it repeats: whatever put that off is still there.
     fn red_gates(&mut self, gates: usize, runs: usize, now: f64) -> usize {
         let gate = |noisy: &mut Noisy| {
-            let history: Vec<Report> = (0..runs).map(|_| noisy.run(1.5)).collect();
-            let (first, second) = (noisy.run(now), noisy.run(now));
+            let mut before = || {
+                let offsets = noisy.offsets();
+                noisy.run(1.5, offsets)
+            };
+            let history: Vec<Report> = (0..runs).map(|_| before()).collect();
+            let offsets = noisy.offsets();
+            let (first, second) = (noisy.run(now, offsets), noisy.run(now, offsets));
             gated(first, Some(&baseline(history)), || Ok(second))
                 .verdict
                 .exit_code
@@ -161,7 +182,7 @@ fn no_change_is_red_in_at_most_one_of_200_gates() {
 
 #[test]
 fn a_tenth_slower_is_red_in_at_least_95_of_100_gates() {
-    for (runs, between, within) in [(5, 0.005, 0.01), (5, 0.01, 0.02), (20, 0.01, 0.03)] {
+    for (runs, between, within) in [(5, 0.005, 0.01), (8, 0.01, 0.02), (20, 0.01, 0.03)] {
         let red = noisy(between, within).red_gates(100, runs, 1.35);
         assert!(
             red >= 95,
@@ -306,38 +327,173 @@ fn both_wrong_and_slower_is_an_exit_code_of_its_own() {
     report.verdict.reasons = vec!["taps".into()];
     let report = gated(report, Some(&calm()), || Ok(steady(50.0, 1.7)));
     assert_eq!(report.verdict.exit_code, 12);
-    assert_eq!(report.verdict.reasons.len(), 1 + 4);
+    assert_eq!(
+        report.verdict.reasons.len(),
+        1 + 4,
+        "two tests, by ratio and alone"
+    );
 }
 
-#[test]
-fn an_accepted_run_starts_a_level_of_its_own() {
+/// The baseline after a slower run was accepted, and what that run's gate said.
+fn accepted(again: impl Fn() -> Result<Report, String>) -> (Baseline, Gate) {
     let mut baseline = calm();
     let mut slower = steady(50.0, 1.7);
+    slower.created = "accepted".into();
+    let limits = (0.05, true);
     apply(
         &mut slower,
         (Path::new("b.json"), Some(&baseline)),
-        (0.05, true),
-        &mut |_| never(),
+        limits,
+        &mut |_| again(),
     );
-    assert_eq!(slower.verdict.exit_code, 0);
-    baseline.record(&slower, &slower.gate.as_ref().unwrap().series);
-    let report = gated(steady(50.0, 1.7), Some(&baseline), never);
-    let gate = report.gate.unwrap();
     assert_eq!(
-        (gate.series[0].baseline, gate.series[0].runs),
-        (Some(1.7), 6)
+        (slower.verdict.exit_code, slower.verdict.reasons.len()),
+        (0, 0)
     );
-    assert_eq!(gate.series[0].result, GateResult::Pass);
+    let gate = slower.gate.clone().unwrap();
+    baseline.record(&slower, &gate.series);
+    (baseline, gate)
+}
+
+#[test]
+fn an_accepted_run_starts_a_level_of_its_own_if_it_is_confirmed() {
+    let (baseline, gate) = accepted(|| Ok(steady(50.0, 1.7)));
+    assert_eq!(gate.series[0].result, GateResult::Regressed);
+    let report = gated(steady(50.0, 1.7), Some(&baseline), never);
+    let series = &report.gate.unwrap().series[0];
+    assert_eq!((series.baseline, series.runs), (Some(1.7), 6));
+    assert_eq!(series.result, GateResult::Pass);
+    // One that is not is one run more.
+    for again in [|| Ok(steady(50.0, 2.0)), || Err("gone".to_owned())] {
+        let (baseline, _) = accepted(again);
+        let report = gated(steady(50.0, 2.0), Some(&baseline), never);
+        let series = &report.gate.unwrap().series[0];
+        assert_eq!((series.baseline, series.runs), (Some(2.0), 6));
+    }
+}
+
+#[test]
+fn rows_are_not_given_up_with_the_speeds_accepted() {
+    let compared = |rows| {
+        let mut report = steady(50.0, 2.0);
+        report.not_compared = None;
+        (report.coverage.expected, report.coverage.compared) = (rows, rows);
+        report
+    };
+    let baseline = baseline([100; 5].map(compared));
+    let mut fewer = compared(99);
+    let again = &mut |_: &[TestAt]| never();
+    apply(
+        &mut fewer,
+        (Path::new("b.json"), Some(&baseline)),
+        (0.05, true),
+        again,
+    );
+    assert_eq!(fewer.verdict.exit_code, 20);
+}
+
+#[test]
+fn a_run_that_was_not_timed_hides_no_speed() {
+    let mut untimed = steady(50.0, 2.0);
+    untimed.bench = None;
+    let mut runs: Vec<Report> = [2.0; 5].map(|ratio| steady(50.0, ratio)).into();
+    runs.push(untimed.clone());
+    let verdict = gated(untimed, Some(&baseline(runs)), never).verdict;
+    assert_eq!(verdict.exit_code, 21);
+    assert_eq!(verdict.reasons.len(), 2, "{:?}", verdict.reasons);
+}
+
+#[test]
+fn a_gate_replaces_the_one_before() {
+    let once = gated(steady(50.0, 1.7), None, never);
+    assert_eq!(
+        (once.verdict.exit_code, once.verdict.reasons.len()),
+        (21, 1)
+    );
+    let twice = gated(once, Some(&calm()), || Ok(steady(50.0, 1.7)));
+    assert_eq!(
+        (twice.verdict.exit_code, twice.verdict.reasons.len()),
+        (11, 4)
+    );
+    let thrice = gated(twice.clone(), Some(&calm()), || Ok(steady(50.0, 1.7)));
+    assert_eq!(thrice.verdict, twice.verdict);
+    let fast = baseline([1.7; 5].map(|ratio| steady(50.0, ratio)));
+    let verdict = gated(thrice, Some(&fast), never).verdict;
+    assert_eq!((verdict.exit_code, verdict.reasons.len()), (0, 0));
+}
+
+#[test]
+fn a_history_in_which_nothing_could_be_red_is_not_judged() {
+    let wild = baseline([1.0, 2.0, 3.0, 2.0, 1.0].map(|ratio| steady(50.0, ratio)));
+    let verdict = gated(steady(50.0, 2.0), Some(&wild), never).verdict;
+    assert_eq!(verdict.exit_code, 21);
+    assert!(
+        verdict.reasons[0].contains("scatter by"),
+        "{:?}",
+        verdict.reasons
+    );
+}
+
+#[test]
+fn only_the_same_thing_measured_again_is_a_repetition() {
+    let report = steady(50.0, 2.0);
+    assert!(!repeats(&report, &report), "it is no repetition of itself");
+    let mut other = report.clone();
+    other.created = "later".into();
+    assert!(repeats(&other, &report));
+    let edits: [fn(&mut Report); 5] = [
+        |r| r.environment.git_revision = Some("f00".into()),
+        |r| r.environment.cpus = 8,
+        |r| r.engines.candidate.version = Some("2".into()),
+        |r| r.model.sha256 = "cd".into(),
+        |r| r.bench = None,
+    ];
+    for edit in edits {
+        let mut other = other.clone();
+        edit(&mut other);
+        assert!(!repeats(&other, &report));
+    }
+}
+
+#[test]
+fn runs_are_added_one_after_the_other() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (file, link) = (
+        scratch.path().join("new/b.json"),
+        scratch.path().join("link.json"),
+    );
+    std::thread::scope(|scope| {
+        for i in 0..8 {
+            let file = &file;
+            scope.spawn(move || {
+                let mut report = steady(50.0, 2.0);
+                report.created = format!("run {i}");
+                Baseline::add(file, &report, &[]).unwrap();
+            });
+        }
+    });
+    let runs = |baseline: Baseline| baseline.history(&steady(50.0, 2.0)).unwrap().runs.len();
+    assert_eq!(runs(Baseline::open(&file).unwrap().unwrap()), 8);
+    // A run that is there is replaced, and so is the file behind a link, not the link.
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let mut report = steady(50.0, 2.0);
+    report.created = "run 3".into();
+    assert_eq!(runs(Baseline::add(&link, &report, &[]).unwrap()), 8);
+    assert!(link.is_symlink());
+    let names: Vec<_> = std::fs::read_dir(file.parent().unwrap()).unwrap().collect();
+    assert_eq!(names.len(), 1, "nothing else is left behind");
 }
 
 #[test]
 fn a_baseline_is_read_back_and_bad_ones_are_named() {
     let scratch = tempfile::tempdir().unwrap();
-    let file = scratch.path().join("new/b.json");
+    let file = scratch.path().join("b.json");
     assert_eq!(Baseline::open(&file).unwrap(), None);
-    calm().write(&file).unwrap();
-    assert_eq!(Baseline::open(&file).unwrap(), Some(calm()));
+    let added = Baseline::add(&file, &steady(50.0, 1.99), &[]).unwrap();
+    assert_eq!(Baseline::open(&file).unwrap(), Some(added));
     let text = std::fs::read_to_string(&file).unwrap();
+    let history = &text[text.find("{\n      \"subject\"").unwrap()..text.rfind("\n  ]").unwrap()];
+    let twice = text.replace(history, &format!("{history}, {history}"));
     for (bad, why) in [
         ("{", "EOF"),
         ("{}", "missing field `schema`"),
@@ -345,6 +501,7 @@ fn a_baseline_is_read_back_and_bad_ones_are_named() {
             &text.replace("baseline/1", "baseline/2"),
             "schema \"crossval.baseline/2\"",
         ),
+        (&twice, "two histories of m.gguf"),
         (
             &text.replacen("\"ratio\": 1.99", "\"ratio\": 0", 1),
             "pp128 at threads = 1 is not above 0",

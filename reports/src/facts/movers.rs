@@ -20,6 +20,7 @@ pub(super) fn gated(report: &Report) -> Table {
         | GateResult::MachineChanged => true,
         GateResult::Pass
         | GateResult::TooFewSamples
+        | GateResult::TooNoisy
         | GateResult::NoBaseline
         | GateResult::NotMeasured => false,
     })

@@ -14,7 +14,9 @@ pub struct Gate {
     pub max_regression: f64,
     /// Rows that the baseline's latest run of this model, these engines and these inputs compared; null if it has none.
     pub baseline_rows: Option<u64>,
-    /// Every speed that was measured.
+    /// Exit code of the run by itself.
+    pub ungated_exit_code: u8,
+    /// Every speed that was measured; of a test that is another's first part (`ttft`), only the other's.
     pub series: Vec<GateSeries>,
     /// What the gate finds wrong, most severe first; also among the verdict's reasons.
     pub reasons: Vec<String>,
@@ -33,8 +35,8 @@ pub struct GateSeries {
     pub runs: usize,
     /// The level: the median of the runs since it last changed. Null without any.
     pub baseline: Option<f64>,
-    /// How far single runs lie from their level, as a share of it: the standard deviation over the whole history. Null
-    /// where the runs are too few.
+    /// How far single runs lie from their level, as a share of it: the standard deviation over the whole history, larger
+    /// where the runs are few (Student's t). Null where they are too few.
     pub noise: Option<f64>,
     /// The slowdown beyond which the series is red: the larger of [`Gate::max_regression`] and three times the noise.
     /// Null where the noise is.
@@ -90,7 +92,9 @@ pub enum GateResult {
     NoBaseline,
     /// In the baseline, and not measured in this run. Not judged.
     NotMeasured,
-    /// The reference's own speed changed as well: it is the machine. Not judged, and no fault.
+    /// The history scatters so much that no slowdown could be told from it. Not judged.
+    TooNoisy,
+    /// Slower, and the ratio is not surely so: the machine is. Not judged, and no fault.
     MachineChanged,
 }
 
@@ -130,6 +134,7 @@ impl GateResult {
             GateResult::TooFewSamples => "too few samples",
             GateResult::NoBaseline => "no baseline",
             GateResult::NotMeasured => "not measured",
+            GateResult::TooNoisy => "too noisy",
             GateResult::MachineChanged => "machine changed",
         }
     }
