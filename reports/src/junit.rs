@@ -9,7 +9,7 @@ mod parity;
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 
 use crate::error::Error;
-use crate::facts::{Facts, Parity, State, failure, series_sentence};
+use crate::facts::{Facts, Parity, State, failure, gate_rows, rows_sentence, series_sentence};
 use crate::model::{
     Engines, Gate, GateResult, KnownDeviation, KnownState, Report, Status, TokenComparison,
 };
@@ -30,7 +30,8 @@ pub fn render(report: &Report) -> Result<String, Error> {
         suites.push(tokenizer(report));
         suites.push(coverage(report));
     }
-    suites.extend(report.gate.as_ref().map(gate));
+    let gated = report.gate.as_ref();
+    suites.extend(gated.map(|held| gate(held, gate_rows(report))));
     suites.push(engines(&report.engines));
     suites.push(verdict(report, &facts));
     junit.add_test_suites(suites);
@@ -221,8 +222,16 @@ fn coverage(report: &Report) -> TestSuite {
     suite
 }
 
-fn gate(gate: &Gate) -> TestSuite {
+fn gate(gate: &Gate, rows: Option<(u64, u64)>) -> TestSuite {
     let mut suite = TestSuite::new("gate");
+    if let Some(rows) = rows {
+        let judged = if rows.0 < rows.1 {
+            Judged::Failed(rows_sentence(rows), Vec::new())
+        } else {
+            Judged::Passed
+        };
+        add(&mut suite, "no fewer rows than the baseline", judged);
+    }
     for series in &gate.series {
         let sentence = series_sentence(series);
         let judged = match series.result {
@@ -239,7 +248,10 @@ fn gate(gate: &Gate) -> TestSuite {
         add(&mut suite, &series.name(), judged);
     }
     if gate.series.is_empty() {
-        let why = "no speed was measured".to_owned();
+        let why = match (rows, gate.reasons.as_slice()) {
+            (None, reasons @ [_, ..]) => reasons.join("; "),
+            _ => "no speed was held against the baseline".to_owned(),
+        };
         add(&mut suite, "speed", Judged::Skipped(why));
     }
     suite

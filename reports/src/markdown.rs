@@ -4,7 +4,7 @@
 pub(crate) mod writer;
 
 use crate::facts::{Digest, Facts, Parity, Row, State, Tokenizer};
-use crate::model::Report;
+use crate::model::{Report, Status};
 use crate::number;
 use writer::{Writer, fitting};
 
@@ -278,10 +278,12 @@ fn conclusion(out: &mut Writer, facts: &Facts<'_>, digest: &Digest) {
         }
     }
     out.heading(2, "Recommendations");
-    if facts.next.is_empty() {
-        out.sentence("None: nothing in the run calls for a step.");
-    } else {
-        out.list("steps", &facts.next);
+    match facts.next.as_slice() {
+        [] if facts.verdict.status == Status::Pass.name() => {
+            out.sentence("None: nothing in the run calls for a step.")
+        }
+        [] => out.sentence("None that the report's data show."),
+        steps => out.list("steps", steps),
     }
     out.heading(2, "Conclusion");
     out.sentence(&digest.conclusion);

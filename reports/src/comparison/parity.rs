@@ -1,6 +1,5 @@
 //! The verdict and what it rests on: taps, logits, generation, perplexity, tokenizers, coverage.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Reading, Subject, differing, error_moved, keys, ordered};
@@ -292,9 +291,8 @@ fn coverage(a: &Coverage, b: &Coverage) -> Subject {
         let reading = Reading::number(coverage.compared as f64, |_| text.clone());
         (coverage.expected > 0).then_some(reading)
     };
-    let left = |coverage: &Coverage| Reverse(coverage.expected.saturating_sub(coverage.compared));
     subject.figure("rows compared", None, (compared(a), compared(b)), |x, y| {
-        ordered(left(a), left(b)).or(differing(x, y))
+        ordered(x.value?, y.value?).or(differing(x, y))
     });
     let listed = |subject: &mut Subject, words: (&str, &str), a: &[String], b: &[String]| {
         let (in_a, in_b): (BTreeSet<_>, BTreeSet<_>) = (a.iter().collect(), b.iter().collect());

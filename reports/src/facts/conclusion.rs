@@ -1,5 +1,7 @@
 //! What the run comes to: which engine has which advantage, and one sentence on both.
 
+use super::coverage;
+use super::gate::{judged, no_baseline, of_result, rows_sentence, shrunk};
 use super::movers::surely_faster;
 use super::run::model_name;
 use super::speed::{Side, measured, memory_threads, sides, threads};
@@ -125,7 +127,7 @@ pub(super) fn conclusion(report: &Report) -> String {
         (Some(_), _) => format!(
             "{candidate} and {reference} were timed on {model} and their values not compared"
         ),
-        (None, Status::Incomplete) => format!(
+        (None, Status::Incomplete) if incomplete(report) => format!(
             "{candidate} was not compared with {reference} on {model} in everything that was to be compared"
         ),
         (None, Status::Fail) if report.verdict.exit_code != Outcome::Performance.exit_code() => {
@@ -138,7 +140,7 @@ pub(super) fn conclusion(report: &Report) -> String {
             };
             format!("{candidate} does not pass against {reference} on {model}{fault}")
         }
-        (None, Status::Pass | Status::Fail) => {
+        (None, Status::Pass | Status::Fail | Status::Incomplete) => {
             let mut taps = report.taps.iter().flat_map(|entry| entry.modes());
             let within = match taps.any(|(_, stats)| stats.pass.is_some()) {
                 true => " within every limit",
@@ -150,30 +152,53 @@ pub(super) fn conclusion(report: &Report) -> String {
                 0 => String::new(),
                 n => format!(", {} apart", number::plural(n, "known deviation")),
             };
-            format!("{candidate} agrees with {reference} on {model}{within}{apart}")
+            let fewer = match shrunk(report) {
+                Some(rows) => format!(", but on fewer rows than before ({})", rows_sentence(rows)),
+                None => String::new(),
+            };
+            format!("{candidate} agrees with {reference} on {model}{within}{apart}{fewer}")
         }
     };
     format!("{parity}; {}.", gate(report))
+}
+
+/// Whether an incomplete run left out anything of what it was to compare itself: a speed that was not judged is none of
+/// that, and neither are rows that only the baseline has.
+fn incomplete(report: &Report) -> bool {
+    let gate = report.gate.as_ref();
+    let only_gate = match Outcome::of_exit_code(report.verdict.exit_code) {
+        Outcome::NoBaseline => true,
+        _ => {
+            let mut reasons = report.verdict.reasons.iter();
+            shrunk(report).is_some()
+                && reasons.all(|reason| gate.is_some_and(|gate| gate.reasons.contains(reason)))
+        }
+    };
+    !(only_gate && coverage::complete(&report.coverage))
 }
 
 fn gate(report: &Report) -> String {
     let Some(gate) = &report.gate else {
         return "no speed was held against a baseline".to_owned();
     };
-    let count = |wanted: &[GateResult]| {
-        let series = gate.series.iter();
-        series.filter(|s| wanted.contains(&s.result)).count() as u64
-    };
+    if no_baseline(gate) {
+        return format!(
+            "the speed was not judged, as {} has no baseline of this model, these engines and these inputs",
+            gate.baseline
+        );
+    }
+    if gate.series.is_empty() {
+        return "no speed was held against the baseline".to_owned();
+    }
     let all = gate.series.len() as u64;
     let of_all = number::plural(all, "speed");
-    let judged = count(&[
-        GateResult::Pass,
-        GateResult::Improved,
-        GateResult::Regressed,
-        GateResult::NotConfirmed,
-    ]);
-    let slower = match count(&[GateResult::Regressed]) {
-        _ if judged == 0 => return format!("none of {of_all} could be held against the baseline"),
+    let judged = judged(gate);
+    if judged == 0 {
+        return format!(
+            "the speed was not judged, as none of {of_all} could be held against the baseline"
+        );
+    }
+    let slower = match of_result(gate, GateResult::Regressed).count() as u64 {
         0 => format!("none of {of_all} is surely slower than the baseline"),
         n => format!("{} of {of_all} slower than the baseline", number::count(n)),
     };

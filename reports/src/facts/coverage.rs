@@ -1,13 +1,18 @@
 //! What was to be compared, and what was.
 
 use super::{Kind, State, Table};
-use crate::model::Report;
+use crate::model::{Coverage, Report};
 use crate::number;
+
+/// Whether everything that was to be compared was.
+pub(super) fn complete(coverage: &Coverage) -> bool {
+    coverage.compared == coverage.expected && coverage.missing.is_empty()
+}
 
 pub(super) fn table(report: &Report) -> Table {
     let coverage = &report.coverage;
     let mut table = Table::new(&[("", Kind::Text), ("", Kind::Code)]);
-    let complete = if coverage.compared == coverage.expected && coverage.missing.is_empty() {
+    let complete = if complete(coverage) {
         State::Plain
     } else {
         State::Fail

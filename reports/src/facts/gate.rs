@@ -1,8 +1,52 @@
 //! The run held against a baseline.
 
-use super::{Kind, State, Table};
+use super::{Kind, State, Table, coverage};
 use crate::model::{Gate, GateFigure, GateResult, GateSeries, Report};
 use crate::number;
+
+/// Whether the baseline has no run to hold this one against. Where the run is to be the baseline there is none either, and
+/// the gate has nothing to say.
+pub(super) fn no_baseline(gate: &Gate) -> bool {
+    gate.series.is_empty() && gate.baseline_rows.is_none() && !gate.reasons.is_empty()
+}
+
+/// Series that could be judged.
+pub(super) fn judged(gate: &Gate) -> u64 {
+    use GateResult::{Improved, NotConfirmed, Pass, Regressed};
+    let results = gate.series.iter().map(|series| series.result);
+    results
+        .filter(|result| matches!(result, Pass | Improved | Regressed | NotConfirmed))
+        .count() as u64
+}
+
+pub(super) fn of_result(gate: &Gate, result: GateResult) -> impl Iterator<Item = &GateSeries> {
+    let series = gate.series.iter();
+    series.filter(move |series| series.result == result)
+}
+
+/// The rows that this run compared and that the baseline's latest did; `None` if either compared none, or if the run
+/// is to be the baseline.
+pub(crate) fn rows(report: &Report) -> Option<(u64, u64)> {
+    let gate = report.gate.as_ref()?;
+    let compares = report.not_compared.is_none();
+    let before = gate.baseline_rows.filter(|_| compares)?;
+    let now = report.coverage.compared;
+    (now >= before || !gate.reasons.is_empty()).then_some((now, before))
+}
+
+/// The same, if everything that was to be compared was and yet less than before.
+pub(super) fn shrunk(report: &Report) -> Option<(u64, u64)> {
+    rows(report).filter(|(now, before)| now < before && coverage::complete(&report.coverage))
+}
+
+/// `99 rows compared, 100 in the baseline's latest run`.
+pub(crate) fn rows_sentence((now, before): (u64, u64)) -> String {
+    format!(
+        "{} compared, {} in the baseline's latest run",
+        number::plural(now, "row"),
+        number::count(before)
+    )
+}
 
 /// `-8.10% (-9.20% to -6.90%)`, of the last measurement.
 pub(super) fn change(series: &GateSeries) -> String {

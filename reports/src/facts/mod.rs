@@ -29,7 +29,7 @@ use crate::number;
 
 pub(crate) use bars::{Bar, BarGroup};
 use conclusion::Advantages;
-pub(crate) use gate::sentence as series_sentence;
+pub(crate) use gate::{rows as gate_rows, rows_sentence, sentence as series_sentence};
 use output::Generated;
 pub(crate) use output::{LogitsCurve, generations_of};
 pub(crate) use parity::{Level, Parity, nmse, tap_group};

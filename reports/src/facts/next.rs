@@ -1,6 +1,6 @@
 //! What to do next, as far as the report's data say.
 
-use super::gate::change;
+use super::gate::{change, no_baseline, of_result, rows_sentence, shrunk};
 use super::output::generations_of;
 use super::verdict::stage;
 use super::{limit, mode_name};
@@ -59,6 +59,12 @@ pub(super) fn steps(report: &Report) -> Vec<String> {
             "Take no speed of the {engine} for granted: it generated other tokens while timed than without timing."
         )
     }));
+    steps.extend(shrunk(report).map(|rows| {
+        format!(
+            "Find out which rows are no longer compared: {}.",
+            rows_sentence(rows)
+        )
+    }));
     steps.extend(report.gate.iter().flat_map(gated));
     steps.extend(report.known.iter().filter_map(|known| {
         let entry = format!("the known deviation of {}", stage(known.layer, &known.tap));
@@ -71,6 +77,11 @@ pub(super) fn steps(report: &Report) -> Vec<String> {
             )),
         }
     }));
+    // What has no step of its own.
+    if steps.is_empty() {
+        let reasons = report.verdict.reasons.iter();
+        steps.extend(reasons.map(|reason| format!("See to what the verdict names: {reason}.")));
+    }
     steps
 }
 
@@ -151,8 +162,13 @@ fn divergence(first: &Divergence, report: &Report) -> String {
 /// Every slowdown by itself; what was not judged by its reason.
 fn gated(gate: &Gate) -> Vec<String> {
     let mut steps = Vec::new();
-    let of = |result| gate.series.iter().filter(move |s| s.result == result);
-    for series in of(GateResult::Regressed) {
+    if no_baseline(gate) {
+        steps.push(format!(
+            "Record a baseline: the same command with --update adds this run to {}.",
+            gate.baseline
+        ));
+    }
+    for series in of_result(gate, GateResult::Regressed) {
         steps.push(format!(
             "Find out what slowed down {}: {} against the baseline, threshold {}.",
             series.name(),
@@ -175,7 +191,7 @@ fn gated(gate: &Gate) -> Vec<String> {
             "Time what the baseline has and this run does not",
         ),
     ] {
-        let names: Vec<_> = of(result).map(GateSeries::name).collect();
+        let names: Vec<_> = of_result(gate, result).map(GateSeries::name).collect();
         if !names.is_empty() {
             steps.push(format!("{what}: {}.", names.join("; ")));
         }

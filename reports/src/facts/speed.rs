@@ -227,9 +227,22 @@ pub fn bench_notes(report: &Report) -> Vec<String> {
     let Some(bench) = &report.bench else {
         return Vec::new();
     };
+    // Each row has its own number: a load takes longer than a token.
+    let rows = bench.rows.iter();
+    let samples = rows
+        .filter_map(|row| Some(measured(row)?.0.samples.len() as u64))
+        .filter(|&n| n > 0);
+    let pairs = match samples.clone().min().zip(samples.max()) {
+        Some((low, high)) if low < high => format!(
+            " of {} to {}",
+            number::count(low),
+            number::plural(high, "interleaved pair")
+        ),
+        Some((all, _)) => format!(" of {}", number::plural(all, "interleaved pair")),
+        None => String::new(),
+    };
     let mut notes = vec![format!(
-        "Medians of {} with 95% bootstrap intervals; a ratio above 1 means that the candidate is faster.",
-        number::plural(bench.repetitions as u64, "interleaved pair"),
+        "Medians{pairs} with 95% bootstrap intervals; a ratio above 1 means that the candidate is faster.",
     )];
     for (engine, reproduced) in &bench.tokens_reproduced {
         notes.push(if *reproduced {

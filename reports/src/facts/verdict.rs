@@ -2,12 +2,15 @@
 
 use serde::Serialize;
 
+use super::gate::{judged, of_result};
 use super::parity::{Cell, Parity};
 use super::{Kind, State, Table, limit, mode_name, run, text_or_not_measured};
 use crate::model::{
-    Arbitration, AtFault, Divergence, Engines, Judgement, KnownState, Mode, Report, Status,
+    Arbitration, AtFault, Divergence, Engines, GateResult, GateSeries, Judgement, KnownState, Mode,
+    Report, Status,
 };
 use crate::number;
+use crate::outcome::Outcome;
 
 /// The verdict in words.
 #[derive(Serialize)]
@@ -54,13 +57,14 @@ impl Verdict {
             AtFault::Both => "; at fault: both engines".to_owned(),
             AtFault::Undetermined => "; at fault: undetermined".to_owned(),
         };
+        let speed = speed(report);
         let model = run::model_name(report);
         let headline = match report.not_compared {
             Some(_) => format!(
-                "{word}: {candidate} and {reference} timed on {model}, values not compared{fault}"
+                "{word}: {candidate} and {reference} timed on {model}, values not compared{fault}{speed}"
             ),
             None => format!(
-                "{word}{}: {candidate} against {reference} on {model}, {} of {} compared{fault}",
+                "{word}{}: {candidate} against {reference} on {model}, {} of {} compared{fault}{speed}",
                 excused(report),
                 number::count(report.coverage.compared),
                 number::plural(report.coverage.expected, "row"),
@@ -80,6 +84,37 @@ impl Verdict {
                 .filter_map(|&mode| gates(parity, mode))
                 .collect(),
         }
+    }
+}
+
+/// `; slower than the baseline in decode, tg64 at 2 threads (candidate over reference)`, or that the speed was not judged
+/// where that is what is wrong.
+fn speed(report: &Report) -> String {
+    let Some(gate) = &report.gate else {
+        return String::new();
+    };
+    let slower: Vec<_> = of_result(gate, GateResult::Regressed)
+        .map(GateSeries::name)
+        .collect();
+    match slower.as_slice() {
+        [] => {}
+        [first, more @ ..] if more.len() > 2 => {
+            let more = number::count(more.len() as u64);
+            return format!("; slower than the baseline in {first} and {more} more");
+        }
+        few => return format!("; slower than the baseline in {}", few.join(" and ")),
+    }
+    if report.verdict.exit_code != Outcome::NoBaseline.exit_code() {
+        return String::new();
+    }
+    let all = gate.series.len() as u64;
+    match all - judged(gate) {
+        n if n < all => format!(
+            "; {} of {} not judged",
+            number::count(n),
+            number::plural(all, "speed")
+        ),
+        _ => "; the speed was not judged".to_owned(),
     }
 }
 

@@ -144,6 +144,19 @@ fn noise_is_no_change() {
 }
 
 #[test]
+fn fewer_rows_are_worse_however_few_were_left_out() {
+    use Direction::{Better, Worse};
+    let mut fewer = sample::pass();
+    fewer.coverage.expected -= 40;
+    fewer.coverage.compared -= 40;
+    let rows = [("rows compared", None)];
+    let there = Comparison::new(&sample::pass(), &fewer);
+    assert_eq!(went(subject(&there, "Coverage"), Worse), rows);
+    let back = Comparison::new(&fewer, &sample::pass());
+    assert_eq!(went(subject(&back, "Coverage"), Better), rows);
+}
+
+#[test]
 fn a_report_does_not_differ_from_itself() {
     for (name, report) in sample::all() {
         let comparison = Comparison::new(&report, &report);

@@ -74,3 +74,50 @@ fn gate() -> Gate {
         reasons: vec!["tg64 at 2 threads is 7.90% slower than the baseline".to_owned()],
     }
 }
+
+/// The values agree, and there is no baseline of the run.
+pub fn no_baseline() -> Report {
+    let mut report = sample::pass();
+    let why = "there is no baseline baselines/tiny.json: --update writes one";
+    held(&mut report, (Status::Incomplete, 21), &[why]);
+    report
+}
+
+/// The values agree, and the history is too short for one of two speeds, or for both.
+pub fn short_history(judged: bool) -> Report {
+    let mut report = no_baseline();
+    let mut series = gate().series;
+    series.retain(|s| match s.result {
+        GateResult::Pass => judged,
+        result => result == GateResult::TooFewSamples,
+    });
+    let held = report.gate.as_mut().unwrap();
+    held.reasons = vec!["ttft at 1 thread is not judged: 2 runs in the baseline".to_owned()];
+    held.series = series;
+    report.verdict.reasons.clone_from(&held.reasons);
+    report
+}
+
+/// Everything was compared, and that is less than the baseline has.
+pub fn fewer_rows() -> Report {
+    let mut report = sample::pass();
+    let why = "2,460 rows compared, 2,500 in the baseline's latest run";
+    held(&mut report, (Status::Incomplete, 20), &[why]);
+    let gate = report.gate.as_mut().unwrap();
+    gate.baseline_rows = Some(2_500);
+    gate.series = self::gate().series;
+    gate.series.retain(|s| s.result == GateResult::Pass);
+    report
+}
+
+fn held(report: &mut Report, (status, exit_code): (Status, u8), reasons: &[&str]) {
+    let reasons: Vec<_> = reasons.iter().map(|&why| why.to_owned()).collect();
+    (report.verdict.status, report.verdict.exit_code) = (status, exit_code);
+    report.verdict.reasons.clone_from(&reasons);
+    report.gate = Some(Gate {
+        baseline_rows: None,
+        series: Vec::new(),
+        reasons,
+        ..gate()
+    });
+}

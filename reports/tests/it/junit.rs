@@ -1,7 +1,7 @@
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use reports::junit::render;
 
-use crate::{judged, sample};
+use crate::{gate, judged, sample};
 
 fn read(report: &reports::Report) -> Report {
     Report::deserialize_from_str(&render(report).unwrap()).unwrap()
@@ -102,6 +102,28 @@ fn a_known_deviation_does_not_fail() {
     assert_eq!(word, "passed");
     assert!(text.contains("ffn_act: NMSE 4.2e-1"), "{text}");
     assert!(text.contains("known deviation until 2027-01-31"), "{text}");
+}
+
+#[test]
+fn the_gate_says_why_it_did_not_judge() {
+    let junit = read(&gate::no_baseline());
+    let why = "there is no baseline baselines/tiny.json: --update writes one";
+    let speed = case(suite(&junit, "gate"), "speed");
+    assert_eq!(outcome(speed), ("skipped", why.to_owned()));
+
+    let rows = |report: &reports::Report| {
+        let junit = read(report);
+        outcome(case(
+            suite(&junit, "gate"),
+            "no fewer rows than the baseline",
+        ))
+    };
+    let mut report = gate::fewer_rows();
+    let (word, text) = rows(&report);
+    assert_eq!(word, "failed");
+    assert!(text.contains("2,460 rows compared, 2,500"), "{text}");
+    report.gate.as_mut().unwrap().baseline_rows = Some(2_460);
+    assert_eq!(rows(&report).0, "passed");
 }
 
 #[test]

@@ -189,3 +189,101 @@ fn one_sentence_concludes() {
         assert_eq!(section(&render(&report), "Conclusion"), want);
     }
 }
+
+#[test]
+fn what_the_baseline_lacks_does_not_make_the_values_unlike() {
+    let agrees = "rust agrees with bitnet.cpp on tiny.gguf within every limit";
+    let cases = [
+        (
+            gate::no_baseline(),
+            "; the speed was not judged, as baselines/tiny.json has no baseline of this model, these engines and these inputs.",
+            "- Record a baseline: the same command with --update adds this run to baselines/tiny.json.",
+            "2,460 rows compared; the speed was not judged",
+        ),
+        (
+            gate::short_history(false),
+            "; the speed was not judged, as none of 1 speed could be held against the baseline.",
+            "- Collect more samples, in this run or the baseline: ttft at 1 thread (candidate over reference).",
+            "2,460 rows compared; the speed was not judged",
+        ),
+        (
+            gate::short_history(true),
+            "; none of 2 speeds is surely slower than the baseline, 1 not judged.",
+            "- Collect more samples, in this run or the baseline: ttft at 1 thread (candidate over reference).",
+            "2,460 rows compared; 1 of 2 speeds not judged",
+        ),
+        (
+            gate::fewer_rows(),
+            ", but on fewer rows than before (2,460 rows compared, 2,500 in the baseline's latest run); none of 1 speed is surely slower than the baseline.",
+            "- Find out which rows are no longer compared: 2,460 rows compared, 2,500 in the baseline's latest run.",
+            "2,460 of 2,460 rows compared",
+        ),
+    ];
+    for (report, conclusion, step, headline) in cases {
+        let text = render(&report);
+        assert_eq!(
+            section(&text, "Conclusion"),
+            format!("{agrees}{conclusion}")
+        );
+        assert_eq!(section(&text, "Recommendations"), step);
+        assert!(text.contains(headline), "{headline}");
+    }
+    // More is wrong than what the gate names, or not everything was compared after all.
+    let mut other = gate::fewer_rows();
+    other
+        .verdict
+        .reasons
+        .push("12 of 40 tokens of the text were scored".to_owned());
+    let mut missing = gate::no_baseline();
+    missing.coverage.compared -= 1;
+    for report in [other, missing] {
+        let text = render(&report);
+        assert!(section(&text, "Conclusion").contains("was not compared with bitnet.cpp"));
+    }
+}
+
+#[test]
+fn only_a_pass_calls_for_nothing() {
+    for (name, report) in sample::all() {
+        let nothing = render(&report).contains("nothing in the run calls for a step");
+        let passed = report.verdict.status == reports::model::Status::Pass;
+        assert_eq!(nothing, passed, "{name}");
+    }
+    let mut other = sample::pass();
+    other.verdict.status = reports::model::Status::Incomplete;
+    other.verdict.exit_code = 20;
+    other.verdict.reasons = vec!["12 of 40 tokens of the text were scored".to_owned()];
+    assert_eq!(
+        section(&render(&other), "Recommendations"),
+        "- See to what the verdict names: 12 of 40 tokens of the text were scored."
+    );
+}
+
+#[test]
+fn the_headline_names_what_is_slower() {
+    let mut report = gate::report();
+    let slower = "slower than the baseline in decode, tg64 at 2 threads (candidate over reference)";
+    let headline = |report: &reports::Report| {
+        let text = render(report);
+        let line = text
+            .lines()
+            .find(|line| line.contains("slower than the baseline in"));
+        line.unwrap().to_owned()
+    };
+    let line = headline(&report);
+    assert!(line.contains(slower) && !line.contains("more"), "{line}");
+    for series in &mut report.gate.as_mut().unwrap().series {
+        series.result = reports::model::GateResult::Regressed;
+    }
+    let line = headline(&report);
+    assert!(line.contains(&format!("{slower} and 8 more")), "{line}");
+}
+
+#[test]
+fn the_pairs_are_those_that_were_timed() {
+    let mut report = sample::pass();
+    assert!(render(&report).contains("Medians of 3 interleaved pairs"));
+    let rows = &mut report.bench.as_mut().unwrap().rows;
+    rows[0].tps.as_mut().unwrap().samples = vec![50.0; 20];
+    assert!(render(&report).contains("Medians of 3 to 20 interleaved pairs"));
+}

@@ -293,6 +293,8 @@ pub fn all() -> Vec<(&'static str, Report)> {
         ("tokens", tokens::report()),
         ("timed", timed()),
         ("gated", gate::report()),
+        ("no_baseline", gate::no_baseline()),
+        ("fewer_rows", gate::fewer_rows()),
     ]
 }
 
