@@ -26,8 +26,9 @@ impl Judge<'_> {
         for speed in &now {
             all.push(self.series(speed, GateFigure::Ratio));
             let absolute = self.series(speed, GateFigure::Absolute);
-            // An extra: nothing is missing where this machine has no history of its own.
-            all.extend(Some(absolute).filter(|series| series.noise.is_some()));
+            // An extra: nothing is missing where this machine has no history of its own, or too wild a one.
+            let judged = absolute.threshold.is_some_and(|threshold| threshold < 1.0);
+            all.extend(judged.then_some(absolute));
         }
         for (test, threads) in self.history.latest() {
             let at = (test.to_owned(), threads);

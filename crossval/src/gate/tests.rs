@@ -425,8 +425,17 @@ fn a_gate_replaces_the_one_before() {
 #[test]
 fn a_history_in_which_nothing_could_be_red_is_not_judged() {
     let wild = baseline([1.0, 2.0, 3.0, 2.0, 1.0].map(|ratio| steady(50.0, ratio)));
-    let verdict = gated(steady(50.0, 2.0), Some(&wild), never).verdict;
+    let report = gated(steady(50.0, 2.0), Some(&wild), never);
+    let verdict = report.verdict.clone();
     assert_eq!(verdict.exit_code, 21);
+    assert_eq!(
+        results(&report, GateFigure::Ratio),
+        [GateResult::TooNoisy; 2]
+    );
+    assert!(
+        results(&report, GateFigure::Absolute).is_empty(),
+        "an extra"
+    );
     assert!(
         verdict.reasons[0].contains("scatter by"),
         "{:?}",
