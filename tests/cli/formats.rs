@@ -110,23 +110,3 @@ fn two_reports_are_seen_side_by_side() {
         stderr(&bad)
     );
 }
-
-#[test]
-fn a_report_is_rendered_again_from_its_json() {
-    let scratch = Scratch::new();
-    let [a, b] = ["a", "b"].map(|name| scratch.path(name));
-    report_of(&a, &[]);
-    let file = a.join("report.json");
-    let args = [
-        "report",
-        file.to_str().unwrap(),
-        "--format",
-        "html,md,junit",
-        "--out",
-        b.to_str().unwrap(),
-    ];
-    assert_eq!(exit_code(&crossval(&args)), 0);
-    assert_eq!(names(&b), ["junit.xml", "report.html", "report.md"]);
-    let html = |folder: &Path| std::fs::read(folder.join("report.html")).unwrap();
-    assert_eq!(html(&a), html(&b));
-}

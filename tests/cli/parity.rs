@@ -271,7 +271,14 @@ fn a_report_renders_again_from_its_json() {
     let output = crossval(&["run", "--model", TINY, "--no-bench", "--out", &text(&out)]);
     assert_eq!(exit_code(&output), 0, "{}", stderr(&output));
     let json = text(&out.join("report.json"));
-    let output = crossval(&["report", &json, "--out", &text(&again)]);
+    let output = crossval(&[
+        "report",
+        &json,
+        "--format",
+        "json,html,md",
+        "--out",
+        &text(&again),
+    ]);
     assert_eq!(exit_code(&output), 0, "{}", stderr(&output));
     for file in ["report.json", "report.html", "report.md"] {
         let read = |dir: &Path| std::fs::read(dir.join(file)).expect(file);
