@@ -6,11 +6,10 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use clap::builder::RangedU64ValueParser;
-use reports::Format;
 use reports::outcome::Outcome;
 use reports::records::{bench_csv, bench_jsonl};
 
-use super::report::pointer;
+use super::report::{Files, pointer};
 use super::run;
 use super::terminal::Terminal;
 use crate::bench::{BenchOptions, REPETITIONS, measure};
@@ -70,18 +69,8 @@ pub(super) struct Args {
     /// Print the report as JSON, and nothing else
     #[arg(long, conflicts_with = "print")]
     json: bool,
-    /// Folder for the report [default: none is written]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    /// What to write there: json, html, md, junit, csv, jsonl
-    #[arg(
-        long,
-        value_name = "FORMAT,…",
-        value_delimiter = ',',
-        default_values_t = Format::DEFAULT,
-        requires = "out"
-    )]
-    format: Vec<Format>,
+    #[command(flatten)]
+    files: Files,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -115,7 +104,7 @@ pub(super) fn run(
             .collect(),
         environment: environment::describe(provenance),
     };
-    if let Some(out) = &args.out {
+    if let Some(out) = &args.files.out {
         run::check_writable(out)?;
     }
     let progress = terminal.progress();
@@ -125,10 +114,7 @@ pub(super) fn run(
     for reason in &report.verdict.reasons {
         eprintln!("error: {reason}");
     }
-    let written = match &args.out {
-        Some(folder) => reports::write_dir(folder, &report, &args.format)?,
-        None => Vec::new(),
-    };
+    let written = args.files.write(&report)?;
     match args.print {
         _ if args.json => terminal.print_json(&report)?,
         Print::Table => terminal.print(&(output::table(&report) + &pointer(&written)))?,

@@ -4,12 +4,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use reports::Report;
 use reports::model::{Gate, Status, Verdict};
 use reports::outcome::Outcome;
-use reports::{Format, Report};
 use serde::Serialize;
 
-use super::report::read_report;
+use super::report::{Files, read_report};
 use super::summary;
 use super::terminal::Terminal;
 use crate::environment::{self, Provenance};
@@ -36,18 +36,8 @@ pub(super) struct Args {
     baseline: PathBuf,
     #[command(flatten)]
     rule: Rule,
-    /// Folder for the report with what the gate says, of one report [default: none is written]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    /// What to write there: json, html, md, junit, csv, jsonl
-    #[arg(
-        long,
-        value_name = "FORMAT,…",
-        value_delimiter = ',',
-        default_values_t = Format::DEFAULT,
-        requires = "out"
-    )]
-    format: Vec<Format>,
+    #[command(flatten)]
+    files: Files,
     /// Print the result as JSON, and nothing else
     #[arg(long)]
     json: bool,
@@ -106,7 +96,7 @@ pub(super) fn run(
     provenance: &Provenance,
     terminal: Terminal,
 ) -> Result<Outcome, Error> {
-    if args.out.is_some() && args.reports.len() > 1 {
+    if args.files.out.is_some() && args.reports.len() > 1 {
         let message = format!("--out: one report, not {}", args.reports.len());
         return Err(Error::Usage(message));
     }
@@ -118,17 +108,17 @@ pub(super) fn run(
     let mut gated = reports.clone();
     for (i, report) in gated.iter_mut().enumerate() {
         // The next that repeats it, around the end.
-        let mut others = reports[i + 1..].iter().chain(&reports[..i]);
-        let other = others.find(|other| gate::repeats(other, report));
+        let others = reports[i + 1..].iter().chain(&reports[..i]);
         let before = report.clone();
         let gate = (args.baseline.as_path(), &mut baseline);
-        hold(report, gate, args.rule, &mut |tests| match other {
+        hold(report, gate, args.rule, &mut |tests| match others
+            .clone()
+            .find(|other| gate::repeats(other, &before, tests))
+        {
             Some(other) => Ok(other.clone()),
             None => measure_again(&before, tests, &here, &progress),
         })?;
-        if let Some(folder) = &args.out {
-            reports::write_dir(folder, report, &args.format)?;
-        }
+        args.files.write(report)?;
     }
     progress.finish_and_clear();
     let verdicts = gated

@@ -32,6 +32,33 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// The report as files, if they are asked for.
+#[derive(Debug, clap::Args)]
+pub(super) struct Files {
+    /// Folder for the report [default: none is written]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// What to write there: json, html, md, junit, csv, jsonl
+    #[arg(
+        long,
+        value_name = "FORMAT,…",
+        value_delimiter = ',',
+        default_values_t = Format::DEFAULT,
+        requires = "out"
+    )]
+    format: Vec<Format>,
+}
+
+impl Files {
+    /// Writes a report, and returns the files.
+    pub(super) fn write(&self, report: &Report) -> Result<Vec<(Format, PathBuf)>, Error> {
+        Ok(match &self.out {
+            Some(folder) => reports::write_dir(folder, report, &self.format)?,
+            None => Vec::new(),
+        })
+    }
+}
+
 pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     let report = read_report(&args.file)?;
     match &args.other {

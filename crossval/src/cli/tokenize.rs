@@ -8,6 +8,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use bitnet_core::tokenizer::EncodeOptions;
+use indicatif::ProgressBar;
 use reports::number;
 use reports::outcome::Outcome;
 use serde::{Serialize, Serializer};
@@ -119,7 +120,10 @@ fn compare(
     let times = match (&comparison.candidate, &comparison.reference) {
         (Ok(_), Ok(_)) if args.file.is_some() => {
             let repetitions = args.reps.unwrap_or(1);
-            let times = Times::measure(&mut engines.pair(), text, options, repetitions);
+            let progress = terminal.progress();
+            let pair = &mut engines.pair();
+            let times = Times::measure(pair, text, options, repetitions, &progress);
+            progress.finish_and_clear();
             times.map_err(|side| engines.failed(side, "on the text, timed"))?
         }
         _ => None,
@@ -269,7 +273,10 @@ impl Times {
         text: &[u8],
         options: EncodeOptions,
         repetitions: u32,
+        progress: &ProgressBar,
     ) -> Result<Option<Times>, Side> {
+        progress.set_message("timing");
+        progress.set_length(2 * u64::from(repetitions));
         let mut times = Times {
             candidate: Vec::new(),
             reference: Vec::new(),
@@ -289,6 +296,7 @@ impl Times {
                         &mut times.reference,
                     ),
                 };
+                progress.inc(1);
                 match ms {
                     Some(ms) => times.push(ms),
                     None => return Ok(None),

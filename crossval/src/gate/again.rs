@@ -115,7 +115,10 @@ impl Wanted {
             } else if let Some(n) = count("pp") {
                 add(&mut wanted.prefill, n);
             } else if name.starts_with("load") {
+                // Loading is timed at the first thread count.
                 wanted.load = true;
+                wanted.threads.retain(|n| n != threads);
+                wanted.threads.insert(0, *threads);
                 wanted.cold |= name.ends_with(" cold");
             } else {
                 return Err(format!("{test:?} is no test that this crossval knows"));
@@ -129,5 +132,31 @@ impl Wanted {
 fn add(numbers: &mut Vec<usize>, n: usize) {
     if !numbers.contains(&n) {
         numbers.push(n);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_tests_are_understood() {
+        let at = |test: &str, threads| (test.to_owned(), threads);
+        let tests = [
+            at("tg64", 2),
+            at("pp512", 2),
+            at("tg64 certified", 2),
+            at("load+ttft cold", 1),
+        ];
+        let want = Wanted {
+            threads: vec![1, 2],
+            prefill: vec![512],
+            decode: Some(64),
+            certified: true,
+            load: true,
+            cold: true,
+        };
+        assert_eq!(Wanted::new(&tests), Ok(want));
+        assert!(Wanted::new(&[at("ppx", 1)]).unwrap_err().contains("ppx"));
     }
 }

@@ -8,10 +8,12 @@
 //! # When is a series red?
 //! The 95% bootstrap interval of the change (over this run's samples and the history's runs) excludes zero, *and* the
 //! change exceeds the larger of a floor and three times the series' own noise, which is the standard deviation of single
-//! runs around their level over the history (larger for short ones, by Student's t). What is red is measured again, once; only what is red twice counts.
+//! runs around their level over the history (larger for short ones, by Student's t). What is red is measured again,
+//! once; only what is red twice counts.
 //!
 //! Fewer than five runs in the history, fewer than five pairs, a history that scatters too much for anything to be red, a
-//! test that was not measured, or a red one that cannot be measured again is not judged, which has an exit code of its own (21) and is never a pass.
+//! test that was not measured, or a red one that cannot be measured again is not judged, which has an exit code of its
+//! own (21) and is never a pass.
 
 mod again;
 mod baseline;
@@ -30,6 +32,7 @@ pub use self::baseline::Baseline;
 use self::baseline::{Subject, rows};
 use self::change::{MIN_RUNS, MIN_SAMPLES};
 use self::series::{Judge, Suspect};
+use self::speeds::speeds;
 use crate::verdict;
 
 /// The slowdown that is let through where nothing else is asked for.
@@ -41,9 +44,9 @@ pub type TestAt = (String, usize);
 /// A report of some tests measured again; else why there is none.
 pub type Again<'a> = dyn FnMut(&[TestAt]) -> Result<Report, String> + 'a;
 
-/// Whether `other` is the same thing measured once more: the same model, engines and inputs, the same builds of all, on
+/// Whether `other` measures `tests` of a report once more: the same model, engines and inputs, the same builds of all, on
 /// the same machine.
-pub fn repeats(other: &Report, report: &Report) -> bool {
+pub fn repeats(other: &Report, report: &Report, tests: &[TestAt]) -> bool {
     let versions = |r: &Report| {
         let Engines {
             reference,
@@ -55,7 +58,9 @@ pub fn repeats(other: &Report, report: &Report) -> bool {
         && other.environment == report.environment
         && versions(other) == versions(report)
         && other.created != report.created
-        && other.bench.is_some()
+        && tests
+            .iter()
+            .all(|test| speeds(other).iter().any(|speed| speed.at() == *test))
 }
 
 /// Holds a report against a baseline, and makes what comes of it part of the report and its verdict. `baseline` is `None`

@@ -74,6 +74,14 @@ fn baseline(runs: impl IntoIterator<Item = Report>) -> Baseline {
     baseline
 }
 
+/// One that compares values, too.
+fn compared(rows: u64) -> Report {
+    let mut report = steady(50.0, 2.0);
+    report.not_compared = None;
+    (report.coverage.expected, report.coverage.compared) = (rows, rows);
+    report
+}
+
 fn calm() -> Baseline {
     baseline([1.99, 2.0, 2.01, 2.0, 2.0].map(|ratio| steady(50.0, ratio)))
 }
@@ -298,12 +306,6 @@ fn too_little_is_never_a_pass() {
 
 #[test]
 fn fewer_rows_than_before_are_incomplete() {
-    let compared = |rows| {
-        let mut report = steady(50.0, 2.0);
-        report.not_compared = None;
-        (report.coverage.expected, report.coverage.compared) = (rows, rows);
-        report
-    };
     let baseline = baseline([100; 5].map(compared));
     assert_eq!(
         gated(compared(100), Some(&baseline), never)
@@ -374,12 +376,6 @@ fn an_accepted_run_starts_a_level_of_its_own_if_it_is_confirmed() {
 
 #[test]
 fn rows_are_not_given_up_with_the_speeds_accepted() {
-    let compared = |rows| {
-        let mut report = steady(50.0, 2.0);
-        report.not_compared = None;
-        (report.coverage.expected, report.coverage.compared) = (rows, rows);
-        report
-    };
     let baseline = baseline([100; 5].map(compared));
     let mut fewer = compared(99);
     let again = &mut |_: &[TestAt]| never();
@@ -446,10 +442,15 @@ fn a_history_in_which_nothing_could_be_red_is_not_judged() {
 #[test]
 fn only_the_same_thing_measured_again_is_a_repetition() {
     let report = steady(50.0, 2.0);
+    let tests = [("tg64".to_owned(), 1)];
+    let repeats = |other: &Report, report: &Report| super::repeats(other, report, &tests);
     assert!(!repeats(&report, &report), "it is no repetition of itself");
     let mut other = report.clone();
     other.created = "later".into();
     assert!(repeats(&other, &report));
+    other.bench.as_mut().unwrap().rows.truncate(2);
+    assert!(!repeats(&other, &report), "it has no decode test");
+    other.bench = report.bench.clone();
     let edits: [fn(&mut Report); 5] = [
         |r| r.environment.git_revision = Some("f00".into()),
         |r| r.environment.cpus = 8,
