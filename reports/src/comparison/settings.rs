@@ -6,6 +6,8 @@ use crate::facts::{Facts, Table};
 /// Rows that say when and how the run was started, not what it was.
 const NOT_COMPARED: [&str; 2] = ["Started", "Path"];
 
+const ENGINE: &str = "engine";
+
 /// Model, inputs, engines and environment, as far as they differ.
 pub(super) fn differing(a: &Facts, b: &Facts) -> Vec<Setting> {
     let mut settings = Vec::new();
@@ -14,7 +16,7 @@ pub(super) fn differing(a: &Facts, b: &Facts) -> Vec<Setting> {
         ("prompt", (&a.prompts, &b.prompts)),
         ("inputs", (&a.inputs, &b.inputs)),
         ("limit", (&a.limits, &b.limits)),
-        ("engine", (&a.engines, &b.engines)),
+        (ENGINE, (&a.engines, &b.engines)),
         ("environment", (&a.environment, &b.environment)),
     ] {
         settings.extend(tables(about, of));
@@ -29,11 +31,13 @@ fn tables(about: &str, (a, b): (&Table, &Table)) -> Vec<Setting> {
             let (name, values) = row.cells.split_first()?;
             let titles = table.columns.iter().skip(1);
             let named = titles.zip(values).map(move |(column, value)| {
-                let title = match column.title.as_str() {
-                    title if table.columns.len() > 2 => format!(", {title}"),
-                    _ => String::new(),
+                let name = match column.title.as_str() {
+                    // A column is an engine.
+                    title if about == ENGINE => format!("{}, {name}", title.to_lowercase()),
+                    title if table.columns.len() > 2 => format!("{about}, {name}, {title}"),
+                    _ => format!("{about}, {name}"),
                 };
-                (format!("{about}, {name}{title}"), value.clone())
+                (name, value.clone())
             });
             Some(named.collect::<Vec<_>>())
         });
