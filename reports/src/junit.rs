@@ -9,7 +9,7 @@ mod parity;
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 
 use crate::error::Error;
-use crate::facts::{Facts, Parity, State, failure, gate_rows, rows_sentence, series_sentence};
+use crate::facts::{Facts, Parity, State, failure, gate_rows, series_sentence};
 use crate::model::{
     Engines, Gate, GateResult, KnownDeviation, KnownState, Report, Status, TokenComparison,
 };
@@ -226,7 +226,7 @@ fn gate(gate: &Gate, rows: Option<(u64, u64)>) -> TestSuite {
     let mut suite = TestSuite::new("gate");
     if let Some(rows) = rows {
         let judged = if rows.0 < rows.1 {
-            Judged::Failed(rows_sentence(rows), Vec::new())
+            Judged::Failed(Gate::rows_sentence(rows), Vec::new())
         } else {
             Judged::Passed
         };
@@ -259,10 +259,7 @@ fn gate(gate: &Gate, rows: Option<(u64, u64)>) -> TestSuite {
 
 fn engines(engines: &Engines) -> TestSuite {
     let mut suite = TestSuite::new("engines");
-    for (role, engine) in [
-        ("reference", &engines.reference),
-        ("candidate", &engines.candidate),
-    ] {
+    for (role, engine) in engines.by_role() {
         let log = engine.failure.iter().flat_map(|failure| &failure.log_tail);
         let judged = match failure(role, engine) {
             Some(sentence) => Judged::Errored(sentence, log.cloned().collect()),

@@ -587,7 +587,34 @@ impl Verdict {
     }
 }
 
+impl Model {
+    /// The file's name, or the whole path where that has none.
+    pub fn file_name(&self) -> &str {
+        let path = self.path.as_str();
+        path.rsplit(['/', '\\'])
+            .next()
+            .filter(|name| !name.is_empty())
+            .unwrap_or(path)
+    }
+}
+
+impl Engines {
+    /// Both, each with its role in words.
+    pub fn by_role(&self) -> [(&'static str, &Engine); 2] {
+        [
+            ("reference", &self.reference),
+            ("candidate", &self.candidate),
+        ]
+    }
+}
+
 impl Report {
+    /// Rows that were compared; `None` if none were to be.
+    pub fn compared_rows(&self) -> Option<u64> {
+        let compares = self.not_compared.is_none();
+        compares.then_some(self.coverage.compared)
+    }
+
     /// The report's JSON Schema.
     pub fn json_schema() -> serde_json::Value {
         schemars::schema_for!(Report).to_value()

@@ -14,18 +14,8 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 fn report_of(folder: &Path, more: &[&str]) -> Output {
-    let args = [
-        "run",
-        "--model",
-        TINY,
-        "--reference",
-        "rust",
-        "--no-bench",
-        "--n-predict",
-        "4",
-    ];
-    let out = ["--out", folder.to_str().unwrap()];
-    crossval(&[&args[..], &out, more].concat())
+    let out = ["--no-bench", "--out", folder.to_str().unwrap()];
+    crossval(&[&SMALL_RUN[..], &out, more].concat())
 }
 
 #[test]

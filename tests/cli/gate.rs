@@ -14,17 +14,8 @@ impl Bench {
     fn new() -> Bench {
         let scratch = Scratch::new();
         let out = scratch.path("run");
-        let args = [
-            "run",
-            "--model",
-            TINY,
-            "--reference",
-            "rust",
-            "--n-predict",
-            "4",
-            "--quiet",
-        ];
-        let output = crossval(&[&args[..], &["--out", out.to_str().unwrap()]].concat());
+        let output =
+            crossval(&[&SMALL_RUN[..], &["--quiet", "--out", out.to_str().unwrap()]].concat());
         assert_eq!(exit_code(&output), 0, "{}", stderr(&output));
         assert!(output.stdout.is_empty() && output.stderr.is_empty());
         let report = std::fs::read_to_string(out.join("report.json")).unwrap();

@@ -33,6 +33,17 @@ use reports::Report;
 /// The bundled demo model.
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/tiny-bitnet.gguf");
 
+/// A run that takes little time and needs no BitNet.cpp.
+const SMALL_RUN: [&str; 7] = [
+    "run",
+    "--model",
+    TINY,
+    "--reference",
+    "rust",
+    "--n-predict",
+    "4",
+];
+
 /// A folder that lives as long as the test.
 struct Scratch(tempfile::TempDir);
 

@@ -191,7 +191,7 @@ impl Baseline {
             environment: report.environment.clone(),
             reference_version: report.engines.reference.version.clone(),
             candidate_version: report.engines.candidate.version.clone(),
-            rows: rows(report),
+            rows: report.compared_rows(),
             speeds: speeds(report)
                 .iter()
                 .map(|speed| speed.recorded(changed(speed)))
@@ -216,17 +216,8 @@ impl Baseline {
     }
 }
 
-/// Rows that a report compared, if any were to be.
-pub fn rows(report: &Report) -> Option<u64> {
-    report
-        .not_compared
-        .is_none()
-        .then_some(report.coverage.compared)
-}
-
 impl Subject {
     pub(super) fn of(report: &Report) -> Subject {
-        let path = report.model.path.as_str();
         let (inputs, mut hash) = (&report.inputs, Sha256::new());
         for prompt in &inputs.prompts {
             hash.update((prompt.tokens.len() as u64).to_le_bytes());
@@ -237,7 +228,7 @@ impl Subject {
         }
         hash.update(format!("{} {:?}", inputs.decode_steps, inputs.modes));
         Subject {
-            model: path.rsplit('/').next().unwrap_or(path).to_owned(),
+            model: report.model.file_name().to_owned(),
             model_sha256: report.model.sha256.clone(),
             reference: report.engines.reference.name.clone(),
             candidate: report.engines.candidate.name.clone(),

@@ -29,7 +29,7 @@ use reports::outcome::Outcome;
 
 pub use self::again::measure_again;
 pub use self::baseline::Baseline;
-use self::baseline::{Subject, rows};
+use self::baseline::Subject;
 use self::change::{MIN_RUNS, MIN_SAMPLES};
 use self::series::{Judge, Suspect};
 use self::speeds::speeds;
@@ -91,7 +91,7 @@ pub fn apply(
         };
         let why_not = repeat(&judge, &mut series, suspect, again);
         baseline_rows = history.runs.iter().rev().find_map(|run| run.rows);
-        reasons.extend(fewer_rows(rows(report), baseline_rows));
+        reasons.extend(fewer_rows(report.compared_rows(), baseline_rows));
         reasons.extend(series.iter().filter_map(|s| reason(s, why_not.as_deref())));
     } else {
         let path = path.display();
@@ -131,12 +131,7 @@ fn remove(report: &mut Report) {
 
 fn fewer_rows(now: Option<u64>, before: Option<u64>) -> Option<(Outcome, String)> {
     let (now, before) = (now?, before?);
-    let why = format!(
-        "{} compared, {} in the baseline's latest run",
-        number::plural(now, "row"),
-        number::count(before)
-    );
-    (now < before).then_some((Outcome::Incomplete, why))
+    (now < before).then(|| (Outcome::Incomplete, Gate::rows_sentence((now, before))))
 }
 
 /// Measures what is suspect once more. Why that could not be done, if so.

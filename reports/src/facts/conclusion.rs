@@ -1,11 +1,10 @@
 //! What the run comes to: which engine has which advantage, and one sentence on both.
 
 use super::coverage;
-use super::gate::{judged, no_baseline, of_result, rows_sentence, shrunk};
+use super::gate::{judged, no_baseline, of_result, shrunk};
 use super::movers::surely_faster;
-use super::run::model_name;
 use super::speed::{Side, measured, memory_threads, sides, threads};
-use crate::model::{AtFault, GateResult, KnownState, Measured, Report, Status, TimedPair};
+use crate::model::{AtFault, Gate, GateResult, KnownState, Measured, Report, Status, TimedPair};
 use crate::number;
 use crate::outcome::Outcome;
 
@@ -119,7 +118,7 @@ fn memory(report: &Report) -> Option<(Option<Side>, String)> {
 pub(super) fn conclusion(report: &Report) -> String {
     let candidate = &report.engines.candidate.name;
     let reference = &report.engines.reference.name;
-    let model = model_name(report);
+    let model = report.model.file_name();
     let parity = match (&report.not_compared, report.verdict.status) {
         (_, Status::Error) => {
             format!("{candidate} could not be held against {reference} on {model}")
@@ -153,7 +152,10 @@ pub(super) fn conclusion(report: &Report) -> String {
                 n => format!(", {} apart", number::plural(n, "known deviation")),
             };
             let fewer = match shrunk(report) {
-                Some(rows) => format!(", but on fewer rows than before ({})", rows_sentence(rows)),
+                Some(rows) => format!(
+                    ", but on fewer rows than before ({})",
+                    Gate::rows_sentence(rows)
+                ),
                 None => String::new(),
             };
             format!("{candidate} agrees with {reference} on {model}{within}{apart}{fewer}")

@@ -28,24 +28,13 @@ pub(super) fn of_result(gate: &Gate, result: GateResult) -> impl Iterator<Item =
 /// is to be the baseline.
 pub(crate) fn rows(report: &Report) -> Option<(u64, u64)> {
     let gate = report.gate.as_ref()?;
-    let compares = report.not_compared.is_none();
-    let before = gate.baseline_rows.filter(|_| compares)?;
-    let now = report.coverage.compared;
+    let (now, before) = (report.compared_rows()?, gate.baseline_rows?);
     (now >= before || !gate.reasons.is_empty()).then_some((now, before))
 }
 
 /// The same, if everything that was to be compared was and yet less than before.
 pub(super) fn shrunk(report: &Report) -> Option<(u64, u64)> {
     rows(report).filter(|(now, before)| now < before && coverage::complete(&report.coverage))
-}
-
-/// `99 rows compared, 100 in the baseline's latest run`.
-pub(crate) fn rows_sentence((now, before): (u64, u64)) -> String {
-    format!(
-        "{} compared, {} in the baseline's latest run",
-        number::plural(now, "row"),
-        number::count(before)
-    )
 }
 
 /// `-8.10% (-9.20% to -6.90%)`, of the last measurement.

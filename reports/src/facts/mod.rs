@@ -29,7 +29,7 @@ use crate::number;
 
 pub(crate) use bars::{Bar, BarGroup};
 use conclusion::Advantages;
-pub(crate) use gate::{rows as gate_rows, rows_sentence, sentence as series_sentence};
+pub(crate) use gate::{rows as gate_rows, sentence as series_sentence};
 use output::Generated;
 pub(crate) use output::{LogitsCurve, generations_of};
 pub(crate) use parity::{Level, Parity, nmse, tap_group};
@@ -209,7 +209,7 @@ impl<'a> Facts<'a> {
                     None => "against",
                 },
                 report.engines.reference.name,
-                run::model_name(report)
+                report.model.file_name()
             ),
             verdict: Verdict::new(report, parity),
             next: next::steps(report),

@@ -1,6 +1,6 @@
 //! What to do next, as far as the report's data say.
 
-use super::gate::{change, no_baseline, of_result, rows_sentence, shrunk};
+use super::gate::{change, no_baseline, of_result, shrunk};
 use super::output::generations_of;
 use super::verdict::stage;
 use super::{limit, mode_name};
@@ -15,7 +15,12 @@ pub(super) fn steps(report: &Report) -> Vec<String> {
     if report.verdict.status == Status::Pass {
         return Vec::new();
     }
-    let mut steps: Vec<String> = sides(report).into_iter().filter_map(failed).collect();
+    let mut steps: Vec<String> = report
+        .engines
+        .by_role()
+        .into_iter()
+        .filter_map(failed)
+        .collect();
     // Rows are missing because of it.
     if steps.is_empty() {
         steps.extend(missing(report));
@@ -62,7 +67,7 @@ pub(super) fn steps(report: &Report) -> Vec<String> {
     steps.extend(shrunk(report).map(|rows| {
         format!(
             "Find out which rows are no longer compared: {}.",
-            rows_sentence(rows)
+            Gate::rows_sentence(rows)
         )
     }));
     steps.extend(report.gate.iter().flat_map(gated));
@@ -83,13 +88,6 @@ pub(super) fn steps(report: &Report) -> Vec<String> {
         steps.extend(reasons.map(|reason| format!("See to what the verdict names: {reason}.")));
     }
     steps
-}
-
-fn sides(report: &Report) -> [(&'static str, &Engine); 2] {
-    [
-        ("reference", &report.engines.reference),
-        ("candidate", &report.engines.candidate),
-    ]
 }
 
 fn failed((role, engine): (&str, &Engine)) -> Option<String> {
@@ -128,7 +126,7 @@ fn divergence(first: &Divergence, report: &Report) -> String {
         )
     };
     let place = at(first.layer, &first.tap);
-    let [(_, reference), (_, candidate)] = sides(report);
+    let [(_, reference), (_, candidate)] = report.engines.by_role();
     // The oracle may name another stage than the one that shows the error.
     let wrong = |role: &str, engine: &Engine, judged: Option<&Judgement>| {
         let place = match judged.filter(|judged| !judged.right) {

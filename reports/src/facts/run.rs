@@ -11,15 +11,6 @@ use crate::number;
 /// Characters of a prompt shown in the table of prompts.
 const EXCERPT: usize = 160;
 
-/// The file's name, or the whole path where that has none.
-pub(super) fn model_name(report: &Report) -> &str {
-    let path = report.model.path.as_str();
-    path.rsplit(['/', '\\'])
-        .next()
-        .filter(|name| !name.is_empty())
-        .unwrap_or(path)
-}
-
 pub(super) fn model(report: &Report) -> Table {
     let model = &report.model;
     let types = model
@@ -198,18 +189,14 @@ pub(super) fn engines(report: &Report) -> Table {
 }
 
 pub(super) fn failures(report: &Report) -> Vec<Failure<'_>> {
-    [
-        ("reference", &report.engines.reference),
-        ("candidate", &report.engines.candidate),
-    ]
-    .into_iter()
-    .filter_map(|(role, engine)| {
+    let engines = report.engines.by_role().into_iter();
+    let failures = engines.filter_map(|(role, engine)| {
         Some(Failure {
             sentence: verdict::failure(role, engine)?,
             log_tail: engine.failure.as_ref()?.log_tail.as_slice(),
         })
-    })
-    .collect()
+    });
+    failures.collect()
 }
 
 pub(super) fn environment(report: &Report) -> Table {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::gate::{judged, of_result};
 use super::parity::{Cell, Parity};
-use super::{Kind, State, Table, limit, mode_name, run, text_or_not_measured};
+use super::{Kind, State, Table, limit, mode_name, text_or_not_measured};
 use crate::model::{
     Arbitration, AtFault, Divergence, Engines, GateResult, GateSeries, Judgement, KnownState, Mode,
     Report, Status,
@@ -58,7 +58,7 @@ impl Verdict {
             AtFault::Undetermined => "; at fault: undetermined".to_owned(),
         };
         let speed = speed(report);
-        let model = run::model_name(report);
+        let model = report.model.file_name();
         let headline = match report.not_compared {
             Some(_) => format!(
                 "{word}: {candidate} and {reference} timed on {model}, values not compared{fault}{speed}"

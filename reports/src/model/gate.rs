@@ -98,6 +98,17 @@ pub enum GateResult {
     MachineChanged,
 }
 
+impl Gate {
+    /// `99 rows compared, 100 in the baseline's latest run`.
+    pub fn rows_sentence((now, before): (u64, u64)) -> String {
+        format!(
+            "{} compared, {} in the baseline's latest run",
+            number::plural(now, "row"),
+            number::count(before)
+        )
+    }
+}
+
 impl GateSeries {
     /// `decode, tg64 at 2 threads (candidate over reference)`.
     pub fn name(&self) -> String {

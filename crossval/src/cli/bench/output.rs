@@ -137,9 +137,8 @@ pub(super) fn markdown(report: &Report) -> String {
 
 /// The name in the file, or the file's.
 fn model_name(report: &Report) -> &str {
-    let path = report.model.path.as_str();
-    let file = path.rsplit('/').next().unwrap_or(path);
-    report.model.name.as_deref().unwrap_or(file)
+    let model = &report.model;
+    model.name.as_deref().unwrap_or(model.file_name())
 }
 
 fn rows(report: &Report) -> Vec<(TimedPair<'_>, bool, &BenchRow)> {
