@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use bitnet_core::chat::{ChatTemplate, Message};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{bound, ending};
+use crate::engine::{bound, ending, this_program};
 use crate::error::Error;
 use crate::protocol::VocabFacts;
 use crate::run::PromptSource;
@@ -101,7 +101,7 @@ pub(crate) fn render(
 fn in_child(job: &Job) -> Result<Vec<String>, String> {
     let failed = |e: &dyn std::fmt::Display| format!("its chat template cannot be rendered: {e}");
     let json = serde_json::to_vec(job).map_err(|e| failed(&e))?;
-    let this = std::env::current_exe().map_err(|e| failed(&e))?;
+    let this = this_program().map_err(|e| failed(&e))?;
     let mut command = Command::new(this);
     command
         .arg(COMMAND)

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use reports::outcome::Outcome;
 
+use crate::interrupt::Interruption;
+
 /// An error of the driver or the command line. The message names the file, flag or engine at fault.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -25,6 +27,9 @@ pub enum Error {
         /// What happened.
         source: io::Error,
     },
+    /// A signal ended the command before there was anything to report.
+    #[error("interrupted by {}", .0.signal())]
+    Interrupted(Interruption),
     /// A defect of crossval itself.
     #[error("internal error: {0}")]
     Internal(String),
@@ -46,6 +51,7 @@ impl Error {
             Error::BadInput(_) => Outcome::BadInput,
             Error::Engine(_) => Outcome::Engine,
             Error::Io { .. } => Outcome::Io,
+            Error::Interrupted(interruption) => interruption.outcome(),
             Error::Internal(_) => Outcome::Internal,
         }
     }

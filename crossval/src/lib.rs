@@ -12,6 +12,7 @@ pub mod environment;
 mod error;
 pub mod fault;
 pub mod gate;
+mod interrupt;
 pub mod known;
 pub mod oracle;
 pub mod profile;

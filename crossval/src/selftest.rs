@@ -19,6 +19,7 @@ use serde::Serialize;
 use crate::engine::EngineSpec;
 use crate::error::Error;
 use crate::fault::{Fault, Scope};
+use crate::interrupt;
 use crate::oracle::mistakes::Mistake;
 use crate::run::{self, RunOptions};
 
@@ -156,6 +157,7 @@ pub fn selftest(
                 break;
             }
             let report = with_fault(options, fault, &quiet)?;
+            interrupt::check()?;
             match report.engines.candidate.changed_values {
                 Some(0) => test.excluded.push(Excluded {
                     fault: fault.to_string(),

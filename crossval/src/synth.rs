@@ -9,15 +9,16 @@ mod stress;
 mod vocab;
 
 use std::error::Error as _;
-use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use bitnet_core::ErrorKind;
 use bitnet_core::gguf::{Metadata, TensorType, Writer};
 use bitnet_core::model::Architecture;
+use reports::StagedFile;
 
 use crate::Error;
+use crate::interrupt;
 pub use stress::Stress;
 
 use random::{NORMAL_LEVELS, Rng, TERNARY_NONZERO, fill_ternary, normal_table};
@@ -328,11 +329,9 @@ pub fn write(
     for t in &tensors {
         writer.tensor(&t.name, &t.shape, t.ty).map_err(internal)?;
     }
-    let file = File::create(path).map_err(|e| Error::io(path, e))?;
-    let written = write_tensors(options, &vocab, &tensors, writer, file, progress);
+    let mut file = StagedFile::create(path).map_err(|e| Error::io(path, e))?;
+    let written = write_tensors(options, &vocab, &tensors, writer, &mut file, progress);
     written.map_err(|e| {
-        // The error at hand says more than one about the clean-up would.
-        let _ = fs::remove_file(path);
         match (
             e.kind(),
             e.source().and_then(|s| s.downcast_ref::<io::Error>()),
@@ -340,7 +339,8 @@ pub fn write(
             (ErrorKind::Io, Some(io)) => Error::io(path, io::Error::new(io.kind(), io.to_string())),
             _ => internal(e),
         }
-    })
+    })?;
+    file.finish().map_err(|e| Error::io(path, e))
 }
 
 fn write_tensors(
@@ -348,7 +348,7 @@ fn write_tensors(
     vocab: &Vocab,
     tensors: &[Tensor],
     writer: Writer,
-    file: File,
+    file: &mut StagedFile,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), bitnet_core::Error> {
     let total = writer.data_size();
@@ -380,6 +380,7 @@ struct Counted<'a> {
 
 impl Write for Counted<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        interrupt::check().map_err(io::Error::other)?;
         let n = self.out.write(buf)?;
         *self.done += n as u64;
         (self.progress)(*self.done, self.total);

@@ -115,7 +115,9 @@ fn status(outcome: Outcome) -> Status {
     match outcome {
         Outcome::Pass => Status::Pass,
         Outcome::Parity | Outcome::Performance | Outcome::ParityAndPerformance => Status::Fail,
-        Outcome::Incomplete | Outcome::NoBaseline => Status::Incomplete,
+        Outcome::Incomplete | Outcome::NoBaseline | Outcome::Interrupted | Outcome::Terminated => {
+            Status::Incomplete
+        }
         _ => Status::Error,
     }
 }

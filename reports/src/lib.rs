@@ -16,9 +16,11 @@ pub mod model;
 pub mod number;
 pub mod outcome;
 pub mod records;
+mod staged;
 mod write;
 
 pub use error::Error;
 pub use facts::bench_notes;
 pub use model::Report;
+pub use staged::StagedFile;
 pub use write::{Format, write_comparison, write_dir};

@@ -1,7 +1,7 @@
 //! Reports on disk.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -9,6 +9,7 @@ use std::str::FromStr;
 use crate::comparison::Comparison;
 use crate::error::Error;
 use crate::model::Report;
+use crate::staged::StagedFile;
 use crate::{html, json, junit, markdown, records};
 
 /// A format that reports are written in.
@@ -73,7 +74,8 @@ impl FromStr for Format {
 }
 
 /// Writes a report in some formats to `dir`, which is created if need be, and returns the files written, in the order
-/// of `formats`. Each file appears whole or not at all; older ones are replaced.
+/// of `formats`. Older ones are replaced when all of the new ones are on the disk: where one cannot be written, the
+/// folder is left as it was.
 ///
 /// # Errors
 /// [`Error::Io`] naming the path, or what the writers of the formats return.
@@ -82,13 +84,15 @@ pub fn write_dir(
     report: &Report,
     formats: &[Format],
 ) -> Result<Vec<(Format, PathBuf)>, Error> {
-    let mut written = Vec::new();
+    let mut files = Vec::new();
     for &format in formats {
         for (name, text) in render(report, format)? {
-            written.push((format, write_into(dir, name, &text)?));
+            files.push((format, (name, text)));
         }
     }
-    Ok(written)
+    let paths = write_all(dir, files.iter().map(|(_, file)| file))?;
+    let formats = files.iter().map(|&(format, _)| format);
+    Ok(formats.zip(paths).collect())
 }
 
 /// Writes `comparison.json`, `comparison.html` and `comparison.md` to `dir` likewise, and returns them.
@@ -105,8 +109,7 @@ pub fn write_comparison(dir: &Path, comparison: &Comparison) -> Result<Vec<PathB
         ("comparison.html", comparison.html()?),
         ("comparison.md", comparison.markdown()),
     ];
-    let files = files.iter().map(|(name, text)| write_into(dir, name, text));
-    files.collect()
+    write_all(dir, &files)
 }
 
 /// File names and contents.
@@ -127,35 +130,34 @@ fn render(report: &Report, format: Format) -> Result<Vec<(&'static str, String)>
     })
 }
 
-fn write_into(dir: &Path, name: &str, text: &str) -> Result<PathBuf, Error> {
-    fs::create_dir_all(dir).map_err(|source| Error::Io {
-        action: "create",
-        path: dir.to_owned(),
-        source,
-    })?;
-    let path = dir.join(name);
-    write_file(&path, text)?;
-    Ok(path)
-}
-
-/// Writes by way of a temporary file beside `path`, so that nobody ever reads half a report.
-fn write_file(path: &Path, text: &str) -> Result<(), Error> {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let written = File::create(&temporary).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    });
-    written.map_err(|source| {
-        // The first error is the one to report.
-        let _ = fs::remove_file(&temporary);
-        Error::Io {
-            action: "write",
-            path: path.to_owned(),
+/// By way of temporary files beside the files, so that nobody ever reads half a report.
+fn write_all<'a>(
+    dir: &Path,
+    files: impl IntoIterator<Item = &'a (&'static str, String)>,
+) -> Result<Vec<PathBuf>, Error> {
+    let failed = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Io {
+            action,
+            path,
             source,
         }
-    })
+    };
+    fs::create_dir_all(dir).map_err(failed("create", dir))?;
+    let mut staged = Vec::new();
+    for (name, text) in files {
+        let path = dir.join(name);
+        let stage = || {
+            let mut file = StagedFile::create(&path)?;
+            file.write_all(text.as_bytes())?;
+            file.flush()?;
+            Ok(file)
+        };
+        staged.push((stage().map_err(failed("write", &path))?, path));
+    }
+    let in_place = staged.into_iter().map(|(file, path)| {
+        file.finish().map_err(failed("write", &path))?;
+        Ok(path)
+    });
+    in_place.collect()
 }

@@ -11,7 +11,7 @@ use crate::compare::lockstep::Side;
 use crate::engine::{EngineError, EngineSpec};
 use crate::environment::cpus_by_core;
 use crate::error::Error;
-use crate::run::{Pair, hash_file, hash_prompt, model};
+use crate::run::{ModelFile, Pair, hash_prompt};
 use crate::synth::random::Rng;
 use crate::verdict;
 
@@ -64,7 +64,7 @@ pub fn measure(options: &BenchOptions, progress: &ProgressBar) -> Result<Report,
     }
     let created = jiff::Timestamp::now().to_string();
     progress.set_message("hashing the model");
-    let file = hash_file(&options.model)?;
+    let file = ModelFile::hash(&options.model)?;
     progress.set_message("loading");
     let mut pair = Pair::start(specs, &options.model)?;
     let facts = pair.facts.clone();
@@ -144,12 +144,12 @@ pub fn measure(options: &BenchOptions, progress: &ProgressBar) -> Result<Report,
         sha256: String::new(),
     };
     prompt.sha256 = hash_prompt(&prompt);
-    Ok(Report {
+    let mut report = Report {
         schema: SCHEMA.to_owned(),
         created,
         command: options.command.clone(),
         verdict: verdict::of_bench(failures, timed.as_ref()),
-        model: model(&options.model, file, &facts),
+        model: file.clone().report(&facts),
         engines,
         environment: options.environment.clone(),
         inputs: Inputs {
@@ -176,7 +176,9 @@ pub fn measure(options: &BenchOptions, progress: &ProgressBar) -> Result<Report,
         known: Vec::new(),
         not_compared: Some("crossval bench times the engines and compares no values".to_owned()),
         gate: None,
-    })
+    };
+    file.check_unchanged(&mut report);
+    Ok(report)
 }
 
 /// The lengths asked for; if none are, those of `usual` that fit, or what does.

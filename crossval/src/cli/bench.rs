@@ -11,10 +11,12 @@ use reports::records::{bench_csv, bench_jsonl};
 
 use super::report::{Files, pointer};
 use super::run;
-use super::terminal::Terminal;
+use super::terminal::{self, Terminal};
 use crate::bench::{BenchOptions, REPETITIONS, measure};
+use crate::engine::Limits;
 use crate::environment::{self, Provenance};
 use crate::error::Error;
+use crate::interrupt;
 
 /// Notes on what is measured, for `--help`.
 const NOTES: &str = "\
@@ -71,6 +73,8 @@ pub(super) struct Args {
     json: bool,
     #[command(flatten)]
     files: Files,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -90,6 +94,7 @@ pub(super) fn run(
     provenance: &Provenance,
     terminal: Terminal,
 ) -> Result<Outcome, Error> {
+    args.limits.put_in_force();
     let options = BenchOptions {
         reference: args.reference.parse()?,
         candidate: args.candidate.parse()?,
@@ -104,15 +109,14 @@ pub(super) fn run(
             .collect(),
         environment: environment::describe(provenance),
     };
-    if let Some(out) = &args.files.out {
-        run::check_writable(out)?;
-    }
+    let _folder = args.files.claim()?;
     let progress = terminal.progress();
     let report = measure(&options, &progress);
     progress.finish_and_clear();
-    let report = report?;
+    let mut report = report?;
+    interrupt::mark(&mut report);
     for reason in &report.verdict.reasons {
-        eprintln!("error: {reason}");
+        terminal::complain(&format!("error: {reason}"));
     }
     let written = args.files.write(&report)?;
     match args.print {

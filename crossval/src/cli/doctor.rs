@@ -6,7 +6,7 @@ use reports::outcome::Outcome;
 
 use super::inspect::table;
 use super::terminal::Terminal;
-use crate::engine::{Engine, EngineSpec, reference_folders};
+use crate::engine::{Engine, EngineSpec, reference_folders, this_program};
 use crate::environment::{self, Provenance};
 use crate::error::Error;
 
@@ -92,7 +92,7 @@ fn libclang() -> Option<String> {
 }
 
 fn named_references() -> Vec<EngineSpec> {
-    let Ok(this) = std::env::current_exe() else {
+    let Ok(this) = this_program() else {
         return Vec::new();
     };
     let mut names: Vec<String> = reference_folders(&this)

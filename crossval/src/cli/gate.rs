@@ -11,10 +11,12 @@ use serde::Serialize;
 
 use super::report::{Files, read_report};
 use super::summary;
-use super::terminal::Terminal;
+use super::terminal::{self, Terminal};
+use crate::engine::Limits;
 use crate::environment::{self, Provenance};
 use crate::error::Error;
 use crate::gate::{self, Again, Baseline, MAX_REGRESSION, measure_again};
+use crate::interrupt;
 
 /// When a series is red, for `--help`.
 const NOTES: &str = "\
@@ -41,6 +43,8 @@ pub(super) struct Args {
     /// Print the result as JSON, and nothing else
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 /// How a report is held against a baseline.
@@ -96,6 +100,7 @@ pub(super) fn run(
     provenance: &Provenance,
     terminal: Terminal,
 ) -> Result<Outcome, Error> {
+    args.limits.put_in_force();
     if args.files.out.is_some() && args.reports.len() > 1 {
         let message = format!("--out: one report, not {}", args.reports.len());
         return Err(Error::Usage(message));
@@ -110,15 +115,17 @@ pub(super) fn run(
         // The next that repeats it, around the end.
         let others = reports[i + 1..].iter().chain(&reports[..i]);
         let before = report.clone();
-        let gate = (args.baseline.as_path(), &mut baseline);
+        let gate = (args.baseline.as_path(), baseline.as_ref());
         hold(report, gate, args.rule, &mut |tests| match others
             .clone()
             .find(|other| gate::repeats(other, &before, tests))
         {
             Some(other) => Ok(other.clone()),
             None => measure_again(&before, tests, &here, &progress),
-        })?;
+        });
+        interrupt::check()?;
         args.files.write(report)?;
+        args.rule.update(&args.baseline, &mut baseline, report)?;
     }
     progress.finish_and_clear();
     let verdicts = gated
@@ -150,25 +157,42 @@ pub(super) fn run(
     Ok(outcome)
 }
 
-/// Holds a report against the baseline, and takes it in if that is asked for and nothing else is wrong with it.
+/// Holds a report against the baseline. One that was interrupted is not timed once more.
 pub(super) fn hold(
     report: &mut Report,
-    (file, baseline): (&Path, &mut Option<Baseline>),
+    gate: (&Path, Option<&Baseline>),
     rule: Rule,
     again: &mut Again,
-) -> Result<(), Error> {
-    let limits = (rule.max_regression.0, rule.update);
-    gate::apply(report, (file, baseline.as_ref()), limits, again);
-    if !rule.update {
-        return Ok(());
+) {
+    if interrupt::received().is_none() {
+        gate::apply(report, gate, (rule.max_regression.0, rule.update), again);
     }
-    if report.verdict.status == Status::Pass {
-        let judged = report.gate.as_ref().map_or(&[][..], |gate| &gate.series);
-        *baseline = Some(Baseline::add(file, report, judged)?);
-    } else {
-        eprintln!("warning: the baseline does not take a run whose verdict is not a pass");
+}
+
+impl Rule {
+    /// Takes a report that was held against the baseline into it, if that is asked for and nothing is wrong with it.
+    ///
+    /// # Errors
+    /// As [`Baseline::add`].
+    pub(super) fn update(
+        self,
+        file: &Path,
+        baseline: &mut Option<Baseline>,
+        report: &Report,
+    ) -> Result<(), Error> {
+        if !self.update {
+            return Ok(());
+        }
+        if report.verdict.status == Status::Pass {
+            let judged = report.gate.as_ref().map_or(&[][..], |gate| &gate.series);
+            *baseline = Some(Baseline::add(file, report, judged)?);
+        } else {
+            terminal::complain(
+                "warning: the baseline does not take a run whose verdict is not a pass",
+            );
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]

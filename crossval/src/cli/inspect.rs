@@ -9,7 +9,7 @@ use reports::number;
 use reports::outcome::Outcome;
 
 use super::terminal::Terminal;
-use crate::engine::{Engine, EngineSpec};
+use crate::engine::{Engine, EngineSpec, Limits};
 use crate::error::Error;
 
 /// Metadata arrays and strings are cut to this many characters.
@@ -22,9 +22,12 @@ pub(super) struct Args {
     /// Read the ternary weights too: fails if there are codes that stand for no weight, or scales that are not finite
     #[arg(long)]
     check: bool,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
+    args.limits.put_in_force();
     let gguf = Gguf::open(&args.model).map_err(|e| Error::BadInput(e.to_string()))?;
     terminal.print(&format!(
         "{}: GGUF v{}, {}, alignment {}\n\n",

@@ -2,6 +2,7 @@
 
 mod bench;
 mod doctor;
+mod folder;
 mod gate;
 mod generate;
 mod inspect;
@@ -24,6 +25,7 @@ use reports::outcome::Outcome;
 use crate::environment::Provenance;
 use crate::error::Error;
 use crate::fault::Fault;
+use crate::interrupt;
 use crate::worker;
 use terminal::Terminal;
 
@@ -39,7 +41,9 @@ Exit codes:
   64   wrong usage (also: prompt longer than the context)
   65   bad model or input file
   70   internal error
-  74   input/output error";
+  74   input/output error
+  130  interrupted (SIGINT); a report says what was done until then
+  143  terminated (SIGTERM); likewise";
 
 /// Cross-validates and times BitNet b1.58 engines: is an engine right, and is it fast?
 #[derive(Debug, Parser)]
@@ -111,7 +115,26 @@ pub fn main(provenance: &Provenance) -> ExitCode {
         }
     };
     let terminal = Terminal { quiet: cli.quiet };
-    let outcome = match cli.command {
+    dispatch(cli.command, provenance, terminal)
+        .unwrap_or_else(|e| {
+            // What a signal has ended fails in many ways.
+            let e = interrupt::check().err().unwrap_or(e);
+            terminal::complain(&format!("error: {e}"));
+            e.outcome()
+        })
+        .exit_code()
+        .into()
+}
+
+fn dispatch(
+    command: Command,
+    provenance: &Provenance,
+    terminal: Terminal,
+) -> Result<Outcome, Error> {
+    if !matches!(command, Command::Worker { .. } | Command::RenderChat) {
+        interrupt::watch().map_err(|e| Error::Internal(format!("signal handlers: {e}")))?;
+    }
+    match command {
         Command::Run(args) => run::run(args, provenance, terminal),
         Command::Bench(args) => bench::run(args, provenance, terminal),
         Command::Gate(args) => gate::run(args, provenance, terminal),
@@ -130,14 +153,7 @@ pub fn main(provenance: &Provenance) -> ExitCode {
             fault,
             file,
         } => worker::serve(&engine, fault, file.as_deref()).map(|()| Outcome::Pass),
-    };
-    outcome
-        .unwrap_or_else(|e| {
-            eprintln!("error: {e}");
-            e.outcome()
-        })
-        .exit_code()
-        .into()
+    }
 }
 
 impl From<reports::Error> for Error {

@@ -7,6 +7,7 @@ use reports::outcome::Outcome;
 
 use super::run::{DEFAULT_N_PREDICT, default_prompt, prompts, threads};
 use super::terminal::Terminal;
+use crate::engine::Limits;
 use crate::environment::{self, Provenance};
 use crate::error::Error;
 use crate::trace::RecordOptions;
@@ -40,6 +41,8 @@ pub(super) struct Args {
     /// The trace to write, a safetensors file
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 pub(super) fn run(
@@ -47,6 +50,7 @@ pub(super) fn run(
     provenance: &Provenance,
     terminal: Terminal,
 ) -> Result<Outcome, Error> {
+    args.limits.put_in_force();
     let mut prompts = prompts(&args.prompt, &args.prompt_file, args.tokens)?;
     if prompts.is_empty() {
         prompts.push(default_prompt());

@@ -7,15 +7,17 @@ use reports::Format;
 use reports::model::Mode;
 use reports::outcome::Outcome;
 
+use super::folder::Folder;
 use super::gate::{Rule, hold};
 use super::report::pointer;
 use super::summary;
 use super::terminal::Terminal;
-use crate::engine::EngineSpec;
+use crate::engine::{EngineSpec, Limits};
 use crate::environment::{self, Provenance};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::gate::{Baseline, measure_again};
+use crate::interrupt;
 use crate::known::Ledger;
 use crate::profile::Profile;
 use crate::run::{PromptSource, RunOptions, TextSource};
@@ -96,6 +98,8 @@ pub(super) struct Args {
     /// A deliberate error in the candidate, to see the comparison fail
     #[arg(long, value_name = "FAULT", hide = true)]
     fault: Option<Fault>,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -117,6 +121,7 @@ pub(super) fn run(
     provenance: &Provenance,
     terminal: Terminal,
 ) -> Result<Outcome, Error> {
+    args.limits.put_in_force();
     let mut candidate: EngineSpec = args.candidate.parse()?;
     if let Some(fault) = args.fault {
         match &mut candidate {
@@ -159,7 +164,7 @@ pub(super) fn run(
         environment: environment::describe(provenance),
         model: args.model,
     };
-    check_writable(&args.out)?;
+    let folder = Folder::claim(&args.out)?;
     let mut baseline = match &args.baseline {
         Some(file) => Baseline::open(file)?,
         None => None,
@@ -167,20 +172,23 @@ pub(super) fn run(
     let progress = terminal.progress();
     let report = crate::run::run(&options, &progress);
     let mut report = report.inspect_err(|_| progress.finish_and_clear())?;
-    let mut held = Ok(());
     if let Some(file) = &args.baseline {
         let before = report.clone();
-        held = hold(
+        hold(
             &mut report,
-            (file, &mut baseline),
+            (file, baseline.as_ref()),
             args.rule,
             &mut |tests| measure_again(&before, tests, &before.environment, &progress),
         );
     }
     progress.finish_and_clear();
+    interrupt::mark(&mut report);
     let written = reports::write_dir(&args.out, &report, &args.format)?;
-    // Only now: a baseline that cannot be written costs nobody the report.
-    held?;
+    // The baseline may be in the same folder, and is written under the same lock.
+    drop(folder);
+    if let Some(file) = &args.baseline {
+        args.rule.update(file, &mut baseline, &report)?;
+    }
     match args.json {
         true => terminal.print_json(&report)?,
         false => terminal.print(&(summary::render(&report) + &pointer(&written)))?,
@@ -235,11 +243,4 @@ pub(super) fn default_prompt() -> PromptSource {
         text: "Once upon a time".into(),
         source: "default".into(),
     }
-}
-
-/// Before minutes of work, not after.
-pub(super) fn check_writable(folder: &Path) -> Result<(), Error> {
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
-    Ok(())
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 
+use reports::StagedFile;
 use reports::model::{Mode, Status};
 use reports::outcome::Outcome;
 
 use super::inspect::table;
 use super::terminal::{Terminal, colored};
-use crate::engine::EngineSpec;
+use crate::engine::{EngineSpec, Limits};
 use crate::environment::{self, Provenance};
 use crate::error::Error;
 use crate::profile::Profile;
@@ -47,6 +48,8 @@ pub(super) struct Args {
     /// Print the result as JSON, and nothing else
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 pub(super) fn run(
@@ -54,6 +57,7 @@ pub(super) fn run(
     provenance: &Provenance,
     terminal: Terminal,
 ) -> Result<Outcome, Error> {
+    args.limits.put_in_force();
     let demo = bundled().map_err(|e| Error::io(std::env::temp_dir(), e))?;
     let options = RunOptions {
         model: args.model.unwrap_or_else(|| demo.path().to_owned()),
@@ -76,13 +80,15 @@ pub(super) fn run(
         command: Vec::new(),
         environment: environment::describe(provenance),
     };
-    let file = std::fs::File::create(&args.out).map_err(|e| Error::io(&args.out, e))?;
+    let mut file = StagedFile::create(&args.out).map_err(|e| Error::io(&args.out, e))?;
     let progress = terminal.progress();
     let test = selftest(&options, args.places.into(), args.seed, &progress);
     progress.finish_and_clear();
     let test = test?;
-    serde_json::to_writer_pretty(std::io::BufWriter::new(file), &test)
-        .map_err(|e| Error::io(&args.out, e.into()))?;
+    let json = serde_json::to_string_pretty(&test)
+        .map_err(|e| Error::Internal(format!("the result as JSON: {e}")))?;
+    let written = file.write_all(json.as_bytes()).and_then(|()| file.finish());
+    written.map_err(|e| Error::io(&args.out, e))?;
     match args.json {
         true => terminal.print_json(&test)?,
         false => {

@@ -1,6 +1,6 @@
 //! What commands print: a summary for people or JSON for programs on standard output, progress on standard error.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use anstyle::AnsiColor;
@@ -71,8 +71,16 @@ pub(super) fn colored(word: &str) -> String {
     format!("{style}{word}{style:#}")
 }
 
+/// Says on standard error what is wrong; if that is gone, nobody wants to know.
+pub(super) fn complain(line: &str) {
+    let _ = writeln!(anstream::stderr(), "{line}");
+}
+
 fn write(text: &str) -> Result<(), Error> {
     let mut out = anstream::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|e| Error::io("standard output", e))
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever read it has seen enough, as `head` does: the result is what it is.
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|e| Error::io("standard output", e)),
+    }
 }

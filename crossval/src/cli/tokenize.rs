@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::terminal::Terminal;
 use crate::chat;
 use crate::compare::lockstep::Side;
-use crate::engine::{Engine, EngineError, EngineSpec};
+use crate::engine::{Engine, EngineError, EngineSpec, Limits};
 use crate::error::Error;
 use crate::protocol::{MAX_TEXT, VocabFacts};
 use crate::stats;
@@ -76,9 +76,12 @@ pub(super) struct Args {
         default_value_t = 0
     )]
     seed: u64,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
+    args.limits.put_in_force();
     if args.engine != "both" {
         let spec: EngineSpec = args.engine.parse()?;
         if args.fuzz.is_some() || args.reference.is_some() || args.candidate.is_some() {

@@ -1,5 +1,7 @@
 //! The driver's end of a worker process.
 
+mod limits;
+mod pipe;
 mod process;
 mod spec;
 mod tokenizer;
@@ -8,26 +10,34 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{ChildStdin, ChildStdout, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reports::model::EngineFailure;
 
-use self::process::{WORKER_STACK_BYTES, confine, keep_tail, signal_name, widen};
+pub use self::limits::Limits;
+use self::pipe::Timed;
+use self::process::{Process, SHORT_WHILE, keep_tail, signal_name};
 pub(crate) use self::process::{bound, ending};
+pub(crate) use self::spec::this_program;
 pub use self::spec::{EngineSpec, reference_folders};
 
 use crate::error::Error;
+use crate::interrupt;
 use crate::protocol::{
     self, ErrorKind, FrameError, Hello, JudgeRequest, ModelFacts, Request, Response, RowJudgement,
     Settings, TapHeader, Usage,
 };
 
-/// How often, and how long apart, the driver looks whether a worker has ended.
-const SHORT_WHILE: Duration = Duration::from_millis(2);
-const QUIT_TRIES: usize = 50;
+/// How long a worker that was told to quit may take.
+const QUIT_TIME: Duration = Duration::from_millis(100);
+
+/// How long a worker that has closed its pipe may take to end: the kernel may have a core to write.
+const ENDING_TIME: Duration = Duration::from_secs(10);
+
+/// How long the end of a log is waited for: a process that the worker left behind may hold the pipe open.
 const LOG_END_TRIES: usize = 100;
 
 /// Why a request to a worker came to nothing.
@@ -49,9 +59,10 @@ pub enum EngineError {
 pub struct Engine {
     name: String,
     hello: Hello,
-    child: Child,
-    stdin: ChildStdin,
-    stdout: ChildStdout,
+    process: Process,
+    limits: Limits,
+    stdin: Timed<ChildStdin>,
+    stdout: Timed<ChildStdout>,
     payload: Vec<u8>,
     log: Arc<Mutex<VecDeque<String>>>,
     log_reader: JoinHandle<()>,
@@ -65,26 +76,18 @@ impl Engine {
     /// [`Error::Engine`] if the engine is not built, cannot be started or does not speak the protocol.
     pub fn start(spec: &EngineSpec, cpus: Option<&[usize]>) -> Result<Engine, Error> {
         let name = spec.to_string();
-        let mut command = spec.command()?;
+        let limits = Limits::in_force();
+        let command = spec.command()?;
         let program = command.get_program().to_owned();
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .env("OMP_STACKSIZE", format!("{}", WORKER_STACK_BYTES >> 10));
-        confine(&mut command, cpus);
-        let mut child = command.spawn().map_err(|e| {
-            Error::Engine(format!(
-                "engine {name}: cannot start {}: {e}",
-                Path::new(&program).display()
-            ))
-        })?;
-        let missing = || Error::Internal(format!("engine {name}: no pipe"));
-        let stdin = child.stdin.take().ok_or_else(missing)?;
-        let stdout = child.stdout.take().ok_or_else(missing)?;
-        let stderr = child.stderr.take().ok_or_else(missing)?;
-        widen(&stdin);
-        widen(&stdout);
+        let cannot_start = |e| {
+            let program = Path::new(&program).display();
+            Error::Engine(format!("engine {name}: cannot start {program}: {e}"))
+        };
+        let (process, pipes) =
+            Process::start(command, cpus, limits.memory_bytes()).map_err(cannot_start)?;
+        let stdin = Timed::new(pipes.stdin).map_err(cannot_start)?;
+        let stdout = Timed::new(pipes.stdout).map_err(cannot_start)?;
+        let stderr = pipes.stderr;
         let log = Arc::new(Mutex::new(VecDeque::new()));
         let log_reader = std::thread::spawn({
             let log = Arc::clone(&log);
@@ -104,7 +107,8 @@ impl Engine {
                 tokenizer: false,
                 judges: false,
             },
-            child,
+            process,
+            limits,
             stdin,
             stdout,
             payload: Vec::new(),
@@ -283,6 +287,7 @@ impl Engine {
     }
 
     fn send(&mut self, request: &Request, payload: &[u8]) -> Result<(), EngineError> {
+        self.stdin.deadline = self.limits.deadline();
         protocol::write_frame(&mut self.stdin, request, payload).map_err(|e| match e.kind() {
             // Over the cap, hence not sent: the worker lives, and waiting for its end would take for ever.
             io::ErrorKind::InvalidInput => EngineError::Refused {
@@ -294,6 +299,7 @@ impl Engine {
     }
 
     fn receive(&mut self) -> Result<Response, EngineError> {
+        self.stdout.deadline = self.limits.deadline();
         protocol::read_frame(&mut self.stdout, &mut self.payload).map_err(|e| self.failure(&e))
     }
 
@@ -305,35 +311,49 @@ impl Engine {
 
     /// The worker lives but does not keep to the protocol: it is ended.
     pub(crate) fn broke_protocol(&mut self, what: &str) -> EngineError {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.process.end();
+        self.failed(&format!("broke the protocol: {what},"), None)
+    }
+
+    /// The pipe is gone, silent or holds garbage: find out how the worker ended.
+    fn failure(&mut self, error: &FrameError) -> EngineError {
+        match error {
+            FrameError::Io(e) if e.kind() == io::ErrorKind::TimedOut => {
+                let _ = self.process.end();
+                let seconds = self.limits.timeout.get();
+                self.failed(&format!("did nothing for {seconds} s (--timeout)"), None)
+            }
+            FrameError::Closed | FrameError::Io(_) => {
+                let ended = self.process.ends_within(ENDING_TIME);
+                match self.process.end() {
+                    Ok(status) if ended => {
+                        let limit = self.limits.of_memory();
+                        self.failed(&(ending(status) + &limit), Some(status))
+                    }
+                    Ok(_) => self.failed("closed its pipe and did not end", None),
+                    Err(e) => self.failed(&format!("is gone ({e})"), None),
+                }
+            }
+            FrameError::TooLarge { .. } | FrameError::Header { .. } => {
+                self.broke_protocol(&error.to_string())
+            }
+        }
+    }
+
+    /// What it did, without its name, as the reason.
+    fn failed(&mut self, did: &str, status: Option<ExitStatus>) -> EngineError {
+        // It need not have done that by itself.
+        let message = match interrupt::received() {
+            Some(interruption) => interrupt::sentence(interruption, Some(&self.during)),
+            None => format!("{} {did} while {}", self.name, self.during),
+        };
         EngineError::Failed(EngineFailure {
-            message: format!(
-                "{} broke the protocol: {what}, while {}",
-                self.name, self.during
-            ),
-            signal: None,
-            exit_code: None,
+            message,
+            signal: status.and_then(|s| s.signal()).map(signal_name),
+            exit_code: status.and_then(|s| s.code()),
             during: self.during.clone(),
             log_tail: self.log_tail(),
         })
-    }
-
-    /// The pipe is gone or holds garbage: find out how the worker ended.
-    fn failure(&mut self, error: &FrameError) -> EngineError {
-        if !matches!(error, FrameError::Closed | FrameError::Io(_)) {
-            return self.broke_protocol(&error.to_string());
-        }
-        match self.child.wait() {
-            Ok(status) => EngineError::Failed(EngineFailure {
-                message: format!("{} {} while {}", self.name, ending(status), self.during),
-                signal: status.signal().map(signal_name),
-                exit_code: status.code(),
-                during: self.during.clone(),
-                log_tail: self.log_tail(),
-            }),
-            Err(e) => self.broke_protocol(&e.to_string()),
-        }
     }
 
     fn log_tail(&mut self) -> Vec<String> {
@@ -351,16 +371,11 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        let _ = protocol::write_frame(&mut self.stdin, &Request::Quit, &[]);
-        // A worker that is busy or stuck must not outlive the driver.
-        for _ in 0..QUIT_TRIES {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            std::thread::sleep(SHORT_WHILE);
+        self.stdin.deadline = Instant::now() + QUIT_TIME;
+        if protocol::write_frame(&mut self.stdin, &Request::Quit, &[]).is_ok() {
+            // A worker that is busy or stuck must not outlive the driver: what is left of it is ended.
+            self.process.ends_within(QUIT_TIME);
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

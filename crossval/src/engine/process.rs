@@ -1,11 +1,20 @@
 //! The worker as a process: its limits, its log, its end.
 
 use std::collections::VecDeque;
-use std::io::BufRead;
-use std::os::fd::AsRawFd;
+use std::io::{self, BufRead, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitStatus};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getpid, getppid, getrlimit,
+    kill_process_group, set_parent_process_death_signal, setrlimit, waitid,
+};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use signal_hook::consts::{SIGBUS, SIGKILL};
+
+use crate::interrupt::Registered;
 
 /// Stack of a worker's threads: the reference puts arrays of a whole batch there.
 pub(super) const WORKER_STACK_BYTES: u64 = 256 << 20;
@@ -13,40 +22,133 @@ pub(super) const WORKER_STACK_BYTES: u64 = 256 << 20;
 /// Lines of a worker's log that are kept for a report.
 const LOG_TAIL_LINES: usize = 40;
 
-/// Room in the pipes to a worker: as much as an unprivileged process may ask for.
-#[cfg(target_os = "linux")]
-const PIPE_BYTES: libc::c_int = 1 << 20;
+/// Bytes of a line that are kept.
+const LOG_LINE_BYTES: u64 = 400;
 
-/// Makes a pipe hold more than the usual 64 KiB: activations come in megabytes, and every filling is a change of
-/// process. Where the system says no, the pipe stays as it is.
-pub(super) fn widen(pipe: &impl AsRawFd) {
-    #[cfg(target_os = "linux")]
-    // SAFETY: the descriptor is open as long as `pipe` is, and the call only sets the pipe's capacity.
-    unsafe {
-        libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, PIPE_BYTES);
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = pipe;
+/// How often the driver looks whether a worker has ended.
+pub(super) const SHORT_WHILE: Duration = Duration::from_millis(2);
+
+/// A worker and whatever it started, which ends with it: they are a process group.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    group: Pid,
+    registered: Option<Registered>,
 }
 
-/// Keeps the last lines of a log.
-pub(super) fn keep_tail(stderr: impl BufRead, log: &Mutex<VecDeque<String>>) {
-    for line in stderr.split(b'\n') {
-        let Ok(line) = line else { return };
-        let mut line = String::from_utf8_lossy(&line).into_owned();
-        line.truncate(line.floor_char_boundary(400));
-        let mut log = log.lock().unwrap_or_else(|e| e.into_inner());
-        if log.len() == LOG_TAIL_LINES {
-            log.pop_front();
+/// The driver's ends of a worker's pipes.
+pub(super) struct Pipes {
+    pub(super) stdin: ChildStdin,
+    pub(super) stdout: ChildStdout,
+    pub(super) stderr: ChildStderr,
+}
+
+impl Process {
+    /// Starts a worker, pinned to `cpus` if given, that may allocate `memory` bytes if given.
+    pub(super) fn start(
+        mut command: Command,
+        cpus: Option<&[usize]>,
+        memory: Option<u64>,
+    ) -> io::Result<(Process, Pipes)> {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A terminal's Ctrl-C is for the driver, which ends its workers.
+            .process_group(0)
+            .env("OMP_STACKSIZE", format!("{}", WORKER_STACK_BYTES >> 10));
+        confine(&mut command, cpus, memory);
+        let mut child = command.spawn()?;
+        let group = Pid::from_child(&child);
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let process = Process {
+            child,
+            group,
+            registered: Some(Registered::new(group)),
+        };
+        match pipes {
+            (Some(stdin), Some(stdout), Some(stderr)) => {
+                let pipes = Pipes {
+                    stdin,
+                    stdout,
+                    stderr,
+                };
+                Ok((process, pipes))
+            }
+            _ => Err(io::Error::other("no pipe")),
         }
-        log.push_back(line);
+    }
+
+    /// Waits until it has ended, for so long at most; returns whether it has.
+    pub(super) fn ends_within(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        // It stays to be reaped, so that its ID remains its own.
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        loop {
+            if !matches!(waitid(WaitId::Pid(self.group), look), Ok(None)) {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(SHORT_WHILE);
+        }
+    }
+
+    /// Ends it if it lives, and what it started; returns how it ended.
+    pub(super) fn end(&mut self) -> io::Result<ExitStatus> {
+        if let Some(registered) = self.registered.take() {
+            // Fails if there is nobody to end.
+            let _ = kill_process_group(self.group, Signal::KILL);
+            drop(registered);
+        }
+        self.child.wait()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+/// Keeps the last lines of a log, the start of each.
+pub(super) fn keep_tail(mut stderr: impl BufRead, log: &Mutex<VecDeque<String>>) {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = stderr
+            .by_ref()
+            .take(LOG_LINE_BYTES)
+            .read_until(b'\n', &mut line);
+        match read {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return,
+        }
+        let ended = line.pop_if(|&mut last| last == b'\n').is_some();
+        let mut log_lines = log.lock().unwrap_or_else(|e| e.into_inner());
+        if log_lines.len() == LOG_TAIL_LINES {
+            log_lines.pop_front();
+        }
+        log_lines.push_back(String::from_utf8_lossy(&line).into_owned());
+        drop(log_lines);
+        if !ended && stderr.skip_until(b'\n').is_err() {
+            return;
+        }
     }
 }
 
 /// How a process ended, as a phrase.
 pub(crate) fn ending(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
-        (Some(signal), _) => format!("died with {}", signal_name(signal)),
+        (Some(signal), _) => {
+            let hint = match signal {
+                SIGKILL => " (as where memory runs out, or by somebody's hand)",
+                SIGBUS => " (as where a mapped file is cut short)",
+                _ => "",
+            };
+            format!("died with {}{hint}", signal_name(signal))
+        }
         (None, Some(code)) => format!("exited with code {code}"),
         (None, None) => format!("ended ({status})"),
     }
@@ -54,69 +156,92 @@ pub(crate) fn ending(status: ExitStatus) -> String {
 
 /// The name of a signal.
 pub(super) fn signal_name(signal: i32) -> String {
-    match signal {
-        libc::SIGSEGV => "SIGSEGV".into(),
-        libc::SIGABRT => "SIGABRT".into(),
-        libc::SIGBUS => "SIGBUS".into(),
-        libc::SIGFPE => "SIGFPE".into(),
-        libc::SIGILL => "SIGILL".into(),
-        libc::SIGKILL => "SIGKILL".into(),
-        libc::SIGTERM => "SIGTERM".into(),
-        libc::SIGINT => "SIGINT".into(),
-        libc::SIGPIPE => "SIGPIPE".into(),
-        libc::SIGXCPU => "SIGXCPU".into(),
-        other => format!("signal {other}"),
-    }
+    let name = signal_hook::low_level::signal_name(signal);
+    name.map_or_else(|| format!("signal {signal}"), str::to_owned)
 }
 
 /// Memory (of addresses, bytes) and processor time (seconds) that a process may take, and an end with the driver's, set
 /// between fork and exec.
 pub(crate) fn bound(command: &mut Command, memory: u64, cpu_seconds: u64) {
+    let driver = getpid();
     let setup = move || {
-        // SAFETY: plain system calls on values owned by this frame; all are async-signal-safe.
-        unsafe {
-            for (resource, limit) in [(libc::RLIMIT_AS, memory), (libc::RLIMIT_CPU, cpu_seconds)] {
-                let limit = libc::rlimit {
-                    rlim_cur: limit,
-                    rlim_max: limit,
-                };
-                if libc::setrlimit(resource, &limit) != 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-            }
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        }
-        Ok(())
+        limit(Resource::As, memory)?;
+        limit(Resource::Cpu, cpu_seconds)?;
+        end_with(driver)
     };
-    // SAFETY: the closure allocates nothing and only makes async-signal-safe calls.
+    // SAFETY: the closure allocates nothing and makes system calls alone.
     unsafe { command.pre_exec(setup) };
 }
 
-/// Stack limit, pinning and an end with the driver's, set between fork and exec.
-pub(super) fn confine(command: &mut Command, cpus: Option<&[usize]>) {
+/// Limits, pinning and an end with the driver's, set between fork and exec.
+fn confine(command: &mut Command, cpus: Option<&[usize]>, memory: Option<u64>) {
     let mask = cpus.map(|cpus| {
-        // SAFETY: an all-zero cpu_set_t is a valid, empty set.
-        let mut mask: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-        for &cpu in cpus {
-            // SAFETY: CPU_SET checks the index against the size of the set.
-            unsafe { libc::CPU_SET(cpu, &mut mask) };
+        let mut mask = CpuSet::new();
+        for &cpu in cpus.iter().filter(|&&cpu| cpu < CpuSet::MAX_CPU) {
+            mask.set(cpu);
         }
         mask
     });
+    let driver = getpid();
     let setup = move || {
-        // SAFETY: plain system calls on values owned by this frame; all are async-signal-safe.
-        unsafe {
-            let mut limit: libc::rlimit = std::mem::zeroed();
-            libc::getrlimit(libc::RLIMIT_STACK, &mut limit);
-            limit.rlim_cur = WORKER_STACK_BYTES.min(limit.rlim_max);
-            libc::setrlimit(libc::RLIMIT_STACK, &limit);
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            if let Some(mask) = &mask {
-                libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), mask);
-            }
+        let stack = getrlimit(Resource::Stack);
+        let wanted = stack
+            .maximum
+            .map_or(WORKER_STACK_BYTES, |most| most.min(WORKER_STACK_BYTES));
+        // Where it may not be, stages with less on the stack still run.
+        let _ = setrlimit(
+            Resource::Stack,
+            Rlimit {
+                current: Some(wanted),
+                ..stack
+            },
+        );
+        if let Some(memory) = memory {
+            limit(Resource::Data, memory)?;
         }
-        Ok(())
+        if let Some(mask) = &mask {
+            let _ = sched_setaffinity(None, mask);
+        }
+        end_with(driver)
     };
-    // SAFETY: the closure allocates nothing and only makes async-signal-safe calls.
+    // SAFETY: the closure allocates nothing and makes system calls alone.
     unsafe { command.pre_exec(setup) };
+}
+
+fn limit(resource: Resource, most: u64) -> io::Result<()> {
+    let most = Some(most);
+    let limit = Rlimit {
+        current: most,
+        maximum: most,
+    };
+    Ok(setrlimit(resource, limit)?)
+}
+
+/// An end of this process with the driver's, also if that has come already.
+fn end_with(driver: Pid) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    match getppid() {
+        Some(parent) if parent == driver => Ok(()),
+        _ => Err(rustix::io::Errno::SRCH.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_flood_the_last_lines_are_kept_and_of_each_its_start() {
+        let log = Mutex::new(VecDeque::new());
+        let long = "x".repeat(1 << 20);
+        let mut text = "early\n".repeat(1000);
+        text += &format!("{long}\nlate\n\n");
+        text += &long;
+        keep_tail(text.as_bytes(), &log);
+        let log = log.into_inner().unwrap();
+        assert_eq!(log.len(), LOG_TAIL_LINES);
+        let tail: Vec<&str> = log.iter().rev().take(5).map(String::as_str).collect();
+        let cut = &long[..LOG_LINE_BYTES as usize];
+        assert_eq!(tail, [cut, "", "late", cut, "early"]);
+    }
 }

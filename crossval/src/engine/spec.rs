@@ -1,6 +1,7 @@
 //! Engine names, and the programs behind them.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
@@ -72,6 +73,18 @@ impl fmt::Display for EngineSpec {
     }
 }
 
+/// This program, also where there is no /proc to ask.
+pub(crate) fn this_program() -> io::Result<PathBuf> {
+    std::env::current_exe().or_else(|e| {
+        let name = std::env::args_os().next().ok_or(e)?;
+        match Path::new(&name).parent() {
+            // To be looked for in PATH.
+            Some(folder) if folder.as_os_str().is_empty() => Ok(name.into()),
+            _ => Path::new(&name).canonicalize(),
+        }
+    })
+}
+
 impl EngineSpec {
     /// The file, if this is a trace.
     pub fn trace(&self) -> Option<&Path> {
@@ -89,8 +102,7 @@ impl EngineSpec {
     /// What starts its worker.
     pub(super) fn command(&self) -> Result<Command, Error> {
         let this = || {
-            std::env::current_exe()
-                .map_err(|e| Error::Internal(format!("cannot find this program: {e}")))
+            this_program().map_err(|e| Error::Internal(format!("cannot find this program: {e}")))
         };
         let mut command;
         match self {

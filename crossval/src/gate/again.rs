@@ -9,7 +9,7 @@ use super::TestAt;
 use crate::bench::{Plan, bench};
 use crate::compare::lockstep::Side;
 use crate::engine::EngineSpec;
-use crate::run::hash_file;
+use crate::run::ModelFile;
 
 /// The report with nothing timed but `tests`, measured again.
 ///
@@ -28,8 +28,8 @@ pub fn measure_again(
     }
     let model = Path::new(&report.model.path);
     progress.set_message("hashing the model");
-    let (_, sha256) = hash_file(model).map_err(|e| e.to_string())?;
-    if sha256 != report.model.sha256 {
+    let file = ModelFile::hash(model).map_err(|e| e.to_string())?;
+    if file.sha256 != report.model.sha256 {
         return Err(format!(
             "{} is no longer the model that it was",
             model.display()

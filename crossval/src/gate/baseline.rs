@@ -1,11 +1,11 @@
 //! Baseline files: JSON, small, meant to be committed. Per model, engines and inputs the last runs, each with what it
 //! was measured on and with.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use reports::StagedFile;
 use reports::model::{Environment, GateResult, GateSeries, Report};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -153,18 +153,10 @@ impl Baseline {
         baseline.record(report, judged);
         let text = serde_json::to_string_pretty(&baseline)
             .map_err(|e| Error::Internal(format!("the baseline as JSON: {e}")))?;
-        let permissions = match std::fs::metadata(&target) {
-            Ok(metadata) => metadata.permissions(),
-            Err(_) => Permissions::from_mode(0o644),
-        };
-        let written = tempfile::Builder::new()
-            .permissions(permissions)
-            .tempfile_in(folder)
-            .and_then(|mut file| {
-                writeln!(file, "{text}")?;
-                file.as_file().sync_all()?;
-                Ok(file.persist(&target)?)
-            });
+        let written = StagedFile::create(&target).and_then(|mut file| {
+            writeln!(file, "{text}")?;
+            file.finish()
+        });
         written.map_err(|e| Error::io(path, e))?;
         Ok(baseline)
     }

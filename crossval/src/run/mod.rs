@@ -4,6 +4,7 @@ mod arbitration;
 mod batches;
 mod comparison;
 mod generation;
+mod model_file;
 mod noise;
 mod pair;
 mod perplexity;
@@ -11,18 +12,16 @@ mod pieces;
 mod settings;
 mod tokenizers;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use indicatif::ProgressBar;
-use reports::model::{
-    Bench, Environment, Inputs, Mode, Model, Profile as ProfileReport, Report, SCHEMA,
-};
-use sha2::{Digest, Sha256};
+use reports::model::{Bench, Environment, Inputs, Mode, Profile as ProfileReport, Report, SCHEMA};
 
 use self::arbitration::arbitrate;
 pub(crate) use self::batches::batches;
 use self::comparison::Comparison;
 pub(crate) use self::generation::hash as hash_prompt;
+pub(crate) use self::model_file::ModelFile;
 pub(crate) use self::noise::{Meter, Noise};
 pub(crate) use self::pair::{Pair, tokenize};
 pub use self::perplexity::TextSource;
@@ -32,9 +31,9 @@ use crate::bench;
 use crate::chat;
 use crate::engine::EngineSpec;
 use crate::error::Error;
+use crate::interrupt;
 use crate::known::{Ledger, Occurred};
 use crate::profile::Profile;
-use crate::protocol::ModelFacts;
 use crate::trace::Traces;
 use crate::verdict::{self, Findings};
 
@@ -46,7 +45,12 @@ pub const DECODE_STEPS: usize = 8;
 pub(crate) const COMPARED_UBATCH: usize = 128;
 
 /// Why the tokenizers were not compared after all.
-const ENGINE_FAILED: &str = "an engine failed";
+fn cut_off() -> String {
+    match interrupt::received() {
+        Some(_) => "the run was interrupted".to_owned(),
+        None => "an engine failed".to_owned(),
+    }
+}
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -133,8 +137,8 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         ));
     }
     progress.set_message("hashing the model");
-    let file = hash_file(&options.model)?;
-    traces.check_model(&options.model, &file.1)?;
+    let file = ModelFile::hash(&options.model)?;
+    traces.check_model(&options.model, &file.sha256)?;
     progress.set_message("loading");
     let mut pair = Pair::start([&options.reference, &options.candidate], &options.model)?;
     let options = &RunOptions {
@@ -163,13 +167,13 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         None => None,
     };
     let parity = if pair.failed() {
-        tokenizers::not_compared(comparison.tokenizer.clone(), ENGINE_FAILED.to_owned())
+        tokenizers::not_compared(comparison.tokenizer.clone(), cut_off())
     } else {
         let fed = comparison.tokenizer.clone();
         let compared = tokenizers::compare(&mut pair, &sources, options, fed.clone(), progress);
         compared.unwrap_or_else(|side| {
             pair.fail(side);
-            tokenizers::not_compared(fed, ENGINE_FAILED.to_owned())
+            tokenizers::not_compared(fed, cut_off())
         })
     };
     let mut logits = comparison.logits_results();
@@ -229,12 +233,12 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         }
     }
     let engines = pair.report();
-    Ok(Report {
+    let mut report = Report {
         schema: SCHEMA.to_owned(),
         created,
         command: options.command.clone(),
         verdict,
-        model: model(&options.model, file, &facts),
+        model: file.clone().report(&facts),
         engines,
         environment: options.environment.clone(),
         taps: comparison.tap_results(),
@@ -265,7 +269,9 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         known,
         not_compared: None,
         gate: None,
-    })
+    };
+    file.check_unchanged(&mut report);
+    Ok(report)
 }
 
 /// Times both engines on the first prompt. Their tokens must be those of the comparison.
@@ -301,34 +307,6 @@ fn time(
     bench::bench(&plan, progress)
         .map_err(|side| pair.fail(side))
         .ok()
-}
-
-/// The model, for a report; `file` is its size and its hash.
-pub(crate) fn model(path: &Path, (size_bytes, sha256): (u64, String), facts: &ModelFacts) -> Model {
-    Model {
-        path: path.display().to_string(),
-        size_bytes,
-        sha256,
-        name: facts.name.clone(),
-        architecture: facts.architecture.clone(),
-        n_layer: facts.n_layer,
-        n_embd: facts.n_embd,
-        n_ff: facts.n_ff,
-        n_head: facts.n_head,
-        n_head_kv: facts.n_head_kv,
-        n_vocab: facts.n_vocab,
-        n_ctx_train: facts.n_ctx_train,
-        tensor_types: facts.tensor_types.clone(),
-    }
-}
-
-/// Size of a file, bytes, and its SHA-256.
-pub(crate) fn hash_file(path: &Path) -> Result<(u64, String), Error> {
-    let bad = |e: std::io::Error| Error::BadInput(format!("model {}: {e}", path.display()));
-    let mut file = std::fs::File::open(path).map_err(bad)?;
-    let mut hasher = Sha256::new();
-    let size = std::io::copy(&mut file, &mut hasher).map_err(bad)?;
-    Ok((size, hex(&hasher.finalize())))
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

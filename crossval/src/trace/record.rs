@@ -21,7 +21,7 @@ use crate::compare::tap::row_nmse;
 use crate::engine::{Engine, EngineError, EngineSpec, EvalEvent};
 use crate::error::Error;
 use crate::protocol::{ModelFacts, Request, Settings, TapHeader};
-use crate::run::{self, DECODE_STEPS, Meter, Noise, PromptSource, batches};
+use crate::run::{self, DECODE_STEPS, Meter, ModelFile, Noise, PromptSource, batches};
 
 /// What to record.
 #[derive(Clone, Debug)]
@@ -59,7 +59,7 @@ pub fn record(options: &RecordOptions, progress: &ProgressBar) -> Result<u64, Er
     let created = jiff::Timestamp::now().to_string();
     let writer = TraceWriter::create(&options.output)?;
     progress.set_message("hashing the model");
-    let (model_size_bytes, model_sha256) = run::hash_file(&options.model)?;
+    let file = ModelFile::hash(&options.model)?;
     progress.set_message("loading");
     let mut engine = Engine::start(&options.engine, None)?;
     let failed = |e: EngineError| e.into_error(&options.engine.to_string());
@@ -100,8 +100,8 @@ pub fn record(options: &RecordOptions, progress: &ProgressBar) -> Result<u64, Er
         hello,
         settings: recorded_settings,
         model_path: options.model.display().to_string(),
-        model_size_bytes,
-        model_sha256,
+        model_size_bytes: file.size,
+        model_sha256: file.sha256,
         model_facts: recorder.facts,
         n_ubatch: settings.n_ubatch,
         n_predict: options.n_predict,

@@ -1,0 +1,156 @@
+//! SIGINT and SIGTERM: the workers are ended, so that whoever waits for one goes on, and the command winds up by
+//! itself. It writes what it has, marked as incomplete, and exits with 128 and the signal's number.
+//!
+//! And SIGBUS, which is how a mapped file that was cut short is met: an error of its input, not a crash.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use reports::model::Report;
+use reports::outcome::Outcome;
+use rustix::process::{Pid, Signal, kill_process_group};
+use signal_hook::consts::{SIGBUS, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::error::Error;
+use crate::verdict;
+
+/// How long a command may take to wind up.
+const GRACE: Duration = Duration::from_secs(10);
+
+const CUT_SHORT: &[u8] = b"error: the file was cut short while it was read\n";
+
+/// The first signal; 0 before it.
+static RECEIVED: AtomicI32 = AtomicI32::new(0);
+
+/// Process groups of the workers alive.
+static WORKERS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// A signal that ends the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interruption {
+    signal: i32,
+}
+
+impl Interruption {
+    /// What a command ends with after it.
+    pub fn outcome(self) -> Outcome {
+        match self.signal {
+            SIGINT => Outcome::Interrupted,
+            _ => Outcome::Terminated,
+        }
+    }
+
+    /// `SIGINT` or `SIGTERM`.
+    pub fn signal(self) -> &'static str {
+        match self.signal {
+            SIGINT => "SIGINT",
+            _ => "SIGTERM",
+        }
+    }
+}
+
+/// From now on the signals are handled as this module says. For the driver; workers end with the driver.
+///
+/// # Errors
+/// Whatever installing a handler returns.
+pub fn watch() -> std::io::Result<()> {
+    let cut_short = || {
+        let _ = rustix::io::write(rustix::stdio::stderr(), CUT_SHORT);
+        signal_hook::low_level::exit(Outcome::BadInput.exit_code().into());
+    };
+    // SAFETY: it makes two system calls.
+    unsafe { signal_hook::low_level::register(SIGBUS, cut_short) }?;
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if RECEIVED.swap(signal, Ordering::SeqCst) != 0 {
+                exit_at_once(signal);
+            }
+            for &group in workers().iter() {
+                // Those that are gone need nothing.
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            std::thread::spawn(move || {
+                std::thread::sleep(GRACE);
+                exit_at_once(signal);
+            });
+        }
+    });
+    Ok(())
+}
+
+/// The signal that came, if one did.
+pub fn received() -> Option<Interruption> {
+    match RECEIVED.load(Ordering::SeqCst) {
+        0 => None,
+        signal => Some(Interruption { signal }),
+    }
+}
+
+/// For loops that wait for no worker.
+///
+/// # Errors
+/// [`Error::Interrupted`] if a signal came.
+pub fn check() -> Result<(), Error> {
+    match received() {
+        None => Ok(()),
+        Some(interruption) => Err(Error::Interrupted(interruption)),
+    }
+}
+
+/// Marks a report as what was there when a signal came, if one came: an engine that was ended for it has not failed.
+pub(crate) fn mark(report: &mut Report) {
+    let Some(interruption) = received() else {
+        return;
+    };
+    let engines = [&mut report.engines.reference, &mut report.engines.candidate];
+    let failures: Vec<_> = engines
+        .into_iter()
+        .filter_map(|engine| engine.failure.take())
+        .collect();
+    let reasons = &mut report.verdict.reasons;
+    reasons.retain(|reason| failures.iter().all(|failure| failure.message != *reason));
+    let during = failures.first().map(|failure| failure.during.as_str());
+    let reason = sentence(interruption, during);
+    let mut found = [(interruption.outcome(), reason)];
+    verdict::add(&mut report.verdict, &mut found);
+}
+
+/// What became of a task.
+pub(crate) fn sentence(interruption: Interruption, during: Option<&str>) -> String {
+    let while_at = during.map_or(String::new(), |during| format!(", while {during}"));
+    format!("interrupted by {}{while_at}", interruption.signal())
+}
+
+/// A worker that is ended by a signal to the driver; dropped when it is about to be reaped, while its ID is still its
+/// own.
+#[derive(Debug)]
+pub(crate) struct Registered(Pid);
+
+impl Registered {
+    /// `group` is led by the worker. If a signal has come already, it is ended now.
+    pub(crate) fn new(group: Pid) -> Registered {
+        let mut workers = workers();
+        workers.push(group);
+        if received().is_some() {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        Registered(group)
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        workers().retain(|&group| group != self.0);
+    }
+}
+
+fn workers() -> MutexGuard<'static, Vec<Pid>> {
+    WORKERS.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+fn exit_at_once(signal: i32) -> ! {
+    std::process::exit(Interruption { signal }.outcome().exit_code().into())
+}
