@@ -143,8 +143,8 @@ pub(crate) fn ending(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
         (Some(signal), _) => {
             let hint = match signal {
-                SIGKILL => " (as where memory runs out, or by somebody's hand)",
-                SIGBUS => " (as where a mapped file is cut short)",
+                SIGKILL => " (as when memory runs out)",
+                SIGBUS => " (as when a mapped file is cut short)",
                 _ => "",
             };
             format!("died with {}{hint}", signal_name(signal))
