@@ -14,6 +14,7 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use reports::Report;
 use reports::model::{AtFault, Mode, Status};
+use reports::outcome::Outcome;
 use serde::Serialize;
 
 use crate::engine::EngineSpec;
@@ -133,6 +134,11 @@ pub fn selftest(
 ) -> Result<SelfTest, Error> {
     let quiet = ProgressBar::hidden();
     let control = run::run(options, &quiet)?;
+    if let [reason, ..] = control.verdict.reasons.as_slice()
+        && Outcome::of_exit_code(control.verdict.exit_code) == Outcome::Engine
+    {
+        return Err(Error::Engine(format!("the run without a fault: {reason}")));
+    }
     let mut test = SelfTest {
         schema: SCHEMA.to_owned(),
         created: jiff::Timestamp::now().to_string(),

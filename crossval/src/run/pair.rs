@@ -128,6 +128,10 @@ impl Pair {
                 reference.report.failure = Some(e.into_failure(reference.engine.name(), "loading"));
                 facts
             }
+            // Where one says what is wrong with the file, the other has crashed over it.
+            (Err(e), Err(EngineError::Failed(_))) => {
+                return Err(e.into_error(reference.engine.name()));
+            }
             (Err(_), Err(e)) => return Err(e.into_error(candidate.engine.name())),
         };
         Ok(Pair {

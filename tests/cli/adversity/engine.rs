@@ -258,8 +258,7 @@ fn a_model_that_is_cut_short_while_it_is_mapped() {
          > requests &\n\
          {WORKER} < requests; kill -$(($? - 128)) $$"
     );
-    let load = serde_json::json!({"type": "load", "model": model}).to_string();
-    let script = script.replace("$1", &(8 + load.len()).to_string());
+    let script = script.replace("$1", &(8 + load_request(model).len()).to_string());
     let engine = trial.engine(&script);
     let out = trial.out().display().to_string();
     let args = [
@@ -322,4 +321,40 @@ fn a_model_that_is_replaced_while_it_is_compared() {
         report.verdict.reasons,
         [format!("{model} changed during the run")]
     );
+}
+
+/// The other commands that start engines.
+#[test]
+fn no_command_waits_for_ever() {
+    let commands: [&[&str]; 4] = [
+        &["record", "-o", "made", "--engine"],
+        &["tokenize", "--text", "Once", "--engine"],
+        &[
+            "bench",
+            "--reference",
+            "rust",
+            "--out",
+            "out",
+            "--candidate",
+        ],
+        &["selftest", "-o", "made", "--reference"],
+    ];
+    // It loads the model, and hangs then.
+    let loading = 8 + load_request(TINY).len() + "_vocab".len();
+    let script = format!("dd bs=1 count={loading} 2>/dev/null | {WORKER}; sleep 1000");
+    for command in commands {
+        let trial = Trial::new();
+        let engine = trial.engine(&script);
+        let args = [command, &[&engine, "--model", TINY, "--timeout", "1"]].concat();
+        let ending = trial.ending(&mut trial.command(&args));
+        assert_eq!(ending.code, 30, "{args:?}: {}", ending.stderr);
+        let says = "did nothing for 1 s (--timeout) while ";
+        assert!(ending.stderr.contains(says), "{args:?}: {}", ending.stderr);
+        assert_eq!(ending.report.is_some(), command[0] == "bench");
+        assert!(!trial.scratch.path("made").exists());
+    }
+}
+
+fn load_request(model: &str) -> String {
+    serde_json::json!({"type": "load", "model": model}).to_string()
 }
