@@ -10,6 +10,7 @@ mod formats;
 mod gate;
 mod generate;
 mod help;
+mod hostile;
 mod known;
 mod parity;
 mod perplexity;

@@ -1,5 +1,6 @@
 //! The driver's end of a worker process.
 
+mod over;
 mod process;
 mod spec;
 mod tokenizer;
@@ -8,13 +9,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use reports::model::EngineFailure;
 
+use self::over::Process;
 use self::process::{WORKER_STACK_BYTES, confine, keep_tail, signal_name, widen};
 pub(crate) use self::process::{bound, ending};
 pub use self::spec::{EngineSpec, reference_folders};
@@ -49,7 +51,7 @@ pub enum EngineError {
 pub struct Engine {
     name: String,
     hello: Hello,
-    child: Child,
+    child: Process,
     stdin: ChildStdin,
     stdout: ChildStdout,
     payload: Vec<u8>,
@@ -90,43 +92,53 @@ impl Engine {
             let log = Arc::clone(&log);
             move || keep_tail(BufReader::new(stderr), &log)
         });
-        let mut engine = Engine {
-            name: name.clone(),
-            hello: Hello {
-                protocol: 0,
-                engine: name,
-                version: None,
-                build: BTreeMap::new(),
-                architectures: Vec::new(),
-                taps: Vec::new(),
-                overwrite: false,
-                dtypes: Vec::new(),
-                tokenizer: false,
-                judges: false,
-            },
-            child,
+        Engine {
+            hello: Engine::no_hello(&name),
+            name,
+            child: child.into(),
             stdin,
             stdout,
             payload: Vec::new(),
             log,
             log_reader,
             during: "starting".into(),
-        };
-        let hello = match engine.receive() {
+        }
+        .greet()
+    }
+
+    /// Until it has said one.
+    fn no_hello(name: &str) -> Hello {
+        Hello {
+            protocol: 0,
+            engine: name.to_owned(),
+            version: None,
+            build: BTreeMap::new(),
+            architectures: Vec::new(),
+            taps: Vec::new(),
+            overwrite: false,
+            dtypes: Vec::new(),
+            tokenizer: false,
+            judges: false,
+        }
+    }
+
+    /// Reads the hello.
+    fn greet(mut self) -> Result<Engine, Error> {
+        let hello = match self.receive() {
             Ok(Response::Hello(hello)) => hello,
-            Ok(other) => return Err(engine.unexpected(&other).into_error(&engine.name)),
-            Err(e) => return Err(e.into_error(&engine.name)),
+            Ok(other) => return Err(self.unexpected(&other).into_error(&self.name)),
+            Err(e) => return Err(e.into_error(&self.name)),
         };
         if hello.protocol != protocol::VERSION {
             return Err(Error::Engine(format!(
                 "engine {}: speaks protocol {}, this crossval speaks {}",
-                engine.name,
+                self.name,
                 hello.protocol,
                 protocol::VERSION
             )));
         }
-        engine.hello = hello;
-        Ok(engine)
+        self.hello = hello;
+        Ok(self)
     }
 
     /// The name as given on the command line.
