@@ -70,18 +70,34 @@ impl Error {
     }
 
     pub(crate) fn bad_file(place: &Path, what: impl Into<String>) -> Error {
-        let (place, what) = (place.display().to_string(), what.into());
+        let (place, what) = (place.display().to_string(), shortened(what.into()));
         Repr::BadFile { place, what }.into()
     }
 
     pub(crate) fn unsupported(place: &Path, what: impl Into<String>) -> Error {
-        let (place, what) = (place.display().to_string(), what.into());
+        let (place, what) = (place.display().to_string(), shortened(what.into()));
         Repr::Unsupported { place, what }.into()
+    }
+
+    pub(crate) fn missing_tensor(place: &Path, what: impl Into<String>) -> Error {
+        let (place, what) = (place.display().to_string(), shortened(what.into()));
+        Repr::MissingTensor { place, what }.into()
     }
 
     pub(crate) fn usage(what: impl Into<String>) -> Error {
         Repr::Usage(what.into()).into()
     }
+}
+
+/// A message without its middle, if it is long: names and texts from a file may be.
+fn shortened(what: String) -> String {
+    const BOTH_ENDS: usize = 240;
+    if what.len() <= 3 * BOTH_ENDS {
+        return what;
+    }
+    let start = &what[..what.floor_char_boundary(BOTH_ENDS)];
+    let end = &what[what.ceil_char_boundary(what.len() - BOTH_ENDS)..];
+    format!("{start} … {end}")
 }
 
 impl From<Repr> for Error {

@@ -11,6 +11,7 @@ mod formats;
 mod gate;
 mod generate;
 mod help;
+mod hostile;
 mod known;
 mod parity;
 mod perplexity;

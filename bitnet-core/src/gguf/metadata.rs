@@ -92,6 +92,11 @@ impl StringArray {
         self.ends.is_empty()
     }
 
+    /// Bytes of all strings together.
+    pub fn total_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The string at `index`.
     pub fn get(&self, index: usize) -> Option<&[u8]> {
         let end = *self.ends.get(index)?;

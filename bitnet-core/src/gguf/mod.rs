@@ -13,6 +13,7 @@ mod write;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -50,11 +51,11 @@ impl TensorInfo {
     }
 }
 
-/// An open GGUF file, mapped read-only.
+/// An open GGUF file.
 #[derive(Debug)]
 pub struct Gguf {
     path: PathBuf,
-    map: Mmap,
+    bytes: Bytes,
     version: u32,
     alignment: u64,
     metadata: Metadata,
@@ -62,8 +63,26 @@ pub struct Gguf {
     index: HashMap<String, usize>,
 }
 
+/// Where a file's bytes are.
+#[derive(Debug)]
+enum Bytes {
+    Mapped(Mmap),
+    Owned(Vec<u8>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Owned(bytes) => bytes,
+        }
+    }
+}
+
 impl Gguf {
-    /// Opens, maps and checks a file. Tensors of unknown type are listed; only their data is refused.
+    /// Opens, maps read-only and checks a file. Tensors of unknown type are listed; only their data is refused.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if it cannot be opened, [`BadFile`](crate::ErrorKind::BadFile) if it is
@@ -71,18 +90,31 @@ impl Gguf {
     /// byte orders.
     pub fn open(path: &Path) -> Result<Gguf, Error> {
         let io = |e| Error::io(path, e);
-        let file = File::open(path).map_err(io)?;
-        if !file.metadata().map_err(io)?.is_file() {
+        // Before it is opened, since opening a FIFO waits for a writer.
+        if !std::fs::metadata(path).map_err(io)?.is_file() {
             return Err(Error::bad_file(path, "not a regular file"));
         }
+        let file = File::open(path).map_err(io)?;
         // SAFETY: the map is read-only and private to this value. As with every mapped model file, the
         // contract is that nobody truncates or rewrites it meanwhile; the parser copies what it checks, and
         // data read later are plain numbers for which any bit pattern is valid.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        let header = read::parse(&map, path)?;
+        Gguf::check(path, Bytes::Mapped(map))
+    }
+
+    /// Checks the bytes of a file that are in memory; `path` names it in errors.
+    ///
+    /// # Errors
+    /// As [`open`](Gguf::open).
+    pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Gguf, Error> {
+        Gguf::check(path, Bytes::Owned(bytes))
+    }
+
+    fn check(path: &Path, bytes: Bytes) -> Result<Gguf, Error> {
+        let header = read::parse(&bytes, path)?;
         Ok(Gguf {
             path: path.to_owned(),
-            map,
+            bytes,
             version: header.version,
             alignment: header.alignment,
             metadata: header.metadata,
@@ -91,14 +123,14 @@ impl Gguf {
         })
     }
 
-    /// The file's path, as given to [`open`](Gguf::open).
+    /// The file's path, as given when it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// The file's length in bytes.
     pub fn file_size(&self) -> u64 {
-        self.map.len() as u64
+        self.bytes.len() as u64
     }
 
     /// The format version, 2 or 3.
@@ -140,7 +172,7 @@ impl Gguf {
         usize::try_from(tensor.offset)
             .ok()
             .and_then(|start| Some(start..start.checked_add(usize::try_from(tensor.size).ok()?)?))
-            .and_then(|range| self.map.get(range))
+            .and_then(|range| self.bytes.get(range))
             .ok_or_else(|| {
                 let path = self.path.display();
                 Error::usage(format!("{path}: tensor {name:?} is not of this file"))

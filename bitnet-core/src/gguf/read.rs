@@ -10,6 +10,8 @@ use crate::error::Error;
 
 /// ggml's `GGML_MAX_DIMS`.
 const MAX_DIMS: u32 = 4;
+/// ggml's `GGML_MAX_NAME`.
+const MAX_NAME: usize = 64;
 /// Arrays nest this deep at most; the format sets no limit, the stack does.
 const MAX_DEPTH: usize = 8;
 
@@ -183,6 +185,11 @@ impl<'a> Cursor<'a> {
     fn tensor_info(&mut self) -> Result<TensorInfo, Error> {
         let at = self.pos;
         let name = self.utf8("tensor name")?.to_owned();
+        if name.is_empty() || name.len() > MAX_NAME {
+            let n = name.len();
+            let what = format!("tensor name {name:?} has {n} bytes, 1 to {MAX_NAME} are allowed");
+            return Err(self.bad(at, what));
+        }
         let what = &format!("info of tensor {name:?}");
         let n_dims = self.u32(what)?;
         if n_dims > MAX_DIMS {
@@ -246,7 +253,11 @@ pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Header, Error> {
 
     let mut metadata = Metadata::new(path);
     for _ in 0..n_kv {
+        let at = c.pos;
         let key = c.utf8("metadata key")?;
+        if key.is_empty() {
+            return Err(c.bad(at, "a metadata key is empty"));
+        }
         let value = c.value(key)?;
         metadata.insert(key, value)?;
     }

@@ -190,9 +190,14 @@ impl Config {
                 RopeStyle::Neox
             },
             rope_dim,
-            rope_base: keys.optional("rope.freq_base")?.unwrap_or(10_000.0),
+            rope_base: keys
+                .optional_positive("rope.freq_base")?
+                .unwrap_or(10_000.0),
             rope_scale,
-            rms_eps: metadata.f32(&keys.key("attention.layer_norm_rms_epsilon"))?,
+            rms_eps: keys.positive(
+                "attention.layer_norm_rms_epsilon",
+                metadata.f32(&keys.key("attention.layer_norm_rms_epsilon"))?,
+            )?,
             activation: match architecture {
                 Architecture::Bitnet | Architecture::Llama => Activation::Silu,
                 Architecture::Bitnet25 | Architecture::BitnetB158 => Activation::Relu2,
@@ -242,6 +247,19 @@ impl<'a> Keys<'a> {
         Ok(value as usize)
     }
 
+    fn optional_positive(&self, key: &str) -> Result<Option<f32>, Error> {
+        let value = self.optional(key)?;
+        value.map(|value| self.positive(key, value)).transpose()
+    }
+
+    fn positive(&self, key: &str, value: f32) -> Result<f32, Error> {
+        if value > 0.0 && value.is_finite() {
+            return Ok(value);
+        }
+        let what = format!("{} is {value}, not a positive number", self.key(key));
+        Err(Error::bad_file(self.gguf.path(), what))
+    }
+
     fn refuse(&self, key: &str, what: &str) -> Error {
         let what = format!("{}: {what} is not supported", self.key(key));
         Error::unsupported(self.gguf.path(), what)
@@ -251,16 +269,22 @@ impl<'a> Keys<'a> {
     fn rope_scale(&self) -> Result<f32, Error> {
         const TYPE: &str = "rope.scaling.type";
         let kind: &str = self.optional(TYPE)?.unwrap_or("linear");
-        let factor: Option<f32> = match self.optional("rope.scaling.factor")? {
-            Some(factor) => Some(factor),
-            None => self.optional("rope.scale_linear")?,
-        };
+        let mut key = "rope.scaling.factor";
+        let mut factor: Option<f32> = self.optional(key)?;
+        if factor.is_none() {
+            key = "rope.scale_linear";
+            factor = self.optional(key)?;
+        }
         match kind {
             "none" => Ok(1.0),
-            "linear" => Ok(match factor {
-                None | Some(0.0) => 1.0,
-                Some(factor) => 1.0 / factor,
-            }),
+            "linear" => match factor {
+                None | Some(0.0) => Ok(1.0),
+                // A subnormal factor has no finite inverse.
+                Some(factor) => {
+                    self.positive(key, factor)?;
+                    self.positive(key, 1.0 / factor)
+                }
+            },
             other => Err(self.refuse(TYPE, &format!("{other:?}"))),
         }
     }

@@ -7,7 +7,6 @@ use super::config::Config;
 use super::linear::{Linear, Matrix};
 use super::{Layer, Model};
 use crate::Error;
-use crate::error::Repr;
 use crate::gguf::{Gguf, TensorInfo, TensorType};
 use crate::kernels::Kernel;
 
@@ -25,6 +24,10 @@ pub(super) fn load(gguf: Arc<Gguf>) -> Result<Model, Error> {
     };
     let output_norm = loader.vector("output_norm.weight", embd)?;
     let rope_factors = loader.optional_vector("rope_freqs.weight", config.rope_dim / 2)?;
+    if let Some(factor) = rope_factors.iter().flatten().find(|f| **f == 0.0) {
+        let what = format!("tensor \"rope_freqs.weight\" divides angles by {factor}");
+        return Err(Error::bad_file(gguf.path(), what));
+    }
     let mut layers = Vec::new();
     for i in 0..config.n_layer {
         layers.push(loader.layer(&config, i)?);
@@ -156,7 +159,6 @@ impl<'a> Loader<'a> {
     }
 
     fn unaccounted(&self, what: String) -> Error {
-        let place = self.gguf.path().display().to_string();
-        Repr::MissingTensor { place, what }.into()
+        Error::missing_tensor(self.gguf.path(), what)
     }
 }

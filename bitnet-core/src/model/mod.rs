@@ -4,6 +4,7 @@
 //! up, activation, sub-norm, down projection, residual. `llama` is the same without the sub-norms.
 
 mod attention;
+mod check;
 mod config;
 mod forward;
 mod head;
@@ -16,11 +17,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::Error;
-use crate::gguf::{Gguf, TensorType};
+use crate::gguf::Gguf;
 use crate::kernels::Kernel;
-use crate::quant::i2_s;
 use crate::tap::Tap;
 
+pub use check::check_weights;
 pub use config::{Activation, Architecture, Config, RopeStyle};
 pub use session::{Generate, HeadUse, Logits, Session, SessionOptions};
 
@@ -129,35 +130,6 @@ impl Model {
     pub fn set_kernel(&mut self, kernel: Kernel) {
         self.kernel = kernel;
     }
-}
-
-/// Looks through the ternary tensors of a file, which loading a model does not: one message for each that holds
-/// codes 3, which stand for no weight, or a scale that is not finite.
-///
-/// # Errors
-/// The data cannot be read.
-pub fn check_weights(gguf: &Gguf) -> Result<Vec<String>, Error> {
-    let mut findings = Vec::new();
-    for info in gguf.tensors() {
-        if info.ty != TensorType::I2_S {
-            continue;
-        }
-        let name = &info.name;
-        let n: u64 = info.shape.iter().product();
-        let (packed, trailer) = gguf.data(info)?.split_at((n / 4) as usize);
-        let undefined = i2_s::undefined_codes(packed);
-        if undefined > 0 {
-            findings.push(format!(
-                "tensor {name:?}: {undefined} of {n} codes are 3, which stands for no weight"
-            ));
-        }
-        if let Some(scale) = trailer.first_chunk()
-            && !f32::from_le_bytes(*scale).is_finite()
-        {
-            findings.push(format!("tensor {name:?}: its scale is not finite"));
-        }
-    }
-    Ok(findings)
 }
 
 impl fmt::Debug for Model {

@@ -205,8 +205,9 @@ fn char_to_byte(c: char) -> Option<u8> {
     u8::try_from(byte).ok()
 }
 
-/// The bytes that a token's text stands for. A character that stands for none is spelt as llama.cpp does.
-pub(super) fn decode_text(text: &str) -> Vec<u8> {
+/// The bytes that a token's text stands for. A character that stands for none is spelt as llama.cpp does, each time with
+/// the whole text, so that there is a `limit`: `None` beyond that many bytes.
+pub(super) fn decode_text(text: &str, limit: usize) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len());
     for c in text.chars() {
         match char_to_byte(c) {
@@ -221,8 +222,11 @@ pub(super) fn decode_text(text: &str) -> Vec<u8> {
                 out.push(b']');
             }
         }
+        if out.len() > limit {
+            return None;
+        }
     }
-    out
+    Some(out)
 }
 
 #[cfg(test)]
@@ -240,7 +244,9 @@ mod tests {
         // GPT-2's own: space and newline.
         assert_eq!((byte_to_char(b' '), byte_to_char(b'\n')), ('Ġ', 'Ċ'));
         assert_eq!(char_to_byte('\u{144}'), None);
-        assert_eq!(decode_text("Ġhi"), b" hi");
-        assert_eq!(decode_text("中"), "[UNK_BYTE_0xe4b8ad中]".as_bytes());
+        assert_eq!(decode_text("Ġhi", 3).unwrap(), b" hi");
+        assert_eq!(decode_text("Ġhi", 2), None);
+        let spelt = "[UNK_BYTE_0xe4b8ad中]".as_bytes();
+        assert_eq!(decode_text("中", 100).unwrap(), spelt);
     }
 }

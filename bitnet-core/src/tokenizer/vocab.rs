@@ -139,6 +139,10 @@ const EOG_TEXTS: [&str; 7] = [
     "<EOT>",
 ];
 
+/// Bytes that what all tokens decode to may take: so many, and so many for each byte of their texts.
+const LEAST_PIECES: usize = 1 << 20;
+const PIECES_PER_TEXT: usize = 8;
+
 impl Vocab {
     pub fn load(metadata: &Metadata, family: Family<'_>) -> Result<Vocab, Error> {
         let bad = |what: String| Error::bad_file(metadata.path(), what);
@@ -177,7 +181,14 @@ impl Vocab {
             None => vec![Kind::Normal; n],
             Some(types) => {
                 same_length("tokenizer.ggml.token_type", types.len())?;
-                types.iter().map(|&t| kind(t)).collect()
+                let kind = |(id, &ty): (usize, &i32)| {
+                    kind(ty).ok_or_else(|| bad(format!("token {id} has the unknown type {ty}")))
+                };
+                types
+                    .iter()
+                    .enumerate()
+                    .map(kind)
+                    .collect::<Result<_, _>>()?
             }
         };
         let mut text_lens: Vec<usize> = texts.iter().map(<[u8]>::len).collect();
@@ -298,6 +309,8 @@ impl Vocab {
             Error::bad_file(metadata.path(), format!("token {id} (\"{text}\") {why}"))
         };
         let mut pieces = StringArray::default();
+        // Where texts are spelt out they grow with their square: memory is to follow from the file's size.
+        let mut room = LEAST_PIECES + PIECES_PER_TEXT * self.texts.total_bytes();
         for (id, text) in self.texts.iter().enumerate() {
             match (self.kinds[id], family) {
                 (Kind::Control | Kind::Unknown | Kind::UserDefined, _) => pieces.push(text),
@@ -305,7 +318,12 @@ impl Vocab {
                 (Kind::Normal, Family::Bpe(_)) => {
                     let text =
                         std::str::from_utf8(text).map_err(|_| bad(id, text, "is not UTF-8"))?;
-                    pieces.push(&decode_text(text));
+                    let piece = decode_text(text, room).ok_or_else(|| {
+                        let what = "has characters that stand for no byte, too many to spell out";
+                        bad(id, text.as_bytes(), what)
+                    })?;
+                    room -= piece.len();
+                    pieces.push(&piece);
                 }
                 (Kind::Byte, Family::Spm) => {
                     let byte =
@@ -429,15 +447,16 @@ pub(super) fn until_nul(text: &[u8]) -> &[u8] {
     text.split(|&b| b == 0).next().unwrap_or_default()
 }
 
-fn kind(token_type: i32) -> Kind {
-    match token_type {
+fn kind(token_type: i32) -> Option<Kind> {
+    Some(match token_type {
+        0 | 5 => Kind::Other,
         1 => Kind::Normal,
         2 => Kind::Unknown,
         3 => Kind::Control,
         4 => Kind::UserDefined,
         6 => Kind::Byte,
-        _ => Kind::Other,
-    }
+        _ => return None,
+    })
 }
 
 /// SentencePiece's stand-in for a space, U+2581.

@@ -19,7 +19,7 @@ const VALUE_WIDTH: usize = 60;
 pub(super) struct Args {
     /// A GGUF file
     model: PathBuf,
-    /// Read the ternary weights too: fails if there are codes that stand for no weight, or scales that are not finite
+    /// Read the weights too: fails if there are any that are not finite, or ternary codes that stand for no weight
     #[arg(long)]
     check: bool,
     #[command(flatten)]
@@ -80,7 +80,9 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
         return Err(Error::BadInput(format!("{path}: {}", findings.join("; "))));
     }
     if args.check {
-        terminal.print("every ternary weight is -1, 0 or 1, every scale finite\n")?;
+        terminal.print(
+            "every ternary weight is -1, 0 or 1, every other weight and every scale finite\n",
+        )?;
     }
     Ok(Outcome::Pass)
 }

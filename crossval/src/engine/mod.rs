@@ -7,10 +7,12 @@ mod spec;
 mod tokenizer;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::io::{self, BufReader};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{ChildStdin, ChildStdout, ExitStatus};
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,7 +21,7 @@ use reports::model::EngineFailure;
 
 pub use self::limits::Limits;
 use self::pipe::Timed;
-use self::process::{Process, SHORT_WHILE, keep_tail, signal_name};
+use self::process::{Pipes, Process, SHORT_WHILE, keep_tail, signal_name};
 pub(crate) use self::process::{bound, ending};
 pub(crate) use self::spec::this_program;
 pub use self::spec::{EngineSpec, reference_folders};
@@ -61,11 +63,11 @@ pub struct Engine {
     hello: Hello,
     process: Process,
     limits: Limits,
-    stdin: Timed<ChildStdin>,
-    stdout: Timed<ChildStdout>,
+    stdin: Timed<File>,
+    stdout: Timed<File>,
     payload: Vec<u8>,
     log: Arc<Mutex<VecDeque<String>>>,
-    log_reader: JoinHandle<()>,
+    log_reader: Option<JoinHandle<()>>,
     during: String,
 }
 
@@ -85,19 +87,40 @@ impl Engine {
         };
         let (process, pipes) =
             Process::start(command, cpus, limits.memory_bytes()).map_err(cannot_start)?;
-        let stdin = Timed::new(pipes.stdin).map_err(cannot_start)?;
-        let stdout = Timed::new(pipes.stdout).map_err(cannot_start)?;
-        let stderr = pipes.stderr;
+        Engine::greeted(&name, process, pipes, limits)
+    }
+
+    /// An engine that is no child process: it reads requests from `stdin` and has written its responses to `stdout`,
+    /// both open already. Reads its hello.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] if what comes is not the protocol.
+    pub fn over(name: &str, stdin: OwnedFd, stdout: OwnedFd) -> Result<Engine, Error> {
+        let pipes = Pipes {
+            stdin: stdin.into(),
+            stdout: stdout.into(),
+            stderr: None,
+        };
+        Engine::greeted(name, Process::none(), pipes, Limits::in_force())
+    }
+
+    fn greeted(
+        name: &str,
+        process: Process,
+        pipes: Pipes,
+        limits: Limits,
+    ) -> Result<Engine, Error> {
+        let no_pipe = |e| Error::Internal(format!("engine {name}: no pipe: {e}"));
         let log = Arc::new(Mutex::new(VecDeque::new()));
-        let log_reader = std::thread::spawn({
+        let log_reader = pipes.stderr.map(|stderr| {
             let log = Arc::clone(&log);
-            move || keep_tail(BufReader::new(stderr), &log)
+            std::thread::spawn(move || keep_tail(BufReader::new(stderr), &log))
         });
         let mut engine = Engine {
-            name: name.clone(),
+            name: name.to_owned(),
             hello: Hello {
                 protocol: 0,
-                engine: name,
+                engine: name.to_owned(),
                 version: None,
                 build: BTreeMap::new(),
                 architectures: Vec::new(),
@@ -109,8 +132,8 @@ impl Engine {
             },
             process,
             limits,
-            stdin,
-            stdout,
+            stdin: Timed::new(pipes.stdin).map_err(no_pipe)?,
+            stdout: Timed::new(pipes.stdout).map_err(no_pipe)?,
             payload: Vec::new(),
             log,
             log_reader,
@@ -118,13 +141,12 @@ impl Engine {
         };
         let hello = match engine.receive() {
             Ok(Response::Hello(hello)) => hello,
-            Ok(other) => return Err(engine.unexpected(&other).into_error(&engine.name)),
-            Err(e) => return Err(e.into_error(&engine.name)),
+            Ok(other) => return Err(engine.unexpected(&other).into_error(name)),
+            Err(e) => return Err(e.into_error(name)),
         };
         if hello.protocol != protocol::VERSION {
             return Err(Error::Engine(format!(
-                "engine {}: speaks protocol {}, this crossval speaks {}",
-                engine.name,
+                "engine {name}: speaks protocol {}, this crossval speaks {}",
                 hello.protocol,
                 protocol::VERSION
             )));
@@ -359,7 +381,7 @@ impl Engine {
     fn log_tail(&mut self) -> Vec<String> {
         // A process that the worker left behind may hold the pipe open for ever.
         for _ in 0..LOG_END_TRIES {
-            if self.log_reader.is_finished() {
+            if self.log_reader.as_ref().is_none_or(JoinHandle::is_finished) {
                 break;
             }
             std::thread::sleep(SHORT_WHILE);

@@ -1,9 +1,11 @@
 //! The worker as a process: its limits, its log, its end.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, BufRead, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -28,22 +30,29 @@ const LOG_LINE_BYTES: u64 = 400;
 /// How often the driver looks whether a worker has ended.
 pub(super) const SHORT_WHILE: Duration = Duration::from_millis(2);
 
-/// A worker and whatever it started, which ends with it: they are a process group.
+/// A worker and whatever it started, which ends with it: they are a process group. Or nobody, who counts as ended with
+/// code 0.
 #[derive(Debug)]
-pub(super) struct Process {
-    child: Child,
-    group: Pid,
+pub(super) struct Process(Option<Group>);
+
+#[derive(Debug)]
+struct Group {
+    leader: Child,
     registered: Option<Registered>,
 }
 
 /// The driver's ends of a worker's pipes.
 pub(super) struct Pipes {
-    pub(super) stdin: ChildStdin,
-    pub(super) stdout: ChildStdout,
-    pub(super) stderr: ChildStderr,
+    pub(super) stdin: File,
+    pub(super) stdout: File,
+    pub(super) stderr: Option<ChildStderr>,
 }
 
 impl Process {
+    pub(super) fn none() -> Process {
+        Process(None)
+    }
+
     /// Starts a worker, pinned to `cpus` if given, that may allocate `memory` bytes if given.
     pub(super) fn start(
         mut command: Command,
@@ -58,34 +67,31 @@ impl Process {
             .process_group(0)
             .env("OMP_STACKSIZE", format!("{}", WORKER_STACK_BYTES >> 10));
         confine(&mut command, cpus, memory);
-        let mut child = command.spawn()?;
-        let group = Pid::from_child(&child);
-        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let process = Process {
-            child,
-            group,
-            registered: Some(Registered::new(group)),
+        let mut leader = command.spawn()?;
+        let pipes = leader.stdin.take().zip(leader.stdout.take());
+        let stderr = leader.stderr.take();
+        let registered = Some(Registered::new(Pid::from_child(&leader)));
+        let process = Process(Some(Group { leader, registered }));
+        let (stdin, stdout) = pipes.ok_or_else(|| io::Error::other("no pipe"))?;
+        let pipes = Pipes {
+            stdin: OwnedFd::from(stdin).into(),
+            stdout: OwnedFd::from(stdout).into(),
+            stderr,
         };
-        match pipes {
-            (Some(stdin), Some(stdout), Some(stderr)) => {
-                let pipes = Pipes {
-                    stdin,
-                    stdout,
-                    stderr,
-                };
-                Ok((process, pipes))
-            }
-            _ => Err(io::Error::other("no pipe")),
-        }
+        Ok((process, pipes))
     }
 
     /// Waits until it has ended, for so long at most; returns whether it has.
     pub(super) fn ends_within(&self, time: Duration) -> bool {
-        let deadline = Instant::now() + time;
+        let Some(group) = &self.0 else {
+            return true;
+        };
+        let leader = WaitId::Pid(Pid::from_child(&group.leader));
         // It stays to be reaped, so that its ID remains its own.
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let deadline = Instant::now() + time;
         loop {
-            if !matches!(waitid(WaitId::Pid(self.group), look), Ok(None)) {
+            if !matches!(waitid(leader.clone(), look), Ok(None)) {
                 return true;
             }
             if Instant::now() >= deadline {
@@ -97,12 +103,15 @@ impl Process {
 
     /// Ends it if it lives, and what it started; returns how it ended.
     pub(super) fn end(&mut self) -> io::Result<ExitStatus> {
-        if let Some(registered) = self.registered.take() {
+        let Some(group) = &mut self.0 else {
+            return Ok(ExitStatus::default());
+        };
+        if let Some(registered) = group.registered.take() {
             // Fails if there is nobody to end.
-            let _ = kill_process_group(self.group, Signal::KILL);
+            let _ = kill_process_group(Pid::from_child(&group.leader), Signal::KILL);
             drop(registered);
         }
-        self.child.wait()
+        group.leader.wait()
     }
 }
 

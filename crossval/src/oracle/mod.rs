@@ -26,6 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bitnet_core::gguf::{Gguf, TensorType};
+use bitnet_core::model::Model;
 use bitnet_core::tap::Tap;
 
 pub use self::hyper::Hyperparameters;
@@ -83,7 +84,7 @@ impl Oracle {
     /// Opens a model.
     ///
     /// # Errors
-    /// If the file is no GGUF, or not of an architecture that the oracle knows.
+    /// If the file is no GGUF, or not of a model that `bitnet-core` knows.
     pub fn open(path: &Path) -> Result<Oracle, OracleError> {
         Oracle::new(Arc::new(Gguf::open(path)?))
     }
@@ -93,6 +94,8 @@ impl Oracle {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn new(gguf: Arc<Gguf>) -> Result<Oracle, OracleError> {
+        // Which tensors there must be, and their shapes, is said once.
+        Model::load(Arc::clone(&gguf))?;
         let hyper = Hyperparameters::read(&gguf)?;
         Ok(Oracle { gguf, hyper })
     }

@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bitnet_core::tap::Tap;
-use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::info::{BadKey, TraceInfo};
@@ -59,8 +59,8 @@ impl From<TraceError> for Error {
 #[derive(Debug)]
 pub struct Trace {
     path: PathBuf,
-    map: Mmap,
-    data_start: usize,
+    file: File,
+    data_start: u64,
     header: Metadata,
     info: TraceInfo,
     taps: Vec<Tap>,
@@ -90,11 +90,9 @@ impl Trace {
             path: path.to_owned(),
             reason,
         };
-        let file = File::open(path).map_err(|e| at(e.into()))?;
-        // SAFETY: a private read-only mapping; whoever truncates the file meanwhile makes reads fault, which ends
-        // the process, as with any mapped file. Nothing relies on the bytes staying the same.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| at(e.into()))?;
-        let (header, data_start) = header(&map).map_err(|what| at(Reason::Container(what)))?;
+        // Read in pieces, never mapped: a file that shrinks meanwhile is an error, not a signal.
+        let file = open(path).map_err(|e| at(e.into()))?;
+        let (header, data_start) = header(&file).map_err(at)?;
         let none = Default::default();
         let metadata = header.metadata().as_ref().unwrap_or(&none);
         let info = TraceInfo::from_metadata(metadata).map_err(|e| at(e.into()))?;
@@ -106,7 +104,7 @@ impl Trace {
             .collect();
         let mut trace = Trace {
             path: path.to_owned(),
-            map,
+            file,
             data_start,
             header,
             info,
@@ -211,7 +209,7 @@ impl Trace {
         prompt: &RecordedPrompt,
         (layer, tap): (Option<usize>, Tap),
         rows: Range<usize>,
-    ) -> Result<(&[usize], &[u8]), TraceError> {
+    ) -> Result<(&[usize], Vec<u8>), TraceError> {
         self.rows(&tap_tensor(prompt.index, layer, tap), rows)
     }
 
@@ -223,26 +221,31 @@ impl Trace {
         &self,
         prompt: &RecordedPrompt,
         index: usize,
-    ) -> Result<&[u8], TraceError> {
+    ) -> Result<Vec<u8>, TraceError> {
         let name = prompt_tensor(prompt.index, GENERATED_LOGITS);
         Ok(self.rows(&name, index..index.saturating_add(1))?.1)
     }
 
-    fn rows(&self, name: &str, rows: Range<usize>) -> Result<(&[usize], &[u8]), TraceError> {
-        let (info, bytes) = self.tensor(name)?;
+    fn rows(&self, name: &str, rows: Range<usize>) -> Result<(&[usize], Vec<u8>), TraceError> {
+        let info = self.tensor(name)?;
         let lacking = || self.bad_tensor(name, format!("has no rows {rows:?}"));
         let (&n, row) = info.shape.split_first().ok_or_else(lacking)?;
-        let row_bytes = bytes.len().checked_div(n).ok_or_else(lacking)?;
-        let range = rows.start.saturating_mul(row_bytes)..rows.end.saturating_mul(row_bytes);
-        Ok((row, bytes.get(range).ok_or_else(lacking)?))
+        let (start, end) = info.data_offsets;
+        let row_bytes = (end - start).checked_div(n).ok_or_else(lacking)?;
+        if rows.start > rows.end || rows.end > n {
+            return Err(lacking());
+        }
+        let mut bytes = vec![0; rows.len() * row_bytes];
+        let offset = self.data_start + (start + rows.start * row_bytes) as u64;
+        self.file
+            .read_exact_at(&mut bytes, offset)
+            .map_err(|e| self.bad_tensor(name, format!("cannot be read: {e}")))?;
+        Ok((row, bytes))
     }
 
-    fn tensor(&self, name: &str) -> Result<(&TensorInfo, &[u8]), TraceError> {
-        let missing = || self.bad_tensor(name, "is missing".into());
-        let info = self.header.info(name).ok_or_else(missing)?;
-        let data = self.map.get(self.data_start..).ok_or_else(missing)?;
-        let (start, end) = info.data_offsets;
-        Ok((info, data.get(start..end).ok_or_else(missing)?))
+    fn tensor(&self, name: &str) -> Result<&TensorInfo, TraceError> {
+        let info = self.header.info(name);
+        info.ok_or_else(|| self.bad_tensor(name, "is missing".into()))
     }
 
     fn bad_tensor(&self, name: &str, what: String) -> TraceError {
@@ -322,7 +325,7 @@ impl Trace {
         for (layer, tap) in self.sites() {
             let name = tap_tensor(index, layer, tap);
             let dtype = if tap.is_f16() { Dtype::F16 } else { Dtype::F32 };
-            let shape = &self.tensor(&name)?.0.shape;
+            let shape = &self.tensor(&name)?.shape;
             let last = shape.last().copied().unwrap_or(0);
             match tap {
                 Tap::AttnProbs => {
@@ -342,7 +345,7 @@ impl Trace {
         dtype: Dtype,
         shape: [usize; N],
     ) -> Result<(), TraceError> {
-        let (info, _) = self.tensor(name)?;
+        let info = self.tensor(name)?;
         if info.dtype == dtype && info.shape == shape && !shape.contains(&0) {
             return Ok(());
         }
@@ -356,9 +359,9 @@ impl Trace {
     /// Token IDs, each of which is in the vocabulary; at least one.
     fn tokens(&self, prompt: usize, what: &str) -> Result<Vec<u32>, TraceError> {
         let name = prompt_tensor(prompt, what);
-        let (info, bytes) = self.tensor(&name)?;
-        let n = info.shape.first().copied().unwrap_or(0);
+        let n = self.tensor(&name)?.shape.first().copied().unwrap_or(0);
         self.check_shape(&name, Dtype::U32, [n])?;
+        let (_, bytes) = self.rows(&name, 0..n)?;
         let tokens: Vec<u32> = bytes
             .chunks_exact(4)
             .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
@@ -374,23 +377,42 @@ impl Trace {
     }
 }
 
-/// The header of a safetensors file, and where its data starts. The tensors cover the rest of the file exactly.
-fn header(file: &[u8]) -> Result<(Metadata, usize), String> {
-    let length = file
-        .first_chunk()
-        .map(|bytes| u64::from_le_bytes(*bytes))
-        .ok_or("it has no header")?;
-    if length > MAX_HEADER {
-        return Err(format!("it announces a header of {length} bytes"));
+/// Opens a regular file; of others, a FIFO would wait for a writer.
+fn open(path: &Path) -> io::Result<File> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a regular file"));
     }
-    let data_start = 8 + length as usize;
-    let header = file.get(8..data_start).ok_or("it ends within its header")?;
-    let header: Metadata = serde_json::from_slice(header).map_err(|e| format!("header: {e}"))?;
-    let (needed, there) = (header.data_len(), file.len() - data_start);
+    File::open(path)
+}
+
+/// The header of a safetensors file, and where its data starts. The tensors cover the rest of the file exactly.
+fn header(file: &File) -> Result<(Metadata, u64), Reason> {
+    let bad = |what: &str| Reason::Container(what.to_owned());
+    let size = file.metadata()?.len();
+    if size < 8 {
+        return Err(bad("it has no header"));
+    }
+    let mut length = [0; 8];
+    file.read_exact_at(&mut length, 0)?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_HEADER {
+        return Err(Reason::Container(format!(
+            "it announces a header of {length} bytes"
+        )));
+    }
+    let data_start = 8 + length;
+    if data_start > size {
+        return Err(bad("it ends within its header"));
+    }
+    let mut header = vec![0; length as usize];
+    file.read_exact_at(&mut header, 8)?;
+    let header: Metadata =
+        serde_json::from_slice(&header).map_err(|e| Reason::Container(format!("header: {e}")))?;
+    let (needed, there) = (header.data_len() as u64, size - data_start);
     if needed != there {
-        return Err(format!(
+        return Err(Reason::Container(format!(
             "its tensors take {needed} bytes, {there} follow the header"
-        ));
+        )));
     }
     Ok((header, data_start))
 }

@@ -10,7 +10,7 @@ mod rust;
 mod trace;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::path::Path;
 use std::time::Instant;
@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use bitnet_core::tap::Tap;
 use bitnet_core::tokenizer::{DecodeOptions, EncodeOptions};
 
+use crate::error::Error;
 use crate::fault::Fault;
 use crate::protocol::{
     self, CompactHeadUse, ErrorKind, FrameError, Hello, JudgeRequest, ModelFacts, Request,
@@ -99,8 +100,8 @@ fn no_tokenizer() -> Refusal {
 
 /// The pipes to the driver. Taps go out, replacements come in.
 pub(crate) struct TapStream {
-    input: File,
-    output: File,
+    input: Box<dyn Read>,
+    output: Box<dyn Write>,
     payload: Vec<u8>,
     /// A pipe broke within an evaluation: there is nobody to answer to.
     broken: bool,
@@ -183,22 +184,48 @@ impl TapStream {
 ///
 /// # Errors
 /// If the engine is not part of this build, or the pipes cannot be set up.
-pub fn serve(
+pub fn serve(engine: &str, fault: Option<Fault>, file: Option<&Path>) -> Result<(), Error> {
+    let backend = backend(engine, fault, file)?;
+    let stream = TapStream::from_standard_streams()
+        .map_err(|e| Error::Internal(format!("worker pipes: {e}")))?;
+    converse(engine, backend, stream)
+}
+
+/// Serves the engine to a driver at the other end of `input` and `output`, in this process.
+///
+/// # Errors
+/// If the engine is not part of this build, or the driver does not keep to the protocol.
+pub fn serve_over(
+    engine: &str,
+    file: Option<&Path>,
+    input: impl Read + 'static,
+    output: impl Write + 'static,
+) -> Result<(), Error> {
+    let stream = TapStream {
+        input: Box::new(input),
+        output: Box::new(output),
+        payload: Vec::new(),
+        broken: false,
+    };
+    converse(engine, backend(engine, None, file)?, stream)
+}
+
+fn backend(
     engine: &str,
     fault: Option<Fault>,
     file: Option<&Path>,
-) -> Result<(), crate::error::Error> {
-    use crate::error::Error;
-    let backend: Box<dyn Backend> = match (engine, fault, file) {
+) -> Result<Box<dyn Backend>, Error> {
+    Ok(match (engine, fault, file) {
         ("rust", fault, None) => Box::new(rust::RustBackend::new(fault)?),
         ("oracle", None, None) => Box::new(oracle::OracleBackend::default()),
         #[cfg(feature = "reference")]
         ("bitnet.cpp", None, None) => Box::new(bitnet_cpp::BitnetCppBackend::default()),
         ("trace", None, Some(file)) => Box::new(trace::TraceBackend::new(file)?),
         _ => return Err(Error::Usage(format!("no worker for engine {engine:?}"))),
-    };
-    let stream = TapStream::from_standard_streams()
-        .map_err(|e| Error::Internal(format!("worker pipes: {e}")))?;
+    })
+}
+
+fn converse(engine: &str, backend: Box<dyn Backend>, stream: TapStream) -> Result<(), Error> {
     // A closed pipe is the driver's way of ending a worker early.
     if let Err(DriverGone(e)) = serve_requests(backend, stream)
         && !matches!(e, FrameError::Closed)
@@ -222,8 +249,8 @@ impl TapStream {
             }
         };
         let stream = TapStream {
-            input: duplicate(0)?,
-            output: duplicate(1)?,
+            input: Box::new(duplicate(0)?),
+            output: Box::new(duplicate(1)?),
             payload: Vec::new(),
             broken: false,
         };
@@ -363,8 +390,8 @@ fn generate(
     prompt: &[u32],
     n_predict: usize,
 ) -> Result<Response, Refusal> {
-    let mut tokens = Vec::with_capacity(n_predict);
-    let mut decode_ms = Vec::with_capacity(n_predict);
+    // Not for `n_predict` of them at once: the context may end long before.
+    let (mut tokens, mut decode_ms) = (Vec::new(), Vec::new());
     let start = Instant::now();
     let mut next = backend.prefill(prompt)?;
     let prefill_ms = milliseconds(start);

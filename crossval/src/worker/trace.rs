@@ -82,7 +82,7 @@ impl TraceBackend {
     ) -> Result<(), Refusal> {
         let first = request.first_position;
         let end = first + request.tokens.len();
-        let (shape, _) = self.trace.tap_rows(prompt, (layer, tap), first..end)?;
+        let (shape, _) = self.trace.tap_rows(prompt, (layer, tap), first..first)?;
         // Of attention probabilities, the file also has the positions after this batch.
         let (groups, width) = match *shape {
             [n_head, _] => (n_head, end),
@@ -129,7 +129,7 @@ impl TraceBackend {
             }
             _ => return Err(self.refusal(&format!("logits after {n} tokens"))),
         };
-        Ok(bytemuck::allocation::pod_collect_to_vec(bytes))
+        Ok(bytemuck::allocation::pod_collect_to_vec(&bytes))
     }
 }
 
@@ -253,21 +253,24 @@ mod tests {
     struct Replay {
         backend: TraceBackend,
         stream: TapStream,
+        output: File,
         _folder: tempfile::TempDir,
     }
 
     impl Replay {
         fn new() -> Replay {
             let folder = tempfile::tempdir().unwrap();
+            let output = tempfile::tempfile().unwrap();
             let stream = TapStream {
-                input: File::open("/dev/null").unwrap(),
-                output: tempfile::tempfile().unwrap(),
+                input: Box::new(std::io::empty()),
+                output: Box::new(output.try_clone().unwrap()),
                 payload: Vec::new(),
                 broken: false,
             };
             Replay {
                 backend: TraceBackend::new(&sample(folder.path())).unwrap(),
                 stream,
+                output,
                 _folder: folder,
             }
         }
@@ -293,11 +296,11 @@ mod tests {
         }
 
         fn sent(mut self) -> Vec<(TapHeader, Vec<u8>)> {
-            self.stream.output.seek(SeekFrom::Start(0)).unwrap();
+            self.output.seek(SeekFrom::Start(0)).unwrap();
             let mut sent = Vec::new();
             let mut payload = Vec::new();
             while let Ok(Response::Tap(header)) =
-                protocol::read_frame(&mut self.stream.output, &mut payload)
+                protocol::read_frame(&mut self.output, &mut payload)
             {
                 sent.push((header, payload.clone()));
             }

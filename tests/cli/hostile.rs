@@ -1,0 +1,202 @@
+//! Files made to break what reads them: each is refused with its cause, at once and in little memory.
+
+mod container;
+mod file;
+mod model;
+mod tensors;
+mod vocabulary;
+
+use std::collections::HashSet;
+use std::os::unix::process::CommandExt;
+
+use self::file::File;
+use super::*;
+
+/// Memory that a process may take, stack and mapped file apart, bytes. Who asks for more gets none, and aborts.
+const MEMORY: u64 = 50 << 20;
+
+/// Processor time that a process may take, seconds.
+const SECONDS: u64 = 1;
+
+struct Case {
+    name: &'static str,
+    /// Pieces of the message.
+    says: &'static [&'static str],
+    edit: Box<dyn FnOnce(&mut File)>,
+    /// What refuses it.
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    Container,
+    Model,
+    /// Only who looks at every weight: `run`, and `inspect --check`.
+    Weights,
+}
+
+impl Case {
+    fn new(
+        name: &'static str,
+        says: &'static [&'static str],
+        edit: impl FnOnce(&mut File) + 'static,
+    ) -> Case {
+        Case {
+            name,
+            says,
+            edit: Box::new(edit),
+            stage: Stage::Container,
+        }
+    }
+
+    fn of_model(
+        name: &'static str,
+        says: &'static [&'static str],
+        edit: impl FnOnce(&mut File) + 'static,
+    ) -> Case {
+        Case {
+            stage: Stage::Model,
+            ..Case::new(name, says, edit)
+        }
+    }
+
+    fn of_weights(
+        name: &'static str,
+        says: &'static [&'static str],
+        edit: impl FnOnce(&mut File) + 'static,
+    ) -> Case {
+        Case {
+            stage: Stage::Weights,
+            ..Case::new(name, says, edit)
+        }
+    }
+}
+
+/// `crossval` within the limits, which its workers inherit.
+fn limited(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crossval"));
+    command.args(args);
+    let limit = || {
+        for (resource, limit) in [(libc::RLIMIT_DATA, MEMORY), (libc::RLIMIT_CPU, SECONDS)] {
+            let limit = libc::rlimit {
+                rlim_cur: limit,
+                rlim_max: limit,
+            };
+            // SAFETY: a plain system call on a value owned by this frame.
+            if unsafe { libc::setrlimit(resource, &limit) } != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing and only makes async-signal-safe calls.
+    unsafe { command.pre_exec(limit) };
+    command.output().expect("crossval starts")
+}
+
+fn check(cases: Vec<Case>) {
+    let scratch = Scratch::new();
+    let path = scratch.path("hostile.gguf");
+    let path = path.to_str().expect("UTF-8");
+    let out = scratch.path("out");
+    let out = out.to_str().expect("UTF-8");
+    let mut failures = Vec::new();
+    for case in cases {
+        let mut file = File::bundled();
+        (case.edit)(&mut file);
+        std::fs::write(path, file.bytes()).expect("a file");
+        let run = [
+            "run",
+            "--model",
+            path,
+            "--reference",
+            "rust",
+            "--no-bench",
+            "--out",
+            out,
+        ];
+        let output = limited(&run);
+        let message = stderr(&output);
+        let mut says = case.says.to_vec();
+        says.push(path);
+        let fine = output.status.code() == Some(65)
+            && message.lines().count() == 1
+            && message.len() < 2000
+            && says.iter().all(|says| message.contains(says));
+        if !fine {
+            failures.push(format!("{}: run: {}: {message}", case.name, output.status));
+        }
+        let mut args = vec!["inspect", path];
+        let code = match case.stage {
+            Stage::Container => 65,
+            // What is sound is shown, and who does not run it and why.
+            Stage::Model => 0,
+            Stage::Weights => {
+                args.push("--check");
+                65
+            }
+        };
+        let output = limited(&args);
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let message = format!("{stdout}{}", stderr(&output));
+        let said = case.says.iter().all(|says| message.contains(says));
+        if output.status.code() != Some(code) || !said {
+            failures.push(format!(
+                "{}: inspect: {}: {message}",
+                case.name, output.status
+            ));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn hostile_containers() {
+    check(container::cases());
+}
+
+#[test]
+fn hostile_models() {
+    check(model::cases());
+}
+
+#[test]
+fn hostile_tensors() {
+    check(tensors::cases());
+}
+
+#[test]
+fn hostile_vocabularies() {
+    check(vocabulary::cases());
+}
+
+/// Else those above could be refused for what they all have in common.
+#[test]
+fn hostile_files_are_sound_but_for_their_fault() {
+    let scratch = Scratch::new();
+    let path = scratch.path("sound.gguf");
+    std::fs::write(&path, File::bundled().bytes()).expect("a file");
+    let path = path.to_str().expect("UTF-8");
+    let out = scratch.path("out");
+    let out = out.to_str().expect("UTF-8");
+    let output = limited(&[
+        "run",
+        "--model",
+        path,
+        "--reference",
+        "rust",
+        "--no-bench",
+        "--out",
+        out,
+    ]);
+    assert_eq!(exit_code(&output), 0, "{}", stderr(&output));
+    let cases = [
+        container::cases(),
+        model::cases(),
+        tensors::cases(),
+        vocabulary::cases(),
+    ];
+    let names: Vec<&str> = cases.iter().flatten().map(|case| case.name).collect();
+    let distinct: HashSet<&str> = names.iter().copied().collect();
+    assert_eq!(distinct.len(), names.len());
+}
