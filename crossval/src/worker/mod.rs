@@ -1,4 +1,4 @@
-//! Workers: engines behind the [protocol], one per process.
+//! Workers: engines behind the [protocol], one per process, each in a [sandbox].
 
 #[cfg(feature = "reference")]
 mod bitnet_cpp;
@@ -7,6 +7,7 @@ mod facts;
 mod nodes;
 mod oracle;
 mod rust;
+pub(crate) mod sandbox;
 mod trace;
 
 use std::fs::File;
@@ -179,7 +180,7 @@ impl TapStream {
     }
 }
 
-/// Serves the engine until the driver quits or closes the pipe.
+/// Serves the engine until the driver quits or closes the pipe, in a [`sandbox`].
 ///
 /// # Errors
 /// If the engine is not part of this build, or the pipes cannot be set up.
@@ -189,6 +190,7 @@ pub fn serve(
     file: Option<&Path>,
 ) -> Result<(), crate::error::Error> {
     use crate::error::Error;
+    let sandbox = sandbox::enter();
     let backend: Box<dyn Backend> = match (engine, fault, file) {
         ("rust", fault, None) => Box::new(rust::RustBackend::new(fault)?),
         ("oracle", None, None) => Box::new(oracle::OracleBackend::default()),
@@ -200,7 +202,7 @@ pub fn serve(
     let stream = TapStream::from_standard_streams()
         .map_err(|e| Error::Internal(format!("worker pipes: {e}")))?;
     // A closed pipe is the driver's way of ending a worker early.
-    if let Err(DriverGone(e)) = serve_requests(backend, stream)
+    if let Err(DriverGone(e)) = serve_requests(backend, stream, sandbox)
         && !matches!(e, FrameError::Closed)
     {
         return Err(Error::Internal(format!("worker {engine}: {e}")));
@@ -237,8 +239,14 @@ impl TapStream {
     }
 }
 
-fn serve_requests(mut backend: Box<dyn Backend>, mut stream: TapStream) -> Result<(), DriverGone> {
-    stream.respond(&Response::Hello(backend.hello()), &[])?;
+fn serve_requests(
+    mut backend: Box<dyn Backend>,
+    mut stream: TapStream,
+    sandbox: String,
+) -> Result<(), DriverGone> {
+    let mut hello = backend.hello();
+    hello.build.insert(sandbox::FACT.to_owned(), sandbox);
+    stream.respond(&Response::Hello(hello), &[])?;
     loop {
         let request: Request = protocol::read_frame(&mut stream.input, &mut stream.payload)?;
         if request == Request::Quit {
