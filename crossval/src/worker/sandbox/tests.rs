@@ -167,6 +167,7 @@ fn seccomp_alone() {
         refused("limit the parent", checked(limited));
         let outlives = libc::prctl(libc::PR_SET_PDEATHSIG, 0);
         refused("outlive the parent", checked(outlives));
+        refused("leave the group", checked(libc::setpgid(0, 0)));
         let typed = libc::ioctl(0, libc::TIOCSTI, c"x".as_ptr());
         refused("type for the user", checked(typed));
         refused("namespaces", checked(libc::unshare(libc::CLONE_NEWUSER)));
