@@ -49,7 +49,14 @@ pub fn run() -> Result<()> {
         command
     };
     let mut tests = instrumented(&["test", "--lib", "--tests"]);
-    tests.args(["--package", "bitnet-core", "--package", "bitnet-sys"]);
+    tests
+        .args(["--package", "bitnet-core", "--package", "bitnet-sys"])
+        // Suppressions go by the names of functions, which binutils know where LLVM's tools are missing.
+        .env("ASAN_OPTIONS", "allow_addr2line=1")
+        .env(
+            "LSAN_OPTIONS",
+            format!("suppressions={}", root().join("xtask/leaks.supp").display()),
+        );
     run_command(&mut tests)?;
 
     run_command(&mut instrumented(&["build", "--bin", "crossval"]))?;
