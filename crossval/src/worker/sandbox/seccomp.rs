@@ -43,13 +43,11 @@ const REFUSED: &[i64] = &[
     libc::SYS_mknodat,
     libc::SYS_linkat,
     libc::SYS_symlinkat,
-    libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_unlinkat,
     libc::SYS_truncate,
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
-    libc::SYS_fchmodat2,
     libc::SYS_fchown,
     libc::SYS_fchownat,
     libc::SYS_utimensat,
@@ -97,7 +95,6 @@ const REFUSED: &[i64] = &[
     libc::SYS_finit_module,
     libc::SYS_delete_module,
     libc::SYS_kexec_load,
-    libc::SYS_kexec_file_load,
     libc::SYS_reboot,
     libc::SYS_swapon,
     libc::SYS_swapoff,
@@ -113,7 +110,7 @@ const REFUSED: &[i64] = &[
     libc::SYS_personality,
 ];
 
-/// The older calls, which newer architectures do without.
+/// Calls that newer architectures do without.
 #[cfg(target_arch = "x86_64")]
 const REFUSED_OLD: &[i64] = &[
     libc::SYS_fork,
@@ -125,6 +122,7 @@ const REFUSED_OLD: &[i64] = &[
     libc::SYS_link,
     libc::SYS_symlink,
     libc::SYS_rename,
+    libc::SYS_renameat,
     libc::SYS_unlink,
     libc::SYS_chmod,
     libc::SYS_chown,
@@ -132,16 +130,18 @@ const REFUSED_OLD: &[i64] = &[
     libc::SYS_utime,
     libc::SYS_utimes,
     libc::SYS_futimesat,
+    libc::SYS_kexec_file_load,
     libc::SYS_iopl,
     libc::SYS_ioperm,
     libc::SYS_modify_ldt,
 ];
+/// `renameat`, `kexec_file_load`: not in libc's tables for 64-bit Arm.
 #[cfg(not(target_arch = "x86_64"))]
-const REFUSED_OLD: &[i64] = &[];
+const REFUSED_OLD: &[i64] = &[38, 294];
 
-/// Newer than the tables of libc, and of one number on all architectures: `setxattrat`, `removexattrat`, `file_setattr`,
-/// `open_tree_attr`.
-const REFUSED_NEW: &[i64] = &[463, 466, 469, 467];
+/// Newer than libc's tables, and of one number on all architectures: `fchmodat2`, `setxattrat`, `removexattrat`,
+/// `open_tree_attr`, `file_setattr`.
+const REFUSED_NEW: &[i64] = &[452, 463, 466, 467, 469];
 
 /// Flags of `open` with which a file is written or made. O_TMPFILE needs one of the first two.
 const WRITES: [i32; 4] = [libc::O_WRONLY, libc::O_RDWR, libc::O_CREAT, libc::O_TRUNC];
