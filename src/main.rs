@@ -1,5 +1,7 @@
 //! The `crossval` binary: the provenance that the build script stamped, and the `crossval` crate.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use crossval::environment::Provenance;

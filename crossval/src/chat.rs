@@ -1,6 +1,7 @@
 //! Prompts as the model's chat template writes them (`--chat`): each text becomes one message of the user.
 //!
-//! A template is a program out of the model's file, so it runs in a child process whose memory and time are bounded.
+//! A template is a program out of the model's file, so it runs in a child process whose memory and time are bounded, and
+//! in the [sandbox] of the workers.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -13,6 +14,7 @@ use crate::engine::{bound, ending, this_program};
 use crate::error::Error;
 use crate::protocol::VocabFacts;
 use crate::run::PromptSource;
+use crate::worker::sandbox;
 
 /// The hidden subcommand that [`serve`]s.
 pub(crate) const COMMAND: &str = "render-chat";
@@ -135,6 +137,7 @@ fn in_child(job: &Job) -> Result<Vec<String>, String> {
 /// [`Error::BadInput`] with the template's error.
 pub(crate) fn serve() -> Result<(), Error> {
     let broken = |e: &dyn std::fmt::Display| Error::Internal(format!("{COMMAND}: {e}"));
+    sandbox::enter();
     let mut json = Vec::new();
     std::io::stdin()
         .read_to_end(&mut json)

@@ -4,6 +4,8 @@
 //! Depends on no engine: a report renders again from its JSON alone. Every string in a report counts as
 //! untrusted: the writers escape all of them, and no report that parses makes a writer panic.
 
+#![forbid(unsafe_code)]
+
 mod chart;
 pub mod comparison;
 mod error;

@@ -18,6 +18,7 @@ mod perplexity;
 mod profile;
 mod python;
 mod record;
+mod sandbox;
 mod stress;
 mod token_parity;
 mod tokenize;

@@ -1,6 +1,7 @@
 //! Cross-validates the bundled model.
 
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
@@ -26,13 +27,7 @@ pub fn run() -> Result<ExitCode> {
         "crossval",
         "--",
     ]);
-    command.args(["run", "--model", "assets/tiny-bitnet.gguf"]);
-    command.args([
-        "--prompt",
-        "Once upon a time there was a little dog",
-        "--out",
-        OUT,
-    ]);
+    arguments(&mut command, &root().join(OUT));
     let line = line(&command);
     eprintln!("xtask: {line}");
     let status = command
@@ -44,4 +39,14 @@ pub fn run() -> Result<ExitCode> {
     }
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// What `crossval` is asked for, with the report in `out`.
+pub fn arguments(command: &mut Command, out: &Path) {
+    command
+        .current_dir(root())
+        .args(["run", "--model", "assets/tiny-bitnet.gguf"])
+        .args(["--prompt", "Once upon a time there was a little dog"])
+        .arg("--out")
+        .arg(out);
 }

