@@ -170,6 +170,41 @@ fn hostile_vocabularies() {
     check(vocabulary::cases());
 }
 
+/// BitNet.cpp aborts on some of them, and loads others. Whatever it does, the message is the one that says what is wrong.
+#[cfg(feature = "reference")]
+#[test]
+fn the_reference_may_do_with_hostile_files_what_it_likes() {
+    let scratch = Scratch::new();
+    let path = scratch.path("hostile.gguf");
+    let cases = [model::cases(), tensors::cases(), vocabulary::cases()];
+    let mut failures = Vec::new();
+    for case in cases.into_iter().flatten() {
+        let mut file = File::bundled();
+        (case.edit)(&mut file);
+        std::fs::write(&path, file.bytes()).expect("a file");
+        let path = path.to_str().expect("UTF-8");
+        let out = scratch.path("out").display().to_string();
+        let output = crossval(&[
+            "run",
+            "--model",
+            path,
+            "--reference",
+            "rust",
+            "--candidate",
+            "bitnet.cpp",
+            "--no-bench",
+            "--out",
+            &out,
+        ]);
+        let message = stderr(&output);
+        let said = case.says.iter().all(|says| message.contains(says));
+        if output.status.code() != Some(65) || !said {
+            failures.push(format!("{}: {}: {message}", case.name, output.status));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
 /// Else those above could be refused for what they all have in common.
 #[test]
 fn hostile_files_are_sound_but_for_their_fault() {

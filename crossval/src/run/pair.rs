@@ -92,15 +92,20 @@ impl Pair {
         {
             return Err(Error::BadInput(message));
         }
-        // A kernel would make something of them, and both engines perhaps the same.
-        if ours[1]
-            && of_candidate.is_ok()
-            && let Ok(findings) = candidate.engine.check_weights()
-            && let Some(finding) = findings.first()
-        {
-            return Err(Error::BadInput(format!("{}: {finding}", model.display())));
-        }
         let of_reference = reference.load(model);
+        for (worker, loaded, is_ours) in [
+            (&mut candidate, &of_candidate, ours[1]),
+            (&mut reference, &of_reference, ours[0]),
+        ] {
+            // A kernel would make something of them, and both engines perhaps the same.
+            if is_ours
+                && loaded.is_ok()
+                && let Ok(findings) = worker.engine.check_weights()
+                && let Some(finding) = findings.first()
+            {
+                return Err(Error::BadInput(format!("{}: {finding}", model.display())));
+            }
+        }
         let facts = match (of_reference, of_candidate) {
             (Ok(r), Ok(c)) => {
                 check_agreement(&r, &c)?;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bitnet_core::gguf::Gguf;
+use bitnet_core::model::check_weights;
 use bitnet_core::tap::Tap;
 use bitnet_core::tokenizer::{DecodeOptions, EncodeOptions};
 use bitnet_sys::{
@@ -20,6 +21,8 @@ use crate::protocol::{self, ErrorKind, Hello, ModelFacts, Settings, TapHeader, V
 #[derive(Default)]
 pub(crate) struct BitnetCppBackend {
     loaded: Option<(Arc<Model>, NodeMap)>,
+    /// Where that is from.
+    path: PathBuf,
     /// Loaded without its weights.
     vocab: Option<Model>,
     context: Option<Context>,
@@ -41,6 +44,12 @@ impl From<bitnet_sys::Error> for Refusal {
 
 fn refuse(e: impl ToString) -> Refusal {
     Refusal::new(ErrorKind::Internal, e)
+}
+
+/// The file by our own reader, before the library sees it: it names what is wrong with a container, where the library
+/// aborts or reads out of bounds.
+fn checked(path: &Path) -> Result<Gguf, Refusal> {
+    Gguf::open(path).map_err(|e| Refusal::new(ErrorKind::BadModel, e))
 }
 
 impl BitnetCppBackend {
@@ -97,8 +106,8 @@ impl Backend for BitnetCppBackend {
     }
 
     fn load(&mut self, path: &Path) -> Result<ModelFacts, Refusal> {
+        let gguf = checked(path)?;
         let model = Arc::new(Model::load(path, LoadOptions::default())?);
-        let gguf = Gguf::open(path).map_err(|e| Refusal::new(ErrorKind::BadModel, e))?;
         let known = model.facts();
         let architecture = known.architecture.clone();
         let names = gguf.tensors().iter().map(|t| t.name.clone());
@@ -136,7 +145,13 @@ impl Backend for BitnetCppBackend {
         };
         self.loaded = Some((model, nodes));
         self.vocab = None;
+        self.path = path.to_owned();
         Ok(facts)
+    }
+
+    fn check_weights(&self) -> Result<Vec<String>, Refusal> {
+        let findings = check_weights(&checked(&self.path)?);
+        findings.map_err(|e| Refusal::new(ErrorKind::BadModel, e))
     }
 
     fn load_vocab(&mut self, path: &Path) -> Result<VocabFacts, Refusal> {
@@ -144,8 +159,8 @@ impl Backend for BitnetCppBackend {
             vocab_only: true,
             ..LoadOptions::default()
         };
+        let gguf = checked(path)?;
         let model = Model::load(path, options)?;
-        let gguf = Gguf::open(path).map_err(|e| Refusal::new(ErrorKind::BadModel, e))?;
         let facts = vocab_facts(&gguf, &model)?;
         self.vocab = Some(model);
         Ok(facts)
