@@ -12,20 +12,36 @@ use crate::{line, root, run as run_command, target_dir};
 
 const CARGO_FUZZ: &str = "cargo-fuzz@0.13.2";
 
-/// Each target and the longest input for it, bytes.
-const TARGETS: [(&str, usize); 6] = [
-    ("gguf", 64 << 10),
-    ("tokenizer", 4 << 10),
-    ("worker_requests", 8 << 10),
-    ("worker_responses", 16 << 10),
-    ("report_json", 64 << 10),
-    ("trace", 64 << 10),
+/// A program of `fuzz/fuzz_targets`.
+struct Target {
+    name: &'static str,
+    /// Bytes of the longest input.
+    max_len: usize,
+    /// Words that its inputs are made of, a file of `fuzz`.
+    dictionary: Option<&'static str>,
+}
+
+const fn target(name: &'static str, max_len: usize, dictionary: Option<&'static str>) -> Target {
+    Target {
+        name,
+        max_len,
+        dictionary,
+    }
+}
+
+const TARGETS: [Target; 6] = [
+    target("gguf", 64 << 10, Some("gguf.dict")),
+    target("tokenizer", 4 << 10, None),
+    target("worker_requests", 8 << 10, Some("json.dict")),
+    target("worker_responses", 16 << 10, Some("json.dict")),
+    target("report_json", 64 << 10, Some("json.dict")),
+    target("trace", 64 << 10, Some("json.dict")),
 ];
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// gguf, tokenizer, worker_requests, worker_responses, report_json or trace; all of them if none is named
-    #[arg(value_parser = TARGETS.map(|(name, _)| name))]
+    #[arg(value_parser = TARGETS.map(|target| target.name))]
     targets: Vec<String>,
     /// How long to fuzz each
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
@@ -43,14 +59,12 @@ struct Figures {
 /// Fuzzes the targets one after the other, and fails if there was a crash.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let fuzzer = Fuzzer::new()?;
-    let chosen = TARGETS.iter().filter(|(name, _)| {
-        arguments.targets.is_empty() || arguments.targets.iter().any(|target| target == name)
-    });
+    let named = |target: &&Target| arguments.targets.iter().any(|name| name == target.name);
+    let all = arguments.targets.is_empty();
     let mut crashed = Vec::new();
-    for &(target, max_len) in chosen {
-        let crashes = fuzzer.run(target, max_len, arguments.minutes)?;
-        if !crashes.is_empty() {
-            crashed.push(target);
+    for target in TARGETS.iter().filter(|target| all || named(target)) {
+        if fuzzer.run(target, arguments.minutes)? {
+            crashed.push(target.name);
         }
     }
     if !crashed.is_empty() {
@@ -99,44 +113,45 @@ impl Fuzzer {
         run
     }
 
-    /// Says what came of it, and returns the inputs that crash.
-    fn run(&self, target: &str, max_len: usize, minutes: u64) -> Result<Vec<PathBuf>> {
-        run_command(&mut self.command("build", target))?;
+    /// Says what came of it, and returns whether there was a crash.
+    fn run(&self, target: &Target, minutes: u64) -> Result<bool> {
+        let name = target.name;
+        run_command(&mut self.command("build", name))?;
         let folder = root().join("fuzz");
-        let corpus = folder.join("corpus").join(target);
+        let corpus = folder.join("corpus").join(name);
         fs::create_dir_all(&corpus)?;
-        let artifacts = folder.join("artifacts").join(target);
+        let artifacts = folder.join("artifacts").join(name);
         let before = files(&artifacts);
-        let mut run = self.command("run", target);
+        let mut run = self.command("run", name);
         // New inputs go to the first folder.
-        run.args([&corpus, &folder.join("seeds").join(target)]);
+        run.args([&corpus, &folder.join("seeds").join(name)]);
         run.args([
             "--",
             "-rss_limit_mb=512",
             "-timeout=10",
             "-print_final_stats=1",
         ])
-        .arg(format!("-max_len={max_len}"))
-        .arg(format!("-max_total_time={}", minutes * 60))
+        .arg(format!("-max_len={}", target.max_len))
+        .arg(format!("-max_total_time={}", minutes * 60));
+        if let Some(dictionary) = target.dictionary {
+            run.arg(format!("-dict={}", folder.join(dictionary).display()));
+        }
         // What was freed a while ago would count as memory that is used.
-        .env("ASAN_OPTIONS", "quarantine_size_mb=32")
-        .stderr(Stdio::piped());
-        let log = target_dir().join(format!("fuzz-{target}.log"));
+        run.env("ASAN_OPTIONS", "quarantine_size_mb=32");
+        let log = target_dir().join(format!("fuzz-{name}.log"));
         let figures = watch(&mut run, &log)?;
-        let crashes: Vec<PathBuf> = files(&artifacts)
-            .into_iter()
-            .filter(|file| !before.contains(file))
-            .collect();
+        let mut crashes = files(&artifacts);
+        crashes.retain(|file| !before.contains(file));
         println!(
-            "{target}: {} executions in {minutes} min, {} crashes; {}",
+            "{name}: {} executions in {minutes} min, {} crashes; {}",
             figures.executions,
             crashes.len(),
             figures.last
         );
         for crash in &crashes {
-            println!("{target}: {} (log: {})", crash.display(), log.display());
+            println!("{name}: {} (log: {})", crash.display(), log.display());
         }
-        Ok(crashes)
+        Ok(!crashes.is_empty())
     }
 }
 
@@ -145,6 +160,7 @@ fn watch(run: &mut Command, log: &Path) -> Result<Figures> {
     let line = line(run);
     eprintln!("xtask: {line}");
     let mut fuzzer = run
+        .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run `{line}`"))?;
     let mut log = File::create(log)?;

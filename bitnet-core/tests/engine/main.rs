@@ -1,8 +1,10 @@
 //! The engine on small models: the bundled one, and synthetic ones of every architecture and tensor type.
 
 mod head;
+mod hostile;
 mod invariance;
 mod load;
+mod memory;
 mod observer;
 mod stages;
 mod synthetic;

@@ -63,7 +63,7 @@ pub struct Batch<'a> {
 impl Batch<'_> {
     /// Positions that are in the cache once the batch is: the width of a head's attention probabilities.
     pub fn n_kv(&self) -> usize {
-        self.first_position + self.tokens.len()
+        self.first_position.saturating_add(self.tokens.len())
     }
 
     /// The token at a position of the batch.

@@ -8,6 +8,8 @@ mod nodes;
 mod oracle;
 mod rust;
 pub(crate) mod sandbox;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 use std::fs::File;
@@ -365,6 +367,7 @@ fn answer(
             if seq_id != 0 {
                 return Err(Refusal::new(ErrorKind::Usage, "only sequence 0 is there"));
             }
+            some(&tokens)?;
             let request = EvalRequest {
                 first_position,
                 tokens,
@@ -404,6 +407,7 @@ fn generate(
     prompt: &[u32],
     n_predict: usize,
 ) -> Result<Response, Refusal> {
+    some(prompt)?;
     // Not for `n_predict` of them at once: the context may end long before.
     let (mut tokens, mut decode_ms) = (Vec::new(), Vec::new());
     let start = Instant::now();
@@ -422,6 +426,13 @@ fn generate(
         prefill_ms,
         decode_ms,
     })
+}
+
+fn some(tokens: &[u32]) -> Result<(), Refusal> {
+    match tokens {
+        [] => Err(Refusal::new(ErrorKind::Usage, "there are no tokens")),
+        _ => Ok(()),
+    }
 }
 
 fn milliseconds(start: Instant) -> f64 {

@@ -265,6 +265,13 @@ impl Backend for OracleBackend {
             first_position: request.first_position,
             tokens: &request.tokens,
         };
+        // Widths of attention probabilities follow from the positions.
+        let possible = batch.n_kv() <= u32::MAX as usize;
+        if !possible || !(batch.first_position..batch.n_kv()).contains(&request.position) {
+            let (position, first, n) = (request.position, batch.first_position, batch.tokens.len());
+            let what = format!("position {position} of a batch of {n} tokens from {first}");
+            return Err(usage(what));
+        }
         let mut payload = payload;
         let mut take = |header: &TapHeader| {
             let bytes = header.payload_bytes().filter(|&n| n <= payload.len());

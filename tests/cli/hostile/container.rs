@@ -76,7 +76,7 @@ fn counts() -> Vec<Case> {
             },
         ),
         // The first tensor is then read as a key.
-        Case::new("a key too many", &["\"blk", "\""], |f| {
+        Case::new("a key too many", &["truncated: tensor name"], |f| {
             f.n_kv = Some(f.entries.len() as u64 + 1);
         }),
         Case::new(
@@ -426,17 +426,9 @@ fn places() -> Vec<Case> {
         }),
         Case::new(
             "alignment of 2^31",
-            &["offset", "is not a multiple of the alignment 2147483648"],
-            |f| {
-                f.set("general.alignment", u32(1 << 31));
-            },
-        ),
-        Case::new(
-            "alignment of 2^31, one tensor",
             &["truncated", "starts at byte 2147483648"],
             |f| {
                 f.set("general.alignment", u32(1 << 31));
-                f.tensors.truncate(1);
             },
         ),
         Case::new(

@@ -38,17 +38,19 @@ pub(super) fn cases() -> Vec<Case> {
 
 fn tables() -> Vec<Case> {
     vec![
-        with(
-            "no tokens",
-            &["has 512 rows for 0 tokens"],
-            "tokens",
-            strings([]),
-        ),
-        with(
-            "a token",
-            &["has 512 rows for 1 tokens"],
-            "tokens",
-            strings([&b"a"[..]]),
+        Case::of_model("no tokens", &["has 512 rows for 0 tokens"], |f| {
+            f.set("tokenizer.ggml.tokens", strings([]));
+            f.remove("tokenizer.ggml.scores");
+            f.remove("tokenizer.ggml.token_type");
+        }),
+        Case::of_model(
+            "a token less",
+            &["\"tokenizer.ggml.scores\" has 512 entries for 511 tokens"],
+            |f| {
+                let tokens: Vec<String> = (0..511).map(|i| format!("t{i}")).collect();
+                let tokens = tokens.iter().map(String::as_bytes);
+                f.set("tokenizer.ggml.tokens", strings(tokens));
+            },
         ),
         Case::of_model(
             "tokens missing",
@@ -81,11 +83,13 @@ fn tables() -> Vec<Case> {
             "tokens",
             tokens(&[&[b'a'; 1 << 20], &[b'a'; 1 << 20]]),
         ),
-        with(
+        Case::new(
             "a token of 2^63 bytes",
             &["takes 9223372036854775808 bytes"],
-            "tokens",
-            array(8, 1, &counted(1 << 63, b"a")),
+            |f| {
+                let token = counted(1 << 63, b"a");
+                f.set("tokenizer.ggml.tokens", array(8, 1, &token));
+            },
         ),
         with(
             "a score too few",
