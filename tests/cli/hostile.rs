@@ -195,6 +195,9 @@ fn the_reference_may_do_with_hostile_files_what_it_likes() {
             "--no-bench",
             "--out",
             &out,
+            // It believes what a file says.
+            "--memory-limit",
+            "2GiB",
         ]);
         let message = stderr(&output);
         let said = case.says.iter().all(|says| message.contains(says));

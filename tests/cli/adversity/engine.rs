@@ -77,17 +77,17 @@ const CASES: [Case; 20] = [
     Case {
         what: "hangs in the middle",
         script: "REQUESTS | WORKER; sleep 1000",
-        flags: &["--timeout", "2"],
+        flags: &["--timeout", "5"],
         code: 30,
-        says: &["did nothing for 2 s (--timeout) while evaluating prompt 0"],
+        says: &["did nothing for 5 s (--timeout) while evaluating prompt 0"],
         report: true,
     },
     Case {
         what: "hangs, and so does what it started",
         script: "sleep 1000 & sleep 1000 & REQUESTS | WORKER; sleep 1000",
-        flags: &["--timeout", "2"],
+        flags: &["--timeout", "5"],
         code: 30,
-        says: &["did nothing for 2 s"],
+        says: &["did nothing for 5 s"],
         report: true,
     },
     Case {
@@ -152,9 +152,9 @@ const CASES: [Case; 20] = [
     Case {
         what: "writes half a frame and hangs",
         script: "WORKER | { head -c 60000; sleep 1000; }",
-        flags: &["--timeout", "2"],
+        flags: &["--timeout", "5"],
         code: 30,
-        says: &["did nothing for 2 s"],
+        says: &["did nothing for 5 s"],
         report: true,
     },
     Case {
@@ -345,10 +345,10 @@ fn no_command_waits_for_ever() {
     for command in commands {
         let trial = Trial::new();
         let engine = trial.engine(&script);
-        let args = [command, &[&engine, "--model", TINY, "--timeout", "1"]].concat();
+        let args = [command, &[&engine, "--model", TINY, "--timeout", "5"]].concat();
         let ending = trial.ending(&mut trial.command(&args));
         assert_eq!(ending.code, 30, "{args:?}: {}", ending.stderr);
-        let says = "did nothing for 1 s (--timeout) while ";
+        let says = "did nothing for 5 s (--timeout) while ";
         assert!(ending.stderr.contains(says), "{args:?}: {}", ending.stderr);
         assert_eq!(ending.report.is_some(), command[0] == "bench");
         assert!(!trial.scratch.path("made").exists());
