@@ -62,7 +62,8 @@ enum Task {
     /// Run the tests of bitnet-core and bitnet-sys, and both engines on the bundled model, with AddressSanitizer: all of
     /// BitNet.cpp, and Rust where rustup has a nightly toolchain.
     Asan,
-    /// The same under valgrind's memcheck, which also sees uninitialised values, with the AVX2 kernels. Installs valgrind.
+    /// Run bitnet-core's unit tests, those of bitnet-sys, and both engines on the bundled model, under valgrind's memcheck,
+    /// which also sees uninitialised values. With the AVX2 kernels, as valgrind knows no others. Installs valgrind.
     Valgrind,
     /// Check the dependencies' licences and origins by cargo-deny, which is built (once, some minutes) where it is missing.
     Deny(deny::Arguments),
