@@ -12,6 +12,8 @@ use std::os::unix::process::CommandExt;
 use self::file::File;
 use super::*;
 
+const CROSSVAL: &str = env!("CARGO_BIN_EXE_crossval");
+
 /// Memory that a process may take, stack and mapped file apart, bytes. Who asks for more gets none, and aborts.
 const MEMORY: u64 = 50 << 20;
 
@@ -72,9 +74,9 @@ impl Case {
     }
 }
 
-/// `crossval` within the limits, which its workers inherit.
-fn limited(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_crossval"));
+/// A program, and what it starts, within the limits.
+fn limited(program: &str, args: &[&str]) -> Output {
+    let mut command = Command::new(program);
     command.args(args);
     let limit = || {
         for (resource, limit) in [(libc::RLIMIT_DATA, MEMORY), (libc::RLIMIT_CPU, SECONDS)] {
@@ -91,7 +93,7 @@ fn limited(args: &[&str]) -> Output {
     };
     // SAFETY: the closure allocates nothing and only makes async-signal-safe calls.
     unsafe { command.pre_exec(limit) };
-    command.output().expect("crossval starts")
+    command.output().expect("a program")
 }
 
 fn check(cases: Vec<Case>) {
@@ -115,7 +117,7 @@ fn check(cases: Vec<Case>) {
             "--out",
             out,
         ];
-        let output = limited(&run);
+        let output = limited(CROSSVAL, &run);
         let message = stderr(&output);
         let mut says = case.says.to_vec();
         says.push(path);
@@ -136,7 +138,7 @@ fn check(cases: Vec<Case>) {
                 65
             }
         };
-        let output = limited(&args);
+        let output = limited(CROSSVAL, &args);
         let stdout = String::from_utf8_lossy(&output.stdout);
         let message = format!("{stdout}{}", stderr(&output));
         let said = case.says.iter().all(|says| message.contains(says));
@@ -208,6 +210,35 @@ fn the_reference_may_do_with_hostile_files_what_it_likes() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// A FIFO that nobody writes to, a device without an end, a folder: none is waited for or read.
+#[test]
+fn hostile_files_that_are_none() {
+    let scratch = Scratch::new();
+    let fifo = scratch.path("fifo.gguf");
+    let made = Command::new("mkfifo").arg(&fifo).status().expect("mkfifo");
+    assert!(made.success());
+    let folder = scratch.path("");
+    for path in [fifo.as_path(), Path::new("/dev/zero"), &folder] {
+        let path = path.to_str().expect("UTF-8");
+        for args in [
+            &["run", "--model", path, "--reference", "rust", "--no-bench"][..],
+            &["inspect", path],
+            &[
+                "tokenize", "--model", path, "--engine", "rust", "--text", "a",
+            ],
+        ] {
+            let output = limited("timeout", &[&["10", CROSSVAL], args].concat());
+            let message = stderr(&output);
+            assert_eq!(exit_code(&output), 65, "{args:?}: {message}");
+            assert!(
+                message.contains("not a regular file"),
+                "{args:?}: {message}"
+            );
+            assert!(message.contains(path), "{args:?}: {message}");
+        }
+    }
+}
+
 /// Else those above could be refused for what they all have in common.
 #[test]
 fn hostile_files_are_sound_but_for_their_fault() {
@@ -217,16 +248,19 @@ fn hostile_files_are_sound_but_for_their_fault() {
     let path = path.to_str().expect("UTF-8");
     let out = scratch.path("out");
     let out = out.to_str().expect("UTF-8");
-    let output = limited(&[
-        "run",
-        "--model",
-        path,
-        "--reference",
-        "rust",
-        "--no-bench",
-        "--out",
-        out,
-    ]);
+    let output = limited(
+        CROSSVAL,
+        &[
+            "run",
+            "--model",
+            path,
+            "--reference",
+            "rust",
+            "--no-bench",
+            "--out",
+            out,
+        ],
+    );
     assert_eq!(exit_code(&output), 0, "{}", stderr(&output));
     let cases = [
         container::cases(),

@@ -148,8 +148,8 @@ impl Vocab {
         let bad = |what: String| Error::bad_file(metadata.path(), what);
         let tokens: &StringArray = metadata.required("tokenizer.ggml.tokens")?;
         let n = tokens.len();
-        if i32::try_from(n).is_err() {
-            return Err(bad(format!("vocabulary of {n} tokens")));
+        if n == 0 || i32::try_from(n).is_err() {
+            return Err(bad(format!("\"tokenizer.ggml.tokens\" has {n} tokens")));
         }
         let same_length = |key: &str, len: usize| match len == n {
             true => Ok(()),

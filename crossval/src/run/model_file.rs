@@ -43,6 +43,10 @@ impl ModelFile {
     /// [`Error::BadInput`] naming it.
     pub(crate) fn hash(path: &Path) -> Result<ModelFile, Error> {
         let bad = |e: std::io::Error| Error::BadInput(format!("model {}: {e}", path.display()));
+        // A device has no end, and opening a FIFO waits for a writer.
+        if !std::fs::metadata(path).map_err(bad)?.is_file() {
+            return Err(bad(std::io::Error::other("not a regular file")));
+        }
         let mut file = File::open(path).map_err(bad)?;
         let state = state(&file.metadata().map_err(bad)?);
         let mut hasher = Sha256::new();

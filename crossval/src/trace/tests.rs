@@ -208,6 +208,23 @@ fn what_is_written_is_read() {
     assert_eq!(files, 1, "nothing is left beside it");
 }
 
+/// As mapped memory, it would be a signal.
+#[test]
+fn a_trace_that_shrinks_while_it_is_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = sample(folder.path());
+    let trace = Trace::open(&path).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(100).unwrap();
+    let prompt = &trace.prompts()[0];
+    let error = trace.generated_logits(prompt, 0).unwrap_err().to_string();
+    assert!(error.contains(path.to_str().unwrap()), "{error}");
+    assert!(
+        error.contains("tensor prompt0.generated_logits: cannot be read"),
+        "{error}"
+    );
+}
+
 #[test]
 fn an_unfinished_trace_leaves_the_old_one_alone() {
     let folder = tempfile::tempdir().unwrap();

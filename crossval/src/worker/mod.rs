@@ -287,6 +287,13 @@ fn serve_requests(
         if request == Request::Quit {
             return Ok(());
         }
+        // Of a model, it is the file that makes an answer too long.
+        let (kind, what) = match &request {
+            Request::Load { model } | Request::LoadVocab { model } => {
+                (ErrorKind::BadModel, format!("{}: ", model.display()))
+            }
+            _ => (ErrorKind::Internal, String::new()),
+        };
         let (response, payload) = match answer(&mut *backend, request, &mut stream) {
             Ok(answer) => answer,
             Err(Refusal { kind, message }) => (Response::Error { kind, message }, Vec::new()),
@@ -294,7 +301,13 @@ fn serve_requests(
         if stream.broken {
             return Err(DriverGone(FrameError::Closed));
         }
-        stream.respond(&response, &payload)?;
+        match stream.respond(&response, &payload) {
+            Err(DriverGone(FrameError::Io(e))) if e.kind() == io::ErrorKind::InvalidInput => {
+                let message = format!("{what}the answer is too long: {e}");
+                stream.respond(&Response::Error { kind, message }, &[])?;
+            }
+            responded => responded?,
+        }
     }
 }
 

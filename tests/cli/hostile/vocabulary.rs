@@ -38,11 +38,15 @@ pub(super) fn cases() -> Vec<Case> {
 
 fn tables() -> Vec<Case> {
     vec![
-        Case::of_model("no tokens", &["has 512 rows for 0 tokens"], |f| {
-            f.set("tokenizer.ggml.tokens", strings([]));
-            f.remove("tokenizer.ggml.scores");
-            f.remove("tokenizer.ggml.token_type");
-        }),
+        Case::of_model(
+            "no tokens",
+            &["\"tokenizer.ggml.tokens\" has 0 tokens"],
+            |f| {
+                f.set("tokenizer.ggml.tokens", strings([]));
+                f.remove("tokenizer.ggml.scores");
+                f.remove("tokenizer.ggml.token_type");
+            },
+        ),
         Case::of_model(
             "a token less",
             &["\"tokenizer.ggml.scores\" has 512 entries for 511 tokens"],
@@ -156,6 +160,12 @@ fn tables() -> Vec<Case> {
 
 fn algorithms() -> Vec<Case> {
     vec![
+        // Each byte takes six in JSON.
+        Case::of_model(
+            "a chat template longer than a message",
+            &["the answer is too long: frame of 18"],
+            |f| f.set("tokenizer.chat_template", string(&[1; 3 << 20])),
+        ),
         Case::of_model(
             "no tokenizer",
             &["\"tokenizer.ggml.model\" (string) is missing"],
