@@ -142,11 +142,11 @@ const CASES: [Case; 20] = [
         report: false,
     },
     Case {
-        what: "writes half a frame and exits",
-        script: "WORKER | head -c 60000",
+        what: "writes half a frame and dies",
+        script: "WORKER | { head -c 60000; kill -TERM $$; }",
         flags: &[],
         code: 30,
-        says: &["exited with code 0 while"],
+        says: &["died with SIGTERM while"],
         report: true,
     },
     Case {
