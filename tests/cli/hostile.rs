@@ -172,7 +172,7 @@ fn hostile_vocabularies() {
     check(vocabulary::cases());
 }
 
-/// BitNet.cpp aborts on some of them, and loads others. Whatever it does, the message is the one that says what is wrong.
+/// BitNet.cpp aborts on some of them, and loads others: a finding with a name, whatever it does.
 #[cfg(feature = "reference")]
 #[test]
 fn the_reference_may_do_with_hostile_files_what_it_likes() {
@@ -201,11 +201,17 @@ fn the_reference_may_do_with_hostile_files_what_it_likes() {
             "--memory-limit",
             "2GiB",
         ]);
-        let message = stderr(&output);
-        let said = case.says.iter().all(|says| message.contains(says));
-        if output.status.code() != Some(65) || !said {
+        // Its refusal, its crash, or ours as the failure of an engine that the other was not held against.
+        let report = reports::json::read(&Path::new(&out).join("report.json"));
+        let (message, says) = match (output.status.code(), report) {
+            (Some(30), Ok(report)) => (report.verdict.reasons.join("; "), case.says),
+            (Some(30 | 64 | 65), Err(_)) => (stderr(&output), &["error: "][..]),
+            _ => (stderr(&output), &["another outcome"][..]),
+        };
+        if !says.iter().all(|says| message.contains(says)) {
             failures.push(format!("{}: {}: {message}", case.name, output.status));
         }
+        let _ = std::fs::remove_dir_all(&out);
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

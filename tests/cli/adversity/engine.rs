@@ -143,7 +143,7 @@ const CASES: [Case; 20] = [
     },
     Case {
         what: "writes half a frame and dies",
-        script: "WORKER | { head -c 60000; kill -TERM $$; }",
+        script: "WORKER | { dd bs=1 count=60000 2>/dev/null; kill -TERM $$; }",
         flags: &[],
         code: 30,
         says: &["died with SIGTERM while"],
@@ -151,7 +151,7 @@ const CASES: [Case; 20] = [
     },
     Case {
         what: "writes half a frame and hangs",
-        script: "WORKER | { head -c 60000; sleep 1000; }",
+        script: "WORKER | { dd bs=1 count=60000 2>/dev/null; sleep 1000; }",
         flags: &["--timeout", "5"],
         code: 30,
         says: &["did nothing for 5 s"],
@@ -159,7 +159,7 @@ const CASES: [Case; 20] = [
     },
     Case {
         what: "eats memory",
-        script: "head -c 400000000 /dev/zero | tail -n 1 | WORKER",
+        script: "x=$(head -c 400000000 /dev/zero | tr '\\0' x); exec WORKER",
         flags: &["--memory-limit", "64MiB"],
         code: 30,
         says: &[
