@@ -5,6 +5,8 @@ use std::io::{Cursor, Write};
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use proptest::prelude::*;
+
 use super::*;
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/tiny-bitnet.gguf");
@@ -22,8 +24,8 @@ impl Write for Answers {
     }
 }
 
-/// What a worker answers to a request once the bundled model is loaded.
-fn ask(engine: &str, request: &Request, payload: &[u8]) -> Response {
+/// Frames that load the bundled model, then make this request, and one that every worker answers.
+fn conversation(request: &Request, payload: &[u8]) -> Vec<u8> {
     let load = Request::Load {
         model: PathBuf::from(TINY),
     };
@@ -43,6 +45,12 @@ fn ask(engine: &str, request: &Request, payload: &[u8]) -> Response {
     ] {
         protocol::write_frame(&mut wire, request, payload).unwrap();
     }
+    wire
+}
+
+/// What a worker answers to a request.
+fn ask(engine: &str, request: &Request, payload: &[u8]) -> Response {
+    let wire = conversation(request, payload);
     let answers = Answers::default();
     serve_over(engine, None, Cursor::new(wire), answers.clone()).unwrap();
     let answers = answers.0.take();
@@ -136,5 +144,25 @@ fn judging_at_positions_that_are_none() {
         let message = refusal("oracle", &judge(first, position), &[0; 16]);
         let says = format!("position {position} of a batch");
         assert!(message.starts_with(&says), "{message}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn tampered_frames(
+        engine in prop::sample::select(vec!["rust", "oracle"]),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut wire = conversation(&eval(0, &[1, 2], &Tap::ALL), &[]);
+        for (at, byte) in edits {
+            let at = at.index(wire.len());
+            wire[at] = byte;
+        }
+        wire.truncate(cut.index(wire.len()).max(wire.len() / 2));
+        // Refused or served, without a panic.
+        let _ = serve_over(engine, None, Cursor::new(wire), io::sink());
     }
 }
