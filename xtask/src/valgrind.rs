@@ -81,7 +81,9 @@ pub fn run() -> Result<()> {
     for log in fs::read_dir(&logs)? {
         let log = log?.path();
         let found = fs::read_to_string(&log)?;
-        ensure!(found.is_empty(), "{}: {found}", log.display());
+        // `--PID--` begins what is no finding: that it knows no Landlock, so the workers do without.
+        let sound = !found.lines().any(|line| line.starts_with("=="));
+        ensure!(sound, "{}: {found}", log.display());
         processes += 1;
     }
     // The driver and two workers at least.
