@@ -16,8 +16,9 @@ use signal_hook::iterator::Signals;
 use crate::error::Error;
 use crate::verdict;
 
-/// How long a command may take to wind up.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long a command may take to wind up: with workers, whose report is written then, and without, as where it waits
+/// for standard input.
+const GRACE: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(1)];
 
 const CUT_SHORT: &[u8] = b"error: the file was cut short while it was read\n";
 
@@ -68,12 +69,15 @@ pub fn watch() -> std::io::Result<()> {
             if RECEIVED.swap(signal, Ordering::SeqCst) != 0 {
                 exit_at_once(signal);
             }
-            for &group in workers().iter() {
+            let workers = workers();
+            for &group in workers.iter() {
                 // Those that are gone need nothing.
                 let _ = kill_process_group(group, Signal::KILL);
             }
+            let grace = GRACE[usize::from(workers.is_empty())];
+            drop(workers);
             std::thread::spawn(move || {
-                std::thread::sleep(GRACE);
+                std::thread::sleep(grace);
                 exit_at_once(signal);
             });
         }

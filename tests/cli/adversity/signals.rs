@@ -142,3 +142,22 @@ fn the_engines_end_with_a_driver_that_is_killed_and_the_folder_is_free() {
     let ending = trial.ending(&mut trial.command(&trial.small_run(&[])));
     assert_eq!(ending.code, 0, "{}", ending.stderr);
 }
+
+#[test]
+fn a_command_that_waits_for_standard_input_ends_soon() {
+    let trial = Trial::new();
+    let mut command = trial.command(&["tokenize", "--model", TINY, "--engine", "rust"]);
+    let child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut child = child.expect("it starts");
+    std::thread::sleep(Duration::from_millis(300));
+    signal("INT", child.id());
+    let until = Instant::now() + Duration::from_secs(8);
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("a child") {
+            break status;
+        }
+        assert!(Instant::now() < until, "it waits on");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(status.code(), Some(130));
+}
