@@ -54,6 +54,8 @@ struct Figures {
     /// `#1234 NEW cov: 56 ft: 78 corp: 9/1234b …`
     last: String,
     executions: u64,
+    /// The inputs that crash, or take too long or too much memory.
+    crashes: Vec<String>,
 }
 
 /// Fuzzes the targets one after the other, and fails if there was a crash.
@@ -120,8 +122,6 @@ impl Fuzzer {
         let folder = root().join("fuzz");
         let corpus = folder.join("corpus").join(name);
         fs::create_dir_all(&corpus)?;
-        let artifacts = folder.join("artifacts").join(name);
-        let before = files(&artifacts);
         let mut run = self.command("run", name);
         // New inputs go to the first folder.
         run.args([&corpus, &folder.join("seeds").join(name)]);
@@ -140,22 +140,20 @@ impl Fuzzer {
         run.env("ASAN_OPTIONS", "quarantine_size_mb=32");
         let log = target_dir().join(format!("fuzz-{name}.log"));
         let figures = watch(&mut run, &log)?;
-        let mut crashes = files(&artifacts);
-        crashes.retain(|file| !before.contains(file));
         println!(
             "{name}: {} executions in {minutes} min, {} crashes; {}",
             figures.executions,
-            crashes.len(),
+            figures.crashes.len(),
             figures.last
         );
-        for crash in &crashes {
-            println!("{name}: {} (log: {})", crash.display(), log.display());
+        for crash in &figures.crashes {
+            println!("{name}: {crash} (log: {})", log.display());
         }
-        Ok(!crashes.is_empty())
+        Ok(!figures.crashes.is_empty())
     }
 }
 
-/// Runs the fuzzer and reads its log, which is kept. A crash is found by its artifact.
+/// Runs the fuzzer and reads its log, which is kept.
 fn watch(run: &mut Command, log: &Path) -> Result<Figures> {
     let line = line(run);
     eprintln!("xtask: {line}");
@@ -173,18 +171,15 @@ fn watch(run: &mut Command, log: &Path) -> Result<Figures> {
         let line = String::from_utf8_lossy(&line);
         if let Some(n) = line.strip_prefix("stat::number_of_executed_units:") {
             figures.executions = n.trim().parse()?;
+        } else if let Some((_, input)) = line.split_once("Test unit written to ") {
+            figures.crashes.push(input.to_owned());
         } else if line.starts_with('#') && line.contains("cov:") {
             figures.last = line.trim_start_matches(|c| c != '\t').trim().to_owned();
         }
     }
-    fuzzer.wait()?;
-    if figures.last.is_empty() {
-        bail!("`{line}` fuzzed nothing");
+    let status = fuzzer.wait()?;
+    if figures.crashes.is_empty() && (!status.success() || figures.last.is_empty()) {
+        bail!("`{line}` did not fuzz: {status}");
     }
     Ok(figures)
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).collect()
 }
