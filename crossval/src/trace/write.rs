@@ -6,6 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use reports::StagedFile;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use crate::error::Error;
@@ -140,22 +141,19 @@ impl TraceWriter {
             let what = format!("{name} has {filled} of {rows} rows");
             return Err(Error::Internal(what));
         }
-        let mut temporary = std::ffi::OsString::from(".");
-        temporary.push(self.output.file_name().unwrap_or_default());
-        temporary.push(format!(".{}.tmp", std::process::id()));
-        let temporary = self.output.with_file_name(temporary);
-        let written = self.assemble(&temporary, metadata).and_then(|size| {
-            std::fs::rename(&temporary, &self.output)?;
+        let written = StagedFile::create(&self.output).and_then(|mut file| {
+            let size = self.assemble(&mut file, metadata)?;
+            file.finish()?;
             Ok(size)
         });
-        written.map_err(|e| {
-            // The first error is the one to report.
-            let _ = std::fs::remove_file(&temporary);
-            Error::io(&self.output, e)
-        })
+        written.map_err(|e| Error::io(&self.output, e))
     }
 
-    fn assemble(&self, path: &Path, metadata: HashMap<String, String>) -> io::Result<u64> {
+    fn assemble(
+        &self,
+        file: &mut StagedFile,
+        metadata: HashMap<String, String>,
+    ) -> io::Result<u64> {
         // The widest types first, so that everything is aligned.
         let mut order: Vec<(&String, &Spooled)> = self.tensors.iter().collect();
         order.sort_by(|(_, a), (_, b)| b.dtype.cmp(&a.dtype).then(a.offset.cmp(&b.offset)));
@@ -174,18 +172,16 @@ impl TraceWriter {
         let header = Metadata::new(Some(metadata), infos).map_err(io::Error::other)?;
         let mut header = serde_json::to_vec(&header)?;
         header.resize(header.len().next_multiple_of(8), b' ');
-        let mut file = File::create(path)?;
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         for (_, tensor) in order {
             let mut spool = &self.spool;
             spool.seek(SeekFrom::Start(tensor.offset))?;
-            let copied = io::copy(&mut spool.take(tensor.len()), &mut file)?;
+            let copied = io::copy(&mut spool.take(tensor.len()), file)?;
             if copied != tensor.len() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        file.sync_all()?;
         Ok((8 + header.len() + end) as u64)
     }
 }

@@ -143,14 +143,6 @@ impl Trial {
         Some(report)
     }
 
-    /// This crate's engine as a stranger's.
-    fn twin(&self) -> String {
-        self.engine(&format!(
-            "exec '{}' worker rust",
-            env!("CARGO_BIN_EXE_crossval")
-        ))
-    }
-
     /// An engine that is a shell script.
     fn engine(&self, script: &str) -> String {
         let program = self.scratch.path("engine");

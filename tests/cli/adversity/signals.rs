@@ -76,7 +76,7 @@ fn every_command_that_works_for_long_can_be_interrupted() {
             .map(|&arg| arg.to_owned())
             .collect::<Vec<String>>()
     };
-    let twin = trial.twin();
+    let stuck = trial.engine("sleep 1000");
     let commands = [
         text(&[
             "synth",
@@ -88,17 +88,7 @@ fn every_command_that_works_for_long_can_be_interrupted() {
             "made",
         ]),
         text(&["selftest", "--reference", "rust", "-o", "made"]),
-        text(&[
-            "record",
-            "--engine",
-            "rust",
-            "--model",
-            TINY,
-            "--n-predict",
-            "240",
-            "-o",
-            "made",
-        ]),
+        text(&["record", "--engine", &stuck, "--model", TINY, "-o", "made"]),
         text(&[
             "bench",
             "--model",
@@ -110,13 +100,7 @@ fn every_command_that_works_for_long_can_be_interrupted() {
             "--json",
         ]),
         text(&[
-            "tokenize",
-            "--model",
-            TINY,
-            "--reference",
-            &twin,
-            "--fuzz",
-            "100000000",
+            "tokenize", "--model", TINY, "--engine", &stuck, "--text", "Once",
         ]),
     ];
     for args in commands {
