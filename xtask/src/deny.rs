@@ -71,6 +71,9 @@ fn install() -> Result<()> {
     // Built in a folder that is removed again.
     command
         .current_dir(env::temp_dir())
-        .env_remove("CARGO_TARGET_DIR");
+        .env_remove("CARGO_TARGET_DIR")
+        // It is built more often than its speed matters.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_RELEASE_LTO", "off");
     run_command(&mut command)
 }
