@@ -93,18 +93,16 @@ impl Pair {
             return Err(Error::BadInput(message));
         }
         let of_reference = reference.load(model);
-        for (worker, loaded, is_ours) in [
-            (&mut candidate, &of_candidate, ours[1]),
-            (&mut reference, &of_reference, ours[0]),
-        ] {
-            // A kernel would make something of them, and both engines perhaps the same.
-            if is_ours
-                && loaded.is_ok()
-                && let Ok(findings) = worker.engine.check_weights()
-                && let Some(finding) = findings.first()
-            {
-                return Err(Error::BadInput(format!("{}: {finding}", model.display())));
-            }
+        // A kernel would make something of them, and both engines perhaps the same. Whoever looks, it is one file.
+        let findings = [
+            (&mut candidate, of_candidate.is_ok() && ours[1]),
+            (&mut reference, of_reference.is_ok() && ours[0]),
+        ]
+        .into_iter()
+        .filter(|(_, may_look)| *may_look)
+        .find_map(|(worker, _)| worker.engine.check_weights().ok());
+        if let Some(finding) = findings.iter().flatten().next() {
+            return Err(Error::BadInput(format!("{}: {finding}", model.display())));
         }
         let facts = match (of_reference, of_candidate) {
             (Ok(r), Ok(c)) => {

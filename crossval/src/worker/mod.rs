@@ -65,7 +65,10 @@ pub(crate) trait Backend {
     }
     /// What no file should hold, one finding per tensor.
     fn check_weights(&self) -> Result<Vec<String>, Refusal> {
-        Ok(Vec::new())
+        Err(Refusal::new(
+            ErrorKind::Usage,
+            "this engine does not look through weights",
+        ))
     }
     fn configure(&mut self, settings: Settings) -> Result<BTreeMap<String, String>, Refusal>;
     fn tokenize(&mut self, _text: &[u8], _options: EncodeOptions) -> Result<Vec<u32>, Refusal> {
