@@ -28,7 +28,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A signal ended the command before there was anything to report.
-    #[error("interrupted by {}", .0.signal())]
+    #[error("{0}")]
     Interrupted(Interruption),
     /// A defect of crossval itself.
     #[error("internal error: {0}")]

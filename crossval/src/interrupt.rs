@@ -3,6 +3,7 @@
 //!
 //! And SIGBUS, which is how a mapped file that was cut short is met: an error of its input, not a crash.
 
+use std::fmt;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -42,13 +43,14 @@ impl Interruption {
             _ => Outcome::Terminated,
         }
     }
+}
 
-    /// `SIGINT` or `SIGTERM`.
-    pub fn signal(self) -> &'static str {
-        match self.signal {
-            SIGINT => "SIGINT",
-            _ => "SIGTERM",
-        }
+impl fmt::Display for Interruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.signal {
+            SIGINT => "interrupted by SIGINT",
+            _ => "interrupted by SIGTERM",
+        })
     }
 }
 
@@ -125,7 +127,7 @@ pub(crate) fn mark(report: &mut Report) {
 /// What became of a task.
 pub(crate) fn sentence(interruption: Interruption, during: Option<&str>) -> String {
     let while_at = during.map_or(String::new(), |during| format!(", while {during}"));
-    format!("interrupted by {}{while_at}", interruption.signal())
+    format!("{interruption}{while_at}")
 }
 
 /// A worker that is ended by a signal to the driver; dropped when it is about to be reaped, while its ID is still its

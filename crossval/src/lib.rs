@@ -17,6 +17,7 @@ pub mod known;
 pub mod oracle;
 pub mod profile;
 pub mod protocol;
+mod regular_file;
 pub mod roofline;
 pub mod run;
 pub mod selftest;

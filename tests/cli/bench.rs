@@ -282,12 +282,8 @@ fn bad_flags_and_files() {
 /// A program that runs `script`, in which `$worker` is a worker of the Rust engine.
 #[cfg(unix)]
 fn exec(scratch: &Scratch, script: &str) -> String {
-    use std::os::unix::fs::PermissionsExt;
-    let program = scratch.path("engine");
     let worker = format!("worker=\"{} worker rust\"", env!("CARGO_BIN_EXE_crossval"));
-    std::fs::write(&program, format!("#!/bin/sh\n{worker}\n{script}\n")).expect("a script");
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a mode");
-    format!("exec:{}", program.display())
+    scratch.engine("engine", &format!("{worker}\n{script}"))
 }
 
 #[cfg(unix)]

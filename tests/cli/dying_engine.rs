@@ -1,23 +1,18 @@
 //! An engine that dies is a finding in the report, not our crash.
 #![cfg(unix)]
 
-use std::os::unix::fs::PermissionsExt;
-
 use reports::model::Status;
 
 use super::*;
 
 /// A worker that obeys for `bytes` of requests, and then dies with SIGSEGV.
 pub(super) fn mortal(scratch: &Scratch, bytes: usize) -> String {
-    let program = scratch.path("mortal");
     let script = format!(
-        "#!/bin/sh\ndd bs=1 count={bytes} 2>/dev/null | '{}' worker rust\n\
-         echo 'about to die' >&2\nkill -SEGV $$\n",
+        "dd bs=1 count={bytes} 2>/dev/null | '{}' worker rust\n\
+         echo 'about to die' >&2\nkill -SEGV $$",
         env!("CARGO_BIN_EXE_crossval")
     );
-    std::fs::write(&program, script).expect("a script");
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a mode");
-    format!("exec:{}", program.display())
+    scratch.engine("mortal", &script)
 }
 
 #[test]

@@ -161,14 +161,10 @@ fn cumulative_mode_alone_finds_the_stage_too() {
 #[test]
 #[cfg(unix)]
 fn the_reference_can_be_at_fault() {
-    use std::os::unix::fs::PermissionsExt;
     let scratch = Scratch::new();
-    let program = scratch.path("silu-engine");
     let worker = env!("CARGO_BIN_EXE_crossval");
-    let script = format!("#!/bin/sh\nexec '{worker}' worker rust --fault 'silu:ffn_act:*'\n");
-    std::fs::write(&program, script).expect("a script");
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a mode");
-    let reference = format!("exec:{}", program.display());
+    let script = format!("exec '{worker}' worker rust --fault 'silu:ffn_act:*'");
+    let reference = scratch.engine("silu-engine", &script);
     let args = ["--reference", &reference, "--no-bench", "--n-predict", "8"];
     let (code, report, _) = run(Path::new(TINY), &args);
     assert_eq!((code, report.verdict.at_fault), (10, AtFault::Reference));

@@ -23,7 +23,7 @@ const SECONDS: u64 = 1;
 struct Case {
     name: &'static str,
     /// Pieces of the message.
-    says: &'static [&'static str],
+    says: Says,
     edit: Box<dyn FnOnce(&mut File)>,
     /// What refuses it.
     stage: Stage,
@@ -37,12 +37,10 @@ enum Stage {
     Weights,
 }
 
+type Says = &'static [&'static str];
+
 impl Case {
-    fn new(
-        name: &'static str,
-        says: &'static [&'static str],
-        edit: impl FnOnce(&mut File) + 'static,
-    ) -> Case {
+    fn new(name: &'static str, says: Says, edit: impl FnOnce(&mut File) + 'static) -> Case {
         Case {
             name,
             says,
@@ -51,26 +49,16 @@ impl Case {
         }
     }
 
-    fn of_model(
-        name: &'static str,
-        says: &'static [&'static str],
-        edit: impl FnOnce(&mut File) + 'static,
-    ) -> Case {
-        Case {
-            stage: Stage::Model,
-            ..Case::new(name, says, edit)
-        }
+    fn at(self, stage: Stage) -> Case {
+        Case { stage, ..self }
     }
 
-    fn of_weights(
-        name: &'static str,
-        says: &'static [&'static str],
-        edit: impl FnOnce(&mut File) + 'static,
-    ) -> Case {
-        Case {
-            stage: Stage::Weights,
-            ..Case::new(name, says, edit)
-        }
+    fn of_model(name: &'static str, says: Says, edit: impl FnOnce(&mut File) + 'static) -> Case {
+        Case::new(name, says, edit).at(Stage::Model)
+    }
+
+    fn of_weights(name: &'static str, says: Says, edit: impl FnOnce(&mut File) + 'static) -> Case {
+        Case::new(name, says, edit).at(Stage::Weights)
     }
 }
 

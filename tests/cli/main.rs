@@ -27,6 +27,7 @@ mod weight_types;
 
 use std::fs::File;
 use std::io::BufWriter;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -57,6 +58,20 @@ impl Scratch {
 
     fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
+    }
+
+    /// A program that is a shell script.
+    fn program(&self, name: &str, script: &str) -> PathBuf {
+        let program = self.path(name);
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a script");
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).expect("a mode");
+        program
+    }
+
+    /// An engine that is one, by the name that the command line knows it by.
+    fn engine(&self, name: &str, script: &str) -> String {
+        format!("exec:{}", self.program(name, script).display())
     }
 }
 

@@ -1,8 +1,6 @@
 //! The example worker: an implementation that shares nothing with either engine agrees with both.
 #![cfg(unix)]
 
-use std::os::unix::fs::PermissionsExt;
-
 use reports::model::{AtFault, Mode, Status};
 
 use super::*;
@@ -27,15 +25,8 @@ fn interpreter() -> Option<PathBuf> {
 /// `exec:` and a script that runs a worker.
 fn exec(scratch: &Scratch, program: &Path) -> Option<String> {
     let interpreter = interpreter()?;
-    let script = scratch.path("worker");
-    let text = format!(
-        "#!/bin/sh\nexec '{}' '{}'\n",
-        interpreter.display(),
-        program.display()
-    );
-    std::fs::write(&script, text).expect("a script");
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("a mode");
-    Some(format!("exec:{}", script.display()))
+    let script = format!("exec '{}' '{}'", interpreter.display(), program.display());
+    Some(scratch.engine("worker", &script))
 }
 
 fn worker(scratch: &Scratch) -> Option<String> {

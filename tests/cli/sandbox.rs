@@ -46,7 +46,7 @@ impl Drop for Process {
 fn seccomp(report: &Report) -> Option<&str> {
     let fact = &report.engines.candidate.build["sandbox"];
     if fact.contains("no seccomp") {
-        eprintln!("SKIPPED: {fact}");
+        skip(fact);
         return None;
     }
     Some(fact)

@@ -1,8 +1,6 @@
 //! Where the reference is known to go wrong: a finding with a name, not a pass and not our crash.
 #![cfg(all(feature = "reference", target_arch = "x86_64", unix))]
 
-use std::os::unix::fs::PermissionsExt;
-
 use reports::model::{AtFault, Mode, Status};
 
 use super::*;
@@ -64,14 +62,11 @@ fn stack_overflow() {
     let (code, report, _) = run(&model, &args);
     assert_eq!(code, 0, "as workers are started: {:#?}", report.verdict);
 
-    let program = scratch.path("short-of-stack");
     let script = format!(
-        "#!/bin/sh\nulimit -s 2048\nunset OMP_STACKSIZE\nexec '{}' worker bitnet.cpp\n",
+        "ulimit -s 2048\nunset OMP_STACKSIZE\nexec '{}' worker bitnet.cpp",
         env!("CARGO_BIN_EXE_crossval")
     );
-    std::fs::write(&program, script).expect("a script");
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a mode");
-    let reference = format!("exec:{}", program.display());
+    let reference = scratch.engine("short-of-stack", &script);
     let (code, report, _) = run(&model, &[&args[..], &["--reference", &reference]].concat());
     assert_eq!((code, report.verdict.status), (30, Status::Error));
     let failure = report.engines.reference.failure.expect("a failure");

@@ -1,8 +1,6 @@
 //! Both tokenizers on the texts of a run, apart from the numbers.
 #![cfg(unix)]
 
-use std::os::unix::fs::PermissionsExt;
-
 use bitnet_core::gguf::{Array, StringArray, Value};
 use reports::model::{AtFault, Status, TokenParity};
 
@@ -10,14 +8,8 @@ use super::*;
 
 /// An engine: a shell script that does this and then is the worker of the Rust engine, reading `input`.
 fn script(scratch: &Scratch, name: &str, before: &str, input: &str) -> String {
-    let program = scratch.path(name);
-    let script = format!(
-        "#!/bin/sh\n{before}\n{input} '{}' worker rust\n",
-        env!("CARGO_BIN_EXE_crossval")
-    );
-    std::fs::write(&program, script).expect("a script");
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a mode");
-    format!("exec:{}", program.display())
+    let worker = env!("CARGO_BIN_EXE_crossval");
+    scratch.engine(name, &format!("{before}\n{input} '{worker}' worker rust"))
 }
 
 fn parity(report: &Report) -> &TokenParity {

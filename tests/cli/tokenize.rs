@@ -1,7 +1,6 @@
 //! `crossval tokenize`: two tokenizers side by side.
 
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use bitnet_core::gguf::{Array, Gguf, Metadata, Value};
@@ -51,17 +50,7 @@ fn swapped(scratch: &Scratch, model: &Path) -> (PathBuf, String) {
         scratch.path("there").display(),
         env!("CARGO_BIN_EXE_crossval")
     );
-    (
-        here,
-        format!("exec:{}", program(scratch, "swapped", &script)),
-    )
-}
-
-fn program(scratch: &Scratch, name: &str, script: &str) -> String {
-    let program = scratch.path(name);
-    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a script");
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a mode");
-    program.display().to_string()
+    (here, scratch.engine("swapped", &script))
 }
 
 /// `crossval tokenize` in the folder of the model; exit code, standard output, standard error.

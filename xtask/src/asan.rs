@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::setup::runs;
+use crate::setup::has_nightly;
 use crate::{cargo, demo, root, run as run_command, setup, target_dir};
 
 const FLAGS: &str = "-fsanitize=address -fno-omit-frame-pointer";
@@ -14,7 +14,7 @@ const FLAGS: &str = "-fsanitize=address -fno-omit-frame-pointer";
 /// and writes are then unchecked, but its allocations are watched where C++ uses them.
 pub fn run() -> Result<()> {
     setup::run()?;
-    let nightly = runs("rustup run nightly rustc", "--version");
+    let nightly = has_nightly();
     if !nightly {
         eprintln!(
             "xtask: no nightly toolchain (rustup toolchain install nightly): only C++ is instrumented"

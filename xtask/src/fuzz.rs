@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::setup::runs;
+use crate::setup::has_nightly;
 use crate::{line, root, run as run_command, target_dir};
 
 const CARGO_FUZZ: &str = "cargo-fuzz@0.13.2";
@@ -89,7 +89,7 @@ impl Fuzzer {
             let mut install = crate::cargo(&["install", "--locked", CARGO_FUZZ, "--root"]);
             run_command(install.arg(&tools))?;
         }
-        let nightly = runs("rustc +nightly", "--version");
+        let nightly = has_nightly();
         if !nightly {
             eprintln!("xtask: no nightly toolchain, hence no AddressSanitizer");
         }

@@ -136,6 +136,11 @@ pub fn variable(name: &str, default: &str) -> String {
         .unwrap_or_else(|| default.to_owned())
 }
 
+/// Whether rustup has a nightly toolchain, with which comes AddressSanitizer.
+pub fn has_nightly() -> bool {
+    runs("rustup run nightly rustc", "--version")
+}
+
 /// Whether a program can be run; `program` may carry arguments of its own, as `CXX="ccache g++"` does.
 pub fn runs(program: &str, arg: &str) -> bool {
     let mut words = program.split_whitespace();

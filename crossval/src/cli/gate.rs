@@ -125,7 +125,9 @@ pub(super) fn run(
         });
         interrupt::check()?;
         args.files.write(report)?;
-        args.rule.update(&args.baseline, &mut baseline, report)?;
+        if let Some(updated) = args.rule.update(&args.baseline, report)? {
+            baseline = Some(updated);
+        }
     }
     progress.finish_and_clear();
     let verdicts = gated
@@ -170,28 +172,23 @@ pub(super) fn hold(
 }
 
 impl Rule {
-    /// Takes a report that was held against the baseline into it, if that is asked for and nothing is wrong with it.
+    /// Takes a report that was held against the baseline into it, if that is asked for and nothing is wrong with it;
+    /// returns what the baseline is then.
     ///
     /// # Errors
     /// As [`Baseline::add`].
-    pub(super) fn update(
-        self,
-        file: &Path,
-        baseline: &mut Option<Baseline>,
-        report: &Report,
-    ) -> Result<(), Error> {
+    pub(super) fn update(self, file: &Path, report: &Report) -> Result<Option<Baseline>, Error> {
         if !self.update {
-            return Ok(());
+            return Ok(None);
         }
-        if report.verdict.status == Status::Pass {
-            let judged = report.gate.as_ref().map_or(&[][..], |gate| &gate.series);
-            *baseline = Some(Baseline::add(file, report, judged)?);
-        } else {
+        if report.verdict.status != Status::Pass {
             terminal::complain(
                 "warning: the baseline does not take a run whose verdict is not a pass",
             );
+            return Ok(None);
         }
-        Ok(())
+        let judged = report.gate.as_ref().map_or(&[][..], |gate| &gate.series);
+        Baseline::add(file, report, judged).map(Some)
     }
 }
 

@@ -165,7 +165,7 @@ pub(super) fn run(
         model: args.model,
     };
     let folder = Folder::claim(&args.out)?;
-    let mut baseline = match &args.baseline {
+    let baseline = match &args.baseline {
         Some(file) => Baseline::open(file)?,
         None => None,
     };
@@ -187,7 +187,7 @@ pub(super) fn run(
     // The baseline may be in the same folder, and is written under the same lock.
     drop(folder);
     if let Some(file) = &args.baseline {
-        args.rule.update(file, &mut baseline, &report)?;
+        args.rule.update(file, &report)?;
     }
     match args.json {
         true => terminal.print_json(&report)?,

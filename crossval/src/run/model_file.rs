@@ -1,6 +1,6 @@
 //! The file that a run is about.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::error::Error;
 use crate::interrupt;
 use crate::protocol::ModelFacts;
+use crate::regular_file;
 use crate::verdict;
 
 /// Bytes read between two looks whether a signal came.
@@ -43,11 +44,7 @@ impl ModelFile {
     /// [`Error::BadInput`] naming it.
     pub(crate) fn hash(path: &Path) -> Result<ModelFile, Error> {
         let bad = |e: std::io::Error| Error::BadInput(format!("model {}: {e}", path.display()));
-        // A device has no end, and opening a FIFO waits for a writer.
-        if !std::fs::metadata(path).map_err(bad)?.is_file() {
-            return Err(bad(std::io::Error::other("not a regular file")));
-        }
-        let mut file = File::open(path).map_err(bad)?;
+        let mut file = regular_file::open(path).map_err(bad)?;
         let state = state(&file.metadata().map_err(bad)?);
         let mut hasher = Sha256::new();
         let mut size = 0;

@@ -12,6 +12,7 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use super::info::{BadKey, TraceInfo};
 use super::{DECODE_TOKENS, GENERATED, GENERATED_LOGITS, TOKENS, prompt_tensor, sites, tap_tensor};
 use crate::error::Error;
+use crate::regular_file;
 use crate::run::Noise;
 
 /// Largest header, bytes: the limit of the safetensors format.
@@ -91,7 +92,7 @@ impl Trace {
             reason,
         };
         // Read in pieces, never mapped: a file that shrinks meanwhile is an error, not a signal.
-        let file = open(path).map_err(|e| at(e.into()))?;
+        let file = regular_file::open(path).map_err(|e| at(e.into()))?;
         let (header, data_start) = header(&file).map_err(at)?;
         let none = Default::default();
         let metadata = header.metadata().as_ref().unwrap_or(&none);
@@ -375,14 +376,6 @@ impl Trace {
             None => Ok(tokens),
         }
     }
-}
-
-/// Opens a regular file; of others, a FIFO would wait for a writer.
-fn open(path: &Path) -> io::Result<File> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    File::open(path)
 }
 
 /// The header of a safetensors file, and where its data starts. The tensors cover the rest of the file exactly.

@@ -257,21 +257,9 @@ fn a_model_that_is_cut_short_while_it_is_mapped() {
     );
     let script = script.replace("$1", &(8 + load_request(model).len()).to_string());
     let engine = trial.engine(&script);
-    let out = trial.out().display().to_string();
-    let args = [
-        "run",
-        "--model",
-        model,
-        "--reference",
-        &engine,
-        "--candidate",
-        "rust",
-        "--no-bench",
-        "--out",
-        &out,
-        "--tokens",
-        "1,2,3",
-    ];
+    let engines = ["--reference", &engine, "--candidate", "rust"];
+    let more = ["--no-bench", "--tokens", "1,2,3"];
+    let args = trial.run_of(model, &[&engines[..], &more].concat());
     let ending = trial.ending(&mut trial.command(&args));
     assert_eq!(ending.code, 30, "{}", ending.stderr);
     let report = ending.report.expect("a report");
@@ -296,21 +284,9 @@ fn a_model_that_is_replaced_while_it_is_compared() {
     let engine = trial.engine(&format!(
         "cp '{model}' new && mv new '{model}'; exec {WORKER}"
     ));
-    let out = trial.out().display().to_string();
-    let args = [
-        "run",
-        "--model",
-        model,
-        "--reference",
-        "rust",
-        "--candidate",
-        &engine,
-        "--no-bench",
-        "--out",
-        &out,
-        "--n-predict",
-        "4",
-    ];
+    let engines = ["--reference", "rust", "--candidate", &engine];
+    let more = ["--no-bench", "--n-predict", "4"];
+    let args = trial.run_of(model, &[&engines[..], &more].concat());
     let ending = trial.ending(&mut trial.command(&args));
     assert_eq!(ending.code, 20, "{}", ending.stderr);
     let report = ending.report.expect("a report");

@@ -6,7 +6,6 @@ mod engine;
 mod machine;
 mod signals;
 
-use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -67,8 +66,13 @@ impl Trial {
 
     /// The same of any length.
     fn run(&self, more: &[&str]) -> Vec<String> {
+        self.run_of(TINY, &[&["--reference", "rust"], more].concat())
+    }
+
+    /// Arguments of a run on a model, into the folder `out`.
+    fn run_of(&self, model: &str, more: &[&str]) -> Vec<String> {
         let out = self.out().display().to_string();
-        let args = ["run", "--model", TINY, "--reference", "rust", "--out", &out];
+        let args = ["run", "--model", model, "--out", &out];
         let args = args.iter().chain(more);
         args.map(|&arg| arg.to_owned()).collect()
     }
@@ -145,9 +149,6 @@ impl Trial {
 
     /// An engine that is a shell script.
     fn engine(&self, script: &str) -> String {
-        let program = self.scratch.path("engine");
-        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a script");
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a mode");
-        format!("exec:{}", program.display())
+        self.scratch.engine("engine", script)
     }
 }

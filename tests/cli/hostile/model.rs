@@ -1,15 +1,10 @@
 //! Sound GGUF files whose hyperparameters make no model.
 
-use super::Case;
 use super::file::{array, f32, string, typed, u32, u64};
+use super::{Case, Says};
 
 /// A case in which one key of the architecture has another value.
-fn with(
-    name: &'static str,
-    says: &'static [&'static str],
-    key: &'static str,
-    value: Vec<u8>,
-) -> Case {
+fn with(name: &'static str, says: Says, key: &'static str, value: Vec<u8>) -> Case {
     Case::of_model(name, says, move |f| {
         f.set(&format!("bitnet-b1.58.{key}"), value)
     })

@@ -1,14 +1,9 @@
 //! Sound GGUF files whose vocabulary is none.
 
-use super::Case;
 use super::file::{File, array, counted, f32s, i32s, string, strings, u32};
+use super::{Case, Says};
 
-fn with(
-    name: &'static str,
-    says: &'static [&'static str],
-    key: &'static str,
-    value: Vec<u8>,
-) -> Case {
+fn with(name: &'static str, says: Says, key: &'static str, value: Vec<u8>) -> Case {
     Case::of_model(name, says, move |f| {
         f.set(&format!("tokenizer.ggml.{key}"), value)
     })
