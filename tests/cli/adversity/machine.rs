@@ -291,26 +291,16 @@ fn a_file_that_is_cut_short_while_it_is_inspected() {
     );
 }
 
-#[test]
-fn many_at_once() {
-    const RUNS: usize = 16;
-    let trial = Trial::new();
-    let baseline = trial.scratch.path("baseline.json").display().to_string();
-    let children: Vec<_> = (0..RUNS)
+/// Starts so many runs before it waits for the first. Each has a prompt of its own, and every other one is to fail.
+fn assert_right_at_once(trial: &Trial, runs: usize, args: &[&str]) {
+    let name = |i: usize| format!("run-{i}");
+    let children: Vec<_> = (0..runs)
         .map(|i| {
-            let out = trial.scratch.path(&i.to_string()).display().to_string();
-            // Every other one is to fail.
-            let fault = ["--fault", "silu:ffn_act:*"];
-            let mut args = SMALL_RUN.to_vec();
-            args.extend([
-                "--no-bench",
-                "--out",
-                &out,
-                "--baseline",
-                &baseline,
-                "--update",
-            ]);
-            args.extend(&fault[..i % 2 * 2]);
+            let out = trial.scratch.path(&name(i)).display().to_string();
+            let prompt = name(i);
+            let mut args = args.to_vec();
+            args.extend(["--no-bench", "--out", &out, "--prompt", &prompt]);
+            args.extend(&["--fault", "silu:ffn_act:*"][..i % 2 * 2]);
             let mut command = trial.command(&args);
             command
                 .process_group(0)
@@ -323,12 +313,30 @@ fn many_at_once() {
         let output = child.wait_with_output().expect("it ends");
         let code = [0, 10][i % 2];
         assert_eq!(exit_code(&output), code, "{i}: {}", stderr(&output));
-        let report = trial.report(&trial.scratch.path(&i.to_string()));
-        assert_eq!(i32::from(report.expect("a report").verdict.exit_code), code);
+        let report = trial.report(&trial.scratch.path(&name(i)));
+        let report = report.expect("a report");
+        assert_eq!(i32::from(report.verdict.exit_code), code);
+        assert_eq!(report.inputs.prompts[0].text, Some(name(i)));
     }
     trial.assert_no_process_left();
+}
+
+#[test]
+fn many_at_once() {
+    const RUNS: usize = 16;
+    let trial = Trial::new();
+    let baseline = trial.scratch.path("baseline.json").display().to_string();
+    let args = ["--baseline", &baseline, "--update"];
+    assert_right_at_once(&trial, RUNS, &[&SMALL_RUN[..], &args].concat());
     let text = std::fs::read_to_string(&baseline).expect("a baseline");
     let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    let runs = json["histories"][0]["runs"].as_array().expect("runs");
-    assert_eq!(runs.len(), RUNS / 2, "none is lost");
+    let histories = json["histories"].as_array().expect("one for each prompt");
+    assert_eq!(histories.len(), RUNS / 2, "none is lost");
+}
+
+#[test]
+#[ignore = "takes minutes"]
+#[cfg(feature = "reference")]
+fn two_hundred_at_once() {
+    assert_right_at_once(&Trial::new(), 200, &["run", "--model", TINY]);
 }
