@@ -1,13 +1,14 @@
 //! A fork-join thread pool: the calling thread works too, workers spin for a while and then sleep.
 //!
-//! Forks are microseconds apart in a forward pass, which a queue or a futex per fork could not serve.
+//! Forks are microseconds apart in a forward pass, which a queue or a futex per fork could not serve. A worker that
+//! comes late is not waited for: where there are more threads than CPUs, one that has none would hold up every fork.
 
 use std::cell::{Cell, UnsafeCell};
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -18,12 +19,18 @@ const YIELDS: u32 = 1_000;
 
 type Job = *const (dyn Fn(usize) + Sync);
 
+/// Of [`Shared::fork`]: workers may still join in.
+const OPEN: u64 = 1 << 31;
+/// Of [`Shared::fork`]: how many workers are at the job.
+const WORKERS: u64 = OPEN - 1;
+/// Of [`Shared::fork`]: one fork more.
+const FORK: u64 = 1 << 32;
+
+#[derive(Default)]
 struct Shared {
-    /// Counts forks; a change tells the workers that `job` is set.
-    epoch: AtomicUsize,
+    /// The number of the last fork in the upper half; below, whether it is [`OPEN`] and how many [`WORKERS`] are at it.
+    fork: AtomicU64,
     job: UnsafeCell<Option<Job>>,
-    /// Workers that have not finished the current job.
-    busy: AtomicUsize,
     panicked: AtomicBool,
     stop: AtomicBool,
     sleepers: AtomicUsize,
@@ -31,8 +38,8 @@ struct Shared {
     wake: Condvar,
 }
 
-// SAFETY: `job` is written only by the forking thread while no worker is busy, and read by workers only after they
-// have seen the epoch change that follows the write; the closure behind it is `Sync`.
+// SAFETY: `job` is written only by the forking thread while the fork is closed and no worker is at it, and read by
+// workers only after they have joined an open one; the closure behind it is `Sync`.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; nothing in it is tied to a thread.
 unsafe impl Send for Shared {}
@@ -53,16 +60,7 @@ impl Pool {
     /// The system cannot start a thread.
     pub fn new(threads: usize) -> io::Result<Self> {
         let mut pool = Self {
-            shared: Arc::new(Shared {
-                epoch: AtomicUsize::new(0),
-                job: UnsafeCell::new(None),
-                busy: AtomicUsize::new(0),
-                panicked: AtomicBool::new(false),
-                stop: AtomicBool::new(false),
-                sleepers: AtomicUsize::new(0),
-                lock: Mutex::new(()),
-                wake: Condvar::new(),
-            }),
+            shared: Arc::default(),
             workers: Vec::new(),
             _not_sync: PhantomData,
         };
@@ -81,29 +79,19 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Runs `job(thread)` once on every thread and waits for all of them.
+    /// Runs `job(0)` here and, until that returns, `job(thread)` once on every worker that is free; waits for those.
     ///
     /// # Panics
     /// If `job` does, on any thread.
-    pub fn run(&self, job: &(dyn Fn(usize) + Sync)) {
-        if self.workers.is_empty() {
-            return job(0);
-        }
+    fn run(&self, job: &(dyn Fn(usize) + Sync)) {
         let shared = &*self.shared;
         // SAFETY: only the lifetime is erased. `Join` below waits, on unwinding too, until no worker uses the
-        // closure; no worker is busy now, since the previous fork was joined and `Pool` is not `Sync`.
+        // closure; none does now, since the previous fork was joined and `Pool` is not `Sync`.
         unsafe {
             *shared.job.get() = Some(std::mem::transmute::<&(dyn Fn(usize) + Sync), Job>(job));
         }
         shared.panicked.store(false, Ordering::Relaxed);
-        shared.busy.store(self.workers.len(), Ordering::Relaxed);
-        // Sequentially consistent with the worker's `sleepers` then `epoch`: either it sees this epoch, or its
-        // registration is seen here.
-        shared.epoch.fetch_add(1, Ordering::SeqCst);
-        if shared.sleepers.load(Ordering::SeqCst) > 0 {
-            drop(shared.lock.lock().unwrap_or_else(PoisonError::into_inner));
-            shared.wake.notify_all();
-        }
+        shared.announce(OPEN);
         let join = Join(shared);
         job(0);
         drop(join);
@@ -239,9 +227,7 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
-        drop(self.shared.lock.lock());
-        self.shared.wake.notify_all();
+        self.shared.announce(0);
         for worker in self.workers.drain(..) {
             // Jobs are run under `catch_unwind`; a worker itself does not panic.
             let _ = worker.join();
@@ -249,13 +235,48 @@ impl Drop for Pool {
     }
 }
 
-/// Waits for the workers when dropped.
+impl Shared {
+    /// Begins the next fork, to be joined if `open`, and wakes the workers that sleep. The last one is closed and no
+    /// worker at it, so nobody else changes `fork`.
+    fn announce(&self, open: u64) {
+        let last = self.fork.load(Ordering::Relaxed) & !(FORK - 1);
+        // Sequentially consistent with the worker's `sleepers` then `fork`: either it sees this one, or its
+        // registration is seen here.
+        self.fork
+            .store(last.wrapping_add(FORK) | open, Ordering::SeqCst);
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
+            self.wake.notify_all();
+        }
+    }
+
+    /// Whether a worker may begin the job of the fork that it saw: it is open still.
+    fn join_in(&self, mut fork: u64) -> bool {
+        let number = fork / FORK;
+        while fork / FORK == number && fork & OPEN != 0 {
+            let joined = self.fork.compare_exchange_weak(
+                fork,
+                fork + 1,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            );
+            match joined {
+                Ok(_) => return true,
+                Err(now) => fork = now,
+            }
+        }
+        false
+    }
+}
+
+/// Closes the fork when dropped, and waits for the workers that are at it.
 struct Join<'a>(&'a Shared);
 
 impl Drop for Join<'_> {
     fn drop(&mut self) {
+        self.0.fork.fetch_and(!OPEN, Ordering::Relaxed);
         let mut spins = 0;
-        while self.0.busy.load(Ordering::Acquire) > 0 {
+        while self.0.fork.load(Ordering::Acquire) & WORKERS > 0 {
             wait(&mut spins);
         }
     }
@@ -275,33 +296,40 @@ fn work(shared: &Shared, index: usize) {
     let mut seen = 0;
     loop {
         let mut spins = 0;
-        while shared.epoch.load(Ordering::Acquire) == seen {
+        let mut fork = shared.fork.load(Ordering::Acquire);
+        while fork / FORK == seen {
             if spins < SPINS + YIELDS {
                 wait(&mut spins);
+                fork = shared.fork.load(Ordering::Acquire);
                 continue;
             }
             let mut guard = shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
             shared.sleepers.fetch_add(1, Ordering::SeqCst);
-            while shared.epoch.load(Ordering::SeqCst) == seen {
+            fork = shared.fork.load(Ordering::SeqCst);
+            while fork / FORK == seen {
                 guard = shared
                     .wake
                     .wait(guard)
                     .unwrap_or_else(PoisonError::into_inner);
+                fork = shared.fork.load(Ordering::SeqCst);
             }
             shared.sleepers.fetch_sub(1, Ordering::SeqCst);
         }
-        seen = seen.wrapping_add(1);
+        seen = fork / FORK;
         if shared.stop.load(Ordering::Relaxed) {
             return;
         }
-        // SAFETY: the epoch changed, so the job was set before, and it stays valid until `busy` reaches 0.
+        if !shared.join_in(fork) {
+            continue;
+        }
+        // SAFETY: the job was set before the fork was opened, and it stays valid while a worker is at it.
         let job = unsafe { (*shared.job.get()).map(|job| &*job) };
         if let Some(job) = job
             && catch_unwind(AssertUnwindSafe(|| job(index))).is_err()
         {
             shared.panicked.store(true, Ordering::Relaxed);
         }
-        shared.busy.fetch_sub(1, Ordering::Release);
+        shared.fork.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -366,7 +394,6 @@ impl<'a, T> Shares<'a, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicU64;
     use std::time::Duration;
 
     #[test]
@@ -404,14 +431,38 @@ mod tests {
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_survives() {
         let pool = Pool::new(2).unwrap();
+        let both_are_there = || {
+            let there = AtomicUsize::new(0);
+            move || {
+                there.fetch_add(1, Ordering::Relaxed);
+                while there.load(Ordering::Relaxed) < 2 {
+                    std::thread::yield_now();
+                }
+            }
+        };
+        let meet = both_are_there();
         let result = catch_unwind(AssertUnwindSafe(|| {
-            pool.run(&|thread| assert_ne!(thread, 1, "on purpose"));
+            pool.run(&|thread| {
+                meet();
+                assert_ne!(thread, 1, "on purpose");
+            });
         }));
         assert!(result.is_err());
-        let count = AtomicUsize::new(0);
-        pool.run(&|_| {
-            count.fetch_add(1, Ordering::Relaxed);
+        let meet = both_are_there();
+        pool.run(&|_| meet());
+    }
+
+    #[test]
+    fn a_worker_that_comes_late_is_not_waited_for() {
+        let pool = Pool {
+            shared: Arc::default(),
+            workers: vec![std::thread::spawn(|| {})],
+            _not_sync: PhantomData,
+        };
+        let done = AtomicUsize::new(0);
+        pool.ranges(100, 1, |_, range| {
+            done.fetch_add(range.len(), Ordering::Relaxed);
         });
-        assert_eq!(count.load(Ordering::Relaxed), 2);
+        assert_eq!(done.into_inner(), 100);
     }
 }
