@@ -192,11 +192,40 @@ fn holds_libclang(dir: &Path) -> bool {
         .into_iter()
         .flatten()
         .flatten()
-        .any(|entry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let library = name
-                .strip_prefix("libclang")
-                .and_then(|rest| rest.chars().next());
-            matches!(library, Some('.' | '-')) && (name.contains(".so") || name.ends_with(".dylib"))
-        })
+        .any(|entry| is_libclang(&entry.file_name().to_string_lossy()))
+}
+
+/// `libclang-cpp.so`, which LLVM's own packages bring, is another library.
+fn is_libclang(name: &str) -> bool {
+    let library = name
+        .strip_prefix("libclang")
+        .and_then(|rest| rest.chars().next());
+    matches!(library, Some('.' | '-'))
+        && !name.contains("-cpp.")
+        && (name.contains(".so") || name.ends_with(".dylib"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libclang_is_told_from_its_neighbours() {
+        for name in [
+            "libclang.so",
+            "libclang-14.so.1",
+            "libclang-14.so.14.0.6",
+            "libclang.dylib",
+        ] {
+            assert!(is_libclang(name), "{name}");
+        }
+        for name in [
+            "libclang-cpp.so.14",
+            "libclang-cpp.so",
+            "libclangBasic.a",
+            "libclang.a",
+        ] {
+            assert!(!is_libclang(name), "{name}");
+        }
+    }
 }
