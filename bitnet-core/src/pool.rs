@@ -50,6 +50,8 @@ unsafe impl Send for Shared {}
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// What each thread has left of the running fork.
+    parts: Box<[Part]>,
     _not_sync: PhantomData<Cell<()>>,
 }
 
@@ -62,6 +64,7 @@ impl Pool {
         let mut pool = Self {
             shared: Arc::default(),
             workers: Vec::new(),
+            parts: (0..threads.max(1)).map(|_| Part::default()).collect(),
             _not_sync: PhantomData,
         };
         for index in 1..threads {
@@ -101,12 +104,12 @@ impl Pool {
         );
     }
 
-    /// Runs `body(thread, range)` over `0..n`, dealt out as threads become free: long ranges first, which are read in
-    /// the order of memory, and shorter ones towards the end, so that all threads end together; but none is shorter
-    /// than `grain`, the last excepted. All begin at a multiple of `grain`.
+    /// Runs `body(thread, range)` over `0..n`. Every thread goes through a part of its own in order, as memory is read
+    /// fastest, in ranges that get shorter; one that is done takes over half of what another has left. No range is
+    /// shorter than `grain`, the last excepted, and all begin at a multiple of it.
     ///
     /// # Panics
-    /// If `body` does.
+    /// If `body` does, or `n` is more than 2^32 times `grain`.
     pub fn ranges(&self, n: usize, grain: usize, body: impl Fn(usize, Range<usize>) + Sync) {
         let grain = grain.max(1);
         if n <= grain || self.workers.is_empty() {
@@ -115,14 +118,27 @@ impl Pool {
             }
             return;
         }
-        let next = AtomicUsize::new(0);
-        let shares = 2 * self.threads();
-        let length = |start: usize| ((n - start) / shares).next_multiple_of(grain).max(grain);
+        let grains = n.div_ceil(grain);
+        assert!(u32::try_from(grains).is_ok(), "{grains} shares");
+        let parts = &*self.parts;
+        for (thread, part) in parts.iter().enumerate() {
+            let cut = |thread: usize| (grains * thread / parts.len()) as u32;
+            part.set(cut(thread)..cut(thread + 1));
+        }
         self.run(&|thread| {
-            while let Ok(start) = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |start| {
-                (start < n).then(|| start + length(start))
-            }) {
-                body(thread, start..n.min(start + length(start)));
+            loop {
+                while let Some(range) = parts[thread].take_first() {
+                    let end = n.min(range.end as usize * grain);
+                    body(thread, range.start as usize * grain..end);
+                }
+                let Some(fullest) = parts.iter().max_by_key(|part| part.left().len()) else {
+                    return;
+                };
+                match fullest.take_last_half() {
+                    Some(range) => parts[thread].set(range),
+                    None if fullest.left().is_empty() => return,
+                    None => (),
+                }
             }
         });
     }
@@ -333,6 +349,60 @@ fn work(shared: &Shared, index: usize) {
     }
 }
 
+/// A range of shares that its thread takes from the front, and others, which have nothing left, from the back. On a
+/// cache line of its own.
+#[derive(Default)]
+#[repr(align(64))]
+struct Part(AtomicU64);
+
+impl Part {
+    /// Only while nothing is left: no other thread changes it then. Ranges never come back, so that a thread which
+    /// still sees the last one cannot take from this by mistake.
+    fn set(&self, range: Range<u32>) {
+        self.0.store(pack(range), Ordering::Relaxed);
+    }
+
+    fn left(&self) -> Range<u32> {
+        unpack(self.0.load(Ordering::Relaxed))
+    }
+
+    /// A quarter of what is left, at least one.
+    fn take_first(&self) -> Option<Range<u32>> {
+        self.take(|Range { start, end }| {
+            let cut = start + (end - start).div_ceil(4);
+            (start..cut, cut..end)
+        })
+    }
+
+    fn take_last_half(&self) -> Option<Range<u32>> {
+        self.take(|Range { start, end }| {
+            let cut = start + (end - start) / 2;
+            (cut..end, start..cut)
+        })
+    }
+
+    /// `None` if nothing is left.
+    fn take(&self, split: impl Fn(Range<u32>) -> (Range<u32>, Range<u32>)) -> Option<Range<u32>> {
+        let rest = |left| {
+            let left = unpack(left);
+            (!left.is_empty()).then(|| pack(split(left).1))
+        };
+        // What the ranges stand for is published by the fork, and its results by the join.
+        let taken = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
+        taken.ok().map(|left| split(unpack(left)).0)
+    }
+}
+
+fn pack(range: Range<u32>) -> u64 {
+    u64::from(range.start) << 32 | u64::from(range.end)
+}
+
+fn unpack(packed: u64) -> Range<u32> {
+    (packed >> 32) as u32..packed as u32
+}
+
 /// Some columns of a row-major matrix.
 pub(crate) struct Columns<'a, T> {
     shares: &'a Shares<'a, T>,
@@ -457,6 +527,7 @@ mod tests {
         let pool = Pool {
             shared: Arc::default(),
             workers: vec![std::thread::spawn(|| {})],
+            parts: [Part::default(), Part::default()].into(),
             _not_sync: PhantomData,
         };
         let done = AtomicUsize::new(0);

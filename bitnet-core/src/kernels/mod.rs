@@ -30,7 +30,7 @@ const QUANT_LANES: usize = 8;
 
 /// How far ahead rows that are used once are fetched, bytes: reading them is limited by memory.
 #[cfg(target_arch = "x86_64")]
-const PREFETCH: usize = 4096;
+const PREFETCH: usize = 8192;
 
 /// Forces a kernel by name: `portable`; on x86-64 `avx2`, `avx-vnni`, `avx512-vnni`; on aarch64 `neon`.
 pub const KERNEL_VARIABLE: &str = "BITNET_KERNEL";

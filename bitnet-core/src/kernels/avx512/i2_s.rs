@@ -3,13 +3,13 @@
 use std::arch::x86_64::*;
 
 use super::Rows;
+use crate::kernels::PREFETCH;
 use crate::kernels::avx2::load_bytes as load;
 use crate::kernels::panels::{self, Dot, Panel, ROWS, STEPS, Step, Tile, Tokens};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
-/// Rows of one token that are read side by side: several streams come faster from memory than one, and the
-/// activations are loaded once for all of them.
-const STREAMS: usize = 4;
+/// Rows of one token whose lanes are added up together.
+const ROWS_AT_ONCE: usize = 4;
 
 /// See [`Kernel::i2_s_dots`](crate::kernels::Kernel::i2_s_dots).
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -21,21 +21,24 @@ pub(in crate::kernels) fn dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
     unsafe { panels::dots::<Vnni>(weights, codes, out) }
 }
 
-/// All rows by one token, straight from the packed rows.
+/// All rows by one token, straight from the packed rows, one after the other: several side by side come slower from
+/// memory.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
     assert_eq!(weights.columns % BLOCK, 0);
-    let (groups, rest) = out[..weights.n].as_chunks_mut::<STREAMS>();
+    let (groups, rest) = out[..weights.n].as_chunks_mut::<ROWS_AT_ONCE>();
     let mut row = 0;
     for out in groups {
-        let sums = add_up_rows(rows_by_token(weights, row, x));
+        let mut sums = [_mm512_setzero_si512(); ROWS_AT_ONCE];
+        for (r, sums) in sums.iter_mut().enumerate() {
+            *sums = row_by_token(weights, row + r, x);
+        }
         // SAFETY: four i32 are writable; the store needs no alignment.
-        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), sums) };
-        row += STREAMS;
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), add_up_rows(sums)) };
+        row += ROWS_AT_ONCE;
     }
     for out in rest {
-        let [sums] = rows_by_token(weights, row, x);
-        *out = _mm512_reduce_add_epi32(sums);
+        *out = _mm512_reduce_add_epi32(row_by_token(weights, row, x));
         row += 1;
     }
 }
@@ -43,7 +46,7 @@ fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
 /// The sums of the lanes of four rows.
 #[inline]
 #[target_feature(enable = "avx2,avx512f")]
-fn add_up_rows([a, b, c, d]: [__m512i; STREAMS]) -> __m128i {
+fn add_up_rows([a, b, c, d]: [__m512i; ROWS_AT_ONCE]) -> __m128i {
     let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
     let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
     let abcd = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
@@ -57,66 +60,52 @@ fn add_up_rows([a, b, c, d]: [__m512i; STREAMS]) -> __m128i {
     )
 }
 
-/// Sums of `R` rows, from row `first`, by one token, still to be added up.
+/// The sums of a row by one token, still to be added up.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn rows_by_token<const R: usize>(weights: Rows, first: usize, x: &[i8]) -> [__m512i; R] {
+fn row_by_token(weights: Rows, row: usize, x: &[i8]) -> __m512i {
     let n_blocks = weights.columns / BLOCK;
     assert!(x.len() >= n_blocks * BLOCK);
-    let mut rows = [std::ptr::null(); R];
-    for (r, row) in rows.iter_mut().enumerate() {
-        *row = weights.row(first + r, n_blocks * BLOCK_BYTES).as_ptr();
-    }
+    let row = weights.row(row, n_blocks * BLOCK_BYTES).as_ptr();
     // One per group of a block. Codes are multiplied where they lie in their bytes, so the sums are 64, 16, 4 and 1
     // times too large. They hold: a lane takes at most 4 * 192 * 128 from 256 columns, no more per column than the
     // 3 * 128 that the result has to hold as well.
-    let mut sums = [[_mm512_setzero_si512(); R]; 4];
+    let mut sums = [_mm512_setzero_si512(); 4];
     let mut b = 0;
     while b + 1 < n_blocks {
-        // SAFETY: two blocks of every row, and of activations, are left; no load needs alignment, and a prefetch may
-        // name any address. What is fetched comes next: weights that are used once are limited by memory.
+        // SAFETY: two blocks of the row, and of activations, are left; no load needs alignment, and a prefetch may
+        // name any address.
         unsafe {
-            let mut w = [_mm512_setzero_si512(); R];
-            for r in 0..R {
-                let packed = rows[r].add(b * BLOCK_BYTES);
-                _mm_prefetch::<_MM_HINT_T0>(packed.wrapping_add(R * weights.stride).cast());
-                w[r] = _mm512_loadu_si512(packed.cast());
-            }
+            let packed = row.add(b * BLOCK_BYTES);
+            _mm_prefetch::<_MM_HINT_T0>(packed.wrapping_add(PREFETCH).cast());
+            let w = _mm512_loadu_si512(packed.cast());
             let x = x.as_ptr().add(b * BLOCK);
-            for (group, sums) in sums.iter_mut().enumerate() {
+            for (group, sum) in sums.iter_mut().enumerate() {
                 let x = x.add(32 * group);
                 let x = _mm512_inserti64x4::<1>(
                     _mm512_castsi256_si512(_mm256_loadu_si256(x.cast())),
                     _mm256_loadu_si256(x.add(BLOCK).cast()),
                 );
-                for (sum, w) in sums.iter_mut().zip(w) {
-                    *sum = add_group(*sum, w, group, x);
-                }
+                *sum = add_group(*sum, w, group, x);
             }
         }
         b += 2;
     }
     if b < n_blocks {
-        // SAFETY: a block of every row, and of activations, is left; no load needs alignment.
+        // SAFETY: a block of the row, and of activations, is left; no load needs alignment.
         unsafe {
-            for (group, sums) in sums.iter_mut().enumerate() {
+            let w = _mm256_loadu_si256(row.add(b * BLOCK_BYTES).cast());
+            for (group, sum) in sums.iter_mut().enumerate() {
                 let x = x.as_ptr().add(b * BLOCK + 32 * group);
                 let x = _mm512_zextsi256_si512(_mm256_loadu_si256(x.cast()));
-                for (sum, row) in sums.iter_mut().zip(rows) {
-                    let w = _mm256_loadu_si256(row.add(b * BLOCK_BYTES).cast());
-                    *sum = add_group(*sum, _mm512_zextsi256_si512(w), group, x);
-                }
+                *sum = add_group(*sum, _mm512_zextsi256_si512(w), group, x);
             }
         }
     }
     let [g0, g1, g2, g3] = sums;
-    let mut total = g3;
-    for r in 0..R {
-        let high = _mm512_add_epi32(_mm512_srai_epi32::<6>(g0[r]), _mm512_srai_epi32::<4>(g1[r]));
-        let low = _mm512_add_epi32(_mm512_srai_epi32::<2>(g2[r]), g3[r]);
-        total[r] = _mm512_add_epi32(high, low);
-    }
-    total
+    let high = _mm512_add_epi32(_mm512_srai_epi32::<6>(g0), _mm512_srai_epi32::<4>(g1));
+    let low = _mm512_add_epi32(_mm512_srai_epi32::<2>(g2), g3);
+    _mm512_add_epi32(high, low)
 }
 
 /// `sum` and the products of one group of the codes, left in place, with its activations.
