@@ -216,7 +216,7 @@ impl Pool {
     }
 
     /// Runs `body(columns)` for ranges of at most `tile` columns of a matrix with rows of `width`, dealt out in shares
-    /// of at least `grain` columns, a multiple of `tile`.
+    /// of at least `grain` columns.
     ///
     /// # Panics
     /// If `body` does.

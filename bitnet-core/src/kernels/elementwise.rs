@@ -52,11 +52,11 @@ pub fn relu2_mul(gate: &mut [f32], up: &[f32]) {
     }
 }
 
-/// Sum of `f(x)` in eight f64 lanes.
+/// Sum of `f(x)` in f64 lanes: as many as keep the adders busy, added up pairwise.
 #[inline(always)]
 fn sum_f64(x: &[f32], f: impl Fn(f32) -> f32) -> f64 {
-    let mut lanes = [0f64; 8];
-    let (chunks, tail) = x.as_chunks::<8>();
+    let mut lanes = [0f64; 32];
+    let (chunks, tail) = x.as_chunks::<32>();
     for chunk in chunks {
         for (lane, &v) in lanes.iter_mut().zip(chunk) {
             *lane += f64::from(f(v));
@@ -65,8 +65,14 @@ fn sum_f64(x: &[f32], f: impl Fn(f32) -> f32) -> f64 {
     for (lane, &v) in lanes.iter_mut().zip(tail) {
         *lane += f64::from(f(v));
     }
-    let [a, b, c, d, e, f, g, h] = lanes;
-    ((a + e) + (c + g)) + ((b + f) + (d + h))
+    let mut width = lanes.len();
+    while width > 1 {
+        width /= 2;
+        for l in 0..width {
+            lanes[l] += lanes[l + width];
+        }
+    }
+    lanes[0]
 }
 
 /// e^x, within 2 units in the last place, branch-free so that it vectorises; the same bits on every machine,

@@ -19,8 +19,6 @@ mod neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod panels;
 
-use half::f16;
-
 use crate::Error;
 
 /// Partial sums of a floating-point dot product.
@@ -329,12 +327,6 @@ fn block_dots<const N: usize, const BYTES: usize>(
             *out = dot(row.as_chunks().0, x.as_chunks().0, scales);
         }
     }
-}
-
-/// Rounds through F16, half to even.
-#[inline(always)]
-pub(crate) fn round_to_f16(x: f32) -> f32 {
-    f16::from_f32(x).to_f32()
 }
 
 /// Rounds to bf16, half to even, as ggml's `ggml_fp32_to_bf16` (which keeps subnormals and quiets NaN).

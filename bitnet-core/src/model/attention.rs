@@ -1,10 +1,11 @@
 //! Causal attention over the F16 cache.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use super::config::Config;
 use crate::kernels::elementwise::softmax;
-use crate::kernels::{Float, Kernel, Rows, round_to_f16};
+use crate::kernels::{Float, Kernel, Rows};
 use crate::pool::Pool;
 
 /// A thread's room for the rounded queries and the scores of the heads that share a key.
@@ -67,11 +68,12 @@ impl Attention<'_> {
         let n = self.first + t + 1;
         let source = &self.q[t * self.config.q_dim() + head * head_dim..][..heads * head_dim];
         q.resize(source.len(), 0.0);
-        self.kernel.vectorize(|| {
-            for (q, v) in q.iter_mut().zip(source) {
-                *q = round_to_f16(*v);
-            }
-        });
+        let mut rounded = [f16::ZERO; 128];
+        for (q, v) in q.chunks_mut(128).zip(source.chunks(128)) {
+            let rounded = &mut rounded[..v.len()];
+            rounded.convert_from_f32_slice(v);
+            rounded.convert_to_f32_slice(q);
+        }
         self.kernel
             .float_dots(Float::F16, self.rows(self.k, head, n), q, out);
         for scores in out.chunks_exact_mut(n) {

@@ -13,6 +13,9 @@ use crate::quant::{i2_s, q6_k, q8_0};
 const TILE_ROWS: usize = 32;
 const TILE_TOKENS: usize = 64;
 
+/// Rows that are computed at once by a single token.
+const ROWS_BY_ONE: usize = 256;
+
 /// Weights times tokens that are worth waking a thread for: some microseconds.
 const LEAST_SHARE: usize = 1 << 17;
 
@@ -183,12 +186,17 @@ impl Matrix {
         let out = &mut out[..n_tokens * self.rows];
         let share = LEAST_SHARE / (self.columns * n_tokens).max(1);
         let share = share.next_multiple_of(TILE_ROWS).max(TILE_ROWS);
-        pool.columns(out, self.rows, share, TILE_ROWS, |mut out| {
+        let tile = if n_tokens == 1 {
+            ROWS_BY_ONE
+        } else {
+            TILE_ROWS
+        };
+        pool.columns(out, self.rows, share, tile, |mut out| {
             let rows = out.range();
             let weights = self.view(data, rows.start, rows.len());
             if n_tokens == 1 {
                 let values = out.row(0);
-                self.products(kernel, weights, input, 0, &mut [0; TILE_ROWS], values);
+                self.products(kernel, weights, input, 0, &mut [0; ROWS_BY_ONE], values);
                 return finish(rows.start, values);
             }
             let mut dots = [0i32; TILE_ROWS * TILE_TOKENS];

@@ -26,8 +26,8 @@ fn nearest_product(x: f32, scale: f32) -> i32 {
 /// Largest absolute value; NaN is passed over.
 #[inline(always)]
 fn max_abs(x: &[f32]) -> f32 {
-    let mut lanes = [0f32; 8];
-    let (chunks, tail) = x.as_chunks::<8>();
+    let mut lanes = [0f32; 32];
+    let (chunks, tail) = x.as_chunks::<32>();
     for chunk in chunks {
         for (lane, v) in lanes.iter_mut().zip(chunk) {
             *lane = lane.max(v.abs());

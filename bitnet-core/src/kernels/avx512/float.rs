@@ -5,6 +5,9 @@ use std::arch::x86_64::*;
 use super::{LANES, Rows, add_up};
 use crate::kernels::{Float, PREFETCH, portable};
 
+/// Rows of so many bytes are read from memory, shorter ones (of the KV cache) mostly from caches.
+const LONG: usize = 1024;
+
 /// An element type of the weights.
 trait Load {
     const BYTES: usize;
@@ -73,12 +76,9 @@ fn dots_as<L: Load>(weights: Rows, x: &[f32], out: &mut [f32]) {
     let mut r = 0;
     while r < weights.n {
         let mut t = 0;
-        // Rows that are used once come faster from memory one after the other.
-        let rows = if n_tokens > 1 && weights.n - r >= 4 {
-            4
-        } else {
-            1
-        };
+        // Long rows that are used once come faster from memory one after the other.
+        let alone = n_tokens == 1 && columns * L::BYTES >= LONG;
+        let rows = if weights.n - r >= 4 && !alone { 4 } else { 1 };
         while t < n_tokens {
             let x = &x[t * columns..];
             let out = &mut out[t * weights.n + r..];
@@ -120,7 +120,7 @@ fn tile<L: Load, const R: usize, const T: usize>(
             let w = unsafe {
                 let w = rows[r].as_ptr().add(c * L::BYTES);
                 if R == 1 {
-                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(PREFETCH).cast());
                 }
                 L::load(w)
             };

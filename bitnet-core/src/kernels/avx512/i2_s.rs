@@ -77,7 +77,7 @@ fn row_by_token(weights: Rows, row: usize, x: &[i8]) -> __m512i {
         // name any address.
         unsafe {
             let packed = row.add(b * BLOCK_BYTES);
-            _mm_prefetch::<_MM_HINT_T0>(packed.wrapping_add(PREFETCH).cast());
+            _mm_prefetch::<_MM_HINT_T1>(packed.wrapping_add(PREFETCH).cast());
             let w = _mm512_loadu_si512(packed.cast());
             let x = x.as_ptr().add(b * BLOCK);
             for (group, sum) in sums.iter_mut().enumerate() {

@@ -21,7 +21,7 @@ pub(in crate::kernels) fn dots(weights: Rows, x: &[i16], out: &mut [i32]) {
             // a prefetch may name any address.
             unsafe {
                 let w = row.as_ptr().add(STEP * i);
-                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH).cast());
+                _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(PREFETCH).cast());
                 for (half, sum) in sums.iter_mut().enumerate() {
                     let w = _mm512_cvtepi8_epi16(_mm256_loadu_si256(w.add(32 * half).cast()));
                     let x = _mm512_loadu_si512(x.as_ptr().add(32 * half).cast());
