@@ -1,4 +1,5 @@
 use half::bf16;
+use half::f16;
 use proptest::prelude::*;
 
 use super::*;

@@ -37,6 +37,7 @@ const SLACK: f64 = 1.0 + 1e-9;
 pub(super) struct CompactHead {
     /// `[n_vocab][n_embd]`.
     codes: Vec<i8>,
+    /// `[n_vocab]`.
     rows: Vec<Row>,
     /// Largest finite norm of a row.
     largest_norm: f64,
@@ -57,18 +58,32 @@ struct Row {
 pub(super) struct Scores {
     /// The input as integers.
     x: Vec<i16>,
-    bounds: Vec<Bound>,
+    tiles: Vec<Tile>,
     /// The rows that could win, in order.
     pub candidates: Vec<u32>,
     /// Their logits, exact.
     pub logits: Vec<f32>,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Bound {
     low: f64,
     high: f64,
 }
+
+/// Bounds of the logits of [`TILE_ROWS`] rows or, in the last, fewer.
+#[derive(Clone)]
+struct Tile {
+    bounds: [Bound; TILE_ROWS],
+    /// The largest of each; `high` is infinite if a bound is not a number.
+    largest: Bound,
+}
+
+/// Of a row that cannot win.
+const NEVER: Bound = Bound {
+    low: f64::NEG_INFINITY,
+    high: f64::NEG_INFINITY,
+};
 
 /// An input as integers.
 struct Quantized {
@@ -131,17 +146,26 @@ impl CompactHead {
         if quantized.norm * self.largest_norm >= LARGEST {
             return Ok(false);
         }
-        scores.bounds.resize(n_vocab, Bound::default());
-        self.bound(engine, &quantized, &scores.x, &mut scores.bounds);
-        let Some(threshold) = largest(scores.bounds.iter().map(|bound| bound.low), k) else {
+        let tile = Tile {
+            bounds: [NEVER; TILE_ROWS],
+            largest: NEVER,
+        };
+        scores.tiles.resize(n_vocab.div_ceil(TILE_ROWS), tile);
+        self.bound(engine, &quantized, &scores.x, &mut scores.tiles);
+        let Some(threshold) = threshold(&scores.tiles, n_vocab, k) else {
             return Ok(false);
         };
         scores.candidates.clear();
-        // A bound that is not a number counts as able to win.
-        let able = (0..)
-            .zip(&scores.bounds)
-            .filter(|(_, b)| b.high >= threshold || b.high.is_nan());
-        scores.candidates.extend(able.map(|(row, _)| row));
+        for (first, tile) in (0..).step_by(TILE_ROWS).zip(&scores.tiles) {
+            if tile.largest.high < threshold {
+                continue;
+            }
+            // A bound that is not a number counts as able to win.
+            let able = (first..n_vocab as u32)
+                .zip(&tile.bounds)
+                .filter(|(_, b)| b.high >= threshold || b.high.is_nan());
+            scores.candidates.extend(able.map(|(row, _)| row));
+        }
         if scores.candidates.len() > n_vocab / MAX_EXACT_SHARE + MAX_TOP {
             return Ok(false);
         }
@@ -150,30 +174,40 @@ impl CompactHead {
         Ok(true)
     }
 
-    fn bound(&self, engine: &Engine, quantized: &Quantized, x: &[i16], bounds: &mut [Bound]) {
+    fn bound(&self, engine: &Engine, quantized: &Quantized, x: &[i16], tiles: &mut [Tile]) {
         let n_embd = x.len();
         let rounding = rounding_of_a_dot(n_embd);
-        let n_vocab = self.rows.len();
         let kernel = engine.kernel;
-        engine
-            .pool
-            .columns(bounds, n_vocab, TILE_ROWS, TILE_ROWS, |mut bounds| {
-                let range = bounds.range();
-                let mut dots = [0i32; TILE_ROWS];
-                let dots = &mut dots[..range.len()];
-                let rows = Rows {
-                    data: bytemuck::cast_slice(&self.codes[range.start * n_embd..]),
-                    stride: n_embd,
-                    n: range.len(),
-                    columns: n_embd,
-                };
-                kernel.i8_dots(rows, x, dots);
-                for ((bound, row), &dot) in
-                    bounds.row(0).iter_mut().zip(&self.rows[range]).zip(&*dots)
-                {
-                    *bound = row.bound(quantized, dot, rounding, n_embd);
-                }
-            });
+        engine.pool.rows(tiles, 1, |t, tile| {
+            let first = t * TILE_ROWS;
+            let n = TILE_ROWS.min(self.rows.len() - first);
+            let mut dots = [0i32; TILE_ROWS];
+            let weights = Rows {
+                data: bytemuck::cast_slice(&self.codes[first * n_embd..]),
+                stride: n_embd,
+                n,
+                columns: n_embd,
+            };
+            kernel.i8_dots(weights, x, &mut dots[..n]);
+            let rows = &self.rows[first..first + n];
+            kernel.vectorize(|| tile[0].fill(rows, &dots, quantized, rounding, n_embd));
+        });
+    }
+}
+
+impl Tile {
+    #[inline(always)]
+    fn fill(&mut self, rows: &[Row], dots: &[i32], x: &Quantized, rounding: f64, n: usize) {
+        self.largest = NEVER;
+        for ((bound, row), &dot) in self.bounds.iter_mut().zip(rows).zip(dots) {
+            *bound = row.bound(x, dot, rounding, n);
+            let largest = &mut self.largest;
+            largest.low = largest.low.max(bound.low);
+            largest.high = match bound.high.is_nan() {
+                true => f64::INFINITY,
+                false => largest.high.max(bound.high),
+            };
+        }
     }
 }
 
@@ -273,18 +307,23 @@ fn quantize(x: &[f32], codes: &mut Vec<i16>) -> Option<Quantized> {
     })
 }
 
-/// The `k`-th largest of `values`, NaN passed over; `None` if there are fewer.
-fn largest(values: impl Iterator<Item = f64>, k: usize) -> Option<f64> {
+/// The `k`-th largest lower bound of `n` rows, NaN passed over; `None` if there are fewer.
+fn threshold(tiles: &[Tile], n: usize, k: usize) -> Option<f64> {
     // The largest so far, in ascending order.
-    let mut top: Vec<f64> = Vec::with_capacity(k + 1);
-    for value in values {
-        if value.is_nan() || (top.len() == k && value <= top[0]) {
+    let mut top: Vec<f64> = Vec::with_capacity(k.min(MAX_TOP) + 1);
+    for (first, tile) in (0..).step_by(TILE_ROWS).zip(tiles) {
+        if top.len() == k && tile.largest.low <= top[0] {
             continue;
         }
-        let place = top.partition_point(|&t| t < value);
-        top.insert(place, value);
-        if top.len() > k {
-            top.remove(0);
+        for low in tile.bounds.iter().take(n - first).map(|bound| bound.low) {
+            if low.is_nan() || (top.len() == k && low <= top[0]) {
+                continue;
+            }
+            let place = top.partition_point(|&t| t < low);
+            top.insert(place, low);
+            if top.len() > k {
+                top.remove(0);
+            }
         }
     }
     (top.len() == k).then(|| top[0])
@@ -299,14 +338,32 @@ mod tests {
     #[test]
     fn the_kth_largest() {
         let values = [1.0, 5.0, f64::NAN, 3.0, 5.0, f64::NEG_INFINITY];
+        // In tiles, the last of them short.
+        let lows: Vec<f64> = std::iter::repeat_n(f64::NEG_INFINITY, 2 * TILE_ROWS - 3)
+            .chain(values)
+            .collect();
+        let tiles: Vec<Tile> = lows
+            .chunks(TILE_ROWS)
+            .map(|lows| {
+                let mut bounds = [NEVER; TILE_ROWS];
+                for (bound, &low) in bounds.iter_mut().zip(lows) {
+                    bound.low = low;
+                }
+                let low = lows.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let largest = Bound { low, ..NEVER };
+                Tile { bounds, largest }
+            })
+            .collect();
+        let n = lows.len();
         for (k, want) in [
             (1, Some(5.0)),
             (2, Some(5.0)),
             (3, Some(3.0)),
             (5, Some(f64::NEG_INFINITY)),
-            (6, None),
+            (n - 1, Some(f64::NEG_INFINITY)),
+            (n, None),
         ] {
-            assert_eq!(largest(values.into_iter(), k), want, "{k}");
+            assert_eq!(threshold(&tiles, n, k), want, "{k}");
         }
     }
 
