@@ -291,13 +291,18 @@ fn a_file_that_is_cut_short_while_it_is_inspected() {
     );
 }
 
-/// Starts so many runs before it waits for the first. Each has a prompt of its own, and every other one is to fail.
-fn assert_right_at_once(trial: &Trial, runs: usize, args: &[&str]) {
+/// Starts so many runs before it waits for the first, each with its prompt. Every other one is to fail.
+fn assert_right_at_once(
+    trial: &Trial,
+    runs: usize,
+    args: &[&str],
+    prompt: impl Fn(usize) -> String,
+) {
     let name = |i: usize| format!("run-{i}");
     let children: Vec<_> = (0..runs)
         .map(|i| {
             let out = trial.scratch.path(&name(i)).display().to_string();
-            let prompt = name(i);
+            let prompt = prompt(i);
             let mut args = args.to_vec();
             args.extend(["--no-bench", "--out", &out, "--prompt", &prompt]);
             args.extend(&["--fault", "silu:ffn_act:*"][..i % 2 * 2]);
@@ -316,7 +321,7 @@ fn assert_right_at_once(trial: &Trial, runs: usize, args: &[&str]) {
         let report = trial.report(&trial.scratch.path(&name(i)));
         let report = report.expect("a report");
         assert_eq!(i32::from(report.verdict.exit_code), code);
-        assert_eq!(report.inputs.prompts[0].text, Some(name(i)));
+        assert_eq!(report.inputs.prompts[0].text, Some(prompt(i)));
     }
     trial.assert_no_process_left();
 }
@@ -327,16 +332,20 @@ fn many_at_once() {
     let trial = Trial::new();
     let baseline = trial.scratch.path("baseline.json").display().to_string();
     let args = ["--baseline", &baseline, "--update"];
-    assert_right_at_once(&trial, RUNS, &[&SMALL_RUN[..], &args].concat());
+    let args = [&SMALL_RUN[..], &args].concat();
+    assert_right_at_once(&trial, RUNS, &args, |_| "Once".to_owned());
     let text = std::fs::read_to_string(&baseline).expect("a baseline");
     let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    let histories = json["histories"].as_array().expect("one for each prompt");
-    assert_eq!(histories.len(), RUNS / 2, "none is lost");
+    let histories = json["histories"].as_array().expect("histories");
+    assert_eq!(histories.len(), 1, "all ran the same");
+    let runs = histories[0]["runs"].as_array().expect("runs");
+    assert_eq!(runs.len(), RUNS / 2, "none is lost");
 }
 
 #[test]
 #[ignore = "takes minutes"]
 #[cfg(feature = "reference")]
 fn two_hundred_at_once() {
-    assert_right_at_once(&Trial::new(), 200, &["run", "--model", TINY]);
+    let args = ["run", "--model", TINY];
+    assert_right_at_once(&Trial::new(), 200, &args, |i| format!("run {i}"));
 }
