@@ -2,6 +2,8 @@
 //!
 //! All are inlined, so that [`Kernel::vectorize`](super::Kernel::vectorize) compiles them for its instructions.
 
+use super::portable::add_up;
+
 /// Root mean square norm, in place (`ggml_compute_forward_rms_norm_f32` and the multiplication by gamma): squares
 /// rounded to f32, summed in f64.
 ///
@@ -65,14 +67,7 @@ fn sum_f64(x: &[f32], f: impl Fn(f32) -> f32) -> f64 {
     for (lane, &v) in lanes.iter_mut().zip(tail) {
         *lane += f64::from(f(v));
     }
-    let mut width = lanes.len();
-    while width > 1 {
-        width /= 2;
-        for l in 0..width {
-            lanes[l] += lanes[l + width];
-        }
-    }
-    lanes[0]
+    add_up(&mut lanes)
 }
 
 /// e^x, within 2 units in the last place, branch-free so that it vectorises; the same bits on every machine,

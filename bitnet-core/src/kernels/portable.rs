@@ -1,5 +1,7 @@
 //! Plain Rust, in the lane structure that the module above defines.
 
+use std::ops::AddAssign;
+
 use half::{bf16, f16};
 
 use super::{Float, LANES, QUANT_LANES, Rows, block_dots};
@@ -69,7 +71,8 @@ fn dots_as<const BYTES: usize>(
 }
 
 /// Adds lanes pairwise, lane `l` with lane `l + half`.
-fn add_up(lanes: &mut [f32]) -> f32 {
+#[inline(always)]
+pub(super) fn add_up<T: Copy + AddAssign>(lanes: &mut [T]) -> T {
     let mut n = lanes.len();
     while n > 1 {
         n /= 2;
