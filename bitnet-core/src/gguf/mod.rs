@@ -110,6 +110,18 @@ impl Gguf {
         Gguf::check(path, Bytes::Owned(bytes))
     }
 
+    /// Takes a tensor's data out of this process's memory; they are read from the file again when next looked at.
+    pub(crate) fn release(&self, tensor: &TensorInfo) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = &self.bytes {
+            let (offset, size) = (tensor.offset as usize, tensor.size as usize);
+            // SAFETY: pages of a map that nobody writes to come back with the same bytes.
+            let _ = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, size)
+            };
+        }
+    }
+
     fn check(path: &Path, bytes: Bytes) -> Result<Gguf, Error> {
         let header = read::parse(&bytes, path)?;
         Ok(Gguf {

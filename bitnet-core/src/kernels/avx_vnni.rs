@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{add_up_i32, load_bytes as load};
-use super::panels::{self, Dot, Panel, ROWS, STEPS, Step, Tile, Tokens};
+use super::panels::{self, Dot, I2_S_STEPS, Panel, ROWS, Step, Tile, Tokens};
 use super::{PREFETCH, Rows};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
@@ -14,7 +14,7 @@ pub(super) fn dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
         return token(weights, codes, out);
     }
     // SAFETY: this function's own instruction set.
-    unsafe { panels::dots::<AvxVnni>(weights, codes, out) }
+    unsafe { panels::dots::<AvxVnni, BLOCK_BYTES, I2_S_STEPS>(weights, codes, out) }
 }
 
 /// All rows by one token, in the order of memory.
@@ -56,13 +56,13 @@ fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
 
 struct AvxVnni;
 
-impl Dot for AvxVnni {
+impl Dot<BLOCK_BYTES, I2_S_STEPS> for AvxVnni {
     const PANELS: usize = 1;
     const TOKENS: usize = 6;
 
     #[inline]
     #[target_feature(enable = "avx2,avxvnni")]
-    unsafe fn unpack(rows: [&[u8; BLOCK_BYTES]; ROWS], steps: &mut [Step; STEPS]) {
+    unsafe fn unpack(rows: [&[u8; BLOCK_BYTES]; ROWS], steps: &mut [Step; I2_S_STEPS]) {
         // Words `i` and `i + 4` of four rows.
         let transposed = |first: usize| {
             let [a, b, c, d] = [0, 1, 2, 3].map(|r| load(rows[first + r]));
@@ -139,7 +139,7 @@ unsafe fn tile<const T: usize>(panel: &Panel, n_steps: usize, x: Tokens, out: &m
 /// Unpacks the words `word` of eight rows to their half of one step per group.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store_groups(words: __m256i, word: usize, half: usize, steps: &mut [Step; STEPS]) {
+fn store_groups(words: __m256i, word: usize, half: usize, steps: &mut [Step; I2_S_STEPS]) {
     let low_bits = _mm256_set1_epi8(3);
     let groups = [
         _mm256_srli_epi32::<6>(words),

@@ -1,6 +1,6 @@
 //! Norms, activations and softmax on one row, as ggml computes them up to the order of summation.
 //!
-//! All are inlined, so that [`Kernel::vectorize`](super::Kernel::vectorize) compiles them for its instructions.
+//! All are inlined, so that `vectorize!` compiles them for the instructions of a kernel.
 
 use super::portable::add_up;
 

@@ -30,8 +30,23 @@ const QUANT_LANES: usize = 8;
 #[cfg(target_arch = "x86_64")]
 const PREFETCH: usize = 8192;
 
-/// Forces a kernel by name: `portable`; on x86-64 `avx2`, `avx-vnni`, `avx512-vnni`; on aarch64 `neon`.
+/// Forces a kernel by name: `portable`; on x86-64 `avx2`, `avx-vnni`, `avx512-vnni`,
+/// `avx512-vbmi`; on aarch64 `neon`.
 pub const KERNEL_VARIABLE: &str = "BITNET_KERNEL";
+
+/// `vectorize!(kernel, body)` runs `body`, compiled for the kernel's instruction set: what is inlined into it is
+/// vectorised with its registers. Rust contracts no multiplications and additions, so that the results are the same
+/// bits.
+macro_rules! vectorize {
+    ($kernel:expr, $body:expr) => {
+        // A closure that is called and not inlined is compiled for any machine.
+        $kernel.vectorize(
+            #[inline(always)]
+            || $body,
+        )
+    };
+}
+pub(crate) use vectorize;
 
 /// An instruction set that this machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +64,9 @@ enum Isa {
     /// Constructed only where AVX2, F16C and AVX-512 F, BW, VL and VNNI were detected.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    /// Constructed only where, in addition, AVX-512 VBMI was detected.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vbmi,
     /// Constructed only where NEON and its dot products were detected.
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -113,6 +131,9 @@ impl Kernel {
                 && is_x86_feature_detected!("avx512vnni")
             {
                 kernels.push(Kernel(Isa::Avx512Vnni));
+                if is_x86_feature_detected!("avx512vbmi") {
+                    kernels.push(Kernel(Isa::Avx512Vbmi));
+                }
             }
         }
         #[cfg(target_arch = "aarch64")]
@@ -161,13 +182,14 @@ impl Kernel {
             Isa::AvxVnni => "avx-vnni",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => "avx512-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vbmi => "avx512-vbmi",
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => "neon",
         }
     }
 
-    /// Runs `f`, compiled for this instruction set: what is inlined into it is vectorised with its registers. Rust
-    /// contracts no multiplications and additions, so that the results are the same bits.
+    /// See `vectorize!`, which is to be used instead.
     #[inline(always)]
     pub(crate) fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         match self.0 {
@@ -176,8 +198,8 @@ impl Kernel {
             // SAFETY: they exist only where AVX2 and F16C were detected.
             Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::vectorize(f) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx512Vnni` exists only where what it needs was detected.
-            Isa::Avx512Vnni => unsafe { avx512::vectorize(f) },
+            // SAFETY: they exist only where what they need was detected.
+            Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe { avx512::vectorize(f) },
             // NEON is in every build for aarch64.
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => f(),
@@ -200,11 +222,34 @@ impl Kernel {
             // SAFETY: `Isa::AvxVnni` exists only where AVX2 and AVX-VNNI were detected.
             Isa::AvxVnni => unsafe { avx_vnni::dots(weights, codes, out) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx512Vnni` exists only where what it needs was detected.
-            Isa::Avx512Vnni => unsafe { avx512::i2_s::dots(weights, codes, out) },
+            // SAFETY: they exist only where what they need was detected.
+            Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe { avx512::i2_s::dots(weights, codes, out) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
             Isa::Neon => unsafe { neon::i2_s::dots(weights, codes, out) },
+        }
+    }
+
+    /// Whether [`trit_dots`](Self::trit_dots) takes no longer than [`i2_s_dots`](Self::i2_s_dots), once both are bound
+    /// by memory.
+    pub fn prefers_trits(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vbmi => true,
+            _ => false,
+        }
+    }
+
+    /// As [`i2_s_dots`](Self::i2_s_dots), of [trits](crate::quant::trits).
+    ///
+    /// # Panics
+    /// As there; the row length is one of I2_S.
+    pub fn trit_dots(self, weights: Rows, codes: &[i8], out: &mut [i32]) {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx512Vbmi` exists only where what it needs was detected.
+            Isa::Avx512Vbmi => unsafe { avx512::trits::dots(weights, codes, out) },
+            _ => portable::trit_dots(weights, codes, out),
         }
     }
 
@@ -220,8 +265,10 @@ impl Kernel {
             // SAFETY: they exist only where AVX2 and F16C were detected.
             Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::float::dots(ty, weights, x, out) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx512Vnni` exists only where what it needs was detected.
-            Isa::Avx512Vnni => unsafe { avx512::float::dots(ty, weights, x, out) },
+            // SAFETY: they exist only where what they need was detected.
+            Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe {
+                avx512::float::dots(ty, weights, x, out)
+            },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
             Isa::Neon => unsafe { neon::float::dots(ty, weights, x, out) },
@@ -238,7 +285,7 @@ impl Kernel {
             Isa::Portable => portable::q8_0_dots(weights, codes, scales, out),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: they exist only where AVX2 was detected.
-            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => unsafe {
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe {
                 avx2::blocks::q8_0_dots(weights, codes, scales, out)
             },
             #[cfg(target_arch = "aarch64")]
@@ -257,7 +304,7 @@ impl Kernel {
             Isa::Portable => portable::q6_k_dots(weights, codes, scales, out),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: they exist only where AVX2 was detected.
-            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => unsafe {
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe {
                 avx2::blocks::q6_k_dots(weights, codes, scales, out)
             },
             #[cfg(target_arch = "aarch64")]
@@ -278,8 +325,8 @@ impl Kernel {
             // SAFETY: they exist only where AVX2 was detected.
             Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::i8::dots(weights, x, out) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx512Vnni` exists only where what it needs was detected.
-            Isa::Avx512Vnni => unsafe { avx512::i8::dots(weights, x, out) },
+            // SAFETY: they exist only where what they need was detected.
+            Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe { avx512::i8::dots(weights, x, out) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
             Isa::Neon => unsafe { neon::i8::dots(weights, x, out) },
@@ -298,8 +345,10 @@ impl Kernel {
             // SAFETY: they exist only where AVX2 and F16C were detected.
             Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::float::f16_weighted_sums(rows, p, out) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx512Vnni` exists only where what it needs was detected.
-            Isa::Avx512Vnni => unsafe { avx512::float::f16_weighted_sums(rows, p, out) },
+            // SAFETY: they exist only where what they need was detected.
+            Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe {
+                avx512::float::f16_weighted_sums(rows, p, out)
+            },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
             Isa::Neon => unsafe { neon::float::f16_weighted_sums(rows, p, out) },

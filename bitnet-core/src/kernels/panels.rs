@@ -7,16 +7,19 @@
 //! cache while the tokens pass by.
 
 use super::Rows;
-use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
+use crate::quant::i2_s;
 
 /// Rows of a panel.
 pub(super) const ROWS: usize = 16;
 
-/// Steps of a block; a step is four columns.
-pub(super) const STEPS: usize = BLOCK / 4;
+/// Columns of a step.
+const COLUMNS: usize = 4;
 
-/// Most blocks of a row in a panel. Two panels and the activations of twelve tokens fit a first-level cache of 32 KiB.
-const SPAN: usize = 5;
+/// Steps of a block of I2_S.
+pub(super) const I2_S_STEPS: usize = i2_s::BLOCK / COLUMNS;
+
+/// Most steps in a panel. Two panels and the activations of twelve tokens fit a first-level cache of 32 KiB.
+const SPAN: usize = 160;
 
 /// Most panels that are multiplied together.
 const PANELS: usize = 2;
@@ -27,10 +30,10 @@ pub(super) const TOKENS: usize = 12;
 /// The codes of four columns of every row, one per byte; row `r` has bytes `4 * r..4 * r + 4`.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct Step(pub [u8; 4 * ROWS]);
+pub(super) struct Step(pub [u8; COLUMNS * ROWS]);
 
-/// The steps of up to [`SPAN`] blocks of [`ROWS`] rows.
-pub(super) type Panel = [Step; SPAN * STEPS];
+/// Up to [`SPAN`] steps of [`ROWS`] rows.
+pub(super) type Panel = [Step; SPAN];
 
 /// The sums of the rows of a panel, for one token.
 pub(super) type Sums = [i32; ROWS];
@@ -49,63 +52,71 @@ pub(super) struct Tokens {
     pub n: usize,
 }
 
-/// What an instruction set brings.
-pub(super) trait Dot {
+/// What an instruction set brings for rows of blocks of `BYTES` bytes, which are unpacked to `STEPS` steps.
+pub(super) trait Dot<const BYTES: usize, const STEPS: usize> {
     /// Most panels, and most tokens, that are multiplied together; their sums fill the registers.
     const PANELS: usize;
     const TOKENS: usize;
 
-    /// Unpacks one block of each row. The code of column `c` goes to step `c / 4`.
+    /// Unpacks one block of each row. The code of column `c` goes to step `c / COLUMNS`.
     ///
     /// # Safety
     /// The machine has the instructions.
-    unsafe fn unpack(rows: [&[u8; BLOCK_BYTES]; ROWS], steps: &mut [Step; STEPS]);
+    unsafe fn unpack(rows: [&[u8; BYTES]; ROWS], steps: &mut [Step; STEPS]);
 
     /// Sums of the products of the first `n_steps` steps, a multiple of four, of every panel with every token.
     ///
     /// # Safety
-    /// The machine has the instructions; every token has `4 * n_steps` activations.
+    /// The machine has the instructions; every token has `COLUMNS * n_steps` activations.
     unsafe fn multiply(panels: &[Panel], n_steps: usize, x: Tokens, sums: &mut Tile);
 }
 
-/// See [`Kernel::i2_s_dots`](super::Kernel::i2_s_dots). Inlined, to be compiled for the caller's instruction set.
+/// Dot products of codes with int8 activations, exact; as [`Kernel::i2_s_dots`](super::Kernel::i2_s_dots). Inlined, to
+/// be compiled for the caller's instruction set.
 ///
 /// # Safety
 /// The machine has the instructions of `D`.
 #[inline(always)]
-pub(super) unsafe fn dots<D: Dot>(weights: Rows, x: &[i8], out: &mut [i32]) {
-    const { assert!(D::PANELS <= PANELS && D::TOKENS <= TOKENS) };
+pub(super) unsafe fn dots<D: Dot<BYTES, STEPS>, const BYTES: usize, const STEPS: usize>(
+    weights: Rows,
+    x: &[i8],
+    out: &mut [i32],
+) {
+    const { assert!(D::PANELS <= PANELS && D::TOKENS <= TOKENS && STEPS <= SPAN) };
     let columns = weights.columns;
-    assert_eq!(columns % BLOCK, 0);
-    let n_blocks = columns / BLOCK;
+    assert_eq!(columns % i2_s::BLOCK, 0);
+    let n_blocks = columns.div_ceil(STEPS * COLUMNS);
     let n_tokens = x.len() / columns.max(1);
     let out = &mut out[..n_tokens * weights.n];
     out.fill(0);
-    let mut panels = [[Step([0; 4 * ROWS]); SPAN * STEPS]; PANELS];
+    let mut panels = [[Step([0; COLUMNS * ROWS]); SPAN]; PANELS];
     let mut sums = [[[0; ROWS]; PANELS]; TOKENS];
     // Spans, and groups of tokens, of like sizes: none is much too small to be worth its overhead.
-    let span = even(n_blocks, SPAN);
+    let span = even(n_blocks, SPAN / STEPS);
     let group = even(n_tokens, D::TOKENS);
     for row in (0..weights.n).step_by(D::PANELS * ROWS) {
         let n_rows = (weights.n - row).min(D::PANELS * ROWS);
         for block in (0..n_blocks).step_by(span) {
             let n = span.min(n_blocks - block);
+            let column = block * STEPS * COLUMNS;
+            // The last block may reach beyond the row.
+            let n_steps = (n * STEPS).min((columns - column) / COLUMNS);
             let panels = &mut panels[..n_rows.div_ceil(ROWS)];
             for (p, panel) in panels.iter_mut().enumerate() {
                 // SAFETY: the caller's contract.
-                unsafe { unpack::<D>(weights, row + p * ROWS, block, n, panel) };
+                unsafe { unpack::<D, BYTES, STEPS>(weights, row + p * ROWS, block, n, panel) };
             }
             for token in (0..n_tokens).step_by(group) {
                 let n_group = group.min(n_tokens - token);
                 let last = (token + n_group - 1) * columns;
-                assert!(last + (block + n) * BLOCK <= x.len());
+                assert!(last + column + n_steps * COLUMNS <= x.len());
                 let tokens = Tokens {
-                    first: x[token * columns + block * BLOCK..].as_ptr(),
+                    first: x[token * columns + column..].as_ptr(),
                     stride: columns,
                     n: n_group,
                 };
                 // SAFETY: the caller's contract; the activations of the last token have just been checked.
-                unsafe { D::multiply(panels, n * STEPS, tokens, &mut sums) };
+                unsafe { D::multiply(panels, n_steps, tokens, &mut sums) };
                 for (t, sums) in sums[..n_group].iter().enumerate() {
                     let out = &mut out[(token + t) * weights.n + row..][..n_rows];
                     let (whole, rest) = out.as_chunks_mut::<ROWS>();
@@ -126,15 +137,21 @@ pub(super) unsafe fn dots<D: Dot>(weights: Rows, x: &[i8], out: &mut [i32]) {
 /// # Safety
 /// The machine has the instructions of `D`.
 #[inline(always)]
-unsafe fn unpack<D: Dot>(weights: Rows, row: usize, first: usize, n: usize, panel: &mut Panel) {
+unsafe fn unpack<D: Dot<BYTES, STEPS>, const BYTES: usize, const STEPS: usize>(
+    weights: Rows,
+    row: usize,
+    first: usize,
+    n: usize,
+    panel: &mut Panel,
+) {
     let mut rows = [&[][..]; ROWS];
     for (r, bytes) in rows.iter_mut().enumerate() {
-        let row = weights.row((row + r).min(weights.n - 1), weights.columns / 4);
-        *bytes = &row[first * BLOCK_BYTES..][..n * BLOCK_BYTES];
+        let row = weights.row((row + r).min(weights.n - 1), (first + n) * BYTES);
+        *bytes = &row[first * BYTES..];
     }
     let (steps, _) = panel.as_chunks_mut::<STEPS>();
     for (b, steps) in steps[..n].iter_mut().enumerate() {
-        let mut blocks = [&[0; BLOCK_BYTES]; ROWS];
+        let mut blocks = [&[0; BYTES]; ROWS];
         for (block, row) in blocks.iter_mut().zip(rows) {
             *block = &row.as_chunks().0[b];
         }

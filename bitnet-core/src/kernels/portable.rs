@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 use half::{bf16, f16};
 
 use super::{Float, LANES, QUANT_LANES, Rows, block_dots};
-use crate::quant::{i2_s, q6_k, q8_0};
+use crate::quant::{i2_s, q6_k, q8_0, trits};
 
 pub(super) fn i2_s_dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
     assert_eq!(weights.columns % i2_s::BLOCK, 0);
@@ -30,6 +30,32 @@ fn i2_s_block(block: &[u8; i2_s::BLOCK_BYTES], x: &[i8; i2_s::BLOCK]) -> i32 {
         let x = &x[group * 32..][..32];
         for (byte, x) in block.iter().zip(x) {
             sum += i32::from(byte >> (6 - 2 * group) & 3) * i32::from(*x);
+        }
+    }
+    sum
+}
+
+pub(super) fn trit_dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
+    let row_bytes = trits::row_bytes(weights.columns);
+    for (x, out) in codes
+        .chunks_exact(weights.columns)
+        .zip(out.chunks_exact_mut(weights.n))
+    {
+        for (r, out) in out.iter_mut().enumerate() {
+            let (blocks, _) = weights
+                .row(r, row_bytes)
+                .as_chunks::<{ trits::BLOCK_BYTES }>();
+            let x = x.chunks(trits::BLOCK);
+            *out = blocks.iter().zip(x).map(|(b, x)| trit_block(b, x)).sum();
+        }
+    }
+}
+
+fn trit_block(block: &[u8; trits::BLOCK_BYTES], x: &[i8]) -> i32 {
+    let mut sum = 0;
+    for (digit, x) in x.chunks(trits::BLOCK_BYTES).enumerate() {
+        for (byte, x) in block.iter().zip(x) {
+            sum += i32::from(byte / 3u8.pow(digit as u32) % 3) * i32::from(*x);
         }
     }
     sum

@@ -2,7 +2,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::*;
-use crate::quant::{i2_s, q6_k, q8_0};
+use crate::quant::{i2_s, q6_k, q8_0, trits};
 
 fn pack(values: &[i8]) -> Vec<u8> {
     values
@@ -107,6 +107,46 @@ proptest! {
         for kernel in Kernel::available() {
             let mut out = vec![-1i32; tokens * n];
             kernel.i2_s_dots(rows, &codes, &mut out);
+            prop_assert_eq!(&out, &want, "{}", kernel.name());
+        }
+    }
+
+    /// The same as of the codes that were packed, which are those of the test above.
+    #[test]
+    fn trit_dots_are_exact(
+        (n, blocks, tokens) in (1usize..40, 1usize..14, 1usize..27),
+        seed in any::<u64>(),
+        padding in 0usize..3,
+        extreme in any::<bool>(),
+    ) {
+        let mut random = Random(seed);
+        let columns = blocks * i2_s::BLOCK;
+        let values: Vec<i8> = (0..n * columns)
+            .map(|_| match extreme {
+                false => (random.next() % 3) as i8 - 1,
+                true => 1,
+            })
+            .collect();
+        let codes: Vec<i8> = (0..tokens * columns)
+            .map(|_| match extreme {
+                false => random.next() as i8,
+                true => -128,
+            })
+            .collect();
+        let rows = pack(&values);
+        let rows = Rows { data: &rows, stride: columns / 4, n, columns };
+        let mut want = vec![0i32; tokens * n];
+        Kernel::by_name("portable").unwrap().i2_s_dots(rows, &codes, &mut want);
+        let stride = trits::row_bytes(columns) + padding;
+        let mut packed = vec![0xff; n * stride];
+        for (r, packed) in packed.chunks_exact_mut(stride).enumerate() {
+            let packed = &mut packed[..trits::row_bytes(columns)];
+            prop_assert!(trits::pack_row(rows.row(r, columns / 4), packed));
+        }
+        let rows = Rows { data: &packed, stride, n, columns };
+        for kernel in Kernel::available() {
+            let mut out = vec![-1i32; tokens * n];
+            kernel.trit_dots(rows, &codes, &mut out);
             prop_assert_eq!(&out, &want, "{}", kernel.name());
         }
     }

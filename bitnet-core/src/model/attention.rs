@@ -5,7 +5,7 @@ use half::slice::HalfFloatSliceExt;
 
 use super::config::Config;
 use crate::kernels::elementwise::softmax;
-use crate::kernels::{Float, Kernel, Rows};
+use crate::kernels::{Float, Kernel, Rows, vectorize};
 use crate::pool::Pool;
 
 /// A thread's room for the rounded queries and the scores of the heads that share a key.
@@ -77,8 +77,7 @@ impl Attention<'_> {
         self.kernel
             .float_dots(Float::F16, self.rows(self.k, head, n), q, out);
         for scores in out.chunks_exact_mut(n) {
-            self.kernel
-                .vectorize(|| softmax(scores, 1.0 / (head_dim as f32).sqrt()));
+            vectorize!(self.kernel, softmax(scores, 1.0 / (head_dim as f32).sqrt()));
         }
     }
 

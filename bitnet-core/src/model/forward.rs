@@ -12,6 +12,7 @@ use super::{Layer, Model};
 use crate::Error;
 use crate::error::Repr;
 use crate::kernels::elementwise::{relu2_mul, rms_norm, silu_mul};
+use crate::kernels::vectorize;
 use crate::tap::{Observer, Tap, TapData, TapView};
 
 /// Hands taps to the observer, if there is one.
@@ -216,11 +217,11 @@ impl Pass<'_> {
         let skipped = self.skipped;
         let kernel = engine.kernel;
         engine.pool.rows(q, q_dim, |t, heads| {
-            kernel.vectorize(|| rope.rotate(config, skipped + t, heads))
+            vectorize!(kernel, rope.rotate(config, skipped + t, heads))
         });
         taps.see(Tap::QRope, q)?;
         engine.pool.rows(k, kv_dim, |t, heads| {
-            kernel.vectorize(|| rope.rotate(config, t, heads))
+            vectorize!(kernel, rope.rotate(config, t, heads))
         });
         taps.see(Tap::KRope, k)?;
         for (cache, rows, tap) in [
@@ -311,10 +312,13 @@ impl Pass<'_> {
         let kernel = engine.kernel;
         engine.pool.rows(gate, n_ff, |t, gate| {
             let up = &up[t * n_ff..][..n_ff];
-            kernel.vectorize(|| match config.activation {
-                Activation::Silu => silu_mul(gate, up),
-                Activation::Relu2 => relu2_mul(gate, up),
-            });
+            vectorize!(
+                kernel,
+                match config.activation {
+                    Activation::Silu => silu_mul(gate, up),
+                    Activation::Relu2 => relu2_mul(gate, up),
+                }
+            );
         });
         taps.see(Tap::FfnAct, gate)?;
         if config.sub_norms {
@@ -336,7 +340,7 @@ impl Pass<'_> {
 fn norm(engine: &Engine, x: &mut [f32], gamma: &[f32], config: &Config) {
     let kernel = engine.kernel;
     engine.pool.rows(x, gamma.len(), |_, row| {
-        kernel.vectorize(|| rms_norm(row, gamma, config.rms_eps));
+        vectorize!(kernel, rms_norm(row, gamma, config.rms_eps));
     });
 }
 
@@ -346,7 +350,7 @@ fn norm_of(engine: &Engine, x: &[f32], out: &mut [f32], gamma: &[f32], config: &
     let width = gamma.len();
     engine.pool.rows(out, width, |t, row| {
         row.copy_from_slice(&x[t * width..][..width]);
-        kernel.vectorize(|| rms_norm(row, gamma, config.rms_eps));
+        vectorize!(kernel, rms_norm(row, gamma, config.rms_eps));
     });
 }
 
@@ -354,7 +358,7 @@ fn norm_of(engine: &Engine, x: &[f32], out: &mut [f32], gamma: &[f32], config: &
 fn add(engine: &Engine, x: &mut [f32], y: &[f32], width: usize) {
     let kernel = engine.kernel;
     engine.pool.rows(x, width, |t, row| {
-        kernel.vectorize(|| {
+        vectorize!(kernel, {
             for (x, y) in row.iter_mut().zip(&y[t * width..]) {
                 *x += y;
             }

@@ -15,7 +15,7 @@
 
 use super::linear::{Engine, Input, Matrix};
 use crate::Error;
-use crate::kernels::{LANES, Rows};
+use crate::kernels::{LANES, Rows, vectorize};
 use crate::quant::nearest_int;
 
 /// Most tokens that a draw may depend on for the certified head to serve it.
@@ -112,7 +112,7 @@ impl CompactHead {
             |r, codes, row, failure| {
                 let mut weights = vec![0f32; n_embd];
                 match head.row(gguf, r, &mut weights) {
-                    Ok(()) => row[0] = kernel.vectorize(|| encode(&weights, codes)),
+                    Ok(()) => row[0] = vectorize!(kernel, encode(&weights, codes)),
                     Err(e) => failure[0] = Some(e),
                 }
             },
@@ -190,7 +190,10 @@ impl CompactHead {
             };
             kernel.i8_dots(weights, x, &mut dots[..n]);
             let rows = &self.rows[first..first + n];
-            kernel.vectorize(|| tile[0].fill(rows, &dots, quantized, rounding, n_embd));
+            vectorize!(
+                kernel,
+                tile[0].fill(rows, &dots, quantized, rounding, n_embd)
+            );
         });
     }
 }

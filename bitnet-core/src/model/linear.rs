@@ -1,13 +1,16 @@
 //! Weight matrices in the file, and their products with activations.
 
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::Error;
 use crate::gguf::{Gguf, TensorInfo, TensorType};
-use crate::kernels::{Float, Kernel, Rows, round_to_bf16};
+use crate::kernels::{Float, Kernel, Rows, round_to_bf16, vectorize};
 use crate::pool::Pool;
-use crate::quant::{i2_s, q6_k, q8_0};
+use crate::quant::{i2_s, q6_k, q8_0, trits};
 
 /// Rows and tokens that are computed at once; their results lie on the stack.
 const TILE_ROWS: usize = 32;
@@ -30,6 +33,8 @@ pub(super) struct Engine<'a> {
 enum Format {
     /// The tensor's scale.
     I2S(f32),
+    /// As I2_S, repacked in memory.
+    Trits(f32),
     Float(Float),
     Q8_0,
     Q6K,
@@ -46,7 +51,8 @@ enum Encoding {
     Q8K,
 }
 
-/// A matrix whose data stay in the file's map.
+/// A matrix whose data stay in the file's map. Single tokens are bound by memory, so where the kernel prefers
+/// [`trits`], a ternary matrix is repacked at the first of them, and its pages of the map are given up.
 #[derive(Debug)]
 pub(super) struct Matrix {
     info: TensorInfo,
@@ -54,6 +60,17 @@ pub(super) struct Matrix {
     rows: usize,
     columns: usize,
     row_bytes: usize,
+    /// `None` within where it cannot be repacked.
+    trits: OnceLock<Option<Box<[Line]>>>,
+}
+
+/// The data of a matrix that a product reads.
+#[derive(Clone, Copy)]
+struct Stored<'a> {
+    format: Format,
+    data: &'a [u8],
+    row_bytes: usize,
+    columns: usize,
 }
 
 impl Matrix {
@@ -89,6 +106,7 @@ impl Matrix {
             rows,
             columns,
             row_bytes,
+            trits: OnceLock::new(),
         })
     }
 
@@ -109,7 +127,7 @@ impl Matrix {
 
     fn encoding(&self) -> Encoding {
         match self.format {
-            Format::I2S(_) => Encoding::I8,
+            Format::I2S(_) | Format::Trits(_) => Encoding::I8,
             Format::Float(Float::Bf16) => Encoding::Bf16,
             Format::Float(_) => Encoding::F32,
             Format::Q8_0 => Encoding::Q8_0,
@@ -117,13 +135,56 @@ impl Matrix {
         }
     }
 
-    fn view<'a>(&self, data: &'a [u8], first: usize, n: usize) -> Rows<'a> {
-        Rows {
-            data: &data[first * self.row_bytes..],
-            stride: self.row_bytes,
-            n,
+    /// As in the file.
+    fn mapped<'a>(&self, gguf: &'a Gguf) -> Result<Stored<'a>, Error> {
+        Ok(Stored {
+            format: self.format,
+            data: gguf.data(&self.info)?,
+            row_bytes: self.row_bytes,
             columns: self.columns,
+        })
+    }
+
+    /// As products with `n_tokens` tokens read it.
+    fn stored<'a>(&'a self, engine: &Engine<'a>, n_tokens: usize) -> Result<Stored<'a>, Error> {
+        let mapped = self.mapped(engine.gguf)?;
+        let Format::I2S(scale) = self.format else {
+            return Ok(mapped);
+        };
+        let row_bytes = trits::row_bytes(self.columns);
+        if !engine.kernel.prefers_trits() || row_bytes >= self.row_bytes {
+            return Ok(mapped);
         }
+        let packed = match n_tokens {
+            1 => self.trits.get_or_init(|| self.repack(engine, mapped.data)),
+            _ => self.trits.get().unwrap_or(&None),
+        };
+        Ok(match packed {
+            None => mapped,
+            Some(lines) => Stored {
+                format: Format::Trits(scale),
+                data: bytemuck::cast_slice(lines),
+                row_bytes,
+                columns: self.columns,
+            },
+        })
+    }
+
+    /// `None` if there is no memory for it, or a code stands for no weight.
+    fn repack(&self, engine: &Engine, data: &[u8]) -> Option<Box<[Line]>> {
+        let &Engine { gguf, kernel, pool } = engine;
+        let lines_per_row = trits::row_bytes(self.columns) / size_of::<Line>();
+        let mut lines = bytemuck::try_zeroed_slice_box(self.rows * lines_per_row).ok()?;
+        let defined = AtomicBool::new(true);
+        pool.rows(&mut lines, lines_per_row, |row, lines| {
+            let row = &data[row * self.row_bytes..][..self.row_bytes];
+            let lines = bytemuck::cast_slice_mut(lines);
+            if !vectorize!(kernel, trits::pack_row(row, lines)) {
+                defined.store(false, Ordering::Relaxed);
+            }
+        });
+        gguf.release(&self.info);
+        defined.into_inner().then_some(lines)
     }
 
     /// Row `row`, dequantised.
@@ -151,7 +212,7 @@ impl Matrix {
             }
             Format::Q8_0 => q8_0::dequantize_row(data, out),
             Format::Q6K => q6_k::dequantize_row(data, out),
-            Format::I2S(_) => {
+            Format::I2S(_) | Format::Trits(_) => {
                 let what = format!("tensor {:?}: I2_S rows cannot be looked up", self.info.name);
                 return Err(Error::unsupported(gguf.path(), what));
             }
@@ -178,11 +239,11 @@ impl Matrix {
         finish: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<(), Error> {
         debug_assert_eq!(input.columns, self.columns);
-        let &Engine { gguf, kernel, pool } = engine;
-        let data = gguf.data(&self.info)?;
+        let &Engine { kernel, pool, .. } = engine;
         input.encode(engine, self.encoding());
         let input = &*input;
         let n_tokens = input.n_tokens();
+        let stored = self.stored(engine, n_tokens)?;
         let out = &mut out[..n_tokens * self.rows];
         let share = LEAST_SHARE / (self.columns * n_tokens).max(1);
         let share = share.next_multiple_of(TILE_ROWS).max(TILE_ROWS);
@@ -193,10 +254,10 @@ impl Matrix {
         };
         pool.columns(out, self.rows, share, tile, |mut out| {
             let rows = out.range();
-            let weights = self.view(data, rows.start, rows.len());
+            let weights = stored.rows(rows.start, rows.len());
             if n_tokens == 1 {
                 let values = out.row(0);
-                self.products(kernel, weights, input, 0, &mut [0; ROWS_BY_ONE], values);
+                stored.products(kernel, weights, input, 0, &mut [0; ROWS_BY_ONE], values);
                 return finish(rows.start, values);
             }
             let mut dots = [0i32; TILE_ROWS * TILE_TOKENS];
@@ -204,7 +265,7 @@ impl Matrix {
             for token in (0..n_tokens).step_by(TILE_TOKENS) {
                 let n = TILE_TOKENS.min(n_tokens - token);
                 let tile = &mut tile[..n * rows.len()];
-                self.products(kernel, weights, input, token, &mut dots, tile);
+                stored.products(kernel, weights, input, token, &mut dots, tile);
                 for (t, values) in tile.chunks_exact(rows.len()).enumerate() {
                     let out = out.row(token + t);
                     out.copy_from_slice(values);
@@ -224,18 +285,29 @@ impl Matrix {
         out: &mut [f32],
     ) -> Result<(), Error> {
         let &Engine { gguf, kernel, pool } = engine;
-        let data = gguf.data(&self.info)?;
+        let stored = self.mapped(gguf)?;
         input.encode(engine, self.encoding());
         let input = &*input;
         pool.columns(out, rows.len(), 8, 8, |mut out| {
             let range = out.range();
             for (&row, out) in rows[range].iter().zip(out.row(0)) {
-                let weights = self.view(data, row as usize, 1);
+                let weights = stored.rows(row as usize, 1);
                 let out = std::slice::from_mut(out);
-                self.products(kernel, weights, input, 0, &mut [0], out);
+                stored.products(kernel, weights, input, 0, &mut [0], out);
             }
         });
         Ok(())
+    }
+}
+
+impl<'a> Stored<'a> {
+    fn rows(&self, first: usize, n: usize) -> Rows<'a> {
+        Rows {
+            data: &self.data[first * self.row_bytes..],
+            stride: self.row_bytes,
+            n,
+            columns: self.columns,
+        }
     }
 
     /// The rows of `weights` by the tokens from `token`; `tile` is `[n_tokens][weights.n]`, and `dots` has room for as
@@ -262,10 +334,13 @@ impl Matrix {
                 let (codes, scales) = input.codes(tokens, q6_k::BLOCK);
                 kernel.q6_k_dots(weights, codes, scales, tile);
             }
-            Format::I2S(weight_scale) => {
+            Format::I2S(weight_scale) | Format::Trits(weight_scale) => {
                 let dots = &mut dots[..tile.len()];
                 let (codes, scales) = input.codes(tokens.clone(), self.columns);
-                kernel.i2_s_dots(weights, codes, dots);
+                match self.format {
+                    Format::Trits(_) => kernel.trit_dots(weights, codes, dots),
+                    _ => kernel.i2_s_dots(weights, codes, dots),
+                }
                 for (t, (out, dots)) in tile
                     .chunks_exact_mut(weights.n)
                     .zip(dots.chunks_exact(weights.n))
@@ -275,7 +350,7 @@ impl Matrix {
                     // is the reference's (`ggml_compute_forward_mul_mat_one_chunk`).
                     let sum = input.encoded.sums[tokens.start + t] as f32;
                     let scale = scales[t];
-                    kernel.vectorize(|| {
+                    vectorize!(kernel, {
                         for (out, &dot) in out.iter_mut().zip(dots) {
                             *out = (dot as f32 - sum) / scale * weight_scale;
                         }
@@ -322,8 +397,8 @@ impl Linear {
     }
 }
 
-/// Part of the codes. Aligned, since a load that crosses cache lines takes twice the time.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+/// Part of codes, or of packed weights. Aligned, since a load that crosses cache lines takes twice the time.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 struct Line([i8; 64]);
 
@@ -417,12 +492,15 @@ impl<'a> Input<'a> {
         scales.resize(n_tokens * columns / block, 0.0);
         sums.resize(n_tokens, 0);
         pool.rows_of_three(n_tokens, (codes, scales, sums), |t, codes, scales, sum| {
-            kernel.vectorize(|| match encoding {
-                Encoding::I8 => (scales[0], sum[0]) = i2_s::quantize_row(token(t), codes),
-                Encoding::Q8_0 => q8_0::quantize_row(token(t), codes, scales),
-                Encoding::Q8K => q6_k::quantize_row_q8_k(token(t), codes, scales),
-                Encoding::F32 | Encoding::Bf16 => unreachable!("handled above"),
-            });
+            vectorize!(
+                kernel,
+                match encoding {
+                    Encoding::I8 => (scales[0], sum[0]) = i2_s::quantize_row(token(t), codes),
+                    Encoding::Q8_0 => q8_0::quantize_row(token(t), codes, scales),
+                    Encoding::Q8K => q6_k::quantize_row_q8_k(token(t), codes, scales),
+                    Encoding::F32 | Encoding::Bf16 => unreachable!("handled above"),
+                }
+            );
         });
     }
 }

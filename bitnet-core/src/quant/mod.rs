@@ -1,10 +1,11 @@
-//! Block formats: how weights lie in the file and how activations are quantised for them.
+//! Block formats: how weights lie in the file, or in memory, and how activations are quantised for them.
 //!
 //! Rounding follows ggml, so that integer dot products are the reference's to the bit.
 
 pub mod i2_s;
 pub mod q6_k;
 pub mod q8_0;
+pub mod trits;
 
 /// Round half to even, for `|x| < 2^22`; the addition pushes the fraction out of the significand.
 #[inline(always)]

@@ -69,6 +69,23 @@ fn results_depend_on_nothing_but_the_tokens() {
     }
 }
 
+/// Codes of 3 have no place among trits.
+#[test]
+fn weights_that_cannot_be_repacked_are_used_as_they_are() {
+    let mut synthetic = Synthetic::new(&SPECS[0]);
+    synthetic.tensor("blk.0.ffn_down.weight").bytes[..224].fill(0xff);
+    let model = Arc::new(synthetic.load().unwrap());
+    let tokens = tokens(9, N_VOCAB as usize);
+    let mut session = session(&model, 2);
+    let want = bits(session.eval(&tokens, Logits::Last, None).unwrap());
+    session.clear();
+    let mut last = Vec::new();
+    for token in tokens {
+        last = bits(session.eval(&[token], Logits::Last, None).unwrap());
+    }
+    assert_eq!(last, want);
+}
+
 #[test]
 fn more_tokens_than_one_chunk() {
     let model = bundled();

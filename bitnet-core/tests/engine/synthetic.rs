@@ -12,7 +12,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 pub const N_EMBD: u64 = 256;
-pub const N_FF: u64 = 512;
+/// Long enough for rows that are repacked for decoding, where the kernel prefers it.
+pub const N_FF: u64 = 896;
 pub const N_HEAD: u64 = 8;
 pub const N_HEAD_KV: u64 = 2;
 pub const HEAD_DIM: u64 = 32;

@@ -5,11 +5,11 @@ use std::arch::x86_64::*;
 use super::Rows;
 use crate::kernels::PREFETCH;
 use crate::kernels::avx2::load_bytes as load;
-use crate::kernels::panels::{self, Dot, Panel, ROWS, STEPS, Step, Tile, Tokens};
+use crate::kernels::panels::{self, Dot, I2_S_STEPS, Panel, ROWS, Step, Tile, Tokens};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 /// Rows of one token whose lanes are added up together.
-const ROWS_AT_ONCE: usize = 4;
+pub(super) const ROWS_AT_ONCE: usize = 4;
 
 /// See [`Kernel::i2_s_dots`](crate::kernels::Kernel::i2_s_dots).
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -18,7 +18,7 @@ pub(in crate::kernels) fn dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
         return token(weights, codes, out);
     }
     // SAFETY: this function's own instruction set.
-    unsafe { panels::dots::<Vnni>(weights, codes, out) }
+    unsafe { panels::dots::<Vnni, BLOCK_BYTES, I2_S_STEPS>(weights, codes, out) }
 }
 
 /// All rows by one token, straight from the packed rows, one after the other: several side by side come slower from
@@ -46,7 +46,7 @@ fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
 /// The sums of the lanes of four rows.
 #[inline]
 #[target_feature(enable = "avx2,avx512f")]
-fn add_up_rows([a, b, c, d]: [__m512i; ROWS_AT_ONCE]) -> __m128i {
+pub(super) fn add_up_rows([a, b, c, d]: [__m512i; ROWS_AT_ONCE]) -> __m128i {
     let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
     let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
     let abcd = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
@@ -111,20 +111,20 @@ fn row_by_token(weights: Rows, row: usize, x: &[i8]) -> __m512i {
 /// `sum` and the products of one group of the codes, left in place, with its activations.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-fn add_group(sum: __m512i, packed: __m512i, group: usize, x: __m512i) -> __m512i {
+pub(super) fn add_group(sum: __m512i, packed: __m512i, group: usize, x: __m512i) -> __m512i {
     let mask = _mm512_set1_epi8((0xc0u8 >> (2 * group)) as i8);
     _mm512_dpbusd_epi32(sum, _mm512_and_si512(packed, mask), x)
 }
 
 struct Vnni;
 
-impl Dot for Vnni {
+impl Dot<BLOCK_BYTES, I2_S_STEPS> for Vnni {
     const PANELS: usize = 2;
     const TOKENS: usize = 12;
 
     #[inline]
     #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn unpack(rows: [&[u8; BLOCK_BYTES]; ROWS], steps: &mut [Step; STEPS]) {
+    unsafe fn unpack(rows: [&[u8; BLOCK_BYTES]; ROWS], steps: &mut [Step; I2_S_STEPS]) {
         // Eight words of rows `4i..4i + 4` and `4i + 4..4i + 8`, transposed by fours of both.
         let transposed = |first: usize| {
             let mut v = [_mm512_setzero_si512(); 4];
@@ -163,12 +163,22 @@ impl Dot for Vnni {
     #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn multiply(panels: &[Panel], n_steps: usize, x: Tokens, sums: &mut Tile) {
         // SAFETY: the caller's contract.
-        unsafe {
-            match panels {
-                [a, b] => by_tokens([a, b], n_steps, x, sums),
-                [a] => by_tokens([a], n_steps, x, sums),
-                _ => unreachable!("one or two panels"),
-            }
+        unsafe { by_tokens(panels, n_steps, x, sums) }
+    }
+}
+
+/// See [`Dot::multiply`].
+///
+/// # Safety
+/// As there.
+#[target_feature(enable = "avx512f,avx512vnni")]
+pub(super) unsafe fn by_tokens(panels: &[Panel], n_steps: usize, x: Tokens, sums: &mut Tile) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match panels {
+            [a, b] => by_panels([a, b], n_steps, x, sums),
+            [a] => by_panels([a], n_steps, x, sums),
+            _ => unreachable!("one or two panels"),
         }
     }
 }
@@ -176,7 +186,7 @@ impl Dot for Vnni {
 /// # Safety
 /// As [`Dot::multiply`].
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn by_tokens<const G: usize>(
+unsafe fn by_panels<const G: usize>(
     panels: [&Panel; G],
     n_steps: usize,
     x: Tokens,
@@ -243,7 +253,7 @@ unsafe fn tile<const G: usize, const T: usize>(
 /// Unpacks the words `word` of all rows to one step per group.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store_groups(words: __m512i, word: usize, steps: &mut [Step; STEPS]) {
+fn store_groups(words: __m512i, word: usize, steps: &mut [Step; I2_S_STEPS]) {
     let low_bits = _mm512_set1_epi8(3);
     let groups = [
         _mm512_srli_epi32::<6>(words),

@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 
 use super::{Rows, dot, dot_lane, load_bytes, load_codes};
-use crate::kernels::panels::{self, Dot, Panel, ROWS, STEPS, Step, Tile, Tokens};
+use crate::kernels::panels::{self, Dot, I2_S_STEPS, Panel, ROWS, Step, Tile, Tokens};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 /// See [`Kernel::i2_s_dots`](crate::kernels::Kernel::i2_s_dots).
@@ -13,7 +13,7 @@ pub(in crate::kernels) fn dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
         return token(weights, codes, out);
     }
     // SAFETY: this function's own instruction set.
-    unsafe { panels::dots::<Neon>(weights, codes, out) }
+    unsafe { panels::dots::<Neon, BLOCK_BYTES, I2_S_STEPS>(weights, codes, out) }
 }
 
 /// All rows by one token, in the order of memory.
@@ -57,13 +57,13 @@ fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
 
 struct Neon;
 
-impl Dot for Neon {
+impl Dot<BLOCK_BYTES, I2_S_STEPS> for Neon {
     const PANELS: usize = 1;
     const TOKENS: usize = 6;
 
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
-    unsafe fn unpack(rows: [&[u8; BLOCK_BYTES]; ROWS], steps: &mut [Step; STEPS]) {
+    unsafe fn unpack(rows: [&[u8; BLOCK_BYTES]; ROWS], steps: &mut [Step; I2_S_STEPS]) {
         for (quarter, rows) in rows.as_chunks::<4>().0.iter().enumerate() {
             for half in 0..2 {
                 let words =
@@ -154,7 +154,7 @@ fn add_step<const LANE: usize, const T: usize>(
 /// Unpacks the words `word` of four rows to their quarter of one step per group.
 #[inline]
 #[target_feature(enable = "neon")]
-fn store_groups(words: uint8x16_t, word: usize, quarter: usize, steps: &mut [Step; STEPS]) {
+fn store_groups(words: uint8x16_t, word: usize, quarter: usize, steps: &mut [Step; I2_S_STEPS]) {
     let low_bits = vdupq_n_u8(3);
     let groups = [
         vshrq_n_u8::<6>(words),
