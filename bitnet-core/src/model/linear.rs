@@ -14,7 +14,7 @@ use crate::quant::{i2_s, q6_k, q8_0, trits};
 
 /// Rows and tokens that are computed at once; their results lie on the stack.
 const TILE_ROWS: usize = 32;
-const TILE_TOKENS: usize = 64;
+const TILE_TOKENS: usize = 128;
 
 /// Rows that are computed at once by a single token.
 const ROWS_BY_ONE: usize = 256;

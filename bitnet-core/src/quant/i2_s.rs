@@ -4,7 +4,8 @@
 //! in byte `j % 32`, bits `6 - 2 * (j / 32)`, as code 0, 1, 2 for -1, 0, +1. The f32 scale lies directly behind
 //! the packed rows, and the tensor takes `n / 4 + 32` bytes.
 
-use super::{max_abs, nearest_product};
+use super::nearest_product;
+use crate::kernels::elementwise::max;
 
 /// Weights per block. A row is a whole number of blocks.
 pub const BLOCK: usize = 128;
@@ -41,7 +42,7 @@ pub fn undefined_codes(packed: &[u8]) -> u64 {
 /// If `codes` is shorter than `x`.
 #[inline(always)]
 pub fn quantize_row(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
-    let scale = (127.0 / f64::from(max_abs(x)).max(1e-5)) as f32;
+    let scale = (127.0 / f64::from(max(x, f32::abs)).max(1e-5)) as f32;
     let codes = &mut codes[..x.len()];
     let mut sum = 0;
     for (code, &v) in codes.iter_mut().zip(x) {

@@ -24,22 +24,6 @@ fn nearest_product(x: f32, scale: f32) -> i32 {
     (f64::from(x) * f64::from(scale) + MAGIC).to_bits() as i32
 }
 
-/// Largest absolute value; NaN is passed over.
-#[inline(always)]
-fn max_abs(x: &[f32]) -> f32 {
-    let mut lanes = [0f32; 32];
-    let (chunks, tail) = x.as_chunks::<32>();
-    for chunk in chunks {
-        for (lane, v) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.max(v.abs());
-        }
-    }
-    for (lane, v) in lanes.iter_mut().zip(tail) {
-        *lane = lane.max(v.abs());
-    }
-    lanes.into_iter().fold(0.0, f32::max)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,13 +56,5 @@ mod tests {
         for (x, want) in [(0.5, 0), (1.5, 2), (-2.5, -2), (126.5, 126), (-127.5, -128)] {
             assert_eq!(nearest_product(x, 1.0), want, "{x}");
         }
-    }
-
-    #[test]
-    fn max_abs_sees_the_tail() {
-        let mut x = vec![1.0; 11];
-        x[10] = -3.0;
-        x[3] = f32::NAN;
-        assert_eq!(max_abs(&x), 3.0);
     }
 }

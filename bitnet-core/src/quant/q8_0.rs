@@ -2,7 +2,8 @@
 
 use half::f16;
 
-use super::{max_abs, nearest_int};
+use super::nearest_int;
+use crate::kernels::elementwise::max;
 
 /// Values per block.
 pub const BLOCK: usize = 32;
@@ -40,7 +41,7 @@ pub fn dequantize_row(row: &[u8], out: &mut [f32]) {
 #[inline(always)]
 pub fn quantize_row(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
     for (b, block) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
-        let max = max_abs(block);
+        let max = max(block, f32::abs).max(0.0);
         scales[b] = f16::from_f32(max / 127.0).to_f32();
         let inverse = if max != 0.0 { 127.0 / max } else { 0.0 };
         for (code, v) in codes[b * BLOCK..][..BLOCK].iter_mut().zip(block) {

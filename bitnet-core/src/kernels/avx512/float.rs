@@ -145,6 +145,15 @@ fn tile<L: Load, const R: usize, const T: usize>(
             }
         }
     }
+    if let Some(sums) = sums.as_flattened().first_chunk() {
+        // Sixteen are four rows by four tokens.
+        for (t, sums) in add_up_all(sums).into_iter().enumerate() {
+            let out = &mut out[t * weights.n..][..4];
+            // SAFETY: four f32 are writable; the store needs no alignment.
+            unsafe { _mm_storeu_ps(out.as_mut_ptr(), sums) };
+        }
+        return T;
+    }
     for r in 0..R {
         for t in 0..T {
             out[t * weights.n + r] = add_up(sums[r][t]);
@@ -153,48 +162,111 @@ fn tile<L: Load, const R: usize, const T: usize>(
     T
 }
 
+/// Every register's [`add_up`]: those of registers `t`, `4 + t`, `8 + t` and `12 + t` together.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_up_all(v: &[__m512; 16]) -> [__m128; 4] {
+    // Lanes by quarters: the first with the third, the second with the fourth.
+    let halves = |a, b| {
+        _mm512_add_ps(
+            _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
+            _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
+        )
+    };
+    // Then the two that are left, so that a quarter is a register of four.
+    let quarters = |ab, cd| {
+        _mm512_add_ps(
+            _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
+            _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
+        )
+    };
+    let mut fours = [_mm512_setzero_ps(); 4];
+    for (four, v) in fours.iter_mut().zip(v.as_chunks::<4>().0) {
+        *four = quarters(halves(v[0], v[1]), halves(v[2], v[3]));
+    }
+    let pairs = |a, b| {
+        let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+        _mm512_add_ps(
+            _mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)),
+        )
+    };
+    let (low, high) = (pairs(fours[0], fours[1]), pairs(fours[2], fours[3]));
+    let sums = _mm512_add_ps(
+        _mm512_shuffle_ps::<0b10_00_10_00>(low, high),
+        _mm512_shuffle_ps::<0b11_01_11_01>(low, high),
+    );
+    [
+        _mm512_extractf32x4_ps::<0>(sums),
+        _mm512_extractf32x4_ps::<1>(sums),
+        _mm512_extractf32x4_ps::<2>(sums),
+        _mm512_extractf32x4_ps::<3>(sums),
+    ]
+}
+
 /// See [`Kernel::f16_weighted_sums`](crate::kernels::Kernel::f16_weighted_sums).
 #[target_feature(enable = "avx2,avx512f")]
 pub(in crate::kernels) fn f16_weighted_sums(rows: Rows, p: &[f32], out: &mut [f32]) {
-    for (p, out) in p
-        .chunks_exact(rows.n)
-        .zip(out.chunks_exact_mut(rows.columns))
-    {
-        let (wide, rest) = out.as_chunks_mut::<128>();
-        let mut c = 0;
-        for out in wide {
-            sum_columns::<8>(rows, c, p, out);
-            c += 128;
-        }
-        let (narrow, rest) = rest.as_chunks_mut::<16>();
-        for out in narrow {
-            sum_columns::<1>(rows, c, p, out);
-            c += 16;
-        }
-        for out in rest {
-            *out = portable::f16_weighted_column(rows, c, p);
-            c += 1;
-        }
+    let (n, columns) = (rows.n, rows.columns);
+    let mut t = 0;
+    let n_tokens = out.len() / columns.max(1);
+    while t < n_tokens {
+        let (p, out) = (&p[t * n..], &mut out[t * columns..]);
+        t += match n_tokens - t {
+            4.. => weighted_sums::<4, 4>(rows, p, out),
+            _ => weighted_sums::<1, 8>(rows, p, out),
+        };
     }
 }
 
-/// `16 * V` columns from column `c`.
+/// Of `T` tokens, `16 * V` columns at a time. Returns `T`.
 #[inline]
-#[target_feature(enable = "avx512f")]
-fn sum_columns<const V: usize>(rows: Rows, c: usize, p: &[f32], out: &mut [f32]) {
-    assert!(c + 16 * V <= rows.columns && out.len() >= 16 * V);
-    let mut sums = [_mm512_setzero_ps(); V];
-    for (r, &p) in p.iter().enumerate() {
-        let row = rows.row(r, rows.columns * 2);
-        let p = _mm512_set1_ps(p);
-        for (i, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: the row has `columns` F16 and `c + 16 * V <= columns`.
-            let v = unsafe { F16::load(row.as_ptr().add(2 * (c + 16 * i))) };
-            *sum = _mm512_add_ps(*sum, _mm512_mul_ps(p, v));
+#[target_feature(enable = "avx2,avx512f")]
+fn weighted_sums<const T: usize, const V: usize>(rows: Rows, p: &[f32], out: &mut [f32]) -> usize {
+    let columns = rows.columns;
+    let mut c = 0;
+    while columns - c >= 16 * V {
+        sum_columns::<T, V>(rows, c, p, out);
+        c += 16 * V;
+    }
+    while columns - c >= 16 {
+        sum_columns::<T, 1>(rows, c, p, out);
+        c += 16;
+    }
+    for c in c..columns {
+        for t in 0..T {
+            let p = &p[t * rows.n..][..rows.n];
+            out[t * columns + c] = portable::f16_weighted_column(rows, c, p);
         }
     }
-    for (i, sum) in sums.into_iter().enumerate() {
-        // SAFETY: `out` has `16 * V` values.
-        unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(16 * i), sum) };
+    T
+}
+
+/// `16 * V` columns from column `c`, for `T` tokens.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sum_columns<const T: usize, const V: usize>(rows: Rows, c: usize, p: &[f32], out: &mut [f32]) {
+    let columns = rows.columns;
+    assert!(c + 16 * V <= columns && out.len() >= T * columns && p.len() >= T * rows.n);
+    let mut sums = [[_mm512_setzero_ps(); V]; T];
+    for r in 0..rows.n {
+        let row = rows.row(r, columns * 2);
+        let mut v = [_mm512_setzero_ps(); V];
+        for (i, v) in v.iter_mut().enumerate() {
+            // SAFETY: the row has `columns` F16 and `c + 16 * V <= columns`.
+            *v = unsafe { F16::load(row.as_ptr().add(2 * (c + 16 * i))) };
+        }
+        for (t, sums) in sums.iter_mut().enumerate() {
+            let p = _mm512_set1_ps(p[t * rows.n + r]);
+            for (sum, v) in sums.iter_mut().zip(v) {
+                *sum = _mm512_add_ps(*sum, _mm512_mul_ps(p, v));
+            }
+        }
+    }
+    for (t, sums) in sums.into_iter().enumerate() {
+        for (i, sum) in sums.into_iter().enumerate() {
+            // SAFETY: `out` has `columns` values for every token, and `c + 16 * V <= columns`.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(t * columns + c + 16 * i), sum) };
+        }
     }
 }
