@@ -112,7 +112,6 @@ impl Gguf {
 
     /// Takes a tensor's data out of this process's memory; they are read from the file again when next looked at.
     pub(crate) fn release(&self, tensor: &TensorInfo) {
-        #[cfg(unix)]
         if let Bytes::Mapped(map) = &self.bytes {
             let (offset, size) = (tensor.offset as usize, tensor.size as usize);
             // SAFETY: pages of a map that nobody writes to come back with the same bytes.

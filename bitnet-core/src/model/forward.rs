@@ -76,6 +76,9 @@ impl Session {
         } = *config;
         let buffers = &mut self.buffers;
         let mut n = tokens.len();
+        if n == 1 {
+            model.repack_for_decoding(&model.engine(&self.pool));
+        }
         let mut taps = Taps {
             observer,
             layer: None,
@@ -100,7 +103,10 @@ impl Session {
             let mut pass = Pass {
                 model,
                 layer,
-                engine: model.engine(&self.pool),
+                engine: Engine {
+                    trits: layer.trits(),
+                    ..model.engine(&self.pool)
+                },
                 buffers: &mut *buffers,
                 cache,
                 scratch: &mut self.scratch,

@@ -13,7 +13,10 @@
 //! so its logit is within `m u / (1 - m u) * |w| |x|` of the real one (Higham 2002, section 3.1), and `n 2^-149` for
 //! products that underflow.
 
+use memmap2::MmapMut;
+
 use super::linear::{Engine, Input, Matrix};
+use super::pages;
 use crate::Error;
 use crate::kernels::{LANES, Rows, vectorize};
 use crate::quant::nearest_int;
@@ -35,8 +38,8 @@ const SLACK: f64 = 1.0 + 1e-9;
 
 /// The compact copy of an output head.
 pub(super) struct CompactHead {
-    /// `[n_vocab][n_embd]`.
-    codes: Vec<i8>,
+    /// `[n_vocab][n_embd]`, signed.
+    codes: MmapMut,
     /// `[n_vocab]`.
     rows: Vec<Row>,
     /// Largest finite norm of a row.
@@ -101,14 +104,23 @@ impl CompactHead {
 
     /// Copies `head`, a matrix of floats.
     pub(super) fn build(engine: &Engine, head: &Matrix) -> Result<Self, Error> {
-        let &Engine { gguf, kernel, pool } = engine;
+        let &Engine {
+            gguf, kernel, pool, ..
+        } = engine;
         let (n_vocab, n_embd) = head.shape();
-        let mut codes = vec![0i8; n_vocab * n_embd];
+        let bytes = n_vocab * n_embd;
+        let mut codes = pages::zeroed(bytes).ok_or_else(|| {
+            Error::usage(format!("no memory for a compact head of {bytes} bytes"))
+        })?;
         let mut rows = vec![Row::default(); n_vocab];
         let mut failures: Vec<Option<Error>> = (0..n_vocab).map(|_| None).collect();
         pool.rows_of_three(
             n_vocab,
-            (&mut codes, &mut rows, &mut failures),
+            (
+                bytemuck::cast_slice_mut(&mut codes),
+                &mut rows,
+                &mut failures,
+            ),
             |r, codes, row, failure| {
                 let mut weights = vec![0f32; n_embd];
                 match head.row(gguf, r, &mut weights) {
@@ -183,7 +195,7 @@ impl CompactHead {
             let n = TILE_ROWS.min(self.rows.len() - first);
             let mut dots = [0i32; TILE_ROWS];
             let weights = Rows {
-                data: bytemuck::cast_slice(&self.codes[first * n_embd..]),
+                data: &self.codes[first * n_embd..],
                 stride: n_embd,
                 n,
                 columns: n_embd,

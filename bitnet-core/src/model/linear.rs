@@ -27,6 +27,8 @@ pub(super) struct Engine<'a> {
     pub gguf: &'a Gguf,
     pub kernel: Kernel,
     pub pool: &'a Pool,
+    /// The layer's matrices that were repacked.
+    pub trits: Option<&'a [u8]>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +53,7 @@ enum Encoding {
     Q8K,
 }
 
-/// A matrix whose data stay in the file's map. Single tokens are bound by memory, so where the kernel prefers
-/// [`trits`], a ternary matrix is repacked at the first of them, and its pages of the map are given up.
+/// A matrix whose data stay in the file's map, unless it is repacked.
 #[derive(Debug)]
 pub(super) struct Matrix {
     info: TensorInfo,
@@ -60,8 +61,8 @@ pub(super) struct Matrix {
     rows: usize,
     columns: usize,
     row_bytes: usize,
-    /// `None` within where it cannot be repacked.
-    trits: OnceLock<Option<Box<[Line]>>>,
+    /// Where it starts in [`Engine::trits`], if it was repacked.
+    trits: OnceLock<usize>,
 }
 
 /// The data of a matrix that a product reads.
@@ -145,46 +146,49 @@ impl Matrix {
         })
     }
 
-    /// As products with `n_tokens` tokens read it.
-    fn stored<'a>(&'a self, engine: &Engine<'a>, n_tokens: usize) -> Result<Stored<'a>, Error> {
-        let mapped = self.mapped(engine.gguf)?;
-        let Format::I2S(scale) = self.format else {
-            return Ok(mapped);
-        };
-        let row_bytes = trits::row_bytes(self.columns);
-        if !engine.kernel.prefers_trits() || row_bytes >= self.row_bytes {
-            return Ok(mapped);
-        }
-        let packed = match n_tokens {
-            1 => self.trits.get_or_init(|| self.repack(engine, mapped.data)),
-            _ => self.trits.get().unwrap_or(&None),
-        };
-        Ok(match packed {
-            None => mapped,
-            Some(lines) => Stored {
+    /// As products read it.
+    fn stored<'a>(&self, engine: &Engine<'a>) -> Result<Stored<'a>, Error> {
+        if let Format::I2S(scale) = self.format
+            && engine.kernel.prefers_trits()
+            && let (Some(trits), Some(&start)) = (engine.trits, self.trits.get())
+        {
+            return Ok(Stored {
                 format: Format::Trits(scale),
-                data: bytemuck::cast_slice(lines),
-                row_bytes,
+                data: &trits[start..],
+                row_bytes: trits::row_bytes(self.columns),
                 columns: self.columns,
-            },
-        })
+            });
+        }
+        self.mapped(engine.gguf)
     }
 
-    /// `None` if there is no memory for it, or a code stands for no weight.
-    fn repack(&self, engine: &Engine, data: &[u8]) -> Option<Box<[Line]>> {
-        let &Engine { gguf, kernel, pool } = engine;
-        let lines_per_row = trits::row_bytes(self.columns) / size_of::<Line>();
-        let mut lines = bytemuck::try_zeroed_slice_box(self.rows * lines_per_row).ok()?;
+    /// Bytes that it takes repacked; `None` if that would save nothing.
+    pub(super) fn trits_bytes(&self) -> Option<usize> {
+        let row_bytes = trits::row_bytes(self.columns);
+        let smaller = matches!(self.format, Format::I2S(_)) && row_bytes < self.row_bytes;
+        smaller.then(|| self.rows * row_bytes)
+    }
+
+    /// Writes it repacked, to what will be [`Engine::trits`] from `start`, and gives up its pages of the map. If a code
+    /// stands for no weight, it is used as it is.
+    pub(super) fn repack(&self, engine: &Engine, out: &mut [u8], start: usize) {
+        let &Engine {
+            gguf, kernel, pool, ..
+        } = engine;
+        let Ok(data) = gguf.data(&self.info) else {
+            return;
+        };
         let defined = AtomicBool::new(true);
-        pool.rows(&mut lines, lines_per_row, |row, lines| {
+        pool.rows(out, trits::row_bytes(self.columns), |row, out| {
             let row = &data[row * self.row_bytes..][..self.row_bytes];
-            let lines = bytemuck::cast_slice_mut(lines);
-            if !vectorize!(kernel, trits::pack_row(row, lines)) {
+            if !vectorize!(kernel, trits::pack_row(row, out)) {
                 defined.store(false, Ordering::Relaxed);
             }
         });
-        gguf.release(&self.info);
-        defined.into_inner().then_some(lines)
+        if defined.into_inner() {
+            gguf.release(&self.info);
+            self.trits.get_or_init(|| start);
+        }
     }
 
     /// Row `row`, dequantised.
@@ -243,7 +247,7 @@ impl Matrix {
         input.encode(engine, self.encoding());
         let input = &*input;
         let n_tokens = input.n_tokens();
-        let stored = self.stored(engine, n_tokens)?;
+        let stored = self.stored(engine)?;
         let out = &mut out[..n_tokens * self.rows];
         let share = LEAST_SHARE / (self.columns * n_tokens).max(1);
         let share = share.next_multiple_of(TILE_ROWS).max(TILE_ROWS);
@@ -284,7 +288,9 @@ impl Matrix {
         rows: &[u32],
         out: &mut [f32],
     ) -> Result<(), Error> {
-        let &Engine { gguf, kernel, pool } = engine;
+        let &Engine {
+            gguf, kernel, pool, ..
+        } = engine;
         let stored = self.mapped(gguf)?;
         input.encode(engine, self.encoding());
         let input = &*input;
@@ -397,8 +403,8 @@ impl Linear {
     }
 }
 
-/// Part of codes, or of packed weights. Aligned, since a load that crosses cache lines takes twice the time.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+/// Part of the codes. Aligned, since a load that crosses cache lines takes twice the time.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 struct Line([i8; 64]);
 

@@ -1,7 +1,8 @@
 //! From a file to a [`Model`]: every tensor is looked for, checked and accounted for.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 
 use super::config::Config;
 use super::linear::{Linear, Matrix};
@@ -41,6 +42,7 @@ pub(super) fn load(gguf: Arc<Gguf>) -> Result<Model, Error> {
         layers,
         output_norm,
         output,
+        decoded: AtomicUsize::new(0),
         compact_head: None,
         rope_factors,
     })
@@ -61,6 +63,7 @@ impl<'a> Loader<'a> {
             false => Ok(None),
         };
         Ok(Layer {
+            trits: OnceLock::new(),
             attn_sub_norm: sub_norm("attn_sub_norm.weight", q_dim)?,
             ffn_sub_norm: sub_norm("ffn_sub_norm.weight", n_ff)?,
             attn_norm: self.vector(&name("attn_norm.weight"), n_embd)?,

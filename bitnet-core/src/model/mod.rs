@@ -10,11 +10,16 @@ mod forward;
 mod head;
 mod linear;
 mod load;
+mod pages;
+mod repack;
 mod rope;
 mod session;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
+
+use memmap2::MmapMut;
 
 use crate::Error;
 use crate::gguf::Gguf;
@@ -28,7 +33,7 @@ pub use session::{Generate, HeadUse, Logits, Session, SessionOptions};
 use head::CompactHead;
 use linear::{Linear, Matrix};
 
-/// A model whose matrices stay in the mapped file.
+/// A model whose matrices stay in the mapped file, until decoding is better served by a copy.
 pub struct Model {
     gguf: Arc<Gguf>,
     config: Config,
@@ -38,6 +43,8 @@ pub struct Model {
     output_norm: Vec<f32>,
     /// `None` where it is the embedding.
     output: Option<Matrix>,
+    /// Tokens that were evaluated alone.
+    decoded: AtomicUsize,
     compact_head: Option<CompactHead>,
     /// One divisor of the angle per pair.
     rope_factors: Option<Vec<f32>>,
@@ -56,6 +63,8 @@ struct Layer {
     up: Linear,
     ffn_sub_norm: Option<Vec<f32>>,
     down: Linear,
+    /// The ternary matrices that could be repacked, one after the other. `None` within if there was no memory for it.
+    trits: OnceLock<Option<MmapMut>>,
 }
 
 impl Model {

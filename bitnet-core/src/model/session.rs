@@ -313,6 +313,7 @@ impl Model {
             gguf: &self.gguf,
             kernel: self.kernel,
             pool,
+            trits: None,
         }
     }
 }

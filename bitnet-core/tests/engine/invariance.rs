@@ -75,7 +75,7 @@ fn weights_that_cannot_be_repacked_are_used_as_they_are() {
     let mut synthetic = Synthetic::new(&SPECS[0]);
     synthetic.tensor("blk.0.ffn_down.weight").bytes[..224].fill(0xff);
     let model = Arc::new(synthetic.load().unwrap());
-    let tokens = tokens(9, N_VOCAB as usize);
+    let tokens = tokens(60, N_VOCAB as usize);
     let mut session = session(&model, 2);
     let want = bits(session.eval(&tokens, Logits::Last, None).unwrap());
     session.clear();
