@@ -333,6 +333,29 @@ impl Kernel {
         }
     }
 
+    /// Whether [`i7_dots`](Self::i7_dots) take no longer than [`i8_dots`](Self::i8_dots), once both are bound by memory.
+    pub fn prefers_i7(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni | Isa::Avx512Vbmi => true,
+            _ => false,
+        }
+    }
+
+    /// As [`i8_dots`](Self::i8_dots), of rows of [7-bit integers](crate::quant::i7) with `256 * x[0] + x[1]`. `x` is
+    /// `[2][columns]`, padded with zeros to whole blocks.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn i7_dots(self, weights: Rows, x: [&[i8]; 2], out: &mut [i32]) {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: they exist only where what they need was detected.
+            Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe { avx512::i7::dots(weights, x, out) },
+            _ => portable::i7_dots(weights, x, out),
+        }
+    }
+
     /// Sums of F16 rows, weighted: `out[t][c] = sum over r of p[t][r] * rows[r][c]`, rows added in order.
     /// `p` is `[n_tokens][rows.n]`, `out` is `[n_tokens][columns]`.
     ///

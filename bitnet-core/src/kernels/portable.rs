@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 use half::{bf16, f16};
 
 use super::{Float, LANES, QUANT_LANES, Rows, block_dots};
-use crate::quant::{i2_s, q6_k, q8_0, trits};
+use crate::quant::{i2_s, i7, q6_k, q8_0, trits};
 
 pub(super) fn i2_s_dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
     assert_eq!(weights.columns % i2_s::BLOCK, 0);
@@ -154,6 +154,19 @@ pub(super) fn q6_k_dots(weights: Rows, codes: &[i8], scales: &[f32], out: &mut [
             add_up(&mut lanes)
         },
     );
+}
+
+pub(super) fn i7_dots(weights: Rows, [high, low]: [&[i8]; 2], out: &mut [i32]) {
+    for (r, out) in out[..weights.n].iter_mut().enumerate() {
+        let row = weights.row(r, i7::row_bytes(weights.columns));
+        let blocks = row.as_chunks().0.iter();
+        let values = blocks.flat_map(|block| (0..i7::BLOCK).map(|i| i7::value(block, i)));
+        let x = high.iter().zip(low);
+        let products = values
+            .zip(x)
+            .map(|(w, (&h, &l))| i32::from(w) * (256 * i32::from(h) + i32::from(l)));
+        *out = products.sum();
+    }
 }
 
 pub(super) fn i8_dots(weights: Rows, x: &[i16], out: &mut [i32]) {

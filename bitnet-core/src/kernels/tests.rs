@@ -2,7 +2,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::*;
-use crate::quant::{i2_s, q6_k, q8_0, trits};
+use crate::quant::{i2_s, i7, q6_k, q8_0, trits};
 
 fn pack(values: &[i8]) -> Vec<u8> {
     values
@@ -168,6 +168,41 @@ proptest! {
         for kernel in Kernel::available() {
             let mut out = vec![-1i32; n];
             kernel.i8_dots(rows, &x, &mut out);
+            prop_assert_eq!(&out, &want, "{}", kernel.name());
+        }
+    }
+
+    #[test]
+    fn i7_dots_are_exact(
+        (n, columns) in (1usize..10, 1usize..1000),
+        seed in any::<u64>(),
+        padding in 0usize..3,
+        extreme in any::<bool>(),
+    ) {
+        let mut random = Random(seed);
+        let stride = i7::row_bytes(columns) + padding;
+        let mut data = vec![0xff; n * stride];
+        let mut values = Vec::new();
+        for data in data.chunks_exact_mut(stride) {
+            let row: Vec<i8> = (0..columns)
+                .map(|_| if extreme { -64 } else { (random.next() as i8) >> 1 })
+                .collect();
+            i7::pack_row(&row, &mut data[..stride - padding]);
+            values.push(row);
+        }
+        let mut x = [0; 2].map(|_| vec![0i8; columns.next_multiple_of(i7::BLOCK)]);
+        for x in &mut x {
+            x[..columns].fill_with(|| if extreme { 127 } else { random.next() as i8 });
+        }
+        let dot = |row: &Vec<i8>| {
+            let x = x[0].iter().zip(&x[1]).map(|(&h, &l)| 256 * i32::from(h) + i32::from(l));
+            row.iter().zip(x).map(|(&w, x)| i32::from(w) * x).sum()
+        };
+        let want: Vec<i32> = values.iter().map(dot).collect();
+        let rows = Rows { data: &data, stride, n, columns };
+        for kernel in Kernel::available() {
+            let mut out = vec![-1i32; n];
+            kernel.i7_dots(rows, [&x[0], &x[1]], &mut out);
             prop_assert_eq!(&out, &want, "{}", kernel.name());
         }
     }

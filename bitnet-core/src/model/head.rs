@@ -1,6 +1,6 @@
 //! A certified output head: the same tokens as the full one, from half the bytes.
 //!
-//! Decode is bound by memory, and an F16 head can be more than half of what a token reads. A compact copy, one int8
+//! Decode is bound by memory, and an F16 head can be more than half of what a token reads. A compact copy, 8 or 7 bits
 //! and a share of a scale per weight, gives every logit up to a bound that is proven, not estimated; only rows that
 //! could still be among the `k` most likely are then computed from the original, by the kernel of the full head and
 //! so with its bits.
@@ -15,10 +15,11 @@
 
 use memmap2::MmapMut;
 
-use super::linear::{Engine, Input, Matrix};
+use super::linear::{Engine, Input, Line, Matrix};
 use super::pages;
 use crate::Error;
-use crate::kernels::{LANES, Rows, vectorize};
+use crate::kernels::{Kernel, LANES, Rows, vectorize};
+use crate::quant::i7;
 use crate::quant::nearest_int;
 
 /// Most tokens that a draw may depend on for the certified head to serve it.
@@ -30,6 +31,9 @@ const TILE_ROWS: usize = 64;
 /// Beyond this share of rows that could win, the full head reads less.
 const MAX_EXACT_SHARE: usize = 8;
 
+/// Largest code of an input: from the next on, the higher of two int8 overflows. One is to spare for rounding.
+const LARGEST_CODE: f64 = 127.0 * 256.0 + 126.0;
+
 /// Norms whose product stays below this cannot overflow an f32 sum.
 const LARGEST: f64 = 1e30;
 
@@ -38,12 +42,44 @@ const SLACK: f64 = 1.0 + 1e-9;
 
 /// The compact copy of an output head.
 pub(super) struct CompactHead {
-    /// `[n_vocab][n_embd]`, signed.
+    /// `[n_vocab][n_embd]`.
     codes: MmapMut,
+    storage: Storage,
     /// `[n_vocab]`.
     rows: Vec<Row>,
     /// Largest finite norm of a row.
     largest_norm: f64,
+}
+
+/// How codes are stored.
+#[derive(Clone, Copy, PartialEq)]
+enum Storage {
+    I8,
+    /// [`i7`].
+    I7,
+}
+
+impl Storage {
+    fn of(kernel: Kernel, n_embd: usize) -> Self {
+        match kernel.prefers_i7() && i7::row_bytes(n_embd) < n_embd {
+            true => Storage::I7,
+            false => Storage::I8,
+        }
+    }
+
+    fn row_bytes(self, n_embd: usize) -> usize {
+        match self {
+            Storage::I8 => n_embd,
+            Storage::I7 => i7::row_bytes(n_embd),
+        }
+    }
+
+    fn largest_code(self) -> i8 {
+        match self {
+            Storage::I8 => 127,
+            Storage::I7 => 63,
+        }
+    }
 }
 
 /// What is known of one row; norms are Euclidean and rounded up.
@@ -59,8 +95,7 @@ struct Row {
 /// Room for one token's scores.
 #[derive(Default)]
 pub(super) struct Scores {
-    /// The input as integers.
-    x: Vec<i16>,
+    x: Codes,
     tiles: Vec<Tile>,
     /// The rows that could win, in order.
     pub candidates: Vec<u32>,
@@ -88,7 +123,23 @@ const NEVER: Bound = Bound {
     high: f64::NEG_INFINITY,
 };
 
-/// An input as integers.
+/// The integers of an input.
+#[derive(Default)]
+struct Codes {
+    whole: Vec<i16>,
+    /// `256 * halves[0] + halves[1]`, padded with zeros to whole blocks of [`i7`].
+    halves: [Vec<Line>; 2],
+}
+
+impl Codes {
+    fn halves(&self) -> [&[i8]; 2] {
+        self.halves
+            .each_ref()
+            .map(|half| bytemuck::cast_slice(half))
+    }
+}
+
+/// What is known of the integers of an input.
 struct Quantized {
     scale: f64,
     norm: f64,
@@ -98,8 +149,9 @@ struct Quantized {
 
 impl CompactHead {
     /// Bytes of the copy of a head of `n_vocab` rows of `n_embd`.
-    pub(super) fn bytes(n_vocab: usize, n_embd: usize) -> u64 {
-        (n_vocab as u64).saturating_mul((n_embd + size_of::<Row>()) as u64)
+    pub(super) fn bytes(kernel: Kernel, n_vocab: usize, n_embd: usize) -> u64 {
+        let row_bytes = Storage::of(kernel, n_embd).row_bytes(n_embd) + size_of::<Row>();
+        (n_vocab as u64).saturating_mul(row_bytes as u64)
     }
 
     /// Copies `head`, a matrix of floats.
@@ -108,7 +160,9 @@ impl CompactHead {
             gguf, kernel, pool, ..
         } = engine;
         let (n_vocab, n_embd) = head.shape();
-        let bytes = n_vocab * n_embd;
+        let storage = Storage::of(kernel, n_embd);
+        let row_bytes = storage.row_bytes(n_embd);
+        let bytes = n_vocab * row_bytes;
         let mut codes = pages::zeroed(bytes).ok_or_else(|| {
             Error::usage(format!("no memory for a compact head of {bytes} bytes"))
         })?;
@@ -116,16 +170,20 @@ impl CompactHead {
         let mut failures: Vec<Option<Error>> = (0..n_vocab).map(|_| None).collect();
         pool.rows_of_three(
             n_vocab,
-            (
-                bytemuck::cast_slice_mut(&mut codes),
-                &mut rows,
-                &mut failures,
-            ),
-            |r, codes, row, failure| {
+            (&mut codes[..], &mut rows, &mut failures),
+            |r, packed, row, failure| {
                 let mut weights = vec![0f32; n_embd];
+                let mut codes = vec![0i8; n_embd];
                 match head.row(gguf, r, &mut weights) {
-                    Ok(()) => row[0] = vectorize!(kernel, encode(&weights, codes)),
+                    Ok(()) => {
+                        let largest = storage.largest_code();
+                        row[0] = vectorize!(kernel, encode(&weights, largest, &mut codes));
+                    }
                     Err(e) => failure[0] = Some(e),
+                }
+                match storage {
+                    Storage::I8 => packed.copy_from_slice(bytemuck::cast_slice(&codes)),
+                    Storage::I7 => i7::pack_row(&codes, packed),
                 }
             },
         );
@@ -136,6 +194,7 @@ impl CompactHead {
         Ok(Self {
             largest_norm: finite.map(|row| f64::from(row.norm)).fold(0.0, f64::max),
             codes,
+            storage,
             rows,
         })
     }
@@ -186,8 +245,9 @@ impl CompactHead {
         Ok(true)
     }
 
-    fn bound(&self, engine: &Engine, quantized: &Quantized, x: &[i16], tiles: &mut [Tile]) {
-        let n_embd = x.len();
+    fn bound(&self, engine: &Engine, quantized: &Quantized, x: &Codes, tiles: &mut [Tile]) {
+        let n_embd = x.whole.len();
+        let row_bytes = self.storage.row_bytes(n_embd);
         let rounding = rounding_of_a_dot(n_embd);
         let kernel = engine.kernel;
         engine.pool.rows(tiles, 1, |t, tile| {
@@ -195,12 +255,16 @@ impl CompactHead {
             let n = TILE_ROWS.min(self.rows.len() - first);
             let mut dots = [0i32; TILE_ROWS];
             let weights = Rows {
-                data: &self.codes[first * n_embd..],
-                stride: n_embd,
+                data: &self.codes[first * row_bytes..],
+                stride: row_bytes,
                 n,
                 columns: n_embd,
             };
-            kernel.i8_dots(weights, x, &mut dots[..n]);
+            let out = &mut dots[..n];
+            match self.storage {
+                Storage::I8 => kernel.i8_dots(weights, &x.whole, out),
+                Storage::I7 => kernel.i7_dots(weights, x.halves(), out),
+            }
             let rows = &self.rows[first..first + n];
             vectorize!(
                 kernel,
@@ -248,9 +312,9 @@ fn rounding_of_a_dot(n: usize) -> f64 {
     m / (1.0 - m)
 }
 
-/// Writes the codes of a row.
+/// Writes the codes of a row, up to `largest_code`.
 #[inline(always)]
-fn encode(weights: &[f32], codes: &mut [i8]) -> Row {
+fn encode(weights: &[f32], largest_code: i8, codes: &mut [i8]) -> Row {
     let largest = weights.iter().fold(0f32, |max, w| max.max(w.abs()));
     let finite = weights.iter().all(|w| w.is_finite());
     if !finite {
@@ -261,7 +325,7 @@ fn encode(weights: &[f32], codes: &mut [i8]) -> Row {
             norm: f32::INFINITY,
         };
     }
-    let scale = largest / 127.0;
+    let scale = largest / f32::from(largest_code);
     let reciprocal = match scale > 0.0 && (1.0 / scale).is_finite() {
         true => 1.0 / scale,
         false => 0.0,
@@ -288,7 +352,7 @@ fn encode(weights: &[f32], codes: &mut [i8]) -> Row {
 }
 
 /// Writes `x` as integers, such that no dot product with int8 codes leaves an i32. `None` if a value is not finite.
-fn quantize(x: &[f32], codes: &mut Vec<i16>) -> Option<Quantized> {
+fn quantize(x: &[f32], codes: &mut Codes) -> Option<Quantized> {
     let largest = x.iter().fold(0f64, |max, &v| max.max(f64::from(v).abs()));
     let total: f64 = x.iter().map(|&v| f64::from(v).abs()).sum();
     if !total.is_finite() {
@@ -296,7 +360,7 @@ fn quantize(x: &[f32], codes: &mut Vec<i16>) -> Option<Quantized> {
     }
     // Rounding may add a half to each.
     let room = f64::from(i32::MAX) / 128.0 - x.len() as f64;
-    let per_unit = (f64::from(i16::MAX - 1) / largest).min(room / total) as f32;
+    let per_unit = (LARGEST_CODE / largest).min(room / total) as f32;
     let per_unit = match per_unit.is_normal() && per_unit > 0.0 {
         true => per_unit,
         false => 0.0,
@@ -305,10 +369,21 @@ fn quantize(x: &[f32], codes: &mut Vec<i16>) -> Option<Quantized> {
         true => 1.0 / f64::from(per_unit),
         false => 0.0,
     };
-    codes.clear();
-    codes.extend(x.iter().map(|&v| nearest_int(v * per_unit) as i16));
+    let Codes { whole, halves } = codes;
+    whole.clear();
+    whole.extend(x.iter().map(|&v| nearest_int(v * per_unit) as i16));
+    let lines = x.len().next_multiple_of(i7::BLOCK) / size_of::<Line>();
+    let [high, low] = halves.each_mut().map(|half| {
+        half.clear();
+        half.resize(lines, bytemuck::Zeroable::zeroed());
+        bytemuck::cast_slice_mut(half)
+    });
+    for ((&code, high), low) in whole.iter().zip(high).zip(low) {
+        *low = code as i8;
+        *high = ((code - i16::from(*low)) >> 8) as i8;
+    }
     let (mut error, mut norm) = (0f64, 0f64);
-    for (&code, &v) in codes.iter().zip(x) {
+    for (&code, &v) in whole.iter().zip(x) {
         let v = f64::from(v);
         let missed = v - scale * f64::from(code);
         error += missed * missed;
@@ -401,14 +476,19 @@ mod tests {
         ) {
             let n = w.len();
             let mut codes = vec![0i8; n];
-            let row = encode(&w, &mut codes);
-            let mut x_codes = Vec::new();
+            let mut x_codes = Codes::default();
             let quantized = quantize(&x, &mut x_codes).unwrap();
-            for kernel in Kernel::available() {
+            let [high, low] = x_codes.halves();
+            for (&whole, (&high, &low)) in x_codes.whole.iter().zip(high.iter().zip(low)) {
+                prop_assert_eq!(i32::from(whole), 256 * i32::from(high) + i32::from(low));
+            }
+            let kernel = Kernel::select().unwrap();
+            for storage in [Storage::I8, Storage::I7] {
+                let row = encode(&w, storage.largest_code(), &mut codes);
                 let mut dot = [0i32];
                 let rows = Rows { data: bytemuck::cast_slice(&codes), stride: n, n: 1, columns: n };
-                kernel.i8_dots(rows, &x_codes, &mut dot);
-                let exact: i64 = codes.iter().zip(&x_codes).map(|(&w, &x)| i64::from(w) * i64::from(x)).sum();
+                kernel.i8_dots(rows, &x_codes.whole, &mut dot);
+                let exact: i64 = codes.iter().zip(&x_codes.whole).map(|(&w, &x)| i64::from(w) * i64::from(x)).sum();
                 prop_assert_eq!(i64::from(dot[0]), exact);
                 let bound = row.bound(&quantized, dot[0], rounding_of_a_dot(n), n);
                 let data: Vec<u8> = w.iter().flat_map(|w| w.to_le_bytes()).collect();
@@ -419,7 +499,7 @@ mod tests {
                 prop_assert!(bound.low <= logit && logit <= bound.high, "{} {logit} {}", bound.low, bound.high);
                 // And not idly wide: the codes give the most of it.
                 let size = f64::from(row.norm) * quantized.norm;
-                prop_assert!(bound.high - bound.low <= size * 0.25 + 1e-30, "{} {size}", bound.high - bound.low);
+                prop_assert!(bound.high - bound.low <= size * (32.0 / f64::from(storage.largest_code())) + 1e-30, "{} {size}", bound.high - bound.low);
             }
         }
     }

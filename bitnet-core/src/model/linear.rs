@@ -403,10 +403,10 @@ impl Linear {
     }
 }
 
-/// Part of the codes. Aligned, since a load that crosses cache lines takes twice the time.
+/// Part of activations' codes. Aligned, since a load that crosses cache lines takes twice the time.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
-struct Line([i8; 64]);
+pub(super) struct Line([i8; 64]);
 
 /// Room for encoded activations, kept from one evaluation to the next.
 #[derive(Default)]

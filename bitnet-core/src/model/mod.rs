@@ -113,7 +113,7 @@ impl Model {
     ) -> Result<Option<u64>, Error> {
         let head = self.head();
         let (n_vocab, n_embd) = head.shape();
-        let bytes = CompactHead::bytes(n_vocab, n_embd);
+        let bytes = CompactHead::bytes(self.kernel, n_vocab, n_embd);
         if bytes > budget || !head.is_float() {
             self.compact_head = None;
             return Ok(None);

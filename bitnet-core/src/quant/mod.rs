@@ -3,6 +3,7 @@
 //! Rounding follows ggml, so that integer dot products are the reference's to the bit.
 
 pub mod i2_s;
+pub mod i7;
 pub mod q6_k;
 pub mod q8_0;
 pub mod trits;

@@ -2,6 +2,7 @@
 
 pub(super) mod float;
 pub(super) mod i2_s;
+pub(super) mod i7;
 pub(super) mod i8;
 pub(super) mod trits;
 
