@@ -277,20 +277,30 @@ impl CompactHead {
 impl Tile {
     #[inline(always)]
     fn fill(&mut self, rows: &[Row], dots: &[i32], x: &Quantized, rounding: f64, n: usize) {
-        self.largest = NEVER;
         for ((bound, row), &dot) in self.bounds.iter_mut().zip(rows).zip(dots) {
             *bound = row.bound(x, dot, rounding, n);
-            let largest = &mut self.largest;
-            largest.low = largest.low.max(bound.low);
-            largest.high = match bound.high.is_nan() {
-                true => f64::INFINITY,
-                false => largest.high.max(bound.high),
-            };
         }
+        // In lanes, so that no comparison waits for the one before.
+        let mut lanes = [NEVER; 8];
+        for bounds in self.bounds.as_chunks::<8>().0 {
+            for (largest, bound) in lanes.iter_mut().zip(bounds) {
+                let high = match bound.high.is_nan() {
+                    true => f64::INFINITY,
+                    false => bound.high,
+                };
+                largest.low = largest.low.max(bound.low);
+                largest.high = largest.high.max(high);
+            }
+        }
+        self.largest = lanes.into_iter().fold(NEVER, |a, b| Bound {
+            low: a.low.max(b.low),
+            high: a.high.max(b.high),
+        });
     }
 }
 
 impl Row {
+    #[inline(always)]
     fn bound(&self, x: &Quantized, dot: i32, rounding: f64, n: usize) -> Bound {
         let (residual, norm) = (f64::from(self.residual), f64::from(self.norm));
         let centre = f64::from(self.scale) * x.scale * f64::from(dot);
