@@ -107,19 +107,24 @@ impl ValueFormatter for Shares {
     }
 }
 
-/// Every kernel of the machine on one product.
+/// Every kernel of the machine that uses the storage on one product.
 fn kernels(
     group: &mut BenchmarkGroup<Roofline>,
     storage: Storage,
     (rows, columns): (usize, usize),
     tokens: usize,
 ) {
+    let uses = |kernel: &Kernel| match storage {
+        Storage::Trits => kernel.prefers_trits(),
+        Storage::I7 => kernel.prefers_i7(),
+        _ => true,
+    };
     let product = Product::new(storage, rows, columns, tokens).expect("a shape of the storage");
     group.throughput(Throughput::ElementsAndBytes {
         elements: product.macs(),
         bytes: product.weight_bytes(),
     });
-    for kernel in Kernel::available() {
+    for kernel in Kernel::available().into_iter().filter(uses) {
         let name = format!("{}/{rows}x{columns}", kernel.name());
         group.bench_function(BenchmarkId::new(name, tokens), |b| {
             b.iter(|| product.run(kernel))
@@ -127,26 +132,30 @@ fn kernels(
     }
 }
 
-fn i2_s_products(c: &mut Criterion<Roofline>) {
-    let mut group = c.benchmark_group("i2_s");
-    for shape in [(2560, 2560), (6912, 2560), (2560, 6912)] {
-        for tokens in [1, 8, 128] {
-            kernels(&mut group, Storage::I2S, shape, tokens);
+fn ternary_products(c: &mut Criterion<Roofline>) {
+    for (name, storage) in [("i2_s", Storage::I2S), ("trits", Storage::Trits)] {
+        let mut group = c.benchmark_group(name);
+        for shape in [(2560, 2560), (6912, 2560), (2560, 6912)] {
+            for tokens in [1, 8, 128] {
+                kernels(&mut group, storage, shape, tokens);
+            }
         }
+        group.finish();
     }
-    group.finish();
 }
 
-/// The output head: as it is in the file, and its compact copy.
+/// The output head: as it is in the file, and its compact copies.
 fn heads(c: &mut Criterion<Roofline>) {
     let mut group = c.benchmark_group("f16_head");
     for tokens in [1, 8] {
         kernels(&mut group, Storage::F16, HEAD, tokens);
     }
     group.finish();
-    let mut group = c.benchmark_group("compact_head");
-    kernels(&mut group, Storage::CompactHead, HEAD, 1);
-    group.finish();
+    for (name, storage) in [("i8_head", Storage::I8), ("i7_head", Storage::I7)] {
+        let mut group = c.benchmark_group(name);
+        kernels(&mut group, storage, HEAD, 1);
+        group.finish();
+    }
 }
 
 fn main() {
@@ -156,7 +165,7 @@ fn main() {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
-    i2_s_products(&mut criterion);
+    ternary_products(&mut criterion);
     heads(&mut criterion);
     criterion.final_summary();
 }

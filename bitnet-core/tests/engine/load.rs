@@ -162,10 +162,10 @@ fn linear_rope_scaling_divides_the_angles() {
 fn facts_are_read() {
     let model = Synthetic::new(&SPECS[1]).load().unwrap();
     let config = model.config();
-    assert_eq!((config.n_embd, config.n_ff, config.n_layer), (256, 896, 2));
+    assert_eq!((config.n_embd, config.n_ff, config.n_layer), (512, 896, 2));
     assert_eq!(
         (config.n_head, config.n_head_kv, config.head_dim),
-        (8, 2, 32)
+        (8, 2, 64)
     );
     assert_eq!((config.n_vocab, config.tied_output), (40, false));
     assert_eq!(config.architecture.name(), "bitnet-25");

@@ -11,12 +11,13 @@ use half::{bf16, f16};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-pub const N_EMBD: u64 = 256;
+/// A whole block of what a compact head of 7 bits has.
+pub const N_EMBD: u64 = 512;
 /// Long enough for rows that are repacked for decoding, where the kernel prefers it.
 pub const N_FF: u64 = 896;
 pub const N_HEAD: u64 = 8;
 pub const N_HEAD_KV: u64 = 2;
-pub const HEAD_DIM: u64 = 32;
+pub const HEAD_DIM: u64 = 64;
 pub const N_VOCAB: u64 = 40;
 pub const N_LAYER: usize = 2;
 

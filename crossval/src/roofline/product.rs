@@ -4,11 +4,13 @@ use std::cell::Cell;
 use std::hint::black_box;
 
 use bitnet_core::kernels::{Float, Kernel, Rows};
-use bitnet_core::quant::i2_s;
+use bitnet_core::quant::{i2_s, i7, trits};
 
 /// Rows and tokens of a tile, as the forward pass has them.
 const TILE_ROWS: usize = 32;
-const TILE_TOKENS: usize = 64;
+const TILE_TOKENS: usize = 128;
+/// Rows of a tile of one token.
+const ROWS_BY_ONE: usize = 256;
 
 /// Of the activations' codes, bytes.
 const ALIGNMENT: usize = 64;
@@ -21,10 +23,14 @@ const BEYOND_CACHES: usize = 192 << 20;
 pub enum Storage {
     /// Ternary, as in the model file.
     I2S,
+    /// The same, repacked for decoding.
+    Trits,
     /// As many an output head.
     F16,
-    /// The int8 copy of an output head.
-    CompactHead,
+    /// The copy of an output head, of 8 bits.
+    I8,
+    /// The same, of 7 bits.
+    I7,
 }
 
 /// A matrix, some tokens, and their product.
@@ -43,13 +49,13 @@ pub struct Product {
 }
 
 impl Product {
-    /// `None` if there is nothing to compute, or the storage has no rows of such a length; the compact head takes one
+    /// `None` if there is nothing to compute, or the storage has no rows of such a length; a compact head takes one
     /// token at a time.
     pub fn new(storage: Storage, rows: usize, columns: usize, tokens: usize) -> Option<Product> {
         let fits = match storage {
-            Storage::I2S => columns.is_multiple_of(i2_s::BLOCK),
+            Storage::I2S | Storage::Trits => columns.is_multiple_of(i2_s::BLOCK),
             Storage::F16 => true,
-            Storage::CompactHead => tokens == 1,
+            Storage::I8 | Storage::I7 => tokens == 1,
         };
         if !fits || rows == 0 || columns == 0 || tokens == 0 {
             return None;
@@ -62,7 +68,13 @@ impl Product {
             Storage::F16 => (0..columns)
                 .flat_map(|i| half::f16::from_f32((i % 17) as f32 / 64.0).to_le_bytes())
                 .collect(),
-            Storage::CompactHead => (0..columns).map(|i| (i * 31) as u8).collect(),
+            Storage::Trits => (0..trits::row_bytes(columns))
+                .map(|i| (i * 31 % 243) as u8)
+                .collect(),
+            Storage::I8 => (0..columns).map(|i| (i * 31) as u8).collect(),
+            Storage::I7 => (0..i7::row_bytes(columns))
+                .map(|i| (i * 31) as u8)
+                .collect(),
         };
         let copies = BEYOND_CACHES.div_ceil(row.len() * rows);
         Some(Product {
@@ -72,7 +84,7 @@ impl Product {
             tokens,
             weights: row.repeat(rows * copies),
             next: Cell::new(0),
-            codes: (0..tokens * columns + ALIGNMENT)
+            codes: (0..tokens * columns.next_multiple_of(i7::BLOCK) + ALIGNMENT)
                 .map(|i| (i * 31) as i8)
                 .collect(),
             wide: (0..columns)
@@ -95,14 +107,16 @@ impl Product {
     /// Aligned as in the forward pass.
     fn codes(&self) -> &[i8] {
         let start = self.codes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        &self.codes[start..start + self.tokens * self.columns]
+        &self.codes[start..]
     }
 
     fn row_bytes(&self) -> usize {
         match self.storage {
             Storage::I2S => self.columns / i2_s::BLOCK * i2_s::BLOCK_BYTES,
             Storage::F16 => self.columns * 2,
-            Storage::CompactHead => self.columns,
+            Storage::Trits => trits::row_bytes(self.columns),
+            Storage::I8 => self.columns,
+            Storage::I7 => i7::row_bytes(self.columns),
         }
     }
 
@@ -112,7 +126,11 @@ impl Product {
         let end = start + stride * self.rows;
         self.next
             .set(if end == self.weights.len() { 0 } else { end });
-        for data in self.weights[start..end].chunks(TILE_ROWS * stride) {
+        let tile_rows = match self.tokens {
+            1 => ROWS_BY_ONE,
+            _ => TILE_ROWS,
+        };
+        for data in self.weights[start..end].chunks(tile_rows * stride) {
             self.run_tile(
                 kernel,
                 Rows {
@@ -127,11 +145,15 @@ impl Product {
 
     fn run_tile(&self, kernel: Kernel, tile: Rows) {
         match self.storage {
-            Storage::I2S => {
-                for codes in self.codes().chunks(TILE_TOKENS * self.columns) {
+            Storage::I2S | Storage::Trits => {
+                let codes = &self.codes()[..self.tokens * self.columns];
+                for codes in codes.chunks(TILE_TOKENS * self.columns) {
                     let mut out = [0i32; TILE_ROWS * TILE_TOKENS];
                     let out = &mut out[..codes.len() / self.columns * tile.n];
-                    kernel.i2_s_dots(tile, codes, out);
+                    match self.storage {
+                        Storage::Trits => kernel.trit_dots(tile, codes, out),
+                        _ => kernel.i2_s_dots(tile, codes, out),
+                    }
                     black_box(out);
                 }
             }
@@ -143,9 +165,15 @@ impl Product {
                     black_box(out);
                 }
             }
-            Storage::CompactHead => {
-                let mut out = [0i32; TILE_ROWS];
+            Storage::I8 => {
+                let mut out = [0i32; ROWS_BY_ONE];
                 kernel.i8_dots(tile, &self.wide, &mut out[..tile.n]);
+                black_box(&out);
+            }
+            Storage::I7 => {
+                let mut out = [0i32; ROWS_BY_ONE];
+                let half = &self.codes()[..self.columns.next_multiple_of(i7::BLOCK)];
+                kernel.i7_dots(tile, [half, half], &mut out[..tile.n]);
                 black_box(&out);
             }
         }
@@ -161,7 +189,9 @@ mod tests {
         for (storage, tokens, bytes) in [
             (Storage::I2S, 3, 40 * 32),
             (Storage::F16, 3, 40 * 256),
-            (Storage::CompactHead, 1, 40 * 128),
+            (Storage::Trits, 3, 40 * 64),
+            (Storage::I8, 1, 40 * 128),
+            (Storage::I7, 1, 40 * 448),
         ] {
             // The last tile is a part of one.
             let product = Product::new(storage, 40, 128, tokens).unwrap();
