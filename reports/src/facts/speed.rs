@@ -304,7 +304,7 @@ fn roofline_note(work: &TokenWork) -> String {
     });
     format!(
         "Share of the roofline: of tokens/s times {} of weights over the read bandwidth (tg){of_prefill}. A model that \
-         fits the caches can exceed 100% in tg.",
+         fits the caches, or an engine that repacks weights to fewer bytes, can exceed 100% in tg.",
         number::bytes(work.weight_bytes as f64)
     )
 }

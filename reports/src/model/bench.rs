@@ -67,8 +67,9 @@ pub struct BenchRow {
     pub ms: Option<Measured>,
     /// The median's share of what the machine can do: of the read bandwidth for `tg`
     /// (`tokens/s * weight_bytes / read_bytes_per_second`), of the int8 peak for `pp`
-    /// (`tokens/s * ternary_macs / int8_macs_per_second`). A model that fits the caches can exceed 1 in `tg`. Null for
-    /// other tests, and where one of the factors is not known.
+    /// (`tokens/s * ternary_macs / int8_macs_per_second`). A model that fits the caches, or an engine that
+    /// repacks weights to fewer bytes, can exceed 1 in `tg`. Null for other tests, and where one of the factors is not
+    /// known.
     #[serde(default)]
     pub roofline_share: Option<f64>,
     /// Time between tokens, of `tg` tests.
