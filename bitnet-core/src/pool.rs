@@ -215,26 +215,29 @@ impl Pool {
         });
     }
 
-    /// Runs `body(columns)` for ranges of at most `tile` columns of a matrix with rows of `width`, dealt out in shares
-    /// of at least `grain` columns.
+    /// Runs `body(i, columns)` for ranges of at most `tile` columns of several matrices, each with rows of its width,
+    /// dealt out in shares of at least `grain` columns as if the matrices lay side by side.
     ///
     /// # Panics
     /// If `body` does.
-    pub(crate) fn columns<T: Send>(
+    pub(crate) fn columns<T: Send, const N: usize>(
         &self,
-        data: &mut [T],
-        width: usize,
+        matrices: [(&mut [T], usize); N],
         grain: usize,
         tile: usize,
-        body: impl Fn(Columns<T>) + Sync,
+        body: impl Fn(usize, Columns<T>) + Sync,
     ) {
-        let data = Shares::new(data, width);
+        let matrices = matrices.map(|(data, width)| Shares::new(data, width));
+        let width = matrices.iter().map(|shares| shares.width).sum();
         self.ranges(width, grain, |_, range| {
-            for start in range.clone().step_by(tile) {
-                body(Columns {
-                    shares: &data,
-                    range: start..range.end.min(start + tile),
-                });
+            let mut first = 0;
+            for (i, shares) in matrices.iter().enumerate() {
+                let end = range.end.saturating_sub(first).min(shares.width);
+                for start in (range.start.saturating_sub(first)..end).step_by(tile) {
+                    let range = start..end.min(start + tile);
+                    body(i, Columns { shares, range });
+                }
+                first += shares.width;
             }
         });
     }

@@ -6,7 +6,7 @@ use half::slice::HalfFloatSliceExt;
 use super::attention::{self, Attention};
 use super::config::{Activation, Config};
 use super::head::MAX_TOP;
-use super::linear::{Engine, Input};
+use super::linear::{Engine, Input, Linear};
 use super::session::{Buffers, LayerCache, Logits, Output, Session};
 use super::{Layer, Model};
 use crate::Error;
@@ -199,21 +199,24 @@ impl Pass<'_> {
         norm_of(engine, x, all, &layer.attn_norm, config);
         taps.see(Tap::AttnNorm, all)?;
         let mut input = Input::new(all, n_embd, encoded);
-        layer.k.apply(engine, &mut input, k)?;
-        layer.v.apply(engine, &mut input, v)?;
+        let (k_of, v_of) = ((&layer.k, &mut k[..]), (&layer.v, &mut v[..]));
         match rows {
-            Logits::All => layer.q.apply(engine, &mut input, q)?,
+            Logits::All => {
+                let products = [(&layer.q, &mut q[..]), k_of, v_of];
+                Linear::apply_all(engine, &mut input, products)?;
+            }
             Logits::Last => {
+                Linear::apply_all(engine, &mut input, [k_of, v_of])?;
                 self.skipped = self.n - 1;
                 let last = self.skipped * n_embd..self.n * n_embd;
-                layer.q.apply(
-                    engine,
-                    &mut Input::new(&h[last.clone()], n_embd, encoded),
-                    q,
-                )?;
+                let mut input = Input::new(&h[last.clone()], n_embd, encoded);
+                layer.q.apply(engine, &mut input, q)?;
                 x.copy_within(last, 0);
             }
-            Logits::None => self.skipped = self.n,
+            Logits::None => {
+                Linear::apply_all(engine, &mut input, [k_of, v_of])?;
+                self.skipped = self.n;
+            }
         }
         let q = &mut q[..(self.n - self.skipped) * q_dim];
         taps.see(Tap::Q, q)?;
@@ -311,8 +314,8 @@ impl Pass<'_> {
         norm_of(engine, x, h, &layer.ffn_norm, config);
         taps.see(Tap::FfnNorm, h)?;
         let mut input = Input::new(h, n_embd, encoded);
-        layer.gate.apply(engine, &mut input, gate)?;
-        layer.up.apply(engine, &mut input, up)?;
+        let products = [(&layer.gate, &mut *gate), (&layer.up, &mut *up)];
+        Linear::apply_all(engine, &mut input, products)?;
         taps.see(Tap::FfnGate, gate)?;
         taps.see(Tap::FfnUp, up)?;
         let kernel = engine.kernel;

@@ -231,53 +231,7 @@ impl Matrix {
         input: &mut Input,
         out: &mut [f32],
     ) -> Result<(), Error> {
-        self.apply_then(engine, input, out, |_, _| ())
-    }
-
-    /// As [`apply`](Self::apply), then `finish(first_row, values)` on every piece of the results.
-    fn apply_then(
-        &self,
-        engine: &Engine,
-        input: &mut Input,
-        out: &mut [f32],
-        finish: impl Fn(usize, &mut [f32]) + Sync,
-    ) -> Result<(), Error> {
-        debug_assert_eq!(input.columns, self.columns);
-        let &Engine { kernel, pool, .. } = engine;
-        input.encode(engine, self.encoding());
-        let input = &*input;
-        let n_tokens = input.n_tokens();
-        let stored = self.stored(engine)?;
-        let out = &mut out[..n_tokens * self.rows];
-        let share = LEAST_SHARE / (self.columns * n_tokens).max(1);
-        let share = share.next_multiple_of(TILE_ROWS).max(TILE_ROWS);
-        let tile = if n_tokens == 1 {
-            ROWS_BY_ONE
-        } else {
-            TILE_ROWS
-        };
-        pool.columns(out, self.rows, share, tile, |mut out| {
-            let rows = out.range();
-            let weights = stored.rows(rows.start, rows.len());
-            if n_tokens == 1 {
-                let values = out.row(0);
-                stored.products(kernel, weights, input, 0, &mut [0; ROWS_BY_ONE], values);
-                return finish(rows.start, values);
-            }
-            let mut dots = [0i32; TILE_ROWS * TILE_TOKENS];
-            let mut tile = [0f32; TILE_ROWS * TILE_TOKENS];
-            for token in (0..n_tokens).step_by(TILE_TOKENS) {
-                let n = TILE_TOKENS.min(n_tokens - token);
-                let tile = &mut tile[..n * rows.len()];
-                stored.products(kernel, weights, input, token, &mut dots, tile);
-                for (t, values) in tile.chunks_exact(rows.len()).enumerate() {
-                    let out = out.row(token + t);
-                    out.copy_from_slice(values);
-                    finish(rows.start, out);
-                }
-            }
-        });
-        Ok(())
+        apply_then(engine, input, [(self, out)], |_, _, _| ())
     }
 
     /// `out[i] = row rows[i] . input`, for an input of one token: the same bits as [`apply`](Self::apply).
@@ -294,7 +248,7 @@ impl Matrix {
         let stored = self.mapped(gguf)?;
         input.encode(engine, self.encoding());
         let input = &*input;
-        pool.columns(out, rows.len(), 8, 8, |mut out| {
+        pool.columns([(out, rows.len())], 8, 8, |_, mut out| {
             let range = out.range();
             for (&row, out) in rows[range].iter().zip(out.row(0)) {
                 let weights = stored.rows(row as usize, 1);
@@ -367,6 +321,55 @@ impl<'a> Stored<'a> {
     }
 }
 
+/// Every matrix by the same input, each into its `out` of `[n_tokens][rows]`, then `finish(i, first_row, values)` on
+/// every piece of the results. As one piece of work, for the threads to wait for each other once.
+fn apply_then<const N: usize>(
+    engine: &Engine,
+    input: &mut Input,
+    products: [(&Matrix, &mut [f32]); N],
+    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+) -> Result<(), Error> {
+    let &Engine { kernel, pool, .. } = engine;
+    let (columns, n_tokens) = (input.columns, input.n_tokens());
+    let mut stored = Vec::with_capacity(N);
+    for (matrix, _) in &products {
+        debug_assert_eq!(input.columns, matrix.columns);
+        input.encode(engine, matrix.encoding());
+        stored.push(matrix.stored(engine)?);
+    }
+    let input = &*input;
+    let outs = products.map(|(matrix, out)| (&mut out[..n_tokens * matrix.rows], matrix.rows));
+    let share = LEAST_SHARE / (columns * n_tokens).max(1);
+    let share = share.next_multiple_of(TILE_ROWS).max(TILE_ROWS);
+    let tile = if n_tokens == 1 {
+        ROWS_BY_ONE
+    } else {
+        TILE_ROWS
+    };
+    pool.columns(outs, share, tile, |i, mut out| {
+        let (stored, rows) = (stored[i], out.range());
+        let weights = stored.rows(rows.start, rows.len());
+        if n_tokens == 1 {
+            let values = out.row(0);
+            stored.products(kernel, weights, input, 0, &mut [0; ROWS_BY_ONE], values);
+            return finish(i, rows.start, values);
+        }
+        let mut dots = [0i32; TILE_ROWS * TILE_TOKENS];
+        let mut tile = [0f32; TILE_ROWS * TILE_TOKENS];
+        for token in (0..n_tokens).step_by(TILE_TOKENS) {
+            let n = TILE_TOKENS.min(n_tokens - token);
+            let tile = &mut tile[..n * rows.len()];
+            stored.products(kernel, weights, input, token, &mut dots, tile);
+            for (t, values) in tile.chunks_exact(rows.len()).enumerate() {
+                let out = out.row(token + t);
+                out.copy_from_slice(values);
+                finish(i, rows.start, out);
+            }
+        }
+    });
+    Ok(())
+}
+
 fn too_small(gguf: &Gguf, info: &TensorInfo) -> Error {
     let what = format!("tensor {:?}: its data do not hold its shape", info.name);
     Error::bad_file(gguf.path(), what)
@@ -390,11 +393,33 @@ impl Linear {
         input: &mut Input,
         out: &mut [f32],
     ) -> Result<(), Error> {
-        self.weight.apply_then(engine, input, out, |first, values| {
-            if let Some(scale) = self.scale {
+        Self::apply_all(engine, input, [(self, out)])
+    }
+
+    /// [`apply`](Self::apply) of several to the same input, in less time.
+    pub(super) fn apply_all<const N: usize>(
+        engine: &Engine,
+        input: &mut Input,
+        products: [(&Linear, &mut [f32]); N],
+    ) -> Result<(), Error> {
+        let first = products[0].0.weight.encoding();
+        if products
+            .iter()
+            .any(|(linear, _)| linear.weight.encoding() != first)
+        {
+            for (linear, out) in products {
+                linear.apply(engine, input, out)?;
+            }
+            return Ok(());
+        }
+        let linears = products.each_ref().map(|(linear, _)| *linear);
+        let products = products.map(|(linear, out)| (&linear.weight, out));
+        apply_then(engine, input, products, |i, first, values| {
+            let linear = linears[i];
+            if let Some(scale) = linear.scale {
                 values.iter_mut().for_each(|v| *v *= scale);
             }
-            if let Some(bias) = &self.bias {
+            if let Some(bias) = &linear.bias {
                 for (v, b) in values.iter_mut().zip(&bias[first..]) {
                     *v += b;
                 }

@@ -191,6 +191,7 @@ fn every_stage_follows_from_the_one_before() {
             s.check(Tap::AttnNorm, &s.norm(&x, "attn_norm.weight"), 1e-13);
             let h = s.tap(Tap::AttnNorm);
             for (tap, part) in [(Tap::Q, "attn_q"), (Tap::K, "attn_k"), (Tap::V, "attn_v")] {
+                let ty = spec.type_of(part);
                 s.check(tap, &s.linear(&h, n_embd, part, ty), limit(ty));
             }
             s.check(Tap::QRope, &s.rotate(&s.tap(Tap::Q)), 1e-12);

@@ -37,8 +37,8 @@ pub struct Synthetic {
     random: StdRng,
 }
 
-/// Types of the matrices in the layers and of the embedding, and whether there are biases, scales, frequency factors
-/// and an output matrix.
+/// Types of the matrices in the layers and of the embedding, and whether there are biases, scales, frequency factors,
+/// an output matrix, and keys of another type than the rest.
 pub struct Spec {
     pub architecture: &'static str,
     pub matrices: TensorType,
@@ -55,6 +55,16 @@ pub const SPECS: [Spec; 6] = [
     spec("llama", TensorType::Q8_0, TensorType::Q8_0, false),
     spec("bitnet", TensorType::F16, TensorType::F16, true),
 ];
+
+impl Spec {
+    /// Of a matrix in a layer.
+    pub fn type_of(&self, part: &str) -> TensorType {
+        match part {
+            "attn_k" if self.extras => self.embedding,
+            _ => self.matrices,
+        }
+    }
+}
 
 const fn spec(
     architecture: &'static str,
@@ -74,9 +84,9 @@ impl Synthetic {
     pub fn new(spec: &Spec) -> Self {
         let Spec {
             architecture: name,
-            matrices,
             embedding,
             extras,
+            ..
         } = *spec;
         let mut new = Self {
             metadata: Vec::new(),
@@ -120,7 +130,7 @@ impl Synthetic {
                 ("ffn_down", N_EMBD, N_FF),
             ] {
                 let name = format!("blk.{layer}.{part}");
-                new.matrix(&format!("{name}.weight"), rows, columns, matrices);
+                new.matrix(&format!("{name}.weight"), rows, columns, spec.type_of(part));
                 if extras {
                     new.vector(&format!("{name}.bias"), rows, 0.1);
                     new.vector(&format!("{name}.scale"), 1, 1.5);
