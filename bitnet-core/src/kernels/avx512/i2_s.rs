@@ -2,14 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use super::Rows;
+use super::{Rows, dots_of_rows};
 use crate::kernels::PREFETCH;
 use crate::kernels::avx2::load_bytes as load;
 use crate::kernels::panels::{self, Dot, I2_S_STEPS, Panel, ROWS, Step, Tile, Tokens};
 use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
-
-/// Rows of one token whose lanes are added up together.
-pub(super) const ROWS_AT_ONCE: usize = 4;
 
 /// See [`Kernel::i2_s_dots`](crate::kernels::Kernel::i2_s_dots).
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -26,38 +23,7 @@ pub(in crate::kernels) fn dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
     assert_eq!(weights.columns % BLOCK, 0);
-    let (groups, rest) = out[..weights.n].as_chunks_mut::<ROWS_AT_ONCE>();
-    let mut row = 0;
-    for out in groups {
-        let mut sums = [_mm512_setzero_si512(); ROWS_AT_ONCE];
-        for (r, sums) in sums.iter_mut().enumerate() {
-            *sums = row_by_token(weights, row + r, x);
-        }
-        // SAFETY: four i32 are writable; the store needs no alignment.
-        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), add_up_rows(sums)) };
-        row += ROWS_AT_ONCE;
-    }
-    for out in rest {
-        *out = _mm512_reduce_add_epi32(row_by_token(weights, row, x));
-        row += 1;
-    }
-}
-
-/// The sums of the lanes of four rows.
-#[inline]
-#[target_feature(enable = "avx2,avx512f")]
-pub(super) fn add_up_rows([a, b, c, d]: [__m512i; ROWS_AT_ONCE]) -> __m128i {
-    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-    let abcd = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-    let half = _mm256_add_epi32(
-        _mm512_castsi512_si256(abcd),
-        _mm512_extracti64x4_epi64::<1>(abcd),
-    );
-    _mm_add_epi32(
-        _mm256_castsi256_si128(half),
-        _mm256_extracti128_si256::<1>(half),
-    )
+    dots_of_rows!(&mut out[..weights.n], row => row_by_token(weights, row, x));
 }
 
 /// The sums of a row by one token, still to be added up.

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::i2_s::{ROWS_AT_ONCE, add_up_rows};
+use super::dots_of_rows;
 use crate::kernels::{PREFETCH, Rows};
 use crate::quant::i7::{self, BLOCK, BLOCK_BYTES, LINE, OFFSET};
 
@@ -12,22 +12,10 @@ pub(in crate::kernels) fn dots(weights: Rows, x: [&[i8]; 2], out: &mut [i32]) {
     let n_blocks = weights.columns.div_ceil(BLOCK);
     let x = x.map(|x| &x.as_chunks::<BLOCK>().0[..n_blocks]);
     let offset = offset(x);
-    let (groups, rest) = out[..weights.n].as_chunks_mut::<ROWS_AT_ONCE>();
-    let mut row = 0;
-    for out in groups {
-        let mut sums = [_mm512_setzero_si512(); ROWS_AT_ONCE];
-        for (r, sums) in sums.iter_mut().enumerate() {
-            *sums = row_by_token(weights, row + r, x);
-        }
-        let sums = _mm_sub_epi32(add_up_rows(sums), _mm_set1_epi32(offset));
-        // SAFETY: four i32 are writable; the store needs no alignment.
-        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), sums) };
-        row += ROWS_AT_ONCE;
-    }
-    for out in rest {
-        let sum = _mm512_reduce_add_epi32(row_by_token(weights, row, x));
-        *out = sum.wrapping_sub(offset);
-        row += 1;
+    let out = &mut out[..weights.n];
+    dots_of_rows!(out, row => row_by_token(weights, row, x));
+    for out in out {
+        *out = out.wrapping_sub(offset);
     }
 }
 
@@ -74,8 +62,7 @@ fn row_by_token(weights: Rows, row: usize, [high, low]: [&[[i8; BLOCK]]; 2]) -> 
         }
         add(lines.len(), last);
     }
-    let [even, odd] = sums.map(|sums| join(sums));
-    _mm512_add_epi32(even, odd)
+    _mm512_add_epi32(join(sums[0]), join(sums[1]))
 }
 
 /// Both halves' sums. What is lost in a lane is a multiple of 2^32, as it is in the result.

@@ -27,3 +27,46 @@ fn add_up(v: __m512) -> f32 {
         _mm256_castpd_ps(high),
     ))
 }
+
+/// Rows whose lanes are added up together.
+const ROWS_AT_ONCE: usize = 4;
+
+/// `dots_of_rows!(out, row => sums)` sets `out[row]` to what the lanes of `sums` add up to. Not a function: what computes
+/// the sums would be called, and not inlined.
+macro_rules! dots_of_rows {
+    ($out:expr, $row:ident => $sums:expr) => {
+        let (groups, rest) = $out.as_chunks_mut::<{ super::ROWS_AT_ONCE }>();
+        let mut first = 0;
+        for out in groups {
+            let mut four = [_mm512_setzero_si512(); super::ROWS_AT_ONCE];
+            for (r, four) in four.iter_mut().enumerate() {
+                let $row = first + r;
+                *four = $sums;
+            }
+            // SAFETY: four i32 are writable; the store needs no alignment.
+            unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), super::add_up_rows(four)) };
+            first += super::ROWS_AT_ONCE;
+        }
+        for ($row, out) in (first..).zip(rest) {
+            *out = _mm512_reduce_add_epi32($sums);
+        }
+    };
+}
+use dots_of_rows;
+
+/// The sums of the lanes of four rows.
+#[inline]
+#[target_feature(enable = "avx2,avx512f")]
+fn add_up_rows([a, b, c, d]: [__m512i; ROWS_AT_ONCE]) -> __m128i {
+    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    let abcd = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    let half = _mm256_add_epi32(
+        _mm512_castsi512_si256(abcd),
+        _mm512_extracti64x4_epi64::<1>(abcd),
+    );
+    _mm_add_epi32(
+        _mm256_castsi256_si128(half),
+        _mm256_extracti128_si256::<1>(half),
+    )
+}

@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::i2_s::{ROWS_AT_ONCE, add_group, add_up_rows, by_tokens};
+use super::dots_of_rows;
+use super::i2_s::{add_group, by_tokens};
 use crate::kernels::panels::{self, Dot, Panel, ROWS, Step, Tile, Tokens};
 use crate::kernels::{PREFETCH, Rows};
 use crate::quant::trits::{self, BLOCK, BLOCK_BYTES, DIGITS};
@@ -36,21 +37,7 @@ pub(in crate::kernels) fn dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
 
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
-    let (groups, rest) = out[..weights.n].as_chunks_mut::<ROWS_AT_ONCE>();
-    let mut row = 0;
-    for out in groups {
-        let mut sums = [_mm512_setzero_si512(); ROWS_AT_ONCE];
-        for (r, sums) in sums.iter_mut().enumerate() {
-            *sums = row_by_token(weights, row + r, x);
-        }
-        // SAFETY: four i32 are writable; the store needs no alignment.
-        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), add_up_rows(sums)) };
-        row += ROWS_AT_ONCE;
-    }
-    for out in rest {
-        *out = _mm512_reduce_add_epi32(row_by_token(weights, row, x));
-        row += 1;
-    }
+    dots_of_rows!(&mut out[..weights.n], row => row_by_token(weights, row, x));
 }
 
 /// The sums of a row by one token, still to be added up.
