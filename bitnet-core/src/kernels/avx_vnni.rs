@@ -10,9 +10,6 @@ use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 /// See [`Kernel::i2_s_dots`](super::Kernel::i2_s_dots).
 #[target_feature(enable = "avx2,avxvnni")]
 pub(super) fn dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
-    if codes.len() / weights.columns.max(1) == 1 {
-        return token(weights, codes, out);
-    }
     // SAFETY: this function's own instruction set.
     unsafe { panels::dots::<AvxVnni, BLOCK_BYTES, I2_S_STEPS>(weights, codes, out) }
 }
@@ -59,6 +56,13 @@ struct AvxVnni;
 impl Dot<BLOCK_BYTES, I2_S_STEPS> for AvxVnni {
     const PANELS: usize = 1;
     const TOKENS: usize = 6;
+    const FEW: usize = 8;
+
+    #[inline]
+    #[target_feature(enable = "avx2,avxvnni")]
+    unsafe fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
+        token(weights, x, out);
+    }
 
     #[inline]
     #[target_feature(enable = "avx2,avxvnni")]

@@ -1,4 +1,4 @@
-//! Ternary by int8 dot products of several tokens, for instructions that add four products to a 32-bit lane
+//! Ternary by int8 dot products of many tokens, for instructions that add four products to a 32-bit lane
 //! (VPDPBUSD, SDOT).
 //!
 //! The codes of [`ROWS`] rows are unpacked into a panel: four columns of every row, then the next four. One
@@ -58,6 +58,16 @@ pub(super) trait Dot<const BYTES: usize, const STEPS: usize> {
     const PANELS: usize;
     const TOKENS: usize;
 
+    /// Tokens, at least one, up to which it is faster to take one after the other, the rows staying in a cache, than to
+    /// unpack them.
+    const FEW: usize;
+
+    /// All rows by one token, in the order of memory.
+    ///
+    /// # Safety
+    /// The machine has the instructions.
+    unsafe fn token(weights: Rows, x: &[i8], out: &mut [i32]);
+
     /// Unpacks one block of each row. The code of column `c` goes to step `c / COLUMNS`.
     ///
     /// # Safety
@@ -88,6 +98,14 @@ pub(super) unsafe fn dots<D: Dot<BYTES, STEPS>, const BYTES: usize, const STEPS:
     let n_blocks = columns.div_ceil(STEPS * COLUMNS);
     let n_tokens = x.len() / columns.max(1);
     let out = &mut out[..n_tokens * weights.n];
+    if n_tokens <= D::FEW {
+        for t in 0..n_tokens {
+            let out = &mut out[t * weights.n..][..weights.n];
+            // SAFETY: the caller's contract.
+            unsafe { D::token(weights, &x[t * columns..][..columns], out) };
+        }
+        return;
+    }
     out.fill(0);
     let mut panels = [[Step([0; COLUMNS * ROWS]); SPAN]; PANELS];
     let mut sums = [[[0; ROWS]; PANELS]; TOKENS];

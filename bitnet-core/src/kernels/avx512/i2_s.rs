@@ -11,9 +11,6 @@ use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 /// See [`Kernel::i2_s_dots`](crate::kernels::Kernel::i2_s_dots).
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(in crate::kernels) fn dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
-    if codes.len() / weights.columns.max(1) == 1 {
-        return token(weights, codes, out);
-    }
     // SAFETY: this function's own instruction set.
     unsafe { panels::dots::<Vnni, BLOCK_BYTES, I2_S_STEPS>(weights, codes, out) }
 }
@@ -87,6 +84,13 @@ struct Vnni;
 impl Dot<BLOCK_BYTES, I2_S_STEPS> for Vnni {
     const PANELS: usize = 2;
     const TOKENS: usize = 12;
+    const FEW: usize = 12;
+
+    #[inline]
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
+        token(weights, x, out);
+    }
 
     #[inline]
     #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]

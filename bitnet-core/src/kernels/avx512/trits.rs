@@ -28,9 +28,6 @@ static CODES: [u8; 128] = {
 /// See [`Kernel::trit_dots`](crate::kernels::Kernel::trit_dots).
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 pub(in crate::kernels) fn dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
-    if codes.len() / weights.columns.max(1) == 1 {
-        return token(weights, codes, out);
-    }
     // SAFETY: this function's own instruction set.
     unsafe { panels::dots::<Vbmi, BLOCK_BYTES, STEPS>(weights, codes, out) }
 }
@@ -131,6 +128,13 @@ struct Vbmi;
 impl Dot<BLOCK_BYTES, STEPS> for Vbmi {
     const PANELS: usize = 2;
     const TOKENS: usize = 12;
+    const FEW: usize = 12;
+
+    #[inline]
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+    unsafe fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
+        token(weights, x, out);
+    }
 
     #[inline]
     #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]

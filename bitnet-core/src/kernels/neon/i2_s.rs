@@ -9,9 +9,6 @@ use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 /// See [`Kernel::i2_s_dots`](crate::kernels::Kernel::i2_s_dots).
 #[target_feature(enable = "neon,dotprod")]
 pub(in crate::kernels) fn dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
-    if codes.len() / weights.columns.max(1) == 1 {
-        return token(weights, codes, out);
-    }
     // SAFETY: this function's own instruction set.
     unsafe { panels::dots::<Neon, BLOCK_BYTES, I2_S_STEPS>(weights, codes, out) }
 }
@@ -60,6 +57,13 @@ struct Neon;
 impl Dot<BLOCK_BYTES, I2_S_STEPS> for Neon {
     const PANELS: usize = 1;
     const TOKENS: usize = 6;
+    const FEW: usize = 1;
+
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
+        token(weights, x, out);
+    }
 
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
