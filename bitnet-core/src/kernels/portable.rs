@@ -9,17 +9,25 @@ use crate::quant::{i2_s, i7, q6_k, q8_0, trits};
 
 pub(super) fn i2_s_dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
     assert_eq!(weights.columns % i2_s::BLOCK, 0);
-    let row_bytes = weights.columns / 4;
-    for (x, out) in codes
-        .chunks_exact(weights.columns)
-        .zip(out.chunks_exact_mut(weights.n))
-    {
+    integer_dots(weights, weights.columns / 4, codes, out, |row, x| {
+        let (blocks, _) = row.as_chunks::<{ i2_s::BLOCK_BYTES }>();
+        let (x, _) = x.as_chunks::<{ i2_s::BLOCK }>();
+        blocks.iter().zip(x).map(|(b, x)| i2_s_block(b, x)).sum()
+    });
+}
+
+/// `out[t][r] = dot(row r, codes of token t)`, for rows of `row_bytes`.
+fn integer_dots(
+    weights: Rows,
+    row_bytes: usize,
+    codes: &[i8],
+    out: &mut [i32],
+    dot: impl Fn(&[u8], &[i8]) -> i32,
+) {
+    let tokens = codes.chunks_exact(weights.columns);
+    for (x, out) in tokens.zip(out.chunks_exact_mut(weights.n)) {
         for (r, out) in out.iter_mut().enumerate() {
-            let (blocks, _) = weights
-                .row(r, row_bytes)
-                .as_chunks::<{ i2_s::BLOCK_BYTES }>();
-            let (x, _) = x.as_chunks::<{ i2_s::BLOCK }>();
-            *out = blocks.iter().zip(x).map(|(b, x)| i2_s_block(b, x)).sum();
+            *out = dot(weights.row(r, row_bytes), x);
         }
     }
 }
@@ -37,18 +45,11 @@ fn i2_s_block(block: &[u8; i2_s::BLOCK_BYTES], x: &[i8; i2_s::BLOCK]) -> i32 {
 
 pub(super) fn trit_dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
     let row_bytes = trits::row_bytes(weights.columns);
-    for (x, out) in codes
-        .chunks_exact(weights.columns)
-        .zip(out.chunks_exact_mut(weights.n))
-    {
-        for (r, out) in out.iter_mut().enumerate() {
-            let (blocks, _) = weights
-                .row(r, row_bytes)
-                .as_chunks::<{ trits::BLOCK_BYTES }>();
-            let x = x.chunks(trits::BLOCK);
-            *out = blocks.iter().zip(x).map(|(b, x)| trit_block(b, x)).sum();
-        }
-    }
+    integer_dots(weights, row_bytes, codes, out, |row, x| {
+        let (blocks, _) = row.as_chunks::<{ trits::BLOCK_BYTES }>();
+        let x = x.chunks(trits::BLOCK);
+        blocks.iter().zip(x).map(|(b, x)| trit_block(b, x)).sum()
+    });
 }
 
 fn trit_block(block: &[u8; trits::BLOCK_BYTES], x: &[i8]) -> i32 {
