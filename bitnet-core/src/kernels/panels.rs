@@ -62,7 +62,7 @@ pub(super) trait Dot<const BYTES: usize, const STEPS: usize> {
     /// unpack them.
     const FEW: usize;
 
-    /// All rows by one token, in the order of memory.
+    /// All rows by one token, in the order of memory: several side by side come slower from it.
     ///
     /// # Safety
     /// The machine has the instructions.

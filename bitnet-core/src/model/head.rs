@@ -492,8 +492,8 @@ mod tests {
             for (&whole, (&high, &low)) in x_codes.whole.iter().zip(high.iter().zip(low)) {
                 prop_assert_eq!(i32::from(whole), 256 * i32::from(high) + i32::from(low));
             }
-            let kernel = Kernel::select().unwrap();
-            for storage in [Storage::I8, Storage::I7] {
+            let storages = [(Storage::I8, 0.25), (Storage::I7, 0.5)];
+            for (kernel, (storage, width)) in Kernel::available().into_iter().flat_map(|k| storages.map(|s| (k, s))) {
                 let row = encode(&w, storage.largest_code(), &mut codes);
                 let mut dot = [0i32];
                 let rows = Rows { data: bytemuck::cast_slice(&codes), stride: n, n: 1, columns: n };
@@ -509,7 +509,7 @@ mod tests {
                 prop_assert!(bound.low <= logit && logit <= bound.high, "{} {logit} {}", bound.low, bound.high);
                 // And not idly wide: the codes give the most of it.
                 let size = f64::from(row.norm) * quantized.norm;
-                prop_assert!(bound.high - bound.low <= size * (32.0 / f64::from(storage.largest_code())) + 1e-30, "{} {size}", bound.high - bound.low);
+                prop_assert!(bound.high - bound.low <= size * width + 1e-30, "{} {size}", bound.high - bound.low);
             }
         }
     }

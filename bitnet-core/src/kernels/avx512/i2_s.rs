@@ -15,14 +15,6 @@ pub(in crate::kernels) fn dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
     unsafe { panels::dots::<Vnni, BLOCK_BYTES, I2_S_STEPS>(weights, codes, out) }
 }
 
-/// All rows by one token, straight from the packed rows, one after the other: several side by side come slower from
-/// memory.
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
-    assert_eq!(weights.columns % BLOCK, 0);
-    dots_of_rows!(&mut out[..weights.n], row => row_by_token(weights, row, x));
-}
-
 /// The sums of a row by one token, still to be added up.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -89,7 +81,8 @@ impl Dot<BLOCK_BYTES, I2_S_STEPS> for Vnni {
     #[inline]
     #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
-        token(weights, x, out);
+        assert_eq!(weights.columns % BLOCK, 0);
+        dots_of_rows!(&mut out[..weights.n], row => row_by_token(weights, row, x));
     }
 
     #[inline]

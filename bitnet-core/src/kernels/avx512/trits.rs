@@ -32,11 +32,6 @@ pub(in crate::kernels) fn dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
     unsafe { panels::dots::<Vbmi, BLOCK_BYTES, STEPS>(weights, codes, out) }
 }
 
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
-    dots_of_rows!(&mut out[..weights.n], row => row_by_token(weights, row, x));
-}
-
 /// The sums of a row by one token, still to be added up.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
@@ -133,7 +128,7 @@ impl Dot<BLOCK_BYTES, STEPS> for Vbmi {
     #[inline]
     #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
     unsafe fn token(weights: Rows, x: &[i8], out: &mut [i32]) {
-        token(weights, x, out);
+        dots_of_rows!(&mut out[..weights.n], row => row_by_token(weights, row, x));
     }
 
     #[inline]
