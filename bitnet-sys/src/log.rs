@@ -1,8 +1,11 @@
 //! What the library logs, kept as lines instead of going to stderr.
+//!
+//! Each thread has its own log: the library logs on the thread that calls it, a piece of a line at a time, so that in a
+//! log of all threads the pieces would run into each other and one call would be given another's reason.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_void};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Lines kept; the oldest go first.
 const CAPACITY: usize = 2000;
@@ -19,17 +22,19 @@ struct Log {
     open: bool,
 }
 
-static LOG: Mutex<Log> = Mutex::new(Log {
-    lines: VecDeque::new(),
-    count: 0,
-    open: false,
-});
-
-fn log() -> MutexGuard<'static, Log> {
-    LOG.lock().unwrap_or_else(PoisonError::into_inner)
+thread_local! {
+    static LOG: RefCell<Log> = const { RefCell::new(Log::new()) };
 }
 
 impl Log {
+    const fn new() -> Self {
+        Log {
+            lines: VecDeque::new(),
+            count: 0,
+            open: false,
+        }
+    }
+
     fn push(&mut self, text: &str, is_error: bool) {
         for part in text.split_inclusive('\n') {
             let line = part.trim_end_matches(['\n', '\r']);
@@ -58,33 +63,37 @@ impl Log {
 pub(crate) unsafe extern "C" fn on_log(text: *const c_char, is_error: bool, _: *mut c_void) {
     // SAFETY: by the contract of this function.
     let text = unsafe { CStr::from_ptr(text) };
-    log().push(&text.to_string_lossy(), is_error);
+    let text = text.to_string_lossy();
+    // A thread that is ending may have no log any more.
+    let _ = LOG.try_with(|log| log.borrow_mut().push(&text, is_error));
 }
 
-/// Takes the lines that BitNet.cpp has logged since the last call, oldest first (the last 2000 of them).
+/// Takes the lines that BitNet.cpp has logged on this thread since the last call, oldest first (the last 2000 of them).
 pub fn take_log() -> Vec<String> {
-    let mut log = log();
-    log.open = false;
-    log.lines.drain(..).map(|line| line.text).collect()
+    LOG.with_borrow_mut(|log| {
+        log.open = false;
+        log.lines.drain(..).map(|line| line.text).collect()
+    })
 }
 
-/// A moment in the log.
+/// A moment in this thread's log.
 pub(crate) struct Mark(usize);
 
 impl Mark {
     pub(crate) fn now() -> Self {
-        Mark(log().count)
+        Mark(LOG.with_borrow(|log| log.count))
     }
 
     /// The first error logged since then (`fallback` if there is none), and all that was logged.
     pub(crate) fn since(&self, fallback: String) -> (String, Vec<String>) {
-        let log = log();
-        let new = log.count.saturating_sub(self.0);
-        let lines = || log.lines.iter().skip(log.lines.len().saturating_sub(new));
-        let reason = lines()
-            .find(|line| line.is_error)
-            .map_or(fallback, |line| line.text.trim().to_owned());
-        (reason, lines().map(|line| line.text.clone()).collect())
+        LOG.with_borrow(|log| {
+            let new = log.count.saturating_sub(self.0);
+            let lines = || log.lines.iter().skip(log.lines.len().saturating_sub(new));
+            let reason = lines()
+                .find(|line| line.is_error)
+                .map_or(fallback, |line| line.text.trim().to_owned());
+            (reason, lines().map(|line| line.text.clone()).collect())
+        })
     }
 }
 
@@ -94,11 +103,7 @@ mod tests {
 
     #[test]
     fn fragments_become_lines() {
-        let mut log = Log {
-            lines: VecDeque::new(),
-            count: 0,
-            open: false,
-        };
+        let mut log = Log::new();
         log.push("loading", false);
         log.push("...", false);
         log.push(" done\nnext: bad\n", true);
@@ -115,5 +120,29 @@ mod tests {
         }
         assert_eq!(log.lines.len(), CAPACITY);
         assert_eq!(log.lines[0].text, "0");
+    }
+
+    #[test]
+    fn threads_do_not_mix() {
+        let log = |text: &CStr, is_error| {
+            // SAFETY: a C string.
+            unsafe { on_log(text.as_ptr(), is_error, std::ptr::null_mut()) };
+        };
+        let mark = Mark::now();
+        log(c"loading: ", true);
+        std::thread::spawn(move || {
+            let mark = Mark::now();
+            log(c"elsewhere", false);
+            log(c"\n", true);
+            let (reason, lines) = mark.since("none".to_owned());
+            assert_eq!((reason.as_str(), lines.len()), ("none", 1));
+        })
+        .join()
+        .unwrap();
+        log(c"no such file\n", true);
+        let (reason, lines) = mark.since("none".to_owned());
+        assert_eq!(reason, "loading: no such file");
+        assert_eq!(lines, ["loading: no such file"]);
+        assert_eq!(take_log(), ["loading: no such file"]);
     }
 }

@@ -109,7 +109,6 @@ fn tokenizes_there_and_back() {
     ));
 }
 
-// One test, since the log that the reasons come from is the process's.
 #[test]
 fn bad_files_are_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
