@@ -4,10 +4,12 @@
 
 use std::process::ExitCode;
 
+mod cli;
+
 use crossval::environment::Provenance;
 
 fn main() -> ExitCode {
-    crossval::cli::main(&Provenance {
+    cli::main(&Provenance {
         version: env!("CARGO_PKG_VERSION"),
         git_revision: option_env!("CROSSVAL_GIT_REVISION").unwrap_or(""),
         rustc: env!("CROSSVAL_RUSTC"),

@@ -13,6 +13,14 @@ pub enum Error {
     /// Flags or inputs that cannot be served.
     #[error("{0}")]
     Usage(String),
+    /// An option that cannot be served, by its name. The command line shows it as a flag.
+    #[error("{option}: {what}")]
+    Option {
+        /// `prefill`, `text`, …
+        option: &'static str,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A model or input file that cannot be used.
     #[error("{0}")]
     BadInput(String),
@@ -44,15 +52,33 @@ impl Error {
         }
     }
 
+    /// What is wrong with an option.
+    pub(crate) fn option(option: &'static str, what: impl Into<String>) -> Error {
+        let what = what.into();
+        Error::Option { option, what }
+    }
+
     /// The outcome, and with it the exit code.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Error::Usage(_) => Outcome::Usage,
+            Error::Usage(_) | Error::Option { .. } => Outcome::Usage,
             Error::BadInput(_) => Outcome::BadInput,
             Error::Engine(_) => Outcome::Engine,
             Error::Io { .. } => Outcome::Io,
             Error::Interrupted(interruption) => interruption.outcome(),
             Error::Internal(_) => Outcome::Internal,
+        }
+    }
+}
+
+impl From<reports::Error> for Error {
+    fn from(e: reports::Error) -> Error {
+        match e {
+            reports::Error::Io { path, source, .. } => Error::Io { path, source },
+            e @ (reports::Error::Parse { .. } | reports::Error::Schema { .. }) => {
+                Error::BadInput(e.to_string())
+            }
+            e => Error::Internal(e.to_string()),
         }
     }
 }

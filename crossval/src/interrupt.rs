@@ -107,7 +107,7 @@ pub fn check() -> Result<(), Error> {
 }
 
 /// Marks a report as what was there when a signal came, if one came: an engine that was ended for it has not failed.
-pub(crate) fn mark(report: &mut Report) {
+pub fn mark(report: &mut Report) {
     let Some(interruption) = received() else {
         return;
     };
@@ -125,7 +125,7 @@ pub(crate) fn mark(report: &mut Report) {
 }
 
 /// What became of a task.
-pub(crate) fn sentence(interruption: Interruption, during: Option<&str>) -> String {
+pub fn sentence(interruption: Interruption, during: Option<&str>) -> String {
     let while_at = during.map_or(String::new(), |during| format!(", while {during}"));
     format!("{interruption}{while_at}")
 }

@@ -19,7 +19,7 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use bitnet_core::tap::Tap;
+use bitnet_model::tap::Tap;
 use jiff::civil::Date;
 use reports::model::{KnownDeviation, KnownState, Mode};
 use serde::Deserialize;

@@ -1,31 +1,24 @@
-//! Cross-validation driver: engines in workers, comparison, verdict, command line.
+//! The driver: engines in workers, comparison, verdict.
 //!
-//! Each engine runs in a child process and speaks the [`protocol`]; [`run`] feeds both the same token IDs,
-//! compares what streams back and writes a report; [`verdict`] decides what it means.
+//! Each engine runs in a child process and speaks the [protocol](crossval_protocol); [`parity`] feeds both the same token
+//! IDs, compares what streams back and writes a report; [`speed`] times them; [`verdict`] decides what it means.
 
-pub mod bench;
-mod chat;
-pub mod cli;
 pub mod compare;
 pub mod engine;
 pub mod environment;
 mod error;
-pub mod fault;
-pub mod gate;
-mod interrupt;
+mod hex;
+pub mod interrupt;
 pub mod known;
-pub mod oracle;
+pub mod parity;
 pub mod profile;
-pub mod protocol;
-mod regular_file;
-pub mod roofline;
-pub mod run;
+pub mod progress;
+pub mod record;
 pub mod selftest;
-mod stats;
-pub mod synth;
+pub mod session;
+pub mod speed;
+pub mod stats;
 pub mod tokens;
-pub mod trace;
 pub mod verdict;
-pub mod worker;
 
 pub use error::Error;

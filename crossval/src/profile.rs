@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr;
 
-use bitnet_core::tap::Tap;
+use bitnet_model::tap::Tap;
 use jiff::civil::Date;
 use serde::Deserialize;
 
 use crate::error::Error;
-use crate::protocol::ModelFacts;
+use crossval_protocol::ModelFacts;
 
 const BUILT_IN: [&str; 2] = ["standard", "strict"];
 const STANDARD: &str = include_str!("../profiles/standard.toml");

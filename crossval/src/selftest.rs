@@ -7,8 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use bitnet_core::tap::Tap;
-use indicatif::ProgressBar;
+use bitnet_model::tap::Tap;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
@@ -19,36 +18,47 @@ use serde::Serialize;
 
 use crate::engine::EngineSpec;
 use crate::error::Error;
-use crate::fault::{Fault, Scope};
 use crate::interrupt;
-use crate::oracle::mistakes::Mistake;
-use crate::run::{self, RunOptions};
+use crate::parity::{self, RunOptions};
+use crate::progress::Progress;
 
 /// The value of [`SelfTest::schema`].
 pub const SCHEMA: &str = "crossval.selftest/1";
 
-/// Scopes that narrow a fault down, and the mistake that they are tried with.
-const SCOPES: [(Scope, Mistake); 6] = [
-    (Scope::LastPosition, Mistake::ScaledByHalfAgain),
-    (Scope::BatchTail, Mistake::Negated),
-    (Scope::OneTokenBatches, Mistake::ScaledByHalfAgain),
-    (Scope::OneHead, Mistake::Zero),
-    (Scope::OneHead, Mistake::ScaledByHalfAgain),
-    (Scope::OneThread, Mistake::Zero),
-];
+/// A kind of fault that an engine can be started with: what is done wrong, to which values, and where.
+#[derive(Clone, Debug)]
+pub struct FaultKind {
+    /// What is done wrong.
+    pub mistake: String,
+    /// To which values of a stage; `None` for all of them.
+    pub scope: Option<String>,
+    /// Stages at which it can be.
+    pub taps: Vec<Tap>,
+    /// What must be there for it to have consequences; `None` if it always has.
+    pub needs: Option<String>,
+}
 
-/// Taps whose rows are made of heads.
-const HEADS: [Tap; 9] = [
-    Tap::Q,
-    Tap::K,
-    Tap::V,
-    Tap::QRope,
-    Tap::KRope,
-    Tap::KCache,
-    Tap::VCache,
-    Tap::AttnProbs,
-    Tap::AttnOut,
-];
+impl FaultKind {
+    /// Mistake and scope.
+    pub fn name(&self) -> String {
+        match &self.scope {
+            None => self.mistake.clone(),
+            Some(scope) => format!("{}, {scope}", self.mistake),
+        }
+    }
+
+    /// The fault at a place, as an engine takes it: `MISTAKE:TAP[:LAYER][:SCOPE]`.
+    pub fn at(&self, tap: Tap, layer: Option<usize>) -> String {
+        let mut fault = format!("{}:{tap}", self.mistake);
+        if let Some(layer) = layer {
+            fault += &format!(":{layer}");
+        }
+        if let Some(scope) = &self.scope {
+            fault += &format!(":{scope}");
+        }
+        fault
+    }
+}
 
 /// What came of a self-test.
 #[derive(Clone, Debug, Serialize)]
@@ -122,18 +132,31 @@ impl SelfTest {
     }
 }
 
-/// Injects each kind of fault at up to `places` random places.
+/// A fault of a kind at one place.
+struct Place<'a> {
+    kind: &'a FaultKind,
+    tap: Tap,
+    layer: Option<usize>,
+}
+
+impl Place<'_> {
+    fn fault(&self) -> String {
+        self.kind.at(self.tap, self.layer)
+    }
+}
+
+/// Injects each of `kinds` at up to `places` random places.
 ///
 /// # Errors
 /// Whatever keeps a run from being carried out.
 pub fn selftest(
     options: &RunOptions,
+    kinds: &[FaultKind],
     places: usize,
     seed: u64,
-    progress: &ProgressBar,
+    progress: Progress<'_>,
 ) -> Result<SelfTest, Error> {
-    let quiet = ProgressBar::hidden();
-    let control = run::run(options, &quiet)?;
+    let control = parity::run(options, Progress::silent())?;
     if let [reason, ..] = control.verdict.reasons.as_slice()
         && Outcome::of_exit_code(control.verdict.exit_code) == Outcome::Engine
     {
@@ -151,95 +174,76 @@ pub fn selftest(
         excluded: Vec::new(),
     };
     let mut rng = SmallRng::seed_from_u64(seed);
-    let kinds = kinds();
-    progress.set_length(kinds.len() as u64);
-    for (mistake, scope) in kinds {
-        let mut faults = faults(mistake, scope, &control);
-        faults.shuffle(&mut rng);
-        progress.set_message(kind(mistake, scope));
+    progress.steps(kinds.len() as u64);
+    for kind in kinds {
+        let mut everywhere = places_of(kind, &control);
+        everywhere.shuffle(&mut rng);
+        progress.stage(kind.name());
         let mut injected = 0;
-        for fault in faults {
+        for place in everywhere {
             if injected == places {
                 break;
             }
-            let report = with_fault(options, fault, &quiet)?;
+            let report = with_fault(options, &place)?;
             interrupt::check()?;
             match report.engines.candidate.changed_values {
                 Some(0) => test.excluded.push(Excluded {
-                    fault: fault.to_string(),
-                    kind: kind(mistake, scope),
-                    needs: mistake.precondition().map(str::to_owned),
+                    fault: place.fault(),
+                    kind: kind.name(),
+                    needs: kind.needs.clone(),
                 }),
                 changed => {
                     injected += 1;
                     test.injected
-                        .push(judge(fault, changed.unwrap_or(0), &report));
+                        .push(judge(&place, changed.unwrap_or(0), &report));
                 }
             }
         }
-        progress.inc(1);
+        progress.done(1);
     }
     Ok(test)
 }
 
-fn kind(mistake: Mistake, scope: Scope) -> String {
-    match scope {
-        Scope::Everywhere => mistake.name(),
-        scope => format!("{}, {}", mistake.name(), scope.name()),
-    }
-}
-
-fn kinds() -> Vec<(Mistake, Scope)> {
-    let everywhere = Mistake::all().iter().map(|&m| (m, Scope::Everywhere));
-    let narrowed = SCOPES.iter().map(|&(scope, mistake)| (mistake, scope));
-    everywhere.chain(narrowed).collect()
-}
-
-/// Every place that a fault can be at.
-fn faults(mistake: Mistake, scope: Scope, control: &Report) -> Vec<Fault> {
+/// Every place that a fault of a kind can be at.
+fn places_of<'a>(kind: &'a FaultKind, control: &Report) -> Vec<Place<'a>> {
     let taps: BTreeSet<Tap> = control
         .taps
         .iter()
         .filter_map(|t| t.tap.parse().ok())
         .collect();
-    let mut faults = Vec::new();
-    for &tap in mistake.taps().iter().filter(|tap| taps.contains(tap)) {
-        if scope == Scope::OneHead && !HEADS.contains(&tap) {
-            continue;
-        }
+    let mut places = Vec::new();
+    for &tap in kind.taps.iter().filter(|tap| taps.contains(tap)) {
         let layers = match tap.per_layer() {
             true => (0..control.model.n_layer).map(Some).collect(),
             false => vec![None],
         };
-        faults.extend(layers.into_iter().map(|layer| Fault {
-            mistake,
-            tap,
-            layer,
-            scope,
-        }));
+        let of_tap = layers.into_iter().map(|layer| Place { kind, tap, layer });
+        places.extend(of_tap);
     }
-    faults
+    places
 }
 
-fn with_fault(options: &RunOptions, fault: Fault, quiet: &ProgressBar) -> Result<Report, Error> {
+fn with_fault(options: &RunOptions, place: &Place) -> Result<Report, Error> {
     let options = RunOptions {
-        candidate: EngineSpec::Rust { fault: Some(fault) },
+        candidate: EngineSpec::Rust {
+            fault: Some(place.fault()),
+        },
         modes: vec![Mode::Isolated],
         ..options.clone()
     };
-    run::run(&options, quiet)
+    parity::run(&options, Progress::silent())
 }
 
-fn judge(fault: Fault, changed_values: u64, report: &Report) -> Injected {
+fn judge(place: &Place, changed_values: u64, report: &Report) -> Injected {
     let verdict = &report.verdict;
     let first = verdict.first_divergence.as_ref();
     let detected = verdict.status == Status::Fail;
-    let there = |tap: &str, layer| tap == fault.tap.name() && layer == fault.layer;
+    let there = |tap: &str, layer| tap == place.tap.name() && layer == place.layer;
     Injected {
-        fault: fault.to_string(),
-        kind: kind(fault.mistake, fault.scope),
-        tap: fault.tap.to_string(),
-        layer: fault.layer,
+        fault: place.fault(),
+        kind: place.kind.name(),
+        tap: place.tap.to_string(),
+        layer: place.layer,
         changed_values,
         detected,
         located: detected && first.is_some_and(|f| there(&f.tap, f.layer)),

@@ -299,7 +299,7 @@ fn first_divergence(exceeded: &[(Site, &Exceeded)]) -> Option<Divergence> {
 
 #[cfg(test)]
 mod tests {
-    use bitnet_core::tap::Tap;
+    use bitnet_model::tap::Tap;
     use reports::model::{ElementAt, GeneratedTexts, GenerationMismatch, PieceDifference};
 
     use super::*;

@@ -36,7 +36,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(model) = Model::load(gguf) else {
         return;
     };
-    let last = model.config().n_vocab.saturating_sub(1) as u32;
+    let last = model.hyperparameters().n_vocab.saturating_sub(1) as u32;
     let options = SessionOptions {
         n_ctx: 8,
         threads: 1,

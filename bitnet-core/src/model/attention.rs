@@ -1,9 +1,9 @@
 //! Causal attention over the F16 cache.
 
+use bitnet_model::Hyperparameters;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::config::Config;
 use crate::kernels::elementwise::softmax;
 use crate::kernels::{Float, Kernel, Rows, vectorize};
 use crate::pool::Pool;
@@ -17,7 +17,7 @@ pub(super) struct Scratch {
 
 impl Scratch {
     /// Room for `n_ctx` positions, so that nothing is allocated while tokens flow.
-    pub(super) fn reserve(&mut self, config: &Config, n_ctx: usize) {
+    pub(super) fn reserve(&mut self, config: &Hyperparameters, n_ctx: usize) {
         self.q.reserve(config.group() * config.head_dim);
         self.scores.reserve(config.group() * n_ctx);
     }
@@ -25,7 +25,7 @@ impl Scratch {
 
 /// The queries of an evaluation and the keys and values that they meet.
 pub(super) struct Attention<'a> {
-    pub config: &'a Config,
+    pub config: &'a Hyperparameters,
     pub kernel: Kernel,
     /// Position of the first query.
     pub first: usize,
@@ -64,7 +64,7 @@ impl Attention<'_> {
         q: &mut Vec<f32>,
         out: &mut [f32],
     ) {
-        let Config { head_dim, .. } = *self.config;
+        let Hyperparameters { head_dim, .. } = *self.config;
         let n = self.first + t + 1;
         let source = &self.q[t * self.config.q_dim() + head * head_dim..][..heads * head_dim];
         q.resize(source.len(), 0.0);
@@ -83,7 +83,7 @@ impl Attention<'_> {
 
     /// `out` is `[n_tokens][n_head * head_dim]`.
     pub(super) fn run(&self, pool: &Pool, scratch: &mut [Scratch], out: &mut [f32]) {
-        let Config {
+        let Hyperparameters {
             n_head, head_dim, ..
         } = *self.config;
         // Heads with a common key share its conversion, unless there would be too little to share out.
@@ -117,7 +117,7 @@ impl Attention<'_> {
 
     /// The same outputs as [`run`](Self::run), from given probabilities.
     pub(super) fn apply(&self, pool: &Pool, probabilities: &[f32], out: &mut [f32]) {
-        let Config {
+        let Hyperparameters {
             n_head, head_dim, ..
         } = *self.config;
         let n_kv = self.first + self.n_tokens();

@@ -1,19 +1,19 @@
 //! The forward pass.
 
+use bitnet_model::{Hyperparameters, Tap};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::attention::{self, Attention};
-use super::config::{Activation, Config};
+use super::definition::Activation;
 use super::head::MAX_TOP;
 use super::linear::{Engine, Input, Linear};
 use super::session::{Buffers, LayerCache, Logits, Output, Session};
 use super::{Layer, Model};
 use crate::Error;
-use crate::error::Repr;
 use crate::kernels::elementwise::{relu2_mul, rms_norm, silu_mul};
 use crate::kernels::vectorize;
-use crate::tap::{Observer, Tap, TapData, TapView};
+use crate::tap::{Observer, TapData, TapView};
 
 /// Hands taps to the observer, if there is one.
 struct Taps<'a, 'o> {
@@ -56,7 +56,7 @@ impl Taps<'_, '_> {
             width: len / n_tokens,
             data,
         };
-        observer.tap(view).map_err(|e| Repr::Observer(e).into())
+        observer.tap(view).map_err(Error::observer)
     }
 }
 
@@ -70,8 +70,12 @@ impl Session {
     ) -> Result<(), Error> {
         let logits = output.rows();
         let model = &*self.model;
-        let Model { config, gguf, .. } = model;
-        let Config {
+        let Model {
+            hyperparameters: config,
+            gguf,
+            ..
+        } = model;
+        let Hyperparameters {
             n_embd, n_vocab, ..
         } = *config;
         let buffers = &mut self.buffers;
@@ -182,7 +186,7 @@ impl Pass<'_> {
             buffers,
             ..
         } = self;
-        let config = &self.model.config;
+        let config = &self.model.hyperparameters;
         let (n_embd, q_dim, kv_dim) = (config.n_embd, config.q_dim(), config.kv_dim());
         let Buffers {
             x,
@@ -224,13 +228,14 @@ impl Pass<'_> {
         taps.see(Tap::V, v)?;
 
         let skipped = self.skipped;
+        let style = self.model.definition.rope_style;
         let kernel = engine.kernel;
         engine.pool.rows(q, q_dim, |t, heads| {
-            vectorize!(kernel, rope.rotate(config, skipped + t, heads))
+            vectorize!(kernel, rope.rotate(config, style, skipped + t, heads))
         });
         taps.see(Tap::QRope, q)?;
         engine.pool.rows(k, kv_dim, |t, heads| {
-            vectorize!(kernel, rope.rotate(config, t, heads))
+            vectorize!(kernel, rope.rotate(config, style, t, heads))
         });
         taps.see(Tap::KRope, k)?;
         for (cache, rows, tap) in [
@@ -247,7 +252,7 @@ impl Pass<'_> {
     /// Attention and its residual.
     fn attend(&mut self, taps: &mut Taps) -> Result<(), Error> {
         let Self { layer, engine, .. } = self;
-        let config = &self.model.config;
+        let config = &self.model.hyperparameters;
         let (n_embd, q_dim) = (config.n_embd, config.q_dim());
         let n = self.n - self.skipped;
         let first = self.first + self.skipped;
@@ -278,10 +283,8 @@ impl Pass<'_> {
             attention.run(engine.pool, self.scratch, attn);
         }
         taps.see(Tap::AttnOut, attn)?;
-        if config.sub_norms {
-            if let Some(gamma) = &layer.attn_sub_norm {
-                norm(engine, attn, gamma, config);
-            }
+        if let Some(gamma) = &layer.attn_sub_norm {
+            norm(engine, attn, gamma, config);
             taps.see(Tap::AttnSubNorm, attn)?;
         }
         let h = &mut h[..n * n_embd];
@@ -297,8 +300,8 @@ impl Pass<'_> {
     /// The feed-forward network and its residual.
     fn feed_forward(&mut self, taps: &mut Taps) -> Result<(), Error> {
         let Self { layer, engine, .. } = self;
-        let config = &self.model.config;
-        let Config { n_embd, n_ff, .. } = *config;
+        let config = &self.model.hyperparameters;
+        let Hyperparameters { n_embd, n_ff, .. } = *config;
         let n = self.n - self.skipped;
         let Buffers {
             x,
@@ -323,17 +326,15 @@ impl Pass<'_> {
             let up = &up[t * n_ff..][..n_ff];
             vectorize!(
                 kernel,
-                match config.activation {
+                match self.model.definition.activation {
                     Activation::Silu => silu_mul(gate, up),
                     Activation::Relu2 => relu2_mul(gate, up),
                 }
             );
         });
         taps.see(Tap::FfnAct, gate)?;
-        if config.sub_norms {
-            if let Some(gamma) = &layer.ffn_sub_norm {
-                norm(engine, gate, gamma, config);
-            }
+        if let Some(gamma) = &layer.ffn_sub_norm {
+            norm(engine, gate, gamma, config);
             taps.see(Tap::FfnSubNorm, gate)?;
         }
         layer
@@ -346,7 +347,7 @@ impl Pass<'_> {
 }
 
 /// RMS norm of every row of `x`.
-fn norm(engine: &Engine, x: &mut [f32], gamma: &[f32], config: &Config) {
+fn norm(engine: &Engine, x: &mut [f32], gamma: &[f32], config: &Hyperparameters) {
     let kernel = engine.kernel;
     engine.pool.rows(x, gamma.len(), |_, row| {
         vectorize!(kernel, rms_norm(row, gamma, config.rms_eps));
@@ -354,7 +355,7 @@ fn norm(engine: &Engine, x: &mut [f32], gamma: &[f32], config: &Config) {
 }
 
 /// RMS norm of every row of `x`, into `out`.
-fn norm_of(engine: &Engine, x: &[f32], out: &mut [f32], gamma: &[f32], config: &Config) {
+fn norm_of(engine: &Engine, x: &[f32], out: &mut [f32], gamma: &[f32], config: &Hyperparameters) {
     let kernel = engine.kernel;
     let width = gamma.len();
     engine.pool.rows(out, width, |t, row| {

@@ -4,8 +4,7 @@
 //! up, activation, sub-norm, down projection, residual. `llama` is the same without the sub-norms.
 
 mod attention;
-mod check;
-mod config;
+mod definition;
 mod forward;
 mod head;
 mod linear;
@@ -19,15 +18,14 @@ use std::fmt;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
+use bitnet_model::Hyperparameters;
 use memmap2::MmapMut;
 
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Kernel;
-use crate::tap::Tap;
 
-pub use check::check_weights;
-pub use config::{Activation, Architecture, Config, RopeStyle};
+pub use definition::{Activation, Definition, RopeStyle};
 pub use session::{Generate, HeadUse, Logits, Session, SessionOptions};
 
 use head::CompactHead;
@@ -36,7 +34,8 @@ use linear::{Linear, Matrix};
 /// A model whose matrices stay in the mapped file, until decoding is better served by a copy.
 pub struct Model {
     gguf: Arc<Gguf>,
-    config: Config,
+    hyperparameters: Hyperparameters,
+    definition: Definition,
     kernel: Kernel,
     embedding: Matrix,
     layers: Vec<Layer>,
@@ -80,24 +79,19 @@ impl Model {
         load::load(gguf)
     }
 
-    /// The facts about the model.
-    pub fn config(&self) -> &Config {
-        &self.config
+    /// What the file says of the model's shape.
+    pub fn hyperparameters(&self) -> &Hyperparameters {
+        &self.hyperparameters
+    }
+
+    /// How its architecture computes.
+    pub fn definition(&self) -> Definition {
+        self.definition
     }
 
     /// The file that the weights are in.
     pub fn gguf(&self) -> &Arc<Gguf> {
         &self.gguf
-    }
-
-    /// The taps that this family has, in the order of the forward pass.
-    pub fn taps(&self) -> Vec<Tap> {
-        Tap::ALL
-            .into_iter()
-            .filter(|tap| {
-                self.config.sub_norms || !matches!(tap, Tap::AttnSubNorm | Tap::FfnSubNorm)
-            })
-            .collect()
     }
 
     /// Builds a compact copy of the output head in memory, with which [`Session::next_token`] reads less and draws the
@@ -145,7 +139,7 @@ impl fmt::Debug for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Model")
             .field("path", &self.gguf.path())
-            .field("config", &self.config)
+            .field("hyperparameters", &self.hyperparameters)
             .field("kernel", &self.kernel_name())
             .finish_non_exhaustive()
     }

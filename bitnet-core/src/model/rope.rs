@@ -1,6 +1,8 @@
 //! Rotary position embedding.
 
-use super::config::{Config, RopeStyle};
+use bitnet_model::Hyperparameters;
+
+use super::definition::RopeStyle;
 
 /// Cosines and sines for the positions of one evaluation.
 #[derive(Default)]
@@ -17,7 +19,7 @@ impl Rope {
     /// `ggml_rope_cache_init`: its rounding is part of what models are run with.
     pub(super) fn prepare(
         &mut self,
-        config: &Config,
+        config: &Hyperparameters,
         factors: Option<&[f32]>,
         first: usize,
         n: usize,
@@ -38,10 +40,16 @@ impl Rope {
 
     /// Rotates every head of token `t` of the evaluation.
     #[inline(always)]
-    pub(super) fn rotate(&self, config: &Config, t: usize, heads: &mut [f32]) {
+    pub(super) fn rotate(
+        &self,
+        config: &Hyperparameters,
+        style: RopeStyle,
+        t: usize,
+        heads: &mut [f32],
+    ) {
         let table = &self.table[t * self.pairs..][..self.pairs];
         for head in heads.chunks_exact_mut(config.head_dim) {
-            match config.rope_style {
+            match style {
                 RopeStyle::Neox => {
                     let (low, high) = head[..config.rope_dim].split_at_mut(self.pairs);
                     for ((a, b), (cos, sin)) in low.iter_mut().zip(high).zip(table) {

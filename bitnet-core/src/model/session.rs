@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use bitnet_model::Hyperparameters;
 use half::f16;
 
+use super::Model;
 use super::attention;
 use super::head::Scores;
 use super::linear::{Encoded, Engine};
 use super::rope::Rope;
-use super::{Config, Model};
 use crate::Error;
 use crate::pool::Pool;
 use crate::sampling::Sampler;
@@ -127,7 +128,7 @@ impl Session {
             return Err(Error::usage("n_ctx and threads must be at least 1"));
         }
         let no_room = || Error::usage(format!("no memory for a context of {n_ctx} tokens"));
-        let config = model.config();
+        let config = model.hyperparameters();
         let len = n_ctx.checked_mul(config.kv_dim()).ok_or_else(no_room)?;
         // Reserved, not written: memory is used as the sequence grows.
         let mut cache = Vec::new();
@@ -234,7 +235,7 @@ impl Session {
         output: Output,
         mut observer: Option<&mut dyn Observer>,
     ) -> Result<(), Error> {
-        let n_vocab = self.model.config().n_vocab;
+        let n_vocab = self.model.hyperparameters().n_vocab;
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= n_vocab) {
             let what = format!("token {token} is not in the vocabulary of {n_vocab}");
             return Err(Error::usage(what));
@@ -290,8 +291,8 @@ impl Session {
 
 impl Buffers {
     /// Room for `n` tokens.
-    pub(super) fn resize(&mut self, config: &Config, n: usize) {
-        let Config { n_embd, n_ff, .. } = *config;
+    pub(super) fn resize(&mut self, config: &Hyperparameters, n: usize) {
+        let Hyperparameters { n_embd, n_ff, .. } = *config;
         for (buffer, width) in [
             (&mut self.x, n_embd),
             (&mut self.h, n_embd),

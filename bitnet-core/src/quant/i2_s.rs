@@ -22,19 +22,6 @@ pub fn pack_block(values: &[i8; BLOCK]) -> [u8; BLOCK_BYTES] {
     packed
 }
 
-/// How many of the codes in packed rows are 3, which stands for no weight. The kernels count it as 3.
-pub fn undefined_codes(packed: &[u8]) -> u64 {
-    // A code is 3 where both of its bits are set.
-    let both = |w: u64| w & (w >> 1) & 0x5555_5555_5555_5555;
-    let (words, rest) = packed.as_chunks::<8>();
-    let words = words.iter().map(|w| u64::from_le_bytes(*w));
-    let rest = rest.iter().map(|&w| u64::from(w));
-    words
-        .chain(rest)
-        .map(|w| u64::from(both(w).count_ones()))
-        .sum()
-}
-
 /// Quantises one token's activations to int8: `scale = 127 / max(1e-5, max|x|)`, codes rounded half to even.
 /// Returns the scale and the sum of the codes.
 ///
@@ -68,14 +55,6 @@ mod tests {
         assert_eq!(packed[1], 0b01_00_01_01);
         assert_eq!(packed[2], 0b01_01_01_01);
         assert_eq!(packed[31], 0b01_01_01_10);
-    }
-
-    #[test]
-    fn codes_that_stand_for_no_weight_are_counted() {
-        assert_eq!(undefined_codes(&[0b10_01_00_10; 21]), 0);
-        assert_eq!(undefined_codes(&[0b11_01_00_11; 21]), 42);
-        // Neighbouring bits of two codes are no code.
-        assert_eq!(undefined_codes(&[0b01_10_01_10; 9]), 0);
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod unicode;
 mod vocab;
 mod wpm;
 
-use crate::error::Error;
+use crate::Error;
 use crate::gguf::Metadata;
 use bpe::Bpe;
 pub use decode::{DecodeOptions, DecodeStream};

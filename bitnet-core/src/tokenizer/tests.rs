@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::*;
-use crate::error::ErrorKind;
+use crate::ErrorKind;
 use crate::gguf::{Array, Gguf, Value};
 
 const BARE: EncodeOptions = EncodeOptions {

@@ -9,7 +9,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::bpe::decode_text;
 use super::introsort;
 use super::pretokenize::Pretokenizer;
-use crate::error::Error;
+use crate::Error;
 use crate::gguf::{Metadata, StringArray};
 
 /// What a token is, from `tokenizer.ggml.token_type`.

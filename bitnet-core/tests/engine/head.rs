@@ -22,7 +22,7 @@ fn top(top_k: usize, seed: u64) -> Sampler {
 
 /// `n` tokens from each of several starts, and how they were found.
 fn generate(model: &Arc<Model>, sampler: impl Fn(u64) -> Sampler, n: usize) -> (Vec<u32>, HeadUse) {
-    let n_vocab = model.config().n_vocab as u64;
+    let n_vocab = model.hyperparameters().n_vocab as u64;
     let options = SessionOptions {
         n_ctx: n + 1,
         threads: 1,
@@ -49,7 +49,7 @@ fn load(path: &Path) -> Model {
 fn check(path: &Path, n: usize) -> [HeadUse; 2] {
     let full = Arc::new(load(path));
     let mut compact = load(path);
-    let config = compact.config();
+    let config = compact.hyperparameters();
     // Of 7 bits in whole blocks, or of 8.
     let row = match compact.kernel_name().starts_with("avx512") {
         true => config.n_embd.min(config.n_embd.div_ceil(512) * 448),

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use bitnet_core::gguf::{Array, Gguf, Metadata, TensorType, Value, Writer};
-use bitnet_core::model::{Logits, Model, Session, SessionOptions, check_weights};
+use bitnet_core::model::{Logits, Model, Session, SessionOptions};
 use bitnet_core::tokenizer::{EncodeOptions, Tokenizer};
+use bitnet_model::check::check_weights;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 

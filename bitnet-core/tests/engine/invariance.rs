@@ -25,7 +25,7 @@ fn results_depend_on_nothing_but_the_tokens() {
             .map(|spec| Arc::new(Synthetic::new(spec).load().unwrap())),
     );
     for mut model in models {
-        let n_vocab = model.config().n_vocab;
+        let n_vocab = model.hyperparameters().n_vocab;
         let tokens = tokens(23, n_vocab);
         let name = format!("{:?}", model);
         let (_, want) = record(&model, &tokens, |_, _, _| ());
@@ -89,7 +89,7 @@ fn weights_that_cannot_be_repacked_are_used_as_they_are() {
 #[test]
 fn more_tokens_than_one_chunk() {
     let model = bundled();
-    let tokens = tokens(200, model.config().n_vocab);
+    let tokens = tokens(200, model.hyperparameters().n_vocab);
     let options = |threads| SessionOptions {
         n_ctx: 200,
         threads,
@@ -98,7 +98,7 @@ fn more_tokens_than_one_chunk() {
     let mut two = Session::new(Arc::clone(&model), options(2)).unwrap();
     let all = bits(one.eval(&tokens, Logits::All, None).unwrap());
     for (i, &token) in tokens.iter().enumerate() {
-        let n_vocab = model.config().n_vocab;
+        let n_vocab = model.hyperparameters().n_vocab;
         let logits = two.eval(&[token], Logits::Last, None).unwrap();
         assert_eq!(bits(logits), all[i * n_vocab..][..n_vocab], "{i}");
     }

@@ -155,13 +155,13 @@ fn linear_rope_scaling_divides_the_angles() {
     let mut model = Synthetic::new(&SPECS[0]);
     model.set("bitnet.rope.scaling.type", "linear");
     model.set("bitnet.rope.scaling.factor", 4f32);
-    assert_eq!(model.load().unwrap().config().rope_scale, 0.25);
+    assert_eq!(model.load().unwrap().hyperparameters().rope_scale, 0.25);
 }
 
 #[test]
 fn facts_are_read() {
     let model = Synthetic::new(&SPECS[1]).load().unwrap();
-    let config = model.config();
+    let config = model.hyperparameters();
     assert_eq!((config.n_embd, config.n_ff, config.n_layer), (512, 896, 2));
     assert_eq!(
         (config.n_head, config.n_head_kv, config.head_dim),

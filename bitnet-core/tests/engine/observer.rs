@@ -20,9 +20,8 @@ fn models() -> [Arc<Model>; 2] {
 #[test]
 fn every_tap_once_in_order_with_its_shape() {
     for model in models() {
-        let config = model.config();
-        let taps = model.taps();
-        assert_eq!(taps.contains(&Tap::AttnSubNorm), config.sub_norms);
+        let config = model.hyperparameters();
+        let taps = config.architecture.taps();
         let mut want: Vec<(Tap, Option<usize>)> = vec![(Tap::Embd, None)];
         for layer in 0..N_LAYER {
             let per_layer = taps.iter().filter(|tap| tap.per_layer());
@@ -73,7 +72,7 @@ fn probabilities_are_causal() {
         let (seen, _) = record(&model, &A, |_, _, _| ());
         for s in seen.iter().filter(|s| s.tap == Tap::AttnProbs) {
             for (row, p) in s.values.chunks(A.len()).enumerate() {
-                let t = row / model.config().n_head;
+                let t = row / model.hyperparameters().n_head;
                 let total: f32 = p[..=t].iter().sum();
                 assert!((total - 1.0).abs() < 1e-5);
                 assert!(p[t + 1..].iter().all(|&p| p == 0.0));
@@ -140,7 +139,7 @@ fn what_is_overwritten_is_computed_with() {
 fn every_tap_matters() {
     for model in models() {
         let (_, want) = record(&model, &A, |_, _, _| ());
-        for tap in model.taps() {
+        for tap in model.hyperparameters().architecture.taps() {
             let (_, got) = record(&model, &A, |t, layer, data| {
                 if t == tap && layer.is_none_or(|layer| layer == 0) {
                     data.iter_mut().for_each(|v| *v *= -0.5);
@@ -167,7 +166,7 @@ fn weight_on_a_masked_position_counts() {
             .unwrap()
     };
     let v = &of(Tap::VCache).values;
-    let kv_dim = model.config().kv_dim();
+    let kv_dim = model.hyperparameters().kv_dim();
     let expected = v[0] + 0.5 * v[(A.len() - 1) * kv_dim];
     assert!((of(Tap::AttnOut).values[0] - expected).abs() < 1e-6);
 }

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bitnet_core::gguf::TensorType;
-use bitnet_core::model::{Activation, Config, RopeStyle};
+use bitnet_core::model::{Activation, Definition, RopeStyle};
 use bitnet_core::tap::Tap;
+use bitnet_model::Hyperparameters;
 
 use crate::synthetic::{N_LAYER, SPECS, Spec, Synthetic};
 use crate::{Seen, record};
@@ -13,7 +14,8 @@ use crate::{Seen, record};
 const TOKENS: [u32; 9] = [3, 1, 4, 1, 5, 9, 2, 6, 5];
 
 struct Stages<'a> {
-    config: &'a Config,
+    config: &'a Hyperparameters,
+    definition: Definition,
     spec: &'a Spec,
     weights: HashMap<String, Vec<f64>>,
     seen: Vec<Seen>,
@@ -88,7 +90,7 @@ impl Stages<'_> {
     }
 
     fn rotate(&self, x: &[f64]) -> Vec<f64> {
-        let Config {
+        let Hyperparameters {
             head_dim,
             rope_base,
             ..
@@ -103,7 +105,7 @@ impl Stages<'_> {
                 let factor = factors.map_or(1.0, |factors| factors[pair]);
                 let frequency = f64::from(rope_base).powf(-(pair as f64) / half as f64);
                 let (sin, cos) = (position * frequency / factor).sin_cos();
-                let (a, b) = match self.config.rope_style {
+                let (a, b) = match self.definition.rope_style {
                     RopeStyle::Neox => (pair, pair + half),
                     RopeStyle::Norm => (2 * pair, 2 * pair + 1),
                 };
@@ -168,11 +170,12 @@ fn every_stage_follows_from_the_one_before() {
     for spec in &SPECS {
         let synthetic = Synthetic::new(spec);
         let model = Arc::new(synthetic.load().unwrap());
-        let config = model.config();
+        let config = model.hyperparameters();
         let (n_embd, n_ff) = (config.n_embd, config.n_ff);
         let (seen, _) = record(&model, &TOKENS, |_, _, _| ());
         let mut s = Stages {
             config,
+            definition: model.definition(),
             spec,
             weights: synthetic.values(),
             seen,
@@ -185,7 +188,7 @@ fn every_stage_follows_from_the_one_before() {
         s.check(Tap::Embd, &rows.collect::<Vec<_>>(), 1e-14);
 
         let mut x = s.tap(Tap::Embd);
-        let (ty, sub) = (spec.matrices, config.sub_norms);
+        let (ty, sub) = (spec.matrices, config.architecture.has(Tap::AttnSubNorm));
         for layer in 0..N_LAYER {
             s.layer = Some(layer);
             s.check(Tap::AttnNorm, &s.norm(&x, "attn_norm.weight"), 1e-13);
@@ -221,7 +224,7 @@ fn every_stage_follows_from_the_one_before() {
                 limit(ty),
             );
             s.check(Tap::FfnUp, &s.linear(&h, n_embd, "ffn_up", ty), limit(ty));
-            let act = |g: &f64| match config.activation {
+            let act = |g: &f64| match s.definition.activation {
                 Activation::Silu => g / (1.0 + (-g).exp()),
                 Activation::Relu2 => g.max(0.0).powi(2),
             };

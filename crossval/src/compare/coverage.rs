@@ -88,7 +88,7 @@ impl SiteRows {
 
 #[cfg(test)]
 mod tests {
-    use bitnet_core::tap::Tap;
+    use bitnet_model::tap::Tap;
     use reports::model::Mode;
 
     use super::*;

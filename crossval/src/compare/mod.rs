@@ -1,7 +1,6 @@
 //! How far two engines lie apart: statistics per tap, per output distribution, and coverage.
 
 pub mod coverage;
-pub mod lockstep;
 pub mod logits;
 pub mod site;
 pub mod tap;

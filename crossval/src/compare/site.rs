@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use bitnet_core::tap::Tap;
+use bitnet_model::tap::Tap;
 use reports::model::Mode;
 
 /// One tap of one layer, prompt and mode, whatever the position. Ordered by prompt, then as in the forward pass.

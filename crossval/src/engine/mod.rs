@@ -23,14 +23,14 @@ pub use self::limits::Limits;
 use self::pipe::Timed;
 use self::process::{Pipes, Process, SHORT_WHILE, keep_tail, signal_name};
 pub(crate) use self::process::{bound, ending};
-pub(crate) use self::spec::this_program;
+pub use self::spec::this_program;
 pub use self::spec::{EngineSpec, reference_folders};
 
 use crate::error::Error;
 use crate::interrupt;
-use crate::protocol::{
-    self, ErrorKind, FrameError, Hello, JudgeRequest, ModelFacts, Request, Response, RowJudgement,
-    Settings, TapHeader, Usage,
+use crossval_protocol::{
+    self as protocol, ErrorKind, FrameError, Hello, JudgeRequest, KernelTime, ModelFacts, Request,
+    Response, RowJudgement, Settings, TapHeader, Usage,
 };
 
 /// How long a worker that was told to quit may take.
@@ -56,6 +56,37 @@ pub enum EngineError {
     Failed(EngineFailure),
 }
 
+/// How workers are started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Launcher {
+    /// What each may take.
+    pub limits: Limits,
+    /// Whether this program is linked to BitNet.cpp.
+    pub has_reference: bool,
+}
+
+impl Launcher {
+    /// Starts a worker and reads its hello. With `cpus`, it is pinned to those.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] if the engine is not built, cannot be started or does not speak the protocol.
+    pub fn start(&self, spec: &EngineSpec, cpus: Option<&[usize]>) -> Result<Engine, Error> {
+        Engine::start(spec, self, cpus)
+    }
+
+    /// Starts one more worker in the midst of a run, whose report says why if it does not start.
+    pub(crate) fn start_another(
+        &self,
+        spec: &EngineSpec,
+        cpus: Option<&[usize]>,
+    ) -> Result<Engine, EngineError> {
+        self.start(spec, cpus).map_err(|e| EngineError::Refused {
+            kind: ErrorKind::Internal,
+            message: e.to_string(),
+        })
+    }
+}
+
 /// A worker process.
 #[derive(Debug)]
 pub struct Engine {
@@ -72,14 +103,14 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts a worker and reads its hello. With `cpus`, it is pinned to those.
-    ///
-    /// # Errors
-    /// [`Error::Engine`] if the engine is not built, cannot be started or does not speak the protocol.
-    pub fn start(spec: &EngineSpec, cpus: Option<&[usize]>) -> Result<Engine, Error> {
+    fn start(
+        spec: &EngineSpec,
+        launcher: &Launcher,
+        cpus: Option<&[usize]>,
+    ) -> Result<Engine, Error> {
         let name = spec.to_string();
-        let limits = Limits::in_force();
-        let command = spec.command()?;
+        let limits = launcher.limits;
+        let command = spec.command(launcher)?;
         let program = command.get_program().to_owned();
         let cannot_start = |e| {
             let program = Path::new(&program).display();
@@ -101,7 +132,7 @@ impl Engine {
             stdout: stdout.into(),
             stderr: None,
         };
-        Engine::greeted(name, Process::none(), pipes, Limits::in_force())
+        Engine::greeted(name, Process::none(), pipes, Limits::default())
     }
 
     fn greeted(
@@ -206,6 +237,15 @@ impl Engine {
         self.set_task("checking the weights");
         match self.request(&Request::CheckWeights)? {
             Response::WeightsChecked { findings } => Ok(findings),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Times its kernels at the shapes of the loaded model.
+    pub fn time_kernels(&mut self) -> Result<Vec<KernelTime>, EngineError> {
+        self.set_task("timing its kernels");
+        match self.request(&Request::TimeKernels)? {
+            Response::KernelsTimed { products } => Ok(products),
             other => Err(self.unexpected(&other)),
         }
     }
@@ -452,7 +492,7 @@ mod tests {
             ("exec:/nonexistent", "cannot start"),
         ] {
             let spec: EngineSpec = program.parse().unwrap();
-            let error = Engine::start(&spec, None).unwrap_err();
+            let error = Launcher::default().start(&spec, None).unwrap_err();
             assert_eq!(error.outcome().exit_code(), 30);
             assert!(error.to_string().contains(says), "{error}");
         }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
 
+use super::Launcher;
 use crate::error::Error;
-use crate::fault::Fault;
 
 /// An engine, as named on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub enum EngineSpec {
     /// `rust`: the engine of `bitnet-core`, with a deliberate error if one is named.
     Rust {
         /// To prove that the comparison sees it.
-        fault: Option<Fault>,
+        fault: Option<String>,
     },
     /// `oracle`: f64 arithmetic from the model's definition, the arbiter.
     Oracle,
@@ -74,7 +74,7 @@ impl fmt::Display for EngineSpec {
 }
 
 /// This program, also where there is no /proc to ask.
-pub(crate) fn this_program() -> io::Result<PathBuf> {
+pub fn this_program() -> io::Result<PathBuf> {
     std::env::current_exe().or_else(|e| {
         let name = std::env::args_os().next().ok_or(e)?;
         match Path::new(&name).parent() {
@@ -100,7 +100,7 @@ impl EngineSpec {
     }
 
     /// What starts its worker.
-    pub(super) fn command(&self) -> Result<Command, Error> {
+    pub(super) fn command(&self, launcher: &Launcher) -> Result<Command, Error> {
         let this = || {
             this_program().map_err(|e| Error::Internal(format!("cannot find this program: {e}")))
         };
@@ -110,7 +110,7 @@ impl EngineSpec {
                 command = Command::new(this()?);
                 command.args(["worker", "rust"]);
                 if let Some(fault) = fault {
-                    command.args(["--fault", &fault.to_string()]);
+                    command.args(["--fault", fault]);
                 }
             }
             EngineSpec::Oracle => {
@@ -118,7 +118,7 @@ impl EngineSpec {
                 command.args(["worker", "oracle"]);
             }
             EngineSpec::BitnetCpp => {
-                if !bitnet_sys::available() {
+                if !launcher.has_reference {
                     return Err(Error::Engine(
                         "engine bitnet.cpp: this crossval was built without it \
                          (--no-default-features); build with `cargo build --release`"

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use bitnet_core::tokenizer::{DecodeOptions, EncodeOptions};
+use crossval_protocol::{DecodeOptions, EncodeOptions};
 
 use super::{Engine, EngineError};
-use crate::protocol::{self, ErrorKind, MAX_TEXT, Request, Response, VocabFacts};
+use crossval_protocol::{self as protocol, ErrorKind, MAX_TEXT, Request, Response, VocabFacts};
 
 /// Errors are as [`EngineError`] says; a text that the tokenizer cannot read is refused.
 impl Engine {

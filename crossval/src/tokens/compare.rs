@@ -1,9 +1,9 @@
 //! One text through both tokenizers, and back.
 
-use bitnet_core::tokenizer::{DecodeOptions, EncodeOptions};
+use crossval_protocol::{DecodeOptions, EncodeOptions};
 
-use crate::compare::lockstep::Side;
 use crate::engine::{Engine, EngineError};
+use crate::session::lockstep::Side;
 
 /// How tokens are turned back into text for the comparison.
 pub const DECODINGS: [DecodeOptions; 2] = [
@@ -70,7 +70,7 @@ impl Comparison {
 }
 
 impl Pair<'_> {
-    /// Tokenizes a text, of [`MAX_TEXT`](crate::protocol::MAX_TEXT) bytes at most, in both engines at the same time, and turns
+    /// Tokenizes a text, of [`MAX_TEXT`](crossval_protocol::MAX_TEXT) bytes at most, in both engines at the same time, and turns
     /// the reference's tokens back into text.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use crate::synth::random::Rng;
+use bitnet_model::random::Rng;
 
 /// What decides.
 pub(super) struct Dice(Rng);
@@ -15,7 +15,7 @@ impl Dice {
 
     /// From 0, below `n`, which is not 0.
     pub fn below(&mut self, n: usize) -> usize {
-        (self.0.next() % n as u64) as usize
+        (self.0.next_u64() % n as u64) as usize
     }
 
     pub fn within(&mut self, range: RangeInclusive<usize>) -> usize {

@@ -1,12 +1,12 @@
 //! Many random strings through both tokenizers.
 
-use bitnet_core::tokenizer::EncodeOptions;
-use indicatif::ProgressBar;
+use crossval_protocol::EncodeOptions;
 
 use super::generate::{Case, Generator, Vocabulary};
 use super::{Comparison, Pair, escape};
-use crate::compare::lockstep::Side;
-use crate::protocol::VocabFacts;
+use crate::progress::Progress;
+use crate::session::lockstep::Side;
+use crossval_protocol::VocabFacts;
 
 /// Mismatches that are shrunk and kept; the others are counted.
 const KEPT: usize = 5;
@@ -87,7 +87,7 @@ pub fn fuzz(
     pair: &mut Pair<'_>,
     vocab: &VocabFacts,
     options: FuzzOptions,
-    progress: &ProgressBar,
+    progress: Progress<'_>,
 ) -> Result<FuzzReport, Side> {
     let [reference, candidate] = pieces(pair, vocab.n_vocab)?;
     let different = (0..).zip(reference.iter().zip(&candidate));
@@ -145,7 +145,7 @@ pub fn fuzz(
                 });
             }
         }
-        progress.inc(1);
+        progress.done(1);
     }
     Ok(report)
 }

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use bitnet_core::tokenizer::EncodeOptions;
+use crossval_protocol::EncodeOptions;
 
 use super::alphabet::{
     APOSTROPHES, COMBINING, CONTRACTIONS, CONTROL, EMOJI, MARKS, MARKUP, NUMBERS, PASSAGE,

@@ -14,10 +14,10 @@ pub use self::compare::{Answer, Comparison, DECODINGS, Pair, TextDifference};
 pub use self::escape::{escape, printf_argument};
 pub use self::fuzz::{FuzzOptions, FuzzReport, Mismatch, PieceMismatch, fuzz};
 pub use self::generate::{Case, Generator, Vocabulary};
-use crate::compare::lockstep::Side;
-use crate::engine::{Engine, EngineSpec};
+use crate::engine::{Engine, EngineSpec, Launcher};
 use crate::error::Error;
-use crate::protocol::VocabFacts;
+use crate::session::lockstep::Side;
+use crossval_protocol::VocabFacts;
 
 /// Two engines that have loaded the vocabulary of one file, and nothing else of it.
 #[derive(Debug)]
@@ -37,12 +37,13 @@ impl Engines {
     /// If an engine cannot be started, has no tokenizer, or does not load the file; if they see different
     /// vocabularies.
     pub fn load(
+        launcher: &Launcher,
         reference: &EngineSpec,
         candidate: &EngineSpec,
         model: &Path,
     ) -> Result<Engines, Error> {
-        let candidate = start(candidate)?;
-        let reference = start(reference)?;
+        let candidate = start(launcher, candidate)?;
+        let reference = start(launcher, reference)?;
         // Ours first: it names what is wrong with a file, where the reference aborts.
         let (candidate, facts) = load(candidate, model)?;
         let name = reference.name().to_owned();
@@ -92,12 +93,16 @@ impl Engines {
 ///
 /// # Errors
 /// As [`Engines::load`].
-pub fn load_one(spec: &EngineSpec, model: &Path) -> Result<(Engine, VocabFacts), Error> {
-    load(start(spec)?, model)
+pub fn load_one(
+    launcher: &Launcher,
+    spec: &EngineSpec,
+    model: &Path,
+) -> Result<(Engine, VocabFacts), Error> {
+    load(start(launcher, spec)?, model)
 }
 
-fn start(spec: &EngineSpec) -> Result<Engine, Error> {
-    let engine = Engine::start(spec, None)?;
+fn start(launcher: &Launcher, spec: &EngineSpec) -> Result<Engine, Error> {
+    let engine = launcher.start(spec, None)?;
     match engine.hello().tokenizer {
         true => Ok(engine),
         false => Err(Error::Usage(format!("engine {spec} has no tokenizer"))),

@@ -1,0 +1,505 @@
+//! Synthetic models: deterministic random weights with the statistics of trained ones, and a working tokenizer.
+//!
+//! A random model is of use for comparing engines only if it behaves: activations neither vanish nor explode,
+//! quantisation steps are met in their whole range, attention picks out tokens, and the next token depends on
+//! the ones before. `Statistics` says how that is brought about.
+
+//!
+//! ```
+//! use bitnet_model::Architecture;
+//! use bitnet_synth::{Preset, SynthOptions, write};
+//!
+//! let options = SynthOptions::new(Architecture::Bitnet, Preset::Tiny, 1);
+//! let mut file = Vec::new();
+//! write(&options, "tiny.gguf".as_ref(), &mut file, &mut |_, _| true)?;
+//! assert!(file.starts_with(b"GGUF"));
+//! # Ok::<(), bitnet_synth::Error>(())
+//! ```
+
+mod random;
+mod stress;
+mod vocab;
+
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use bitnet_model::Architecture;
+use bitnet_model::gguf::{Metadata, TensorType, Value, Writer};
+use bitnet_model::random::Rng;
+pub use stress::Stress;
+
+use random::{NORMAL_LEVELS, TERNARY_NONZERO, fill_ternary, normal_table};
+use stress::{Rows, write_scale};
+use vocab::Vocab;
+
+/// A size to start from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// About 1 MB: 3 layers of 256. Every code path, in no time.
+    Tiny,
+    /// About 10 MB: 8 layers of 512.
+    Small,
+    /// The shape of BitNet b1.58 2B4T, 1.18 GB: 30 layers of 2560.
+    TwoB4T,
+}
+
+/// Why no model was written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A size that the format or the architecture cannot hold.
+    #[error("{option}: {what}")]
+    Option {
+        /// `layers`, `embd`, `heads`, `kv-heads`, `ffn`, `vocab`, `ctx` or `stress`.
+        option: &'static str,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The file cannot be made.
+    #[error(transparent)]
+    Model(#[from] bitnet_model::Error),
+}
+
+impl Error {
+    fn option(option: &'static str, what: impl Into<String>) -> Error {
+        let what = what.into();
+        Error::Option { option, what }
+    }
+}
+
+/// What to write.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SynthOptions {
+    /// Model family. `bitnet*` gets I2_S matrices and tied F16 embeddings, `llama` F32 throughout and an output
+    /// matrix of its own.
+    pub architecture: Architecture,
+    /// Layers.
+    pub n_layer: u32,
+    /// Width of the residual stream; a multiple of 128 for `bitnet*`.
+    pub n_embd: u32,
+    /// Query heads, a divisor of `n_embd`.
+    pub n_head: u32,
+    /// Key/value heads, a divisor of `n_head`.
+    pub n_head_kv: u32,
+    /// Width of the feed-forward network; a multiple of 128 for `bitnet*`.
+    pub n_ff: u32,
+    /// Vocabulary size. Up to 32000 a SentencePiece vocabulary, above byte-level BPE.
+    pub n_vocab: u32,
+    /// Context length, tokens.
+    pub n_ctx: u32,
+    /// RoPE frequency base.
+    pub rope_base: f32,
+    /// What to provoke, in an architecture with I2_S matrices; `None` for an ordinary model.
+    pub stress: Option<Stress>,
+    /// Equal options and seeds give equal files.
+    pub seed: u64,
+}
+
+impl SynthOptions {
+    /// The options of a preset.
+    pub fn new(architecture: Architecture, preset: Preset, seed: u64) -> SynthOptions {
+        let (n_layer, n_embd, n_head, n_head_kv, n_ff, n_vocab, n_ctx, rope_base) = match preset {
+            Preset::Tiny => (3, 256, 4, 2, 768, 512, 512, 1e4),
+            Preset::Small => (8, 512, 8, 4, 1536, 4096, 2048, 1e4),
+            Preset::TwoB4T => (30, 2560, 20, 5, 6912, 128_256, 4096, 5e5),
+        };
+        SynthOptions {
+            architecture,
+            n_layer,
+            n_embd,
+            n_head,
+            n_head_kv,
+            n_ff,
+            n_vocab,
+            n_ctx,
+            rope_base,
+            stress: None,
+            seed,
+        }
+    }
+
+    fn is_ternary(&self) -> bool {
+        self.architecture != Architecture::Llama
+    }
+
+    fn head_dim(&self) -> u32 {
+        self.n_embd / self.n_head
+    }
+
+    /// Refuses sizes that the format or the architecture cannot hold.
+    fn check(&self) -> Result<(), Error> {
+        let sizes = [
+            ("layers", self.n_layer),
+            ("embd", self.n_embd),
+            ("heads", self.n_head),
+            ("kv-heads", self.n_head_kv),
+            ("ffn", self.n_ff),
+            ("ctx", self.n_ctx),
+        ];
+        if let Some((option, _)) = sizes.into_iter().find(|&(_, value)| value == 0) {
+            return Err(Error::option(option, "must be at least 1"));
+        }
+        // llama.cpp's LLAMA_MAX_LAYERS.
+        if self.n_layer > 512 {
+            let what = format!("{} is more than 512", self.n_layer);
+            return Err(Error::option("layers", what));
+        }
+        divides("embd", self.n_embd, ("the number of heads", self.n_head))?;
+        divides(
+            "heads",
+            self.n_head,
+            ("the number of key/value heads", self.n_head_kv),
+        )?;
+        if !self.head_dim().is_multiple_of(2) {
+            let what = format!("heads of {} values do not rotate in pairs", self.head_dim());
+            return Err(Error::option("embd", what));
+        }
+        if self.is_ternary() {
+            let block = ("the I2_S block", TensorType::I2_S.block_len() as u32);
+            divides("embd", self.n_embd, block)?;
+            divides("ffn", self.n_ff, block)?;
+        }
+        self.stress.map_or(Ok(()), |stress| stress.check(self))
+    }
+}
+
+/// Refuses a size that is no multiple of another.
+fn divides(option: &'static str, value: u32, (of, divisor): (&str, u32)) -> Result<(), Error> {
+    if value.is_multiple_of(divisor) {
+        return Ok(());
+    }
+    let what = format!("{value} is not a multiple of {of}, {divisor}");
+    Err(Error::option(option, what))
+}
+
+/// How large things are made. Widths are chosen such that
+/// - the first layer makes the residual stream sqrt(n_embd) times as large as the embeddings. The output head is
+///   the embedding, so a stream that still resembled its token's embedding would predict that token for ever;
+/// - the other layers add a fifth of the stream's energy between them. Random layers amplify: were each to replace
+///   the stream, one int8 code that differs between two engines would, layer by layer, become another text;
+/// - attention scores have a standard deviation of 2: each query picks out a few positions;
+/// - logits have a standard deviation of 3: the best of 100,000 tokens gets about a tenth of the probability.
+#[derive(Debug)]
+struct Statistics {
+    /// Standard deviation of the embeddings.
+    embedding: f64,
+    /// Standard deviation of what attention and what the feed-forward network adds, per layer.
+    residual: Vec<[f64; 2]>,
+    output_gamma: f64,
+}
+
+/// Gamma in front of attention; trained models have it this small.
+const ATTN_GAMMA: f64 = 0.02;
+/// Standard deviation of q and k: its square is that of the scores.
+const QK: f64 = 1.41;
+/// Share of the final stream's energy that the layers behind the first have added.
+const LATER_LAYERS: f64 = 0.2;
+const LOGITS: f64 = 3.0;
+/// RMS of attention output and of `silu(gate) * up` for gate and up of standard deviation 1, where no sub-norm
+/// makes it 1.
+const UNNORMED: f64 = 0.6;
+/// Share of the embedding's size that control and byte tokens get, so that generation seldom runs into them.
+const SPECIAL_EMBEDDING: f64 = 0.25;
+
+impl Statistics {
+    fn new(o: &SynthOptions) -> Statistics {
+        let root = f64::from(o.n_embd).sqrt();
+        let embedding = 0.08;
+        let stream = embedding * root;
+        let first = [embedding, (stream.powi(2) - 2.0 * embedding.powi(2)).sqrt()];
+        let others = f64::from(2 * (o.n_layer - 1));
+        let share = LATER_LAYERS / (1.0 - LATER_LAYERS);
+        let later = [stream * (share / others).sqrt(); 2];
+        Statistics {
+            embedding,
+            residual: (0..o.n_layer)
+                .map(|i| if i == 0 { first } else { later })
+                .collect(),
+            output_gamma: LOGITS / (root * embedding),
+        }
+    }
+}
+
+/// How a tensor's data are made.
+#[derive(Clone, Copy, Debug)]
+enum Fill {
+    /// Norm weights: a mean with a spread of a tenth of it.
+    Gamma(f64),
+    /// Norm weights that are all 1.
+    Ones,
+    /// A matrix of `shape[0]` inputs of the given RMS whose outputs have the given standard deviation: ternary
+    /// or normal as the type has it.
+    Matrix { input: f64, output: f64 },
+    /// A matrix of the kind that stresses, with its scale.
+    Stress { rows: Rows, scale: f64 },
+    /// One row per token, normal with the given standard deviation.
+    Tokens(f64),
+}
+
+#[derive(Debug)]
+struct Tensor {
+    name: String,
+    shape: Vec<u64>,
+    ty: TensorType,
+    fill: Fill,
+}
+
+fn tensors(o: &SynthOptions) -> Vec<Tensor> {
+    let s = Statistics::new(o);
+    let (embd, ff, vocab) = (o.n_embd.into(), o.n_ff.into(), o.n_vocab.into());
+    let kv = u64::from(o.head_dim()) * u64::from(o.n_head_kv);
+    let (matrix_type, token_type, sub) = match o.is_ternary() {
+        true => (TensorType::I2_S, TensorType::F16, 1.0),
+        false => (TensorType::F32, TensorType::F32, UNNORMED),
+    };
+    let tokens = |name: &str| Tensor {
+        name: name.to_owned(),
+        shape: vec![embd, vocab],
+        ty: token_type,
+        fill: Fill::Tokens(s.embedding),
+    };
+    let norm = |name: String, n: u64, gamma: f64| Tensor {
+        name,
+        shape: vec![n],
+        ty: TensorType::F32,
+        fill: Fill::Gamma(gamma),
+    };
+    let matrix = |name: String, shape: [u64; 2], input: f64, output: f64| Tensor {
+        name,
+        shape: shape.to_vec(),
+        ty: matrix_type,
+        fill: Fill::Matrix { input, output },
+    };
+    let mut list = vec![
+        tokens("token_embd.weight"),
+        norm("output_norm.weight".to_owned(), embd, s.output_gamma),
+    ];
+    if !o.is_ternary() {
+        list.push(tokens("output.weight"));
+    }
+    for (i, added) in s.residual.iter().enumerate() {
+        let name = |part: &str| format!("blk.{i}.{part}.weight");
+        list.push(norm(name("attn_norm"), embd, ATTN_GAMMA));
+        list.push(matrix(name("attn_q"), [embd, embd], ATTN_GAMMA, QK));
+        list.push(matrix(name("attn_k"), [embd, kv], ATTN_GAMMA, QK));
+        list.push(matrix(name("attn_v"), [embd, kv], ATTN_GAMMA, 1.0));
+        list.push(matrix(name("attn_output"), [embd, embd], sub, added[0]));
+        list.push(norm(name("ffn_norm"), embd, 1.0));
+        list.push(matrix(name("ffn_gate"), [embd, ff], 1.0, 1.0));
+        list.push(matrix(name("ffn_up"), [embd, ff], 1.0, 1.0));
+        list.push(matrix(name("ffn_down"), [ff, embd], sub, added[1]));
+        if o.is_ternary() {
+            list.push(norm(name("attn_sub_norm"), embd, 1.0));
+            list.push(norm(name("ffn_sub_norm"), ff, 1.0));
+        }
+    }
+    if let Some(Stress::I16Overflow) = o.stress {
+        stress::overflow_down_projections(&mut list, s.residual.iter().map(|added| added[1]));
+    }
+    list
+}
+
+/// The scale with which `inputs` inputs of RMS `input` give outputs of standard deviation `output`.
+fn ternary_scale(inputs: u64, input: f64, output: f64) -> f64 {
+    output / (input * (inputs as f64 * TERNARY_NONZERO).sqrt())
+}
+
+fn metadata(o: &SynthOptions, vocab: &Vocab, path: &Path) -> Result<Metadata, bitnet_model::Error> {
+    let mut m = Metadata::new(path);
+    let mut put = |key: &str, value: Value| m.insert(key, value).map(|_| ());
+    let arch = o.architecture.name();
+    put("general.architecture", arch.into())?;
+    put(
+        "general.name",
+        format!("synthetic {arch}, seed {}", o.seed).into(),
+    )?;
+    // llama.cpp's LLAMA_FTYPE_MOSTLY_I2_S and LLAMA_FTYPE_ALL_F32.
+    let file_type: u32 = if o.is_ternary() { 40 } else { 0 };
+    put("general.file_type", file_type.into())?;
+    put("general.quantization_version", 2u32.into())?;
+    let sizes = [
+        ("vocab_size", o.n_vocab),
+        ("context_length", o.n_ctx),
+        ("embedding_length", o.n_embd),
+        ("block_count", o.n_layer),
+        ("feed_forward_length", o.n_ff),
+        ("rope.dimension_count", o.head_dim()),
+        ("attention.head_count", o.n_head),
+        ("attention.head_count_kv", o.n_head_kv),
+    ];
+    for (key, value) in sizes {
+        put(&format!("{arch}.{key}"), value.into())?;
+    }
+    put(
+        &format!("{arch}.attention.layer_norm_rms_epsilon"),
+        1e-5f32.into(),
+    )?;
+    put(&format!("{arch}.rope.freq_base"), o.rope_base.into())?;
+    for (key, value) in vocab.metadata() {
+        put(&format!("tokenizer.ggml.{key}"), value)?;
+    }
+    Ok(m)
+}
+
+/// Told the bytes of tensor data written so far and in all; `false` ends the work.
+pub type Progress<'a> = dyn FnMut(u64, u64) -> bool + 'a;
+
+/// Writes a synthetic model to `out`; `path` names it in errors.
+///
+/// # Errors
+/// [`Error::Option`] for sizes that the format cannot hold; what `out` returns, or
+/// another error if `progress` ended the work.
+pub fn write(
+    options: &SynthOptions,
+    path: &Path,
+    out: &mut dyn Write,
+    progress: &mut Progress,
+) -> Result<(), Error> {
+    options.check()?;
+    let vocab = Vocab::new(options.n_vocab as usize)?;
+    let tensors = tensors(options);
+    let mut writer = Writer::new(metadata(options, &vocab, path)?)?;
+    for t in &tensors {
+        writer.tensor(&t.name, &t.shape, t.ty)?;
+    }
+    let total = writer.data_size();
+    let mut writer = writer.begin(BufWriter::with_capacity(1 << 20, out))?;
+    let table = normal_table();
+    let mut done = 0;
+    for tensor in &tensors {
+        let rng = Rng::new(options.seed, &tensor.name);
+        writer.write_tensor(|out| {
+            let mut out = Counted {
+                out,
+                done: &mut done,
+                total,
+                progress: &mut *progress,
+            };
+            tensor.write(&vocab, rng, &table, &mut out)
+        })?;
+    }
+    writer.finish()?;
+    Ok(())
+}
+
+/// Reports what passes through.
+struct Counted<'a, 'p> {
+    out: &'a mut dyn Write,
+    done: &'a mut u64,
+    total: u64,
+    progress: &'a mut Progress<'p>,
+}
+
+impl Write for Counted<'_, '_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.out.write(buf)?;
+        *self.done += n as u64;
+        match (self.progress)(*self.done, self.total) {
+            true => Ok(n),
+            // Not `Interrupted`, after which writing is tried again.
+            false => Err(io::Error::other("interrupted")),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Bytes made at a time.
+const CHUNK: u64 = 1 << 16;
+
+impl Tensor {
+    fn write(
+        &self,
+        vocab: &Vocab,
+        mut rng: Rng,
+        table: &[f32],
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        let n: u64 = self.shape.iter().product();
+        match self.fill {
+            Fill::Gamma(mean) => {
+                let gammas = table
+                    .iter()
+                    .map(|z| (mean * (1.0 + 0.1 * f64::from(*z))) as f32);
+                let bytes: Vec<[u8; 4]> = gammas.map(f32::to_le_bytes).collect();
+                write_levels(&bytes, n, &mut rng, out)
+            }
+            Fill::Matrix { input, output } if self.ty == TensorType::I2_S => {
+                let scale = ternary_scale(self.shape[0], input, output);
+                let mut chunk = vec![0; CHUNK as usize];
+                let mut left = n / 4;
+                while left > 0 {
+                    let part = &mut chunk[..left.min(CHUNK) as usize];
+                    fill_ternary(&mut rng, part);
+                    out.write_all(part)?;
+                    left -= part.len() as u64;
+                }
+                write_scale(scale as f32, out)
+            }
+            Fill::Stress { rows, scale } => {
+                let shape = [self.shape[0] as usize, self.shape[1] as usize];
+                rows.write(shape, scale as f32, &mut rng, out)
+            }
+            Fill::Ones => (0..n).try_for_each(|_| out.write_all(&1f32.to_le_bytes())),
+            Fill::Matrix { input, output } => {
+                let sigma = output / (input * (self.shape[0] as f64).sqrt());
+                write_levels(&scaled_f32(table, sigma), n, &mut rng, out)
+            }
+            Fill::Tokens(sigma) => {
+                let runs = vocab.runs();
+                for (tokens, special) in runs {
+                    let sigma = if special {
+                        sigma * SPECIAL_EMBEDDING
+                    } else {
+                        sigma
+                    };
+                    let n = tokens * self.shape[0];
+                    match self.ty {
+                        TensorType::F16 => {
+                            let half = |z: &f32| half::f16::from_f64(sigma * f64::from(*z));
+                            let levels: Vec<[u8; 2]> =
+                                table.iter().map(|z| half(z).to_le_bytes()).collect();
+                            write_levels(&levels, n, &mut rng, out)?;
+                        }
+                        _ => write_levels(&scaled_f32(table, sigma), n, &mut rng, out)?,
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn scaled_f32(table: &[f32], sigma: f64) -> Vec<[u8; 4]> {
+    let scaled = table.iter().map(|z| (sigma * f64::from(*z)) as f32);
+    scaled.map(f32::to_le_bytes).collect()
+}
+
+/// Writes `n` values, each one of the `NORMAL_LEVELS` levels at random.
+fn write_levels<const N: usize>(
+    levels: &[[u8; N]],
+    n: u64,
+    rng: &mut Rng,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    assert_eq!(levels.len(), NORMAL_LEVELS);
+    let mut chunk = vec![[0; N]; (CHUNK / N as u64) as usize];
+    let mut left = n;
+    while left > 0 {
+        let part = &mut chunk[..left.min(CHUNK / N as u64) as usize];
+        for four in part.chunks_mut(4) {
+            let random = rng.next_u64().to_le_bytes();
+            let (pairs, _) = random.as_chunks::<2>();
+            for (value, &index) in four.iter_mut().zip(pairs) {
+                *value = levels[usize::from(u16::from_le_bytes(index))];
+            }
+        }
+        out.write_all(part.as_flattened())?;
+        left -= part.len() as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

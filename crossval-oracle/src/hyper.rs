@@ -1,0 +1,109 @@
+//! What a model's metadata says of its shape.
+
+use bitnet_model::gguf::Gguf;
+
+use super::OracleError;
+use super::maths::Rope;
+use super::weights::vector;
+
+/// The hyperparameters, read from the metadata.
+#[derive(Clone, Debug)]
+pub struct Hyperparameters {
+    /// `general.architecture`.
+    pub architecture: String,
+    /// Layers.
+    pub n_layer: usize,
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Width of the feed-forward network.
+    pub n_ff: usize,
+    /// Query heads.
+    pub n_head: usize,
+    /// Key/value heads.
+    pub n_head_kv: usize,
+    /// Values per head.
+    pub head_dim: usize,
+    /// Context of the training, tokens.
+    pub n_ctx_train: usize,
+    /// Added to the mean square in norms.
+    pub eps: f64,
+    /// ReLU² on the gate; else SiLU.
+    pub relu2: bool,
+    /// Norms before the output and down projections.
+    pub sub_norms: bool,
+    /// Rotation of queries and keys.
+    pub rope: Rope,
+}
+
+impl Hyperparameters {
+    pub(super) fn read(gguf: &Gguf) -> Result<Hyperparameters, OracleError> {
+        let metadata = gguf.metadata();
+        let architecture = metadata.str("general.architecture")?.to_owned();
+        let (llama, relu2) = match architecture.as_str() {
+            "llama" => (true, false),
+            "bitnet" => (false, false),
+            "bitnet-25" | "bitnet-b1.58" => (false, true),
+            other => {
+                let what = format!("architecture {other:?} is not known to the oracle");
+                return Err(OracleError::new(gguf, what));
+            }
+        };
+        let key = |name: &str| format!("{architecture}.{name}");
+        let size = |name: &str| Ok::<_, OracleError>(metadata.u32(&key(name))? as usize);
+        let optional = |name: &str| -> Result<Option<usize>, OracleError> {
+            Ok(metadata.optional::<u32>(&key(name))?.map(|n| n as usize))
+        };
+        let factor = |name: &str| -> Result<Option<f64>, OracleError> {
+            Ok(metadata.optional::<f32>(&key(name))?.map(f64::from))
+        };
+        let (n_embd, n_head) = (
+            size("embedding_length")?,
+            size("attention.head_count")?.max(1),
+        );
+        let n_head_kv = optional("attention.head_count_kv")?
+            .unwrap_or(n_head)
+            .max(1);
+        let head_dim = optional("attention.key_length")?.unwrap_or(n_embd / n_head);
+        let scaling: Option<&str> = metadata.optional(&key("rope.scaling.type"))?;
+        let stretch = match factor("rope.scaling.factor")? {
+            Some(stretch) => Some(stretch),
+            None => factor("rope.scale_linear")?,
+        };
+        let rope = Rope {
+            head_dim,
+            dims: optional("rope.dimension_count")?.unwrap_or(head_dim),
+            split_halves: !llama,
+            base: factor("rope.freq_base")?.unwrap_or(1e4),
+            scale: match stretch {
+                Some(stretch) if stretch != 0.0 && scaling != Some("none") => 1.0 / stretch,
+                _ => 1.0,
+            },
+            factors: vector(gguf, "rope_freqs.weight")?,
+        };
+        let pairs = rope.dims / 2;
+        let fits = head_dim > 0
+            && n_head.is_multiple_of(n_head_kv)
+            && rope.dims <= head_dim
+            && rope.factors.as_ref().is_none_or(|f| f.len() >= pairs);
+        if !fits {
+            return Err(OracleError::new(
+                gguf,
+                "heads and rotation do not fit together",
+            ));
+        }
+        Ok(Hyperparameters {
+            n_layer: size("block_count")?,
+            n_embd,
+            n_ff: size("feed_forward_length")?,
+            n_head,
+            n_head_kv,
+            head_dim,
+            n_ctx_train: size("context_length")?,
+            eps: f64::from(metadata.f32(&key("attention.layer_norm_rms_epsilon"))?),
+            relu2,
+            sub_norms: !llama,
+            rope,
+            architecture,
+        })
+    }
+}

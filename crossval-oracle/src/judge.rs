@@ -1,0 +1,397 @@
+//! Is a row right, and if not, what is wrong with it? Every statement is a hypothesis that was tested on the data.
+
+use half::{bf16, f16};
+
+use super::inputs::{Inputs, TapAt};
+use super::maths::{self, Rounding};
+use super::mistakes::Mistake;
+use super::wrong::Stage;
+use super::{Batch, Oracle, OracleError};
+
+/// How close a row must come to what a hypothesis says, NMSE: f32 rounding, with room.
+const SAME: f64 = 1e-11;
+
+/// The same for F16 rounding.
+const SAME_F16: f64 = 1e-6;
+
+/// How much of the distance to the right row a hypothesis must explain, NMSE.
+const EXPLAINED: f64 = 0.01;
+
+/// What is to be judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// The stage.
+    pub at: TapAt,
+    /// The batch that the row was computed in.
+    pub batch: Batch<'a>,
+    /// The row's position.
+    pub position: usize,
+    /// What the stage started from.
+    pub inputs: &'a Inputs,
+    /// Largest NMSE that counts as right.
+    pub limit: f64,
+}
+
+/// What became of one row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judged {
+    /// NMSE to the oracle's row, with the rounding that comes closest; NaN if not finite.
+    pub nmse: f64,
+    /// That rounding.
+    pub rounding: Rounding,
+    /// Whether the limit holds.
+    pub right: bool,
+    /// What is wrong, in words, from the most telling on; empty if the row is right.
+    pub findings: Vec<String>,
+}
+
+impl Oracle {
+    /// The oracle's row, and what it makes of the `rows` of engines.
+    ///
+    /// # Errors
+    /// If an input or a tensor is missing, or a row has another width than the stage.
+    pub fn judge(
+        &self,
+        case: Case,
+        rows: &[Vec<f64>],
+    ) -> Result<(Vec<f64>, Vec<Judged>), OracleError> {
+        let Case {
+            at,
+            batch,
+            position,
+            inputs,
+            limit,
+        } = case;
+        let mut answers = Vec::new();
+        for rounding in self.roundings(at)? {
+            let mut rows = self.stage(at, batch, position..position + 1, inputs, rounding)?;
+            answers.push((rounding, rows.remove(0)));
+        }
+        let own = answers[0].1.clone();
+        let mut judged = Vec::new();
+        for row in rows {
+            if row.len() != own.len() {
+                let what = format!("{} has {} values, not {}", at.0, own.len(), row.len());
+                return Err(OracleError::new(&self.gguf, what));
+            }
+            let distances = answers
+                .iter()
+                .map(|(r, right)| (*r, right, nmse(right, row)));
+            let closest = distances.min_by(|a, b| a.2.total_cmp(&b.2));
+            let Some((rounding, right, nmse)) = closest else {
+                continue;
+            };
+            let is_right = nmse <= limit;
+            let stage = Stage {
+                oracle: self,
+                at,
+                batch,
+                position,
+                inputs,
+                right,
+            };
+            judged.push(Judged {
+                nmse,
+                rounding,
+                right: is_right,
+                findings: match is_right {
+                    true => Vec::new(),
+                    false => findings(&stage, row),
+                },
+            });
+        }
+        Ok((own, judged))
+    }
+}
+
+/// `sum((row - right)^2) / sum(right^2)`.
+fn nmse(right: &[f64], row: &[f64]) -> f64 {
+    let error: f64 = right.iter().zip(row).map(|(r, y)| (y - r).powi(2)).sum();
+    let energy: f64 = right.iter().map(|r| r * r).sum();
+    if error == 0.0 { 0.0 } else { error / energy }
+}
+
+/// Whether `expected` accounts for a row, and does so much better than what would have been right.
+fn explains(expected: &[f64], right: &[f64], row: &[f64], tolerance: f64) -> bool {
+    let left = nmse(expected, row);
+    left <= tolerance && left <= EXPLAINED * nmse(right, row)
+}
+
+/// What can be said about a wrong row.
+fn findings(stage: &Stage, row: &[f64]) -> Vec<String> {
+    if let Some(element) = row.iter().position(|v| !v.is_finite()) {
+        let n = row.iter().filter(|v| !v.is_finite()).count();
+        return vec![format!(
+            "has {n} of {} values that are not finite, the first in element {element}",
+            row.len()
+        )];
+    }
+    let mut findings = Vec::new();
+    findings.extend(overflow(stage, row));
+    for &mistake in Mistake::all() {
+        if let Some(text) = mistake.text()
+            && let Some(wrong) = stage.done_wrong(mistake)
+            && explains(&wrong, stage.right, row, SAME)
+        {
+            findings.push(text.to_owned());
+        }
+    }
+    if findings.is_empty() {
+        findings.extend(constant_factor(stage, stage.right, row));
+        findings.extend(constant_offset(stage.right, row));
+        findings.extend(other_order(stage.right, row));
+        findings.extend(part(stage, row));
+    }
+    findings
+}
+
+/// Integer sums of a ternary product that are off by whole numbers.
+fn overflow(stage: &Stage, row: &[f64]) -> Option<String> {
+    let (tap, layer) = stage.at;
+    let name = stage.oracle.weight_name(tap, layer)?;
+    let matrix = stage.oracle.matrix(&name).ok()?;
+    let x = stage
+        .inputs
+        .row((stage.oracle.product_input(tap)?, layer), stage.position)?;
+    // The unit of the integer sum; a scale or bias behind the product would hide it.
+    let base = name.strip_suffix("weight")?;
+    let plain = |part: &str| stage.oracle.gguf.tensor(&format!("{base}{part}")).is_none();
+    if !matrix.is_ternary() || !plain("scale") || !plain("bias") {
+        return None;
+    }
+    let step = matrix.ternary_scale() / maths::int8_scale(x);
+    let mut off = 0;
+    let (mut least, mut most) = (i64::MAX, 0);
+    for (right, y) in stage.right.iter().zip(row) {
+        let sum = y / step;
+        let difference = (sum - right / step).round();
+        // f32 holds the sum to 24 bits.
+        if (sum - right / step - difference).abs() > sum.abs() * 1e-6 + 1e-3 {
+            return None;
+        }
+        if difference != 0.0 {
+            off += 1;
+            least = least.min(difference.abs() as i64);
+            most = most.max(difference.abs() as i64);
+            if difference % 65536.0 != 0.0 {
+                return None;
+            }
+        }
+    }
+    let range = if least == most {
+        format!("{most}")
+    } else {
+        format!("{least} to {most}")
+    };
+    (off > 0).then(|| {
+        format!(
+            "has an I2_S dot product that differs from the exact integer sum by a multiple of 65536 ({range}) in {off} \
+             of {} elements: int16 overflow",
+            row.len()
+        )
+    })
+}
+
+fn constant_factor(stage: &Stage, right: &[f64], row: &[f64]) -> Option<String> {
+    // Between values that are rounded to F16, a factor holds to F16 only.
+    let same = if stage.at.0.is_f16() { SAME_F16 } else { SAME };
+    let factor = maths::dot(right, row) / maths::dot(right, right);
+    let scaled: Vec<f64> = right.iter().map(|v| v * factor).collect();
+    let holds = factor != 0.0 && explains(&scaled, right, row, same);
+    holds.then(|| format!("differs by a constant factor {}", short(factor, same)))
+}
+
+fn constant_offset(right: &[f64], row: &[f64]) -> Option<String> {
+    let offset = right.iter().zip(row).map(|(r, y)| y - r).sum::<f64>() / right.len() as f64;
+    let shifted: Vec<f64> = right.iter().map(|v| v + offset).collect();
+    explains(&shifted, right, row, SAME)
+        .then(|| format!("differs by a constant offset {}", short(offset, SAME)))
+}
+
+fn other_order(right: &[f64], row: &[f64]) -> Option<String> {
+    let sorted = |x: &[f64]| {
+        let mut x = x.to_vec();
+        x.sort_by(f64::total_cmp);
+        x
+    };
+    let ordered = nmse(&sorted(right), &sorted(row));
+    let holds = ordered <= SAME && ordered <= EXPLAINED * nmse(right, row);
+    holds.then(|| "has the right values in another order".to_owned())
+}
+
+/// Which part of the row is off, if it is a part, and what is the matter with that.
+fn part(stage: &Stage, row: &[f64]) -> Option<String> {
+    let right = stage.right;
+    let worst = right.iter().zip(row).map(|(r, y)| (y - r).abs());
+    let tolerance = 1e-3 * worst.fold(0.0, f64::max);
+    let off: Vec<usize> = (0..row.len())
+        .filter(|&i| (row[i] - right[i]).abs() > tolerance)
+        .collect();
+    let (&first, &last) = (off.first()?, off.last()?);
+    let (n, len) = (off.len(), row.len());
+    if 2 * n > len && last - first + 1 == len {
+        return None;
+    }
+    if n == 1 {
+        return Some(format!("is off in element {first} only"));
+    }
+    let whole = last - first + 1 == n;
+    let mut text = match place(stage, first, last) {
+        Some(head) if whole => format!("is off in {head} only"),
+        Some(head) => format!("is off in {n} elements of {head} only"),
+        None if whole => format!("is off in elements {first} to {last} of {len} only"),
+        None => format!("is off in {n} of {len} elements only, from {first} to {last}"),
+    };
+    let (right, row) = (&right[first..=last], &row[first..=last]);
+    let zero = row.iter().all(|&v| v == 0.0);
+    let detail = [
+        zero.then(|| "is 0 there".to_owned()),
+        constant_factor(stage, right, row).map(|d| format!("{d} there")),
+        rounded(right, row),
+    ];
+    if let Some(detail) = detail.into_iter().flatten().next() {
+        text.push_str(", and ");
+        text.push_str(&detail);
+    }
+    Some(text)
+}
+
+fn rounded(right: &[f64], row: &[f64]) -> Option<String> {
+    let f16: Vec<f64> = right.iter().map(|&v| f64::from(f16::from_f64(v))).collect();
+    let bf16: Vec<f64> = right
+        .iter()
+        .map(|&v| f64::from(bf16::from_f64(v)))
+        .collect();
+    let name = if explains(&f16, right, row, SAME) {
+        "F16"
+    } else if explains(&bf16, right, row, SAME) {
+        "BF16"
+    } else {
+        return None;
+    };
+    Some(format!("is rounded to {name} there"))
+}
+
+/// The head that elements `first` to `last` of a row belong to, if they belong to one.
+fn place(stage: &Stage, first: usize, last: usize) -> Option<String> {
+    let heads = stage.oracle.heads(stage.at.0);
+    let width = stage.right.len().checked_div(heads)?;
+    let head = first / width;
+    (head == last / width).then(|| format!("head {head} of {heads}"))
+}
+
+/// As many digits as `tolerance` leaves.
+fn short(x: f64, tolerance: f64) -> String {
+    let digits = if tolerance > SAME { 3 } else { 5 };
+    let rounded: f64 = format!("{x:.digits$e}").parse().unwrap_or(x);
+    format!("{rounded}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use bitnet_model::tap::Tap;
+
+    use super::*;
+
+    const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/tiny-bitnet.gguf");
+    const AT: TapAt = (Tap::FfnDown, Some(1));
+
+    fn x() -> Vec<f64> {
+        (0..512).map(|i| f64::from((i * 31 % 17) - 8)).collect()
+    }
+
+    /// Spoils a row, given what one more in an integer sum is worth.
+    type Change = fn(&mut Vec<f64>, f64);
+
+    fn judged(change: Change) -> Judged {
+        let oracle = Oracle::open(Path::new(DEMO)).unwrap();
+        let mut inputs = Inputs::default();
+        inputs.put((Tap::FfnSubNorm, Some(1)), 0, x());
+        let batch = Batch {
+            first_position: 0,
+            tokens: &[1],
+        };
+        let rows = oracle.stage(AT, batch, 0..1, &inputs, Rounding::None);
+        let mut row = rows.unwrap().remove(0);
+        let matrix = oracle.matrix("blk.1.ffn_down.weight").unwrap();
+        change(&mut row, matrix.ternary_scale() / maths::int8_scale(&x()));
+        let case = Case {
+            at: AT,
+            batch,
+            position: 0,
+            inputs: &inputs,
+            limit: 1e-13,
+        };
+        oracle.judge(case, &[row]).unwrap().1.remove(0)
+    }
+
+    #[test]
+    fn the_oracle_is_right_by_its_own_measure() {
+        let judged = judged(|_, _| ());
+        assert!(judged.right && judged.nmse == 0.0 && judged.findings.is_empty());
+    }
+
+    #[test]
+    fn findings_say_what_is_wrong() {
+        let cases: [(Change, &str); 8] = [
+            (
+                |row, step| row[7] += 65536.0 * step,
+                "multiple of 65536 (65536) in 1 of 128 elements: int16 overflow",
+            ),
+            (
+                |row, step| {
+                    row[7] -= 65536.0 * step;
+                    row[9] += 3.0 * 65536.0 * step;
+                },
+                "(65536 to 196608) in 2 of 128",
+            ),
+            (
+                |row, _| row.iter_mut().for_each(|v| *v *= -0.75),
+                "a constant factor -0.75",
+            ),
+            (
+                |row, _| row.iter_mut().for_each(|v| *v += 0.5),
+                "a constant offset 0.5",
+            ),
+            (|row, _| row.reverse(), "the right values in another order"),
+            (
+                |row, _| row[5] = f64::NAN,
+                "has 1 of 128 values that are not finite, the first in element 5",
+            ),
+            (
+                |row, _| row[64..].fill(0.0),
+                "is off in elements 64 to 127 of 128 only, and is 0 there",
+            ),
+            (|row, _| row[3] += 1.0, "is off in element 3 only"),
+        ];
+        for (change, says) in cases {
+            let judged = judged(change);
+            assert!(!judged.right);
+            let findings = judged.findings.join("; ");
+            assert!(findings.contains(says), "{findings:?} lacks {says:?}");
+        }
+    }
+
+    #[test]
+    fn a_little_noise_is_no_pattern_either() {
+        let judged = judged(|row, _| {
+            for (i, v) in row.iter_mut().enumerate() {
+                *v *= 1.0 + f64::from((i * 7919 % 13) as u32) * 2e-7 - 1.2e-6;
+            }
+        });
+        assert!(judged.nmse < SAME && !judged.right, "{judged:?}");
+        assert!(judged.findings.is_empty(), "{judged:?}");
+    }
+
+    #[test]
+    fn noise_without_a_pattern_gets_no_explanation() {
+        let judged = judged(|row, _| {
+            for (i, v) in row.iter_mut().enumerate() {
+                *v += f64::from((i * 7919 % 13) as u32) * 0.01 - 0.05;
+            }
+        });
+        assert!(!judged.right && judged.findings.is_empty(), "{judged:?}");
+    }
+}

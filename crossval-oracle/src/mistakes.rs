@@ -1,0 +1,361 @@
+//! The ways in which engines get the stages of a layer wrong.
+//!
+//! One catalogue for two uses. [`judge`](super::judge) tries each mistake on the inputs of a stage and says which of
+//! them gives the row that an engine has; `crossval selftest` puts them into an engine, one at a time, to prove that
+//! the comparison sees them. The first dozen are what a Rust port of BitNet.cpp got wrong without noticing.
+//! [`wrong`](super::wrong) computes what comes of them.
+
+use bitnet_model::tap::Tap;
+use clap::ValueEnum;
+
+/// A way of getting a stage wrong. The names on the command line are these in kebab-case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
+pub enum Mistake {
+    /// Ternary codes read as {-2, -1, +1, +2}.
+    CodesShifted,
+    /// The sum of the activations is not taken off: codes 0, 1, 2 as they are stored.
+    SumNotSubtracted,
+    /// Four neighbouring weights in a byte, for every 32nd.
+    BlockOrder,
+    /// The first of four weights in the lowest bits, for the highest.
+    BitOrder,
+    /// The tensor's scale is left out.
+    WeightScaleLeftOut,
+    /// Divided by the tensor's scale.
+    WeightScaleInverted,
+    /// Activations stay floating-point.
+    ActivationsNotQuantised,
+    /// Activations are scaled to 128, for 127.
+    ActivationScale128,
+    /// One activation scale per 128 values, for the whole row.
+    ActivationScalePerBlock,
+    /// Activation codes are truncated, not rounded.
+    CodesTruncated,
+    /// Halves are rounded away from zero, not to even.
+    HalvesAwayFromZero,
+    /// Integer sums wrap at 16 bits.
+    SumsWrapAt16Bits,
+    /// The same matrix of another layer.
+    OtherLayersWeights,
+    /// Another matrix of the same layer.
+    OtherMatrix,
+    /// The matrix is transposed.
+    Transposed,
+    /// One bit of one weight is flipped.
+    FlippedBit,
+    /// The bias is left out.
+    BiasLeftOut,
+    /// The embedding as output head, for `output.weight`.
+    TiedHead,
+    /// LayerNorm: the mean is subtracted.
+    MeanSubtracted,
+    /// The norm is not applied.
+    NormLeftOut,
+    /// The norm's weights are not applied.
+    GammaLeftOut,
+    /// The norm's weights are applied as 1 + gamma.
+    GammaPlusOne,
+    /// The norm's weights of another layer.
+    OtherLayersGamma,
+    /// The weights of the layer's other norm of that width.
+    OtherNormsGamma,
+    /// A tenfold eps.
+    EpsTenfold,
+    /// No eps.
+    EpsLeftOut,
+    /// Eps is added to the root, not under it.
+    EpsOutsideRoot,
+    /// Neighbours rotate together for split halves, or the other way round.
+    OtherPairing,
+    /// Rotated for the position after.
+    PositionLate,
+    /// Rotated for the position before.
+    PositionEarly,
+    /// Another base of the frequencies.
+    OtherRopeBase,
+    /// Rotated the other way.
+    RopeInverse,
+    /// Not rotated.
+    RopeLeftOut,
+    /// Only the first half of the pairs rotates.
+    RopeHalfTheDims,
+    /// The row of the position before.
+    StaleRow,
+    /// Keys before their rotation.
+    CachedBeforeRope,
+    /// Values for keys, or keys for values.
+    KeysForValues,
+    /// Rounded towards zero to F16.
+    CacheTruncated,
+    /// Rounded to BF16 on the way.
+    CacheBf16,
+    /// The mask hides the token itself.
+    MaskHidesItself,
+    /// The mask shows the next token.
+    MaskShowsNext,
+    /// Scores are not scaled.
+    ScoresUnscaled,
+    /// Scores are divided by the head's width, for its root.
+    ScoresOverDim,
+    /// Powers of two, for e.
+    SoftmaxBaseTwo,
+    /// Query heads share key/value heads in turn, not in groups.
+    HeadsInTurn,
+    /// Every query head uses the first key/value head.
+    FirstHeadForAll,
+    /// The newest position's value is left out.
+    NewestValueLeftOut,
+    /// What was there before is not added.
+    ResidualDropped,
+    /// Only what was there before.
+    BranchDropped,
+    /// The normed stream is added, for the stream.
+    ResidualFromNorm,
+    /// SiLU on the gate.
+    Silu,
+    /// ReLU² on the gate.
+    Relu2,
+    /// ReLU on the gate.
+    Relu,
+    /// GELU (tanh form) on the gate.
+    Gelu,
+    /// Not multiplied by up.
+    UpLeftOut,
+    /// Gate and up change places.
+    GateAndUpSwapped,
+    /// The embedding of the next token ID.
+    NextTokensRow,
+    /// Embeddings are multiplied by the root of their width.
+    EmbeddingsScaled,
+    /// Results are rounded to F16.
+    ResultsF16,
+    /// Results are rounded to BF16.
+    ResultsBf16,
+    /// Results are half as large again.
+    ScaledByHalfAgain,
+    /// Results are a hundredth too large.
+    ScaledByAHundredth,
+    /// The sign is turned.
+    Negated,
+    /// Nothing is written.
+    Zero,
+}
+
+pub(super) const NORMS: &[Tap] = &[
+    Tap::AttnNorm,
+    Tap::AttnSubNorm,
+    Tap::FfnNorm,
+    Tap::FfnSubNorm,
+    Tap::FinalNorm,
+];
+pub(super) const PRODUCTS: &[Tap] = &[
+    Tap::Q,
+    Tap::K,
+    Tap::V,
+    Tap::AttnProj,
+    Tap::FfnGate,
+    Tap::FfnUp,
+    Tap::FfnDown,
+];
+pub(super) const ROTATIONS: &[Tap] = &[Tap::QRope, Tap::KRope];
+pub(super) const CACHES: &[Tap] = &[Tap::KCache, Tap::VCache];
+pub(super) const RESIDUALS: &[Tap] = &[Tap::FfnInp, Tap::LayerOut];
+/// Where nothing in a model's types allows a rounding.
+const FLOATS: &[Tap] = &[
+    Tap::AttnNorm,
+    Tap::QRope,
+    Tap::KRope,
+    Tap::AttnSubNorm,
+    Tap::FfnInp,
+    Tap::FfnNorm,
+    Tap::FfnAct,
+    Tap::FfnSubNorm,
+    Tap::LayerOut,
+    Tap::FinalNorm,
+];
+
+impl Mistake {
+    /// Every one.
+    pub fn all() -> &'static [Mistake] {
+        Mistake::value_variants()
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or(String::new(), |v| v.get_name().to_owned())
+    }
+
+    /// What an engine that makes it does, in words; `None` where a figure says it better.
+    pub fn text(self) -> Option<&'static str> {
+        use Mistake as M;
+        Some(match self {
+            M::CodesShifted => "reads the ternary codes as -2, -1, +1, +2",
+            M::SumNotSubtracted => {
+                "takes the ternary codes as 0, 1, 2: the activations' sum is missing"
+            }
+            M::BlockOrder => {
+                "reads the weights of a block in another order: four neighbours a byte"
+            }
+            M::BitOrder => "reads the four weights of a byte in reverse",
+            M::WeightScaleLeftOut => "leaves out the weights' scale",
+            M::WeightScaleInverted => "divides by the weights' scale",
+            M::ActivationsNotQuantised => "does not quantise the activations to int8",
+            M::ActivationScale128 => "scales the activations to 128, the model says 127",
+            M::ActivationScalePerBlock => "scales the activations by blocks of 128, not by rows",
+            M::CodesTruncated => "truncates the activation codes, the model rounds them",
+            M::HalvesAwayFromZero => "rounds halves away from zero, the model rounds to even",
+            M::SumsWrapAt16Bits => "lets the integer sums wrap at 16 bits",
+            M::OtherLayersWeights => "uses the weights of another layer",
+            M::OtherMatrix => "uses another matrix of the layer",
+            M::Transposed => "uses the matrix transposed",
+            M::FlippedBit => return None,
+            M::BiasLeftOut => "leaves out the bias",
+            M::TiedHead => "uses the token embedding as output head, the model has one of its own",
+            M::MeanSubtracted => "subtracts the mean (LayerNorm), the model says RMSNorm",
+            M::NormLeftOut => "leaves out the norm",
+            M::GammaLeftOut => "leaves out the norm's weights",
+            M::GammaPlusOne => "multiplies by 1 + the norm's weights",
+            M::OtherLayersGamma => "uses the norm's weights of another layer",
+            M::OtherNormsGamma => "uses the weights of another norm",
+            M::EpsTenfold => "uses a tenfold eps",
+            M::EpsLeftOut => "leaves out eps",
+            M::EpsOutsideRoot => "adds eps outside the root",
+            M::OtherPairing => "is off by RoPE pairing: it rotates the other pairs of elements",
+            M::PositionLate => "rotates for the position after",
+            M::PositionEarly => "rotates for the position before",
+            M::OtherRopeBase => "uses another RoPE base",
+            M::RopeInverse => "rotates the other way",
+            M::RopeLeftOut => "does not rotate",
+            M::RopeHalfTheDims => "rotates only half of the dimensions",
+            M::StaleRow => "has the row of the position before",
+            M::CachedBeforeRope => "stores the keys before their rotation",
+            M::KeysForValues => "confuses keys and values",
+            M::CacheTruncated => "truncates to F16, the cache rounds to nearest",
+            M::CacheBf16 => "rounds to BF16, the cache is F16",
+            M::MaskHidesItself => "has a mask that is off by one: it hides the token itself",
+            M::MaskShowsNext => "has a mask that is off by one: it shows the next token",
+            M::ScoresUnscaled => "does not scale the scores",
+            M::ScoresOverDim => "divides the scores by the head's width, not by its root",
+            M::SoftmaxBaseTwo => "raises 2 to the scores, not e",
+            M::HeadsInTurn => "maps query heads to key/value heads in turn, not in groups",
+            M::FirstHeadForAll => "uses the first key/value head for all",
+            M::NewestValueLeftOut => "leaves out the newest position's value",
+            M::ResidualDropped => "drops the residual",
+            M::BranchDropped => "adds nothing to the residual",
+            M::ResidualFromNorm => "adds the normed stream for the residual",
+            M::Silu => "matches SiLU, the model says ReLU²",
+            M::Relu2 => "matches ReLU², the model says SiLU",
+            M::Relu => "matches ReLU",
+            M::Gelu => "matches GELU",
+            M::UpLeftOut => "does not multiply by up",
+            M::GateAndUpSwapped => "has gate and up swapped",
+            M::NextTokensRow => "has the embedding of the next token ID",
+            M::EmbeddingsScaled => "multiplies the embedding by the root of its width",
+            M::ResultsF16 => "is rounded to F16",
+            M::ResultsBf16 => "is rounded to BF16",
+            M::ScaledByHalfAgain | M::ScaledByAHundredth => return None,
+            M::Negated => "has the sign turned",
+            M::Zero => "is all zeros",
+        })
+    }
+
+    /// What must be there for the mistake to have consequences; `None` if it always has.
+    pub fn precondition(self) -> Option<&'static str> {
+        use Mistake as M;
+        Some(match self {
+            M::BiasLeftOut => "a bias",
+            M::TiedHead => "an output matrix of its own",
+            M::Transposed => "a square matrix",
+            M::OtherMatrix => "another matrix of the same shape",
+            M::OtherLayersWeights | M::OtherLayersGamma => "another layer",
+            M::OtherNormsGamma => "another norm of the same width",
+            M::ActivationScalePerBlock => "ternary rows of more than one block",
+            M::CodesShifted
+            | M::SumNotSubtracted
+            | M::BlockOrder
+            | M::BitOrder
+            | M::WeightScaleLeftOut
+            | M::WeightScaleInverted
+            | M::ActivationsNotQuantised
+            | M::ActivationScale128
+            | M::CodesTruncated => "ternary weights",
+            M::HalvesAwayFromZero => "ternary weights, and an activation right between two codes",
+            M::SumsWrapAt16Bits => "ternary weights, and an integer sum beyond 16 bits",
+            M::FlippedBit => "an activation that is not 0 at the weight",
+            M::Silu => "a model with ReLU²",
+            M::Relu2 => "a model with SiLU",
+            M::HeadsInTurn => "several key/value heads that query heads share",
+            M::FirstHeadForAll => "several key/value heads",
+            M::StaleRow | M::MaskHidesItself => "a position before",
+            M::MaskShowsNext => "a batch of several tokens",
+            M::OtherPairing | M::RopeInverse | M::RopeLeftOut | M::OtherRopeBase => {
+                "a position other than 0"
+            }
+            M::RopeHalfTheDims => "a position other than 0",
+            M::EpsTenfold | M::EpsLeftOut | M::EpsOutsideRoot => {
+                "inputs so small that eps does more than f32 rounding"
+            }
+            M::MeanSubtracted => "inputs whose mean is not 0",
+            M::GammaLeftOut => "norm weights other than 1",
+            _ => return None,
+        })
+    }
+
+    /// Where it can be made, and shows first.
+    pub fn taps(self) -> &'static [Tap] {
+        use Mistake as M;
+        match self {
+            M::CodesShifted
+            | M::SumNotSubtracted
+            | M::BlockOrder
+            | M::BitOrder
+            | M::WeightScaleLeftOut
+            | M::WeightScaleInverted
+            | M::ActivationsNotQuantised
+            | M::ActivationScale128
+            | M::ActivationScalePerBlock
+            | M::CodesTruncated
+            | M::HalvesAwayFromZero
+            | M::SumsWrapAt16Bits
+            | M::OtherLayersWeights
+            | M::OtherMatrix
+            | M::Transposed
+            | M::FlippedBit
+            | M::BiasLeftOut => PRODUCTS,
+            M::TiedHead => &[Tap::Logits],
+            M::MeanSubtracted
+            | M::NormLeftOut
+            | M::GammaLeftOut
+            | M::GammaPlusOne
+            | M::OtherLayersGamma
+            | M::OtherNormsGamma
+            | M::EpsTenfold
+            | M::EpsLeftOut
+            | M::EpsOutsideRoot => NORMS,
+            M::OtherPairing
+            | M::PositionLate
+            | M::PositionEarly
+            | M::OtherRopeBase
+            | M::RopeInverse
+            | M::RopeLeftOut
+            | M::RopeHalfTheDims => ROTATIONS,
+            M::StaleRow | M::KeysForValues | M::CacheTruncated | M::CacheBf16 => CACHES,
+            M::CachedBeforeRope => &[Tap::KCache],
+            M::MaskHidesItself
+            | M::MaskShowsNext
+            | M::ScoresUnscaled
+            | M::ScoresOverDim
+            | M::SoftmaxBaseTwo => &[Tap::AttnProbs],
+            M::HeadsInTurn | M::FirstHeadForAll => &[Tap::AttnProbs, Tap::AttnOut],
+            M::NewestValueLeftOut => &[Tap::AttnOut],
+            M::ResidualDropped | M::BranchDropped | M::ResidualFromNorm => RESIDUALS,
+            M::Silu | M::Relu2 | M::Relu | M::Gelu | M::UpLeftOut | M::GateAndUpSwapped => {
+                &[Tap::FfnAct]
+            }
+            M::NextTokensRow | M::EmbeddingsScaled => &[Tap::Embd],
+            M::ResultsF16 | M::ResultsBf16 => FLOATS,
+            M::ScaledByHalfAgain | M::ScaledByAHundredth | M::Negated | M::Zero => &Tap::ALL,
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! The stages of a layer, done wrong: what an engine has that makes a [`Mistake`].
+
+use bitnet_model::gguf::TensorType;
+use bitnet_model::tap::Tap;
+use half::{bf16, f16};
+
+use super::inputs::{Inputs, TapAt};
+use super::maths::{self, Rope};
+use super::mistakes::{CACHES, Mistake, NORMS, PRODUCTS, RESIDUALS, ROTATIONS};
+use super::weights::Matrix;
+use super::{Batch, Oracle};
+
+/// A stage at a position, and what is right there.
+#[derive(Clone, Copy)]
+pub struct Stage<'a> {
+    /// The model.
+    pub oracle: &'a Oracle,
+    /// The stage.
+    pub at: TapAt,
+    /// The batch that it is evaluated in.
+    pub batch: Batch<'a>,
+    /// The row's position.
+    pub position: usize,
+    /// What it starts from.
+    pub inputs: &'a Inputs,
+    /// The oracle's row.
+    pub right: &'a [f64],
+}
+
+impl Stage<'_> {
+    /// The row that an engine gets that makes `mistake` here; `None` where it cannot be made.
+    pub fn done_wrong(&self, mistake: Mistake) -> Option<Vec<f64>> {
+        if !mistake.taps().contains(&self.at.0) {
+            return None;
+        }
+        let right = || self.right.iter();
+        let row = match mistake {
+            Mistake::ResultsF16 => right().map(|&v| f64::from(f16::from_f64(v))).collect(),
+            Mistake::ResultsBf16 => right().map(|&v| f64::from(bf16::from_f64(v))).collect(),
+            Mistake::ScaledByHalfAgain => right().map(|v| v * 1.5).collect(),
+            Mistake::ScaledByAHundredth => right().map(|v| v * 1.01).collect(),
+            Mistake::Negated => right().map(|v| -v).collect(),
+            Mistake::Zero => vec![0.0; self.right.len()],
+            _ => match self.at.0 {
+                tap if NORMS.contains(&tap) => self.norm(mistake)?,
+                tap if ROTATIONS.contains(&tap) => self.rotation(mistake)?,
+                tap if CACHES.contains(&tap) => self.cache(mistake)?,
+                tap if RESIDUALS.contains(&tap) => self.residual(mistake)?,
+                Tap::AttnProbs | Tap::AttnOut => self.attention(mistake)?,
+                Tap::FfnAct => self.activation(mistake)?,
+                Tap::Embd => self.embedding(mistake)?,
+                _ => self.product(mistake)?,
+            },
+        };
+        (row.len() == self.right.len()).then_some(row)
+    }
+
+    fn row(&self, tap: Tap) -> Option<&[f64]> {
+        self.inputs.row((tap, self.at.1), self.position)
+    }
+
+    fn stream(&self) -> Option<&[f64]> {
+        let before = self.oracle.stream_before(self.at.1);
+        self.inputs.row(before, self.position)
+    }
+
+    /// A layer beside this one.
+    fn other_layer(&self) -> Option<usize> {
+        let layer = self.at.1?;
+        let next = layer + 1;
+        if next < self.oracle.hyper.n_layer {
+            Some(next)
+        } else {
+            layer.checked_sub(1)
+        }
+    }
+
+    fn norm(&self, mistake: Mistake) -> Option<Vec<f64>> {
+        let (part, x, other) = match self.at.0 {
+            Tap::AttnNorm => ("attn_norm", self.stream()?, Some("ffn_norm")),
+            Tap::FfnNorm => ("ffn_norm", self.row(Tap::FfnInp)?, Some("attn_norm")),
+            Tap::AttnSubNorm => ("attn_sub_norm", self.row(Tap::AttnOut)?, Some("attn_norm")),
+            Tap::FfnSubNorm => ("ffn_sub_norm", self.row(Tap::FfnAct)?, None),
+            Tap::FinalNorm => ("output_norm", self.stream()?, None),
+            _ => return None,
+        };
+        let layer = self.at.1;
+        let gamma = |part, layer| self.oracle.gamma(part, layer).ok();
+        let own = gamma(part, layer)?;
+        let eps = self.oracle.hyper.eps;
+        let ones = vec![1.0; x.len()];
+        let n = x.len() as f64;
+        Some(match mistake {
+            Mistake::MeanSubtracted => {
+                let mean = x.iter().sum::<f64>() / n;
+                let centred: Vec<f64> = x.iter().map(|v| v - mean).collect();
+                maths::rms_norm(&centred, &own, eps)
+            }
+            Mistake::NormLeftOut => x.to_vec(),
+            Mistake::GammaLeftOut => maths::rms_norm(x, &ones, eps),
+            Mistake::GammaPlusOne => {
+                let plus_one: Vec<f64> = own.iter().map(|g| g + 1.0).collect();
+                maths::rms_norm(x, &plus_one, eps)
+            }
+            Mistake::OtherLayersGamma => {
+                maths::rms_norm(x, &gamma(part, Some(self.other_layer()?))?, eps)
+            }
+            Mistake::OtherNormsGamma => maths::rms_norm(x, &gamma(other?, layer)?, eps),
+            Mistake::EpsTenfold => maths::rms_norm(x, &own, 10.0 * eps),
+            Mistake::EpsLeftOut => maths::rms_norm(x, &own, 0.0),
+            Mistake::EpsOutsideRoot => {
+                let rms = (x.iter().map(|v| v * v).sum::<f64>() / n).sqrt() + eps;
+                x.iter().zip(&own).map(|(v, g)| v / rms * g).collect()
+            }
+            _ => return None,
+        })
+    }
+
+    fn rotation(&self, mistake: Mistake) -> Option<Vec<f64>> {
+        let x = self.row(match self.at.0 {
+            Tap::QRope => Tap::Q,
+            _ => Tap::K,
+        })?;
+        let own = &self.oracle.hyper.rope;
+        let position = self.position as f64;
+        Some(match mistake {
+            Mistake::OtherPairing => Rope {
+                split_halves: !own.split_halves,
+                ..own.clone()
+            }
+            .rotate(x, position),
+            Mistake::PositionLate => own.rotate(x, position + 1.0),
+            Mistake::PositionEarly => own.rotate(x, position - 1.0),
+            Mistake::OtherRopeBase => Rope {
+                base: if own.base == 1e4 { 5e5 } else { 1e4 },
+                ..own.clone()
+            }
+            .rotate(x, position),
+            Mistake::RopeInverse => own.rotate(x, -position),
+            Mistake::RopeLeftOut => x.to_vec(),
+            Mistake::RopeHalfTheDims => Rope {
+                dims: own.dims / 4 * 2,
+                ..own.clone()
+            }
+            .rotate(x, position),
+            _ => return None,
+        })
+    }
+
+    fn cache(&self, mistake: Mistake) -> Option<Vec<f64>> {
+        let (source, other) = match self.at.0 {
+            Tap::KCache => (Tap::KRope, Tap::V),
+            _ => (Tap::V, Tap::KRope),
+        };
+        let stored = |x: &[f64]| x.iter().map(|&v| f64::from(f16::from_f64(v))).collect();
+        Some(match mistake {
+            Mistake::StaleRow => {
+                let before = self.position.checked_sub(1)?;
+                stored(self.inputs.row((source, self.at.1), before)?)
+            }
+            Mistake::CachedBeforeRope => stored(self.row(Tap::K)?),
+            Mistake::KeysForValues => stored(self.row(other)?),
+            Mistake::CacheBf16 => {
+                let rounded = self.row(source)?.iter();
+                let rounded: Vec<f64> = rounded.map(|&v| f64::from(bf16::from_f64(v))).collect();
+                stored(&rounded)
+            }
+            Mistake::CacheTruncated => {
+                let truncate = |&v: &f64| {
+                    let nearest = f16::from_f64(v);
+                    if f64::from(nearest).abs() <= v.abs() {
+                        return f64::from(nearest);
+                    }
+                    f64::from(f16::from_bits(nearest.to_bits() - 1))
+                };
+                self.row(source)?.iter().map(truncate).collect()
+            }
+            _ => return None,
+        })
+    }
+
+    fn attention(&self, mistake: Mistake) -> Option<Vec<f64>> {
+        let h = &self.oracle.hyper;
+        let shared = h.n_head / h.n_head_kv;
+        let in_groups = |head: usize| head / shared;
+        let in_turn = |head: usize| head % h.n_head_kv;
+        let (position, n_kv) = (self.position, self.batch.n_kv());
+        if self.at.0 == Tap::AttnOut {
+            let p = self.row(Tap::AttnProbs)?;
+            let values = |end| self.inputs.history((Tap::VCache, self.at.1), end);
+            return match mistake {
+                Mistake::HeadsInTurn => {
+                    Some(self.oracle.attend(p, &values(position + 1)?, in_turn))
+                }
+                Mistake::FirstHeadForAll => {
+                    Some(self.oracle.attend(p, &values(position + 1)?, |_| 0))
+                }
+                Mistake::NewestValueLeftOut => {
+                    Some(self.oracle.attend(p, &values(position)?, in_groups))
+                }
+                _ => None,
+            };
+        }
+        let q = self.row(Tap::QRope)?;
+        let scale = 1.0 / (h.head_dim as f64).sqrt();
+        let probabilities = |end, scale, kv_head: &dyn Fn(usize) -> usize| {
+            let keys = self.inputs.history((Tap::KCache, self.at.1), end)?;
+            Some(self.oracle.probabilities(q, &keys, n_kv, scale, kv_head))
+        };
+        let seen = position + 1;
+        match mistake {
+            Mistake::MaskHidesItself if position > 0 => probabilities(position, scale, &in_groups),
+            Mistake::MaskShowsNext if seen < n_kv => probabilities(seen + 1, scale, &in_groups),
+            Mistake::ScoresUnscaled => probabilities(seen, 1.0, &in_groups),
+            Mistake::ScoresOverDim => probabilities(seen, scale * scale, &in_groups),
+            Mistake::SoftmaxBaseTwo => {
+                probabilities(seen, scale * std::f64::consts::LN_2, &in_groups)
+            }
+            Mistake::HeadsInTurn => probabilities(seen, scale, &in_turn),
+            Mistake::FirstHeadForAll => probabilities(seen, scale, &|_| 0),
+            _ => None,
+        }
+    }
+
+    fn residual(&self, mistake: Mistake) -> Option<Vec<f64>> {
+        let (stream, branch, normed) = match self.at.0 {
+            Tap::FfnInp => (
+                self.stream()?,
+                self.row(Tap::AttnProj)?,
+                self.row(Tap::AttnNorm),
+            ),
+            _ => (
+                self.row(Tap::FfnInp)?,
+                self.row(Tap::FfnDown)?,
+                self.row(Tap::FfnNorm),
+            ),
+        };
+        match mistake {
+            Mistake::ResidualDropped => Some(branch.to_vec()),
+            Mistake::BranchDropped => Some(stream.to_vec()),
+            Mistake::ResidualFromNorm => Some(super::sum(normed?, branch)),
+            _ => None,
+        }
+    }
+
+    fn activation(&self, mistake: Mistake) -> Option<Vec<f64>> {
+        let (gate, up) = (self.row(Tap::FfnGate)?, self.row(Tap::FfnUp)?);
+        let relu2 = self.oracle.hyper.relu2;
+        let own = if relu2 { maths::relu2 } else { maths::silu };
+        let gated = |act: fn(f64) -> f64| gate.iter().zip(up).map(|(&g, u)| act(g) * u).collect();
+        Some(match mistake {
+            Mistake::Silu if relu2 => gated(maths::silu),
+            Mistake::Relu2 if !relu2 => gated(maths::relu2),
+            Mistake::Relu => gated(|x| x.max(0.0)),
+            Mistake::Gelu => gated(|x| {
+                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+                0.5 * x * (1.0 + inner.tanh())
+            }),
+            Mistake::UpLeftOut => gate.iter().map(|&g| own(g)).collect(),
+            Mistake::GateAndUpSwapped => gate.iter().zip(up).map(|(g, &u)| g * own(u)).collect(),
+            _ => return None,
+        })
+    }
+
+    fn embedding(&self, mistake: Mistake) -> Option<Vec<f64>> {
+        let table = self.oracle.matrix("token_embd.weight").ok()?;
+        let token = self.batch.token(self.position)? as usize;
+        match mistake {
+            Mistake::NextTokensRow => Some(table.row((token + 1) % table.rows)),
+            Mistake::EmbeddingsScaled => {
+                let root = (table.columns as f64).sqrt();
+                Some(self.right.iter().map(|v| v * root).collect())
+            }
+            _ => None,
+        }
+    }
+
+    fn product(&self, mistake: Mistake) -> Option<Vec<f64>> {
+        let (tap, layer) = self.at;
+        let oracle = self.oracle;
+        let name = oracle.weight_name(tap, layer)?;
+        let own = oracle.matrix(&name).ok()?;
+        let x = self.row(oracle.product_input(tap)?)?;
+        if x.len() != own.columns {
+            return None;
+        }
+        let other = |name: &str| {
+            let other = oracle.matrix(name).ok()?;
+            let fits = (other.rows, other.columns) == (own.rows, own.columns);
+            Some(
+                oracle
+                    .product(name, &[x], self.default_rounding()?)
+                    .ok()?
+                    .remove(0),
+            )
+            .filter(|_| fits)
+        };
+        let mut out = match mistake {
+            Mistake::OtherLayersWeights => {
+                return other(&oracle.weight_name(tap, Some(self.other_layer()?))?);
+            }
+            Mistake::OtherMatrix => {
+                let others = PRODUCTS.iter().filter(|&&t| t != tap);
+                let mut others = others.filter_map(|&t| oracle.weight_name(t, layer));
+                return others.find_map(|name| other(&name));
+            }
+            Mistake::TiedHead if name != "token_embd.weight" => return other("token_embd.weight"),
+            Mistake::BiasLeftOut => {
+                let bias = name.replace(".weight", ".bias");
+                let bias = super::vector(&oracle.gguf, &bias).ok()??;
+                return Some(self.right.iter().zip(bias).map(|(y, b)| y - b).collect());
+            }
+            Mistake::Transposed if own.rows == own.columns => {
+                let rows: Vec<Vec<f64>> = (0..own.rows).map(|r| own.row(r)).collect();
+                let x = quantised(&own, x);
+                let columns = 0..own.columns;
+                columns
+                    .map(|c| rows.iter().zip(&x).map(|(row, x)| row[c] * x).sum())
+                    .collect()
+            }
+            Mistake::FlippedBit => return self.flipped_bit(&own, x),
+            _ => ternary(mistake, &own, x)?,
+        };
+        oracle.scale_and_bias(&name, &mut out).ok()?;
+        Some(out)
+    }
+
+    fn default_rounding(&self) -> Option<maths::Rounding> {
+        Some(self.oracle.roundings(self.at).ok()?.remove(0))
+    }
+
+    /// The low bit of a ternary code, the sign of any other weight: of one in the middle.
+    fn flipped_bit(&self, matrix: &Matrix, x: &[f64]) -> Option<Vec<f64>> {
+        let (row, column) = (matrix.rows / 2, matrix.columns / 3);
+        let x = quantised(matrix, x);
+        let weight = matrix.row(row)[column];
+        let flipped = if matrix.is_ternary() {
+            let code = matrix.ternary_codes(row)[column] ^ 1;
+            (code - 1) as f64 * matrix.ternary_scale()
+        } else {
+            -weight
+        };
+        let mut out = self.right.to_vec();
+        out[row] += (flipped - weight) * x[column];
+        Some(out)
+    }
+}
+
+/// What the weights of a product are multiplied with.
+fn quantised(matrix: &Matrix, x: &[f64]) -> Vec<f64> {
+    if matrix.ty() != TensorType::I2_S {
+        return x.to_vec();
+    }
+    let (codes, scale) = maths::int8_codes(x);
+    codes.iter().map(|&c| c as f64 / scale).collect()
+}
+
+/// Products of ternary rows, done wrong.
+fn ternary(mistake: Mistake, matrix: &Matrix, x: &[f64]) -> Option<Vec<f64>> {
+    if !matrix.is_ternary() {
+        return None;
+    }
+    let (mut codes, mut scale) = maths::int8_codes(x);
+    let weight_scale = matrix.ternary_scale();
+    let mut factor = weight_scale;
+    match mistake {
+        Mistake::WeightScaleLeftOut => factor = 1.0,
+        Mistake::WeightScaleInverted => factor = 1.0 / weight_scale,
+        Mistake::ActivationScale128 => {
+            scale *= 128.0 / 127.0;
+            let code = |v: &f64| (v * scale).round_ties_even().clamp(-128.0, 127.0) as i64;
+            codes = x.iter().map(code).collect();
+        }
+        Mistake::CodesTruncated => codes = x.iter().map(|v| (v * scale) as i64).collect(),
+        Mistake::HalvesAwayFromZero => {
+            codes = x.iter().map(|v| (v * scale).round() as i64).collect();
+        }
+        Mistake::ActivationsNotQuantised | Mistake::ActivationScalePerBlock => {
+            let x: Vec<f64> = match mistake {
+                Mistake::ActivationsNotQuantised => x.to_vec(),
+                _ if x.len() <= 128 => return None,
+                _ => x.chunks(128).flat_map(|x| quantised(matrix, x)).collect(),
+            };
+            let dot = |row| maths::dot(&matrix.row(row), &x);
+            return Some((0..matrix.rows).map(dot).collect());
+        }
+        Mistake::CodesShifted
+        | Mistake::SumNotSubtracted
+        | Mistake::BlockOrder
+        | Mistake::BitOrder
+        | Mistake::SumsWrapAt16Bits => {}
+        _ => return None,
+    }
+    let dot = |row| {
+        let stored = matrix.ternary_codes(row);
+        let block = |i: usize| i / 128 * 128;
+        let weights: Vec<i64> = match mistake {
+            Mistake::CodesShifted => stored
+                .iter()
+                .map(|&c| [-2, -1, 1, 2][c as usize & 3])
+                .collect(),
+            Mistake::SumNotSubtracted => stored,
+            // Byte i / 4 holds weights i / 4, i / 4 + 32, …, from the highest bits on.
+            Mistake::BlockOrder => (0..stored.len())
+                .map(|i| stored[block(i) + i % 128 / 4 + 32 * (i % 4)] - 1)
+                .collect(),
+            Mistake::BitOrder => (0..stored.len())
+                .map(|i| stored[block(i) + i % 32 + 32 * (3 - i % 128 / 32)] - 1)
+                .collect(),
+            _ => stored.iter().map(|c| c - 1).collect(),
+        };
+        let dot = maths::integer_dot(&weights, &codes);
+        let dot = match mistake {
+            Mistake::SumsWrapAt16Bits => i64::from(dot as i16),
+            _ => dot,
+        };
+        dot as f64 / scale * factor
+    };
+    Some((0..matrix.rows).map(dot).collect())
+}

@@ -1,0 +1,92 @@
+//! Workers: the engines of this repository behind the [protocol](crossval_protocol), one per process, each in a
+//! [sandbox].
+//!
+//! | engine | what |
+//! |---|---|
+//! | `rust` | `bitnet-core`, with a deliberate [fault] if one is named |
+//! | `bitnet.cpp` | the BitNet.cpp that is linked in (feature `reference`) |
+//! | `oracle` | the arbiter as an engine |
+//! | `trace` | what `crossval record` wrote |
+
+#[cfg(feature = "reference")]
+mod bitnet_cpp;
+pub mod chat;
+pub mod fault;
+mod kernels;
+#[cfg(feature = "reference")]
+mod nodes;
+mod oracle;
+pub mod product;
+mod rust;
+pub mod sandbox;
+#[cfg(test)]
+mod tests;
+mod trace;
+
+use std::io::{Read, Write};
+use std::path::Path;
+
+use crossval_protocol::{self as protocol, Backend};
+
+use self::fault::Fault;
+
+/// Why a worker could not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What it was started with.
+    #[error("{0}")]
+    Usage(String),
+    /// A file that it was given.
+    #[error("{0}")]
+    BadInput(String),
+    /// Pipes, or a driver that does not keep to the protocol.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// Whether `bitnet.cpp` is one of the engines.
+pub fn has_reference() -> bool {
+    bitnet_sys::available()
+}
+
+/// Serves the engine on standard input and output until the driver quits or closes the pipe, in a [`sandbox`]. `file` is
+/// the trace.
+///
+/// # Errors
+/// If the engine is not part of this build, or the pipes cannot be set up.
+pub fn serve(engine: &str, fault: Option<Fault>, file: Option<&Path>) -> Result<(), Error> {
+    let facts = [(sandbox::FACT.to_owned(), sandbox::enter())].into();
+    let mut backend = backend(engine, fault, file)?;
+    protocol::serve(&mut *backend, facts)
+        .map_err(|e| Error::Internal(format!("worker {engine}: {e}")))
+}
+
+/// Serves the engine to a driver at the other end of `input` and `output`, in this process and in no sandbox.
+///
+/// # Errors
+/// If the engine is not part of this build, or the driver does not keep to the protocol.
+pub fn serve_over(
+    engine: &str,
+    file: Option<&Path>,
+    input: impl Read + 'static,
+    output: impl Write + 'static,
+) -> Result<(), Error> {
+    let mut backend = backend(engine, None, file)?;
+    protocol::serve_over(&mut *backend, input, output)
+        .map_err(|e| Error::Internal(format!("worker {engine}: {e}")))
+}
+
+fn backend(
+    engine: &str,
+    fault: Option<Fault>,
+    file: Option<&Path>,
+) -> Result<Box<dyn Backend>, Error> {
+    Ok(match (engine, fault, file) {
+        ("rust", fault, None) => Box::new(rust::RustBackend::new(fault)?),
+        ("oracle", None, None) => Box::new(oracle::OracleBackend::default()),
+        #[cfg(feature = "reference")]
+        ("bitnet.cpp", None, None) => Box::new(bitnet_cpp::BitnetCppBackend::default()),
+        ("trace", None, Some(file)) => Box::new(trace::TraceBackend::new(file)?),
+        _ => return Err(Error::Usage(format!("no worker for engine {engine:?}"))),
+    })
+}

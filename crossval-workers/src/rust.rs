@@ -1,0 +1,306 @@
+//! The engine `rust`: `bitnet-core`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bitnet_core::kernels::Kernel;
+use bitnet_core::model::{HeadUse, Logits, Model, Session, SessionOptions};
+use bitnet_core::sampling::{Sampler, greedy};
+use bitnet_core::tokenizer::{self, Tokenizer};
+use bitnet_model::Architecture;
+use bitnet_model::check::check_weights;
+use bitnet_model::gguf::Gguf;
+use bitnet_model::tap::{Observer, ObserverError, Tap, TapData, TapView};
+
+use super::{Error, kernels};
+use crate::fault::{Fault, Injector};
+use crossval_protocol::{
+    self as protocol, Backend, CompactHeadUse, DecodeOptions, EncodeOptions, ErrorKind,
+    EvalRequest, Hello, KernelTime, ModelFacts, Refusal, Settings, TapHeader, TapStream,
+    VocabFacts, facts,
+};
+
+/// `bitnet-core` behind the protocol.
+pub(crate) struct RustBackend {
+    fault: Option<Fault>,
+    injector: Option<Injector>,
+    kernel: Kernel,
+    model: Option<Arc<Model>>,
+    tokenizer: Option<Tokenizer>,
+    session: Option<Session>,
+    /// Bytes of the model's compact head.
+    compact_head: Option<u64>,
+}
+
+impl RustBackend {
+    pub(crate) fn new(fault: Option<Fault>) -> Result<RustBackend, Error> {
+        Ok(RustBackend {
+            fault,
+            injector: None,
+            kernel: Kernel::select().map_err(|e| Error::Usage(e.to_string()))?,
+            model: None,
+            tokenizer: None,
+            session: None,
+            compact_head: None,
+        })
+    }
+
+    fn session(&mut self) -> Result<&mut Session, Refusal> {
+        self.session.as_mut().ok_or_else(not_configured)
+    }
+
+    /// The most likely token after `tokens`; with a fault, past its injector.
+    fn next_token(&mut self, tokens: &[u32]) -> Result<u32, Refusal> {
+        match self.injector {
+            Some(_) => Ok(greedy(self.last_logits(tokens)?)),
+            None => Ok(self.session()?.next_token(tokens, &mut Sampler::greedy())?),
+        }
+    }
+
+    /// Evaluates tokens for their last logits; with a fault, past its injector.
+    fn last_logits(&mut self, tokens: &[u32]) -> Result<&[f32], Refusal> {
+        let session = self.session.as_mut().ok_or_else(not_configured)?;
+        let Some(injector) = &mut self.injector else {
+            return Ok(session.eval(tokens, Logits::Last, None)?);
+        };
+        injector.begin(session.position(), tokens);
+        Ok(session.eval(tokens, Logits::Last, Some(injector))?)
+    }
+
+    fn tokenizer(&self) -> Result<&Tokenizer, Refusal> {
+        self.tokenizer
+            .as_ref()
+            .ok_or_else(|| Refusal::new(ErrorKind::Usage, "no model with a tokenizer is loaded"))
+    }
+}
+
+impl Backend for RustBackend {
+    fn hello(&self) -> Hello {
+        Hello {
+            protocol: protocol::VERSION,
+            engine: "rust".into(),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            build: [("kernel".to_owned(), self.kernel.name().to_owned())].into(),
+            architectures: Architecture::ALL.map(|a| a.to_string()).to_vec(),
+            taps: Tap::ALL.to_vec(),
+            overwrite: true,
+            dtypes: ["F32", "F16", "BF16", "Q8_0", "Q6_K", "I2_S"]
+                .map(str::to_owned)
+                .to_vec(),
+            tokenizer: true,
+            judges: false,
+        }
+    }
+
+    fn load(&mut self, path: &Path) -> Result<ModelFacts, Refusal> {
+        let gguf = Arc::new(Gguf::open(path)?);
+        let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
+        let model = Model::load(Arc::clone(&gguf))?;
+        self.injector = self
+            .fault
+            .map(|fault| Injector::new(fault, Arc::clone(&gguf)))
+            .transpose()
+            .map_err(|e| Refusal::new(ErrorKind::BadModel, e))?;
+        let facts = ModelFacts {
+            vocab: Some(vocab_facts(&gguf, &tokenizer)?),
+            ..facts::model(&gguf, model.hyperparameters())
+        };
+        self.model = Some(Arc::new(model));
+        self.tokenizer = Some(tokenizer);
+        Ok(facts)
+    }
+
+    fn load_vocab(&mut self, path: &Path) -> Result<VocabFacts, Refusal> {
+        let gguf = Gguf::open(path)?;
+        let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
+        let facts = vocab_facts(&gguf, &tokenizer)?;
+        self.tokenizer = Some(tokenizer);
+        Ok(facts)
+    }
+
+    fn check_weights(&self) -> Result<Vec<String>, Refusal> {
+        let model = self.model.as_ref().ok_or_else(no_model)?;
+        Ok(check_weights(model.gguf())?)
+    }
+
+    fn configure(&mut self, settings: Settings) -> Result<BTreeMap<String, String>, Refusal> {
+        // The session shares the model, which is about to change.
+        self.session = None;
+        let model = self.model.as_mut().ok_or_else(no_model)?;
+        self.compact_head = match Arc::get_mut(model) {
+            Some(model) => {
+                model.build_compact_head(settings.compact_head_budget, settings.threads)?
+            }
+            None => None,
+        };
+        self.session = Some(Session::new(
+            Arc::clone(model),
+            SessionOptions {
+                n_ctx: settings.n_ctx,
+                threads: settings.threads,
+            },
+        )?);
+        let recorded = [
+            ("n_ctx", settings.n_ctx.to_string()),
+            ("threads", settings.threads.to_string()),
+            ("kv_cache", "F16".to_owned()),
+            (
+                "compact_head_bytes",
+                self.compact_head.unwrap_or(0).to_string(),
+            ),
+        ];
+        Ok(recorded.map(|(k, v)| (k.to_owned(), v)).into())
+    }
+
+    fn tokenize(&mut self, text: &[u8], options: EncodeOptions) -> Result<Vec<u32>, Refusal> {
+        let options = tokenizer::EncodeOptions {
+            add_special: options.add_special,
+            parse_special: options.parse_special,
+        };
+        Ok(self.tokenizer()?.encode(text, options)?)
+    }
+
+    fn detokenize(&mut self, ids: &[u32], options: DecodeOptions) -> Result<Vec<u8>, Refusal> {
+        let options = tokenizer::DecodeOptions {
+            remove_special: options.remove_special,
+            unparse_special: options.unparse_special,
+        };
+        Ok(self.tokenizer()?.decode(ids, options))
+    }
+
+    fn piece(&mut self, id: u32) -> Result<Vec<u8>, Refusal> {
+        let tokenizer = self.tokenizer()?;
+        let piece = tokenizer.piece(id).ok_or_else(|| {
+            let n = tokenizer.n_vocab();
+            let what = format!("token {id} is outside the vocabulary of {n}");
+            Refusal::new(ErrorKind::Usage, what)
+        })?;
+        Ok(piece.to_vec())
+    }
+
+    fn eval(&mut self, request: &EvalRequest, taps: &mut TapStream) -> Result<Vec<f32>, Refusal> {
+        let session = self.session()?;
+        if request.first_position == 0 {
+            session.clear();
+        }
+        if session.position() != request.first_position {
+            return Err(Refusal::new(
+                ErrorKind::Usage,
+                format!(
+                    "tokens for position {}, the sequence is at {}",
+                    request.first_position,
+                    session.position()
+                ),
+            ));
+        }
+        if request.taps.is_empty() {
+            let logits = self.last_logits(&request.tokens)?;
+            return Ok(logits.to_vec());
+        }
+        let session = self.session.as_mut().ok_or_else(not_configured)?;
+        if let Some(injector) = &mut self.injector {
+            injector.begin(request.first_position, &request.tokens);
+        }
+        let mut observer = TapObserver {
+            request,
+            stream: taps,
+            injector: self.injector.as_mut(),
+        };
+        let logits = session.eval(&request.tokens, Logits::All, Some(&mut observer))?;
+        let n_vocab = logits.len() / request.tokens.len();
+        Ok(logits[logits.len() - n_vocab..].to_vec())
+    }
+
+    fn prefill(&mut self, tokens: &[u32]) -> Result<u32, Refusal> {
+        self.session()?.clear();
+        self.next_token(tokens)
+    }
+
+    fn decode(&mut self, token: u32) -> Result<u32, Refusal> {
+        self.next_token(&[token])
+    }
+
+    fn time_kernels(&mut self) -> Result<Vec<KernelTime>, Refusal> {
+        let model = self.model.as_ref().ok_or_else(no_model)?;
+        Ok(kernels::measure(model, self.kernel))
+    }
+
+    fn compact_head(&self) -> Option<CompactHeadUse> {
+        let HeadUse {
+            tokens,
+            certified,
+            exact_rows,
+        } = self.session.as_ref()?.head_use();
+        Some(CompactHeadUse {
+            bytes: self.compact_head?,
+            tokens,
+            certified,
+            exact_rows,
+        })
+    }
+
+    fn changed_values(&self) -> Option<u64> {
+        self.injector.as_ref().map(Injector::changed)
+    }
+}
+
+fn vocab_facts(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<VocabFacts, Refusal> {
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.piece(id)).map(facts::text);
+    Ok(VocabFacts {
+        n_vocab: tokenizer.n_vocab(),
+        bos: text(tokenizer.bos()),
+        eos: text(tokenizer.eos()),
+        add_bos: tokenizer.adds_bos(),
+        ..facts::vocab(gguf.metadata())?
+    })
+}
+
+fn no_model() -> Refusal {
+    Refusal::new(ErrorKind::Usage, "no model is loaded")
+}
+
+fn not_configured() -> Refusal {
+    Refusal::new(ErrorKind::Usage, "the engine is not configured")
+}
+
+impl Observer for Injector {
+    fn tap(&mut self, mut view: TapView<'_>) -> Result<(), ObserverError> {
+        self.alter(&mut view)?;
+        self.remember(&view);
+        Ok(())
+    }
+}
+
+/// Sends the taps asked for, and takes the driver's values for them.
+struct TapObserver<'a> {
+    request: &'a EvalRequest,
+    stream: &'a mut TapStream,
+    injector: Option<&'a mut Injector>,
+}
+
+impl Observer for TapObserver<'_> {
+    fn tap(&mut self, mut view: TapView<'_>) -> Result<(), ObserverError> {
+        if let Some(injector) = &mut self.injector {
+            injector.alter(&mut view)?;
+        }
+        if self.request.taps.contains(&view.tap) {
+            let header = TapHeader {
+                tap: view.tap,
+                layer: view.layer,
+                first_position: view.first_position,
+                rows: view.n_tokens,
+                width: view.width,
+            };
+            let bytes = match &mut view.data {
+                TapData::F32(values) => bytemuck::cast_slice_mut(values),
+                TapData::F16(values) => bytemuck::cast_slice_mut(values),
+            };
+            self.stream.send(header, bytes, self.request.overwrite)?;
+        }
+        if let Some(injector) = &mut self.injector {
+            injector.remember(&view);
+        }
+        Ok(())
+    }
+}

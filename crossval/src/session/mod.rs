@@ -1,0 +1,11 @@
+//! Engines on a model: how they are started, fed, kept in step, and held against themselves.
+
+pub mod batches;
+pub mod chat;
+pub mod lockstep;
+pub mod model_file;
+pub mod noise;
+pub mod pair;
+pub mod prompts;
+pub mod settings;
+pub mod traces;

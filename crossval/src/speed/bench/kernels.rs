@@ -1,0 +1,83 @@
+//! The Rust engine's matrix products by themselves, as shares of the limits of one thread.
+
+use std::path::Path;
+
+use crossval_protocol::KernelTime;
+use reports::model::{BenchKernel, BenchRoofline};
+
+use crate::engine::{EngineError, EngineSpec, Launcher};
+use crate::stats::measured;
+
+/// Times every product of the model on `cpu`, in a worker of its own.
+///
+/// # Errors
+/// As for any request to a worker.
+pub(super) fn measure(
+    launcher: &Launcher,
+    spec: &EngineSpec,
+    model: &Path,
+    cpu: usize,
+    one: &BenchRoofline,
+) -> Result<Vec<BenchKernel>, EngineError> {
+    let mut engine = launcher.start_another(spec, Some(&[cpu]))?;
+    engine.load(model)?;
+    let products = engine.time_kernels()?;
+    Ok(products.into_iter().filter_map(|p| share(p, one)).collect())
+}
+
+fn share(product: KernelTime, one: &BenchRoofline) -> Option<BenchKernel> {
+    let ms = measured(product.ms)?;
+    let per_second = |n: u64| n as f64 * 1e3 / ms.median;
+    let (macs, bytes) = (per_second(product.macs), per_second(product.weight_bytes));
+    let share = match product.tokens {
+        1 => one.read_bytes_per_second.map(|limit| bytes / limit),
+        _ => one.int8_macs_per_second.map(|limit| macs / limit),
+    };
+    Some(BenchKernel {
+        kernel: product.kernel,
+        weights: product.weights,
+        rows: product.rows,
+        columns: product.columns,
+        tokens: product.tokens,
+        ms,
+        macs_per_second: macs,
+        weight_bytes_per_second: bytes,
+        roofline_share: share,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_token_is_bound_by_memory_and_many_by_the_peak() {
+        let one = BenchRoofline {
+            threads: 1,
+            cpus: vec![0],
+            read_bytes_per_second: Some(1e9),
+            int8_macs_per_second: Some(1e10),
+            int8_instructions: None,
+        };
+        let product = |tokens| KernelTime {
+            kernel: "k".into(),
+            weights: "I2_S".into(),
+            rows: 2,
+            columns: 3,
+            tokens,
+            macs: 5_000_000,
+            weight_bytes: 250_000,
+            ms: vec![1.0, 2.0, 1.0],
+        };
+        let decode = share(product(1), &one).unwrap();
+        assert_eq!((decode.ms.median, decode.roofline_share), (1.0, Some(0.25)));
+        let prefill = share(product(128), &one).unwrap();
+        assert_eq!(prefill.macs_per_second, 5e9);
+        assert_eq!(prefill.roofline_share, Some(0.5));
+        let untimed = KernelTime {
+            ms: Vec::new(),
+            ..product(1)
+        };
+        assert!(share(untimed, &one).is_none());
+    }
+}

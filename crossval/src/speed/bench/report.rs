@@ -1,0 +1,239 @@
+//! `crossval bench`: both engines on random tokens, at every thread count, in one report.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use reports::model::{Environment, Inputs, Profile, Prompt, Report, SCHEMA};
+
+use super::{Plan, bench, timed_settings};
+use crate::engine::{EngineError, EngineSpec, Launcher};
+use crate::environment::cpus_by_core;
+use crate::error::Error;
+use crate::progress::Progress;
+use crate::session::lockstep::Side;
+use crate::session::model_file::ModelFile;
+use crate::session::pair::Pair;
+use crate::session::prompts::hash;
+use crate::speed::roofline;
+use crate::verdict;
+use bitnet_model::random::Rng;
+
+/// Tokens of the prefill tests where nothing else is asked for, as far as they fit the model's context.
+const PREFILL: [usize; 2] = [128, 512];
+
+/// Steps of the decode test likewise.
+const DECODE: usize = 64;
+
+/// Of the random tokens.
+const SEED: u64 = 0;
+
+/// What to time.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// How workers are started.
+    pub launcher: Launcher,
+    /// The GGUF file.
+    pub model: PathBuf,
+    /// The engine compared against.
+    pub reference: EngineSpec,
+    /// The engine under test.
+    pub candidate: EngineSpec,
+    /// Thread counts; empty for 1 and one per core.
+    pub threads: Vec<usize>,
+    /// Prompt lengths, tokens, at least 1; empty for 128 and 512.
+    pub prefill: Vec<usize>,
+    /// Decode steps, at least 1. `None` for 64.
+    pub decode: Option<usize>,
+    /// Pairs per test, warm-up apart; at least 1.
+    pub repetitions: usize,
+    /// Largest compact copy of the output head that the candidate may build to decode with it too, bytes; 0 for none.
+    pub compact_head_budget: u64,
+    /// The command line, for the report.
+    pub command: Vec<String>,
+    /// The machine and build, for the report.
+    pub environment: Environment,
+}
+
+/// Times both engines.
+///
+/// Prompts are random token IDs of the vocabulary (SplitMix64, always the same seed), the first N of one sequence; decoding
+/// starts from its first token alone, so that it is not attention over a long prompt that is measured.
+///
+/// # Errors
+/// Where there is nothing to report on: bad flags, a bad model, a missing engine. An engine that fails later
+/// is part of the report.
+pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report, Error> {
+    let specs = [&options.reference, &options.candidate];
+    if let Some(trace) = specs.iter().find(|spec| spec.trace().is_some()) {
+        return Err(Error::Usage(format!("{trace}: a trace cannot be timed")));
+    }
+    let created = jiff::Timestamp::now().to_string();
+    progress.stage("hashing the model");
+    let file = ModelFile::hash(&options.model)?;
+    progress.stage("loading");
+    let mut pair = Pair::start(&options.launcher, specs, &options.model)?;
+    let facts = pair.facts.clone();
+    let prefill = fitting(&options.prefill, &PREFILL, facts.n_ctx_train, "prefill")?;
+    let asked: Vec<usize> = options.decode.into_iter().collect();
+    // A prompt of one token comes before the steps.
+    let decode = fitting(
+        &asked,
+        &[DECODE],
+        facts.n_ctx_train.saturating_sub(1),
+        "decode",
+    )?[0];
+    let threads = match options.threads.as_slice() {
+        [] => {
+            let mut threads = vec![1, cpus_by_core().1.max(1)];
+            threads.dedup();
+            threads
+        }
+        threads => threads.to_vec(),
+    };
+    let longest = prefill.iter().copied().fold(1, usize::max);
+    let tokens = random_tokens(longest, facts.n_vocab);
+    let n_ctx = longest.max(1 + decode).next_multiple_of(32);
+    if !pair.failed()
+        && let Err(side) = pair.configure(timed_settings(n_ctx, threads[0], 0))
+    {
+        pair.fail(side);
+    }
+    let mut failures = pair.failures();
+    // Ends their workers: while the engines are timed nobody else has the model mapped.
+    let mut engines = pair.report();
+    let list: Vec<String> = threads.iter().map(usize::to_string).collect();
+    for engine in [&mut engines.reference, &mut engines.candidate] {
+        // Of workers that have only loaded the model.
+        (engine.load_ms, engine.peak_rss_bytes, engine.cpu_seconds) = (None, None, None);
+        if let Some(threads) = engine.settings.get_mut("threads") {
+            *threads = list.join(", ");
+        }
+    }
+    let prompts: Vec<&[u32]> = prefill.iter().map(|&n| &tokens[..n]).collect();
+    let plan = Plan {
+        launcher: &options.launcher,
+        model: &options.model,
+        specs,
+        threads: &threads,
+        repetitions: options.repetitions,
+        most_repetitions: options.repetitions,
+        n_ctx,
+        prefill: &prompts,
+        decode: Some((&tokens[..1], decode)),
+        untimed: None,
+        load: Some(&tokens[..1]),
+        cold: true,
+        compact_head_budget: options.compact_head_budget,
+        work: roofline::work_of(&facts),
+        kernels: true,
+    };
+    let timed = match failures.is_empty().then(|| bench(&plan, progress)) {
+        Some(Ok(timed)) => Some(timed),
+        Some(Err(side)) => {
+            let (engine, error): (_, EngineError) = match side {
+                Side::Reference(error) => (&mut engines.reference, error),
+                Side::Candidate(error) => (&mut engines.candidate, error),
+            };
+            let failure = error.into_failure(&engine.name, "timing");
+            failures.push(failure.message.clone());
+            engine.failure = Some(failure);
+            None
+        }
+        None => None,
+    };
+    let mut prompt = Prompt {
+        text: None,
+        rendered: None,
+        source: format!("random token IDs, seed {SEED}"),
+        tokens,
+        decode_tokens: Vec::new(),
+        sha256: String::new(),
+    };
+    prompt.sha256 = hash(&prompt);
+    let mut report = Report {
+        schema: SCHEMA.to_owned(),
+        created,
+        command: options.command.clone(),
+        verdict: verdict::of_bench(failures, timed.as_ref()),
+        model: file.clone().report(&facts),
+        engines,
+        environment: options.environment.clone(),
+        inputs: Inputs {
+            prompts: vec![prompt],
+            tokenizer: None,
+            n_predict: 1 + decode,
+            decode_steps: 0,
+            threads: threads.iter().copied().fold(1, usize::max),
+            modes: Vec::new(),
+            profile: Profile {
+                name: "none".to_owned(),
+                isolated_nmse: BTreeMap::new(),
+                cumulative_logits_nmse: None,
+            },
+        },
+        coverage: Default::default(),
+        taps: Vec::new(),
+        logits: Vec::new(),
+        generation: None,
+        noise_floor: None,
+        bench: timed,
+        perplexity: None,
+        tokenizer: None,
+        known: Vec::new(),
+        not_compared: Some("crossval bench times the engines and compares no values".to_owned()),
+        gate: None,
+    };
+    file.check_unchanged(&mut report);
+    Ok(report)
+}
+
+/// The lengths asked for; if none are, those of `usual` that fit, or what does.
+fn fitting(
+    asked: &[usize],
+    usual: &[usize],
+    longest: usize,
+    option: &'static str,
+) -> Result<Vec<usize>, Error> {
+    if let Some(n) = asked.iter().find(|&&n| n > longest) {
+        let what = format!("{n}: at most {longest} tokens fit the model's context");
+        return Err(Error::option(option, what));
+    }
+    if !asked.is_empty() {
+        return Ok(asked.to_vec());
+    }
+    let fit: Vec<usize> = usual.iter().copied().filter(|&n| n <= longest).collect();
+    Ok(match fit.as_slice() {
+        [] => vec![longest.max(1)],
+        _ => fit,
+    })
+}
+
+fn random_tokens(n: usize, n_vocab: usize) -> Vec<u32> {
+    let mut rng = Rng::new(SEED, "bench");
+    (0..n).map(|_| rng.below(n_vocab.max(1)) as u32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_fit_the_context() {
+        let fitting = |asked: &[usize], longest| fitting(asked, &PREFILL, longest, "prefill");
+        assert_eq!(fitting(&[], 4096).unwrap(), [128, 512]);
+        assert_eq!(fitting(&[], 256).unwrap(), [128]);
+        assert_eq!(fitting(&[], 64).unwrap(), [64]);
+        assert_eq!(fitting(&[7, 256], 256).unwrap(), [7, 256]);
+        let error = fitting(&[7, 257], 256).unwrap_err();
+        assert_eq!(error.outcome().exit_code(), 64);
+        assert!(error.to_string().contains("prefill: 257"), "{error}");
+    }
+
+    #[test]
+    fn prompts_are_the_same_on_every_machine_and_share_their_start() {
+        let tokens = random_tokens(100, 512);
+        assert_eq!(tokens[..4], [32, 74, 350, 316]);
+        assert!(tokens.iter().all(|&token| token < 512));
+        assert_eq!(random_tokens(10, 512), tokens[..10]);
+    }
+}

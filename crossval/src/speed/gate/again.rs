@@ -1,0 +1,164 @@
+//! Measures some tests of a report once more, as they were measured.
+
+use std::path::Path;
+
+use reports::model::{CERTIFIED, Environment, Report};
+
+use super::TestAt;
+use crate::engine::{EngineSpec, Launcher};
+use crate::progress::Progress;
+use crate::session::lockstep::Side;
+use crate::session::model_file::ModelFile;
+use crate::speed::bench::{Plan, bench};
+
+/// The report with nothing timed but `tests`, measured again.
+///
+/// # Errors
+/// Why not, as a sentence: another machine or build than the report's, another model file, an engine that failed.
+pub fn measure_again(
+    launcher: &Launcher,
+    report: &Report,
+    tests: &[TestAt],
+    here: &Environment,
+    progress: Progress<'_>,
+) -> Result<Report, String> {
+    if report.environment != *here {
+        return Err(
+            "this machine or this build of crossval is not the one that measured it".to_owned(),
+        );
+    }
+    let model = Path::new(&report.model.path);
+    progress.stage("hashing the model");
+    let file = ModelFile::hash(model).map_err(|e| e.to_string())?;
+    if file.sha256 != report.model.sha256 {
+        return Err(format!(
+            "{} is no longer the model that it was",
+            model.display()
+        ));
+    }
+    let spec = |name: &str| name.parse::<EngineSpec>().map_err(|e| e.to_string());
+    let engines = &report.engines;
+    let (reference, candidate) = (
+        spec(&engines.reference.name)?,
+        spec(&engines.candidate.name)?,
+    );
+    let timed = report.bench.as_ref().ok_or("it was not timed")?;
+    let prompt = report
+        .inputs
+        .prompts
+        .first()
+        .map_or(&[][..], |prompt| &prompt.tokens);
+    let wanted = Wanted::new(tests)?;
+    // A benchmark's prompts are the starts of one sequence, and it decodes behind the first token.
+    let prefill: Vec<&[u32]> = wanted
+        .prefill
+        .iter()
+        .filter_map(|&n| prompt.get(..n))
+        .collect();
+    let start = match report.not_compared {
+        Some(_) => prompt.get(..1).unwrap_or_default(),
+        None => prompt,
+    };
+    let plan = Plan {
+        launcher,
+        model,
+        specs: [&reference, &candidate],
+        threads: &wanted.threads,
+        repetitions: timed.repetitions,
+        most_repetitions: timed.repetitions,
+        n_ctx: (prompt.len() + report.inputs.n_predict).next_multiple_of(32),
+        prefill: &prefill,
+        decode: wanted.decode.map(|steps| (start, steps)),
+        untimed: None,
+        load: start.get(..1).filter(|_| wanted.load),
+        cold: wanted.cold,
+        compact_head_budget: match wanted.certified {
+            true => timed
+                .compact_heads
+                .iter()
+                .map(|head| head.bytes)
+                .max()
+                .unwrap_or(0),
+            false => 0,
+        },
+        work: timed.work,
+        kernels: false,
+    };
+    let again = bench(&plan, progress).map_err(|side| match side {
+        Side::Reference(e) => e.into_failure(&engines.reference.name, "timing").message,
+        Side::Candidate(e) => e.into_failure(&engines.candidate.name, "timing").message,
+    })?;
+    Ok(Report {
+        bench: Some(again),
+        ..report.clone()
+    })
+}
+
+/// What the names of tests stand for.
+#[derive(Debug, Default, PartialEq)]
+struct Wanted {
+    threads: Vec<usize>,
+    prefill: Vec<usize>,
+    decode: Option<usize>,
+    certified: bool,
+    load: bool,
+    cold: bool,
+}
+
+impl Wanted {
+    fn new(tests: &[TestAt]) -> Result<Wanted, String> {
+        let mut wanted = Wanted::default();
+        for (test, threads) in tests {
+            let name = test.strip_suffix(CERTIFIED).unwrap_or(test);
+            wanted.certified |= name != test;
+            let count = |prefix: &str| name.strip_prefix(prefix)?.parse::<usize>().ok();
+            if let Some(steps) = count("tg") {
+                wanted.decode = Some(steps);
+            } else if let Some(n) = count("pp") {
+                add(&mut wanted.prefill, n);
+            } else if name.starts_with("load") {
+                // Loading is timed at the first thread count.
+                wanted.load = true;
+                wanted.threads.retain(|n| n != threads);
+                wanted.threads.insert(0, *threads);
+                wanted.cold |= name.ends_with(" cold");
+            } else {
+                return Err(format!("{test:?} is no test that this crossval knows"));
+            }
+            add(&mut wanted.threads, *threads);
+        }
+        Ok(wanted)
+    }
+}
+
+fn add(numbers: &mut Vec<usize>, n: usize) {
+    if !numbers.contains(&n) {
+        numbers.push(n);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_tests_are_understood() {
+        let at = |test: &str, threads| (test.to_owned(), threads);
+        let tests = [
+            at("tg64", 2),
+            at("pp512", 2),
+            at("tg64 certified", 2),
+            at("load+ttft cold", 1),
+        ];
+        let want = Wanted {
+            threads: vec![1, 2],
+            prefill: vec![512],
+            decode: Some(64),
+            certified: true,
+            load: true,
+            cold: true,
+        };
+        assert_eq!(Wanted::new(&tests), Ok(want));
+        assert!(Wanted::new(&[at("ppx", 1)]).unwrap_err().contains("ppx"));
+    }
+}

@@ -1,0 +1,117 @@
+//! `crossval doctor`.
+
+use std::process::Command;
+
+use reports::outcome::Outcome;
+
+use super::inspect::table;
+use super::limits::launcher;
+use super::terminal::Terminal;
+use crossval::Error;
+use crossval::engine::{EngineSpec, reference_folders, this_program};
+use crossval::environment::{self, Provenance};
+
+/// What a build of the reference needs, and the Debian package that has it.
+const TOOLS: [(&str, &str); 2] = [("cmake", "cmake"), ("c++", "g++")];
+
+pub(super) fn run(provenance: &Provenance, terminal: Terminal) -> Result<Outcome, Error> {
+    let environment = environment::describe(provenance);
+    terminal.print(&format!(
+        "crossval {} ({}, {}, {})\n",
+        environment.crossval_version,
+        environment
+            .git_revision
+            .as_deref()
+            .unwrap_or("revision unknown"),
+        environment.profile,
+        environment.rustc
+    ))?;
+    terminal.print(&format!(
+        "{}, {} CPUs, {}\n",
+        environment.cpu.as_deref().unwrap_or("CPU unknown"),
+        environment.cpus,
+        environment.os
+    ))?;
+    terminal.print(&format!(
+        "CPU features  {}\n\n",
+        environment.cpu_features.join(" ")
+    ))?;
+
+    let mut tools = table(&["tool", "found"]);
+    for (tool, package) in TOOLS {
+        let found = version(tool).unwrap_or_else(|| format!("missing: {package}"));
+        tools.add_row([tool, &found]);
+    }
+    let libclang = libclang().unwrap_or_else(|| "missing: libclang-dev".to_owned());
+    tools.add_row(["libclang", &libclang]);
+    terminal.print(&format!("{tools}\n\n"))?;
+
+    let mut specs = vec![EngineSpec::Rust { fault: None }, EngineSpec::BitnetCpp];
+    specs.extend(named_references());
+    let mut reference = false;
+    for spec in &specs {
+        match launcher().start(spec, None) {
+            Ok(engine) => {
+                reference |= *spec == EngineSpec::BitnetCpp;
+                let hello = engine.hello();
+                terminal.print(&format!(
+                    "{spec}  {}\n",
+                    hello.version.as_deref().unwrap_or("version unknown")
+                ))?;
+                terminal.print(&format!(
+                    "  architectures  {}\n",
+                    hello.architectures.join(" ")
+                ))?;
+                for (key, value) in &hello.build {
+                    terminal.print(&format!("  {key:13}  {}\n", value.trim()))?;
+                }
+            }
+            Err(e) => terminal.print(&format!("{spec}  {e}\n"))?,
+        }
+    }
+    Ok(if reference {
+        Outcome::Pass
+    } else {
+        Outcome::Engine
+    })
+}
+
+fn version(tool: &str) -> Option<String> {
+    let output = Command::new(tool).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Some(text.lines().next()?.to_owned())
+}
+
+/// The library that bindgen loads, as the dynamic linker knows it.
+fn libclang() -> Option<String> {
+    let output = Command::new("ldconfig").arg("-p").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text
+        .lines()
+        .find(|l| l.trim_start().starts_with("libclang"))?;
+    Some(line.rsplit("=> ").next()?.to_owned())
+}
+
+fn named_references() -> Vec<EngineSpec> {
+    let Ok(this) = this_program() else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = reference_folders(&this)
+        .iter()
+        .filter_map(|folder| std::fs::read_dir(folder).ok())
+        .flatten()
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            entry
+                .path()
+                .join("crossval")
+                .is_file()
+                .then(|| entry.file_name())?
+                .into_string()
+                .ok()
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    names.into_iter().map(EngineSpec::BitnetCppNamed).collect()
+}

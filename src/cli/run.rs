@@ -1,0 +1,254 @@
+//! `crossval run`.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use reports::Format;
+use reports::model::Mode;
+use reports::outcome::Outcome;
+
+use super::folder::Folder;
+use super::gate::{Rule, hold};
+use super::limits::LimitFlags;
+use super::report::pointer;
+use super::summary;
+use super::terminal::Terminal;
+use crossval::Error;
+use crossval::engine::EngineSpec;
+use crossval::environment::{self, Provenance};
+use crossval::interrupt;
+use crossval::known::Ledger;
+use crossval::parity::{RunOptions, TextSource};
+use crossval::profile::Profile;
+use crossval::session::prompts::PromptSource;
+use crossval::speed::gate::{Baseline, measure_again};
+use crossval_trace::Trace;
+use crossval_workers::fault::Fault;
+
+pub(super) const DEFAULT_N_PREDICT: usize = 32;
+
+/// Generated strings on which the tokenizers are compared.
+const STRINGS: u64 = 1000;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The model, a GGUF file
+    #[arg(long, value_name = "FILE")]
+    model: PathBuf,
+    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, rust, oracle, trace:FILE or exec:PATH
+    #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
+    reference: String,
+    /// Engine under test
+    #[arg(long, value_name = "ENGINE", default_value = "rust")]
+    candidate: String,
+    /// A prompt; may be given several times [default: "Once upon a time", or those of a trace]
+    #[arg(long, value_name = "TEXT")]
+    prompt: Vec<String>,
+    /// A file whose text is a prompt; may be given several times
+    #[arg(long, value_name = "FILE")]
+    prompt_file: Vec<PathBuf>,
+    /// Token IDs as a prompt, such as 1,403,407
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    tokens: Vec<u32>,
+    /// Make each prompt one message of the user, rendered by the chat template in the model's file
+    #[arg(long, conflicts_with = "tokens")]
+    chat: bool,
+    /// A text to measure the perplexity of both engines on
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Windows of the text to evaluate at most, of up to 512 tokens each
+    #[arg(long, value_name = "N", requires = "text", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    chunks: Option<usize>,
+    /// Tokens to generate greedily from each prompt, past any end-of-text token [default: 32, or as in a trace]
+    #[arg(long, value_name = "N")]
+    n_predict: Option<usize>,
+    /// Threads per engine
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = threads)]
+    threads: usize,
+    /// isolated: each stage starts from the reference's inputs; cumulative: each engine on its own [default: both,
+    /// or cumulative if the candidate takes no values]
+    #[arg(long, value_enum)]
+    mode: Option<ModeArg>,
+    /// Limits: standard, strict or a TOML file
+    #[arg(long, value_name = "PROFILE", default_value = "standard")]
+    profile: String,
+    /// Ledger of known deviations, a TOML file
+    #[arg(long, value_name = "FILE")]
+    known: Option<PathBuf>,
+    /// Folder for the report
+    #[arg(long, value_name = "DIR", default_value = "crossval-report")]
+    out: PathBuf,
+    /// What to write there: json, html, md, junit, csv, jsonl
+    #[arg(
+        long,
+        value_name = "FORMAT,…",
+        value_delimiter = ',',
+        default_values_t = Format::DEFAULT
+    )]
+    format: Vec<Format>,
+    /// Do not time the engines
+    #[arg(long)]
+    no_bench: bool,
+    /// Hold the run against earlier ones, in a JSON file (see `crossval gate`)
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
+    #[command(flatten)]
+    rule: Rule,
+    /// Print the report as JSON, and nothing else
+    #[arg(long)]
+    json: bool,
+    /// A deliberate error in the candidate, to see the comparison fail
+    #[arg(long, value_name = "FAULT", hide = true)]
+    fault: Option<Fault>,
+    #[command(flatten)]
+    limits: LimitFlags,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ModeArg {
+    Both,
+    Isolated,
+    Cumulative,
+}
+
+pub(super) fn threads(s: &str) -> Result<usize, String> {
+    match s.parse() {
+        Ok(n @ 1..=512) => Ok(n),
+        _ => Err("must be a number from 1 to 512".into()),
+    }
+}
+
+pub(super) fn run(
+    args: Args,
+    provenance: &Provenance,
+    terminal: Terminal,
+) -> Result<Outcome, Error> {
+    let launcher = args.limits.launcher();
+    let mut candidate: EngineSpec = args.candidate.parse()?;
+    if let Some(fault) = args.fault {
+        match &mut candidate {
+            EngineSpec::Rust { fault: slot } => *slot = Some(fault.to_string()),
+            other => return Err(Error::Usage(format!("--fault: {other} takes no faults"))),
+        }
+    }
+    let reference: EngineSpec = args.reference.parse()?;
+    let trace = reference.trace().or(candidate.trace());
+    let trace = trace
+        .map(|path| Trace::open(path).map_err(|e| Error::BadInput(e.to_string())))
+        .transpose()?;
+    let mut prompts = prompts(&args.prompt, &args.prompt_file, args.tokens)?;
+    if prompts.is_empty() && trace.is_none() {
+        prompts.push(default_prompt());
+    }
+    let recorded = trace.map(|t| t.info().n_predict);
+    let options = RunOptions {
+        launcher,
+        reference,
+        candidate,
+        prompts,
+        chat: args.chat,
+        text: text(args.text.as_deref(), args.chunks)?,
+        strings: STRINGS,
+        n_predict: args.n_predict.or(recorded).unwrap_or(DEFAULT_N_PREDICT),
+        threads: args.threads,
+        modes: match args.mode {
+            None => Vec::new(),
+            Some(ModeArg::Both) => vec![Mode::Isolated, Mode::Cumulative],
+            Some(ModeArg::Isolated) => vec![Mode::Isolated],
+            Some(ModeArg::Cumulative) => vec![Mode::Cumulative],
+        },
+        profile: Profile::open(&args.profile)?,
+        known: match &args.known {
+            Some(file) => Ledger::open(file)?,
+            None => Ledger::default(),
+        },
+        bench: !args.no_bench,
+        command: std::env::args_os()
+            .map(|a| a.to_string_lossy().into_owned())
+            .collect(),
+        environment: environment::describe(provenance),
+        model: args.model,
+    };
+    let folder = Folder::claim(&args.out)?;
+    let baseline = match &args.baseline {
+        Some(file) => Baseline::open(file)?,
+        None => None,
+    };
+    let bar = terminal.bar();
+    let mut report = bar.during(|progress| crossval::parity::run(&options, progress))?;
+    if let Some(file) = &args.baseline {
+        let before = report.clone();
+        hold(
+            &mut report,
+            (file, baseline.as_ref()),
+            args.rule,
+            &mut |tests| {
+                bar.during(|progress| {
+                    measure_again(&launcher, &before, tests, &before.environment, progress)
+                })
+            },
+        );
+    }
+    drop(bar);
+    interrupt::mark(&mut report);
+    let written = reports::write_dir(&args.out, &report, &args.format)?;
+    // The baseline may be in the same folder, and is written under the same lock.
+    drop(folder);
+    if let Some(file) = &args.baseline {
+        args.rule.update(file, &report)?;
+    }
+    match args.json {
+        true => terminal.print_json(&report)?,
+        false => terminal.print(&(summary::render(&report) + &pointer(&written)))?,
+    }
+    Ok(Outcome::of_exit_code(report.verdict.exit_code))
+}
+
+/// Those of the flags.
+pub(super) fn prompts(
+    texts: &[String],
+    files: &[PathBuf],
+    tokens: Vec<u32>,
+) -> Result<Vec<PromptSource>, Error> {
+    let mut prompts: Vec<PromptSource> = Vec::new();
+    for text in texts {
+        prompts.push(PromptSource::Text {
+            text: text.clone(),
+            source: "--prompt".into(),
+        });
+    }
+    for file in files {
+        let text = read("prompt file", file)?;
+        prompts.push(PromptSource::Text {
+            text,
+            source: file.display().to_string(),
+        });
+    }
+    if !tokens.is_empty() {
+        prompts.push(PromptSource::Tokens(tokens));
+    }
+    Ok(prompts)
+}
+
+fn text(file: Option<&Path>, chunks: Option<usize>) -> Result<Option<TextSource>, Error> {
+    file.map(|file| {
+        Ok(TextSource {
+            text: read("text", file)?,
+            source: file.display().to_string(),
+            chunks,
+        })
+    })
+    .transpose()
+}
+
+fn read(what: &str, file: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(file)
+        .map_err(|e| Error::BadInput(format!("{what} {}: {e}", file.display())))
+}
+
+pub(super) fn default_prompt() -> PromptSource {
+    PromptSource::Text {
+        text: "Once upon a time".into(),
+        source: "default".into(),
+    }
+}

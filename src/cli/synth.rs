@@ -1,0 +1,142 @@
+//! `crossval synth`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bitnet_model::{Architecture, ErrorKind};
+use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use reports::StagedFile;
+use reports::number;
+use reports::outcome::Outcome;
+
+use super::terminal::Terminal;
+use bitnet_synth::{Error as SynthError, Preset, Stress, SynthOptions, write};
+use crossval::Error;
+use crossval::interrupt;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Model family: bitnet* gets I2_S matrices, llama F32
+    #[arg(long, value_parser = architectures())]
+    arch: Architecture,
+    /// Size to start from
+    #[arg(long, value_enum, default_value_t = PresetArg::Tiny)]
+    preset: PresetArg,
+    /// Layers
+    #[arg(long, value_name = "N")]
+    layers: Option<u32>,
+    /// Width of the residual stream
+    #[arg(long, value_name = "N")]
+    embd: Option<u32>,
+    /// Query heads
+    #[arg(long, value_name = "N")]
+    heads: Option<u32>,
+    /// Key/value heads
+    #[arg(long, value_name = "N")]
+    kv_heads: Option<u32>,
+    /// Width of the feed-forward network
+    #[arg(long, value_name = "N")]
+    ffn: Option<u32>,
+    /// Vocabulary size
+    #[arg(long, value_name = "N")]
+    vocab: Option<u32>,
+    /// Context length, tokens
+    #[arg(long, value_name = "N")]
+    ctx: Option<u32>,
+    /// Make a model that drives engines where they are known to go wrong
+    #[arg(long, value_enum, value_name = "WHAT")]
+    stress: Option<StressArg>,
+    /// Equal flags and seeds give equal files
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PresetArg {
+    /// About 1 MB: 3 layers of 256
+    Tiny,
+    /// About 10 MB: 8 layers of 512
+    Small,
+    /// The shape of BitNet b1.58 2B4T, 1.18 GB: 30 layers of 2560
+    #[value(name = "2b-4t")]
+    TwoB4T,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StressArg {
+    /// Sums beyond 16 bits in the down projections; widens --ffn to a multiple of 8192
+    #[value(name = "i16-overflow")]
+    I16Overflow,
+}
+
+fn architectures() -> impl TypedValueParser<Value = Architecture> {
+    let names = PossibleValuesParser::new(Architecture::ALL.map(Architecture::name));
+    names.try_map(|name| {
+        Architecture::ALL
+            .into_iter()
+            .find(|a| a.name() == name)
+            .ok_or("unknown architecture")
+    })
+}
+
+fn failed(path: &Path, e: SynthError) -> Error {
+    match e {
+        SynthError::Option { option, what } => Error::Option { option, what },
+        SynthError::Model(e) if e.kind() == ErrorKind::Io => {
+            let source = std::error::Error::source(&e).map(ToString::to_string);
+            Error::io(
+                path,
+                io::Error::other(source.unwrap_or_else(|| e.to_string())),
+            )
+        }
+        SynthError::Model(e) => Error::Internal(e.to_string()),
+    }
+}
+
+pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
+    let preset = match args.preset {
+        PresetArg::Tiny => Preset::Tiny,
+        PresetArg::Small => Preset::Small,
+        PresetArg::TwoB4T => Preset::TwoB4T,
+    };
+    let mut options = SynthOptions::new(args.arch, preset, args.seed);
+    if let Some(StressArg::I16Overflow) = args.stress {
+        options = options.with_stress(Stress::I16Overflow);
+    }
+    for (flag, size) in [
+        (args.layers, &mut options.n_layer),
+        (args.embd, &mut options.n_embd),
+        (args.heads, &mut options.n_head),
+        (args.kv_heads, &mut options.n_head_kv),
+        (args.ffn, &mut options.n_ff),
+        (args.vocab, &mut options.n_vocab),
+        (args.ctx, &mut options.n_ctx),
+    ] {
+        *size = flag.unwrap_or(*size);
+    }
+    let mut file = StagedFile::create(&args.output).map_err(|e| Error::io(&args.output, e))?;
+    let written = terminal.bar().during(|progress| {
+        progress.stage("writing");
+        let mut written = 0;
+        write(&options, &args.output, &mut file, &mut |done, total| {
+            if written == 0 {
+                progress.steps(total);
+            }
+            progress.done(done - written);
+            written = done;
+            interrupt::received().is_none()
+        })
+    });
+    written.map_err(|e| failed(&args.output, e))?;
+    file.finish().map_err(|e| Error::io(&args.output, e))?;
+    let size = std::fs::metadata(&args.output)
+        .map_err(|e| Error::io(&args.output, e))?
+        .len();
+    let size = number::bytes(size as f64);
+    terminal.print(&format!("{}  {size}\n", args.output.display()))?;
+    Ok(Outcome::Pass)
+}
