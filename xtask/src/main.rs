@@ -42,7 +42,7 @@ enum Task {
     /// Set up, build both engines, and cross-validate the bundled model. Ends with crossval's exit code.
     Demo,
     /// Set up, build the second reference, and run every test.
-    Test,
+    Test(test::Arguments),
     /// Build bitnet-core's unit tests for 64-bit Arm and run them under QEMU, with the NEON kernel. Installs a cross-compiler
     /// and QEMU.
     Aarch64,
@@ -81,7 +81,7 @@ fn main() -> ExitCode {
             .map(|()| python::run())
             .map(|()| ExitCode::SUCCESS),
         Task::Demo => demo::run(),
-        Task::Test => test::run().map(|()| ExitCode::SUCCESS),
+        Task::Test(arguments) => test::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Aarch64 => aarch64::run().map(|()| ExitCode::SUCCESS),
         Task::Fuzz(arguments) => fuzz::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Asan => asan::run().map(|()| ExitCode::SUCCESS),
