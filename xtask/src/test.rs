@@ -2,11 +2,27 @@
 
 use anyhow::Result;
 
-use crate::{cargo, python, run as run_command, setup};
+use crate::{aarch64, asan, cargo, python, run as run_command, setup, valgrind};
 
-pub fn run() -> Result<()> {
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Run what takes long, too: the tests of the command line that are ignored otherwise, then `aarch64`, `asan` and
+    /// `valgrind`. The first and the last of these need x86-64.
+    #[arg(long)]
+    full: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
     setup::run()?;
     python::run();
     "2024-11".parse::<crate::reference::Reference>()?.build()?;
-    run_command(&mut cargo(&["test", "--workspace", "--locked"]))
+    run_command(&mut cargo(&["test", "--workspace", "--locked"]))?;
+    if arguments.full {
+        let mut ignored = cargo(&["test", "--package", "bitnet-crossval", "--locked"]);
+        run_command(ignored.args(["--test", "cli", "--", "--ignored"]))?;
+        aarch64::run()?;
+        asan::run()?;
+        valgrind::run()?;
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 //! All are inlined, so that `vectorize!` compiles them for the instructions of a kernel.
 
 use super::portable::add_up;
+use crate::quant::max;
 
 /// Root mean square norm, in place (`ggml_compute_forward_rms_norm_f32` and the multiplication by gamma): squares
 /// rounded to f32, summed in f64.
@@ -51,22 +52,6 @@ pub fn relu2_mul(gate: &mut [f32], up: &[f32]) {
         let relu = if *g < 0.0 { 0.0 } else { *g };
         *g = relu * relu * u;
     }
-}
-
-/// Largest `f(x)`; NaN is passed over.
-#[inline(always)]
-pub(crate) fn max(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 32];
-    let (chunks, tail) = x.as_chunks::<32>();
-    for chunk in chunks {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.max(f(v));
-        }
-    }
-    for (lane, &v) in lanes.iter_mut().zip(tail) {
-        *lane = lane.max(f(v));
-    }
-    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// Sum of `f(x)` in f64 lanes: as many as keep the adders busy, added up pairwise.
@@ -125,15 +110,6 @@ fn power_of_two(n: i32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn max_sees_the_tail() {
-        let mut x = vec![1.0; 43];
-        x[42] = -3.0;
-        x[3] = f32::NAN;
-        assert_eq!(max(&x, |v| v), 1.0);
-        assert_eq!(max(&x, f32::abs), 3.0);
-    }
 
     #[test]
     fn exp_against_f64() {

@@ -4,8 +4,7 @@
 //! in byte `j % 32`, bits `6 - 2 * (j / 32)`, as code 0, 1, 2 for -1, 0, +1. The f32 scale lies directly behind
 //! the packed rows, and the tensor takes `n / 4 + 32` bytes.
 
-use super::nearest_product;
-use crate::kernels::elementwise::max;
+use super::{max, nearest_product};
 
 /// Weights per block. A row is a whole number of blocks.
 pub const BLOCK: usize = 128;

@@ -25,9 +25,34 @@ fn nearest_product(x: f32, scale: f32) -> i32 {
     (f64::from(x) * f64::from(scale) + MAGIC).to_bits() as i32
 }
 
+/// Largest `f(x)`; NaN is passed over.
+#[inline(always)]
+pub(crate) fn max(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 32];
+    let (chunks, tail) = x.as_chunks::<32>();
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane = lane.max(f(v));
+        }
+    }
+    for (lane, &v) in lanes.iter_mut().zip(tail) {
+        *lane = lane.max(f(v));
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn max_sees_the_tail() {
+        let mut x = vec![1.0; 43];
+        x[42] = -3.0;
+        x[3] = f32::NAN;
+        assert_eq!(max(&x, |v| v), 1.0);
+        assert_eq!(max(&x, f32::abs), 3.0);
+    }
 
     #[test]
     fn nearest_int_rounds_half_to_even() {

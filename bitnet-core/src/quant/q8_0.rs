@@ -2,8 +2,7 @@
 
 use half::f16;
 
-use super::nearest_int;
-use crate::kernels::elementwise::max;
+use super::{max, nearest_int};
 
 /// Values per block.
 pub const BLOCK: usize = 32;

@@ -7,6 +7,7 @@
 //! implemented ("t5", "rwkv") is refused by name when the file is loaded.
 
 mod bpe;
+mod byte_level;
 mod decode;
 mod introsort;
 mod pretokenize;

@@ -53,7 +53,7 @@ fn bpe(
     edit: impl FnOnce(&mut Metadata),
 ) -> Result<Tokenizer, Error> {
     let mut tokens: Vec<String> = (0..=255)
-        .map(|b| bpe::byte_to_char(b).to_string())
+        .map(|b| byte_level::byte_to_char(b).to_string())
         .collect();
     tokens.extend(merges.iter().map(|m| m.replace(' ', "")));
     let mut types = vec![1; tokens.len()];

@@ -6,7 +6,7 @@ use std::hash::BuildHasher;
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::bpe::decode_text;
+use super::byte_level::decode_text;
 use super::introsort;
 use super::pretokenize::Pretokenizer;
 use crate::Error;
