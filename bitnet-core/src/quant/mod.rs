@@ -74,6 +74,12 @@ pub fn types() -> impl Iterator<Item = TensorType> {
     FORMATS.iter().map(|format| format.ty())
 }
 
+/// Decodes a row of weights, as far as `out` goes; the scale of the whole tensor, if it has one, is still to be applied.
+/// `None` if matrices may not have that type.
+pub fn dequantize_row(ty: TensorType, row: &[u8], out: &mut [f32]) -> Option<()> {
+    format(ty).map(|format| format.dequantize_row(row, out))
+}
+
 /// The format of a type; `None` if matrices may not have it.
 pub(crate) fn format(ty: TensorType) -> Option<&'static dyn WeightFormat> {
     FORMATS.into_iter().find(|format| format.ty() == ty)
