@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bitnet_core::Error;
-use bitnet_core::gguf::{Gguf, Metadata, StringArray, TensorInfo, TensorType};
+use bitnet_core::gguf::{Gguf, Metadata, StringArray, TensorInfo};
 use bitnet_core::tap::Tap;
 use reports::model::TokenWork;
 
@@ -47,7 +47,7 @@ pub(crate) fn token_work(gguf: &Gguf) -> TokenWork {
         let tensors = gguf.tensors().iter();
         tensors.filter(move |t| t.name == head || of_layers(t))
     };
-    let ternary = matrices().filter(|t| t.ty == TensorType::I2_S);
+    let ternary = matrices().filter(|t| t.ty.is_ternary());
     let macs: u64 = ternary.map(TensorInfo::n_elements).sum();
     TokenWork {
         weight_bytes: matrices().map(|t| t.size).sum(),

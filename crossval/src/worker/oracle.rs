@@ -12,7 +12,7 @@ use super::{Backend, EvalRequest, Refusal, TapStream, facts};
 use crate::compare::finite;
 use crate::oracle::inputs::{Inputs, TapAt};
 use crate::oracle::judge::Case;
-use crate::oracle::{Batch, Oracle, OracleError};
+use crate::oracle::{Batch, Oracle, OracleError, weights};
 use crate::protocol::{
     self, ErrorKind, Hello, JudgeRequest, ModelFacts, Response, RowJudgement, Settings, TapHeader,
 };
@@ -182,9 +182,7 @@ impl Backend for OracleBackend {
                 .to_vec(),
             taps: Tap::ALL.to_vec(),
             overwrite: true,
-            dtypes: ["F32", "F16", "BF16", "Q8_0", "Q6_K", "I2_S"]
-                .map(str::to_owned)
-                .to_vec(),
+            dtypes: weights::types().map(|ty| ty.to_string()).collect(),
             tokenizer: false,
             judges: true,
         }

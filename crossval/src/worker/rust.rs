@@ -9,6 +9,7 @@ use bitnet_core::kernels::Kernel;
 use bitnet_core::model::{
     Architecture, HeadUse, Logits, Model, Session, SessionOptions, check_weights,
 };
+use bitnet_core::quant;
 use bitnet_core::sampling::{Sampler, greedy};
 use bitnet_core::tap::{Observer, ObserverError, Tap, TapData, TapView};
 use bitnet_core::tokenizer::{DecodeOptions, EncodeOptions, Tokenizer};
@@ -96,9 +97,7 @@ impl Backend for RustBackend {
             architectures: Architecture::ALL.map(|a| a.to_string()).to_vec(),
             taps: Tap::ALL.to_vec(),
             overwrite: true,
-            dtypes: ["F32", "F16", "BF16", "Q8_0", "Q6_K", "I2_S"]
-                .map(str::to_owned)
-                .to_vec(),
+            dtypes: quant::types().map(|ty| ty.to_string()).collect(),
             tokenizer: true,
             judges: false,
         }
