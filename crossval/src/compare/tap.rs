@@ -1,6 +1,5 @@
 //! Statistics of one tap as its rows stream by.
 
-use bitnet_core::quant::i2_s;
 use half::f16;
 use reports::model::{ElementAt, TapStats};
 
@@ -191,13 +190,25 @@ struct CodeFlips {
 impl CodeFlips {
     fn add(&mut self, reference: &[f32], candidate: &[f32], max_abs: f64) {
         let [r, c] = &mut self.scratch;
-        r.resize(reference.len(), 0);
-        c.resize(candidate.len(), 0);
-        let (scale, _) = i2_s::quantize_row(reference, r);
-        i2_s::quantize_row(candidate, c);
+        let scale = int8_codes(reference, r);
+        int8_codes(candidate, c);
         self.flipped += r.iter().zip(c.iter()).filter(|(r, c)| r != c).count() as u64;
         self.steps = self.steps.max(max_abs * f64::from(scale));
     }
+}
+
+/// A row's int8 codes and the scale that they were multiplied by: `127 / max(1e-5, max|x|)`, stored in f32; codes are
+/// rounded half to even (BitNet b1.58, Ma et al. 2024). Whatever the engines do, this is what they are measured by.
+fn int8_codes(x: &[f32], codes: &mut Vec<i8>) -> f32 {
+    let max = x
+        .iter()
+        .fold(1e-5_f64, |max, v| max.max(f64::from(v.abs())));
+    let scale = (127.0 / max) as f32;
+    // The product of two f32 is exact in f64, and the conversion saturates.
+    let code = |v: &f32| (f64::from(*v) * f64::from(scale)).round_ties_even() as i8;
+    codes.clear();
+    codes.extend(x.iter().map(code));
+    scale
 }
 
 impl TapAccumulator {
@@ -415,6 +426,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn codes_are_those_that_the_engine_multiplies_with(
+            row in proptest::collection::vec(-1.0_f32..1.0, 1..200),
+            exponent in -30..30,
+            halves in any::<bool>(),
+        ) {
+            // With a maximum of 127, multiples of a half are ties.
+            let row: Vec<f32> = match halves {
+                true => row.iter().map(|v| (v * 253.0).round() / 2.0).chain([127.0]).collect(),
+                false => row.iter().map(|v| v * 2.0_f32.powi(exponent)).collect(),
+            };
+            let (mut want, mut got) = (vec![0; row.len()], Vec::new());
+            let (scale, _) = bitnet_core::quant::i2_s::quantize_row(&row, &mut want);
+            prop_assert_eq!((int8_codes(&row, &mut got), got), (scale, want));
+        }
+
         #[test]
         fn passes_exactly_within_the_limit(
             rows in proptest::collection::vec((-1e3_f32..1e3, -1e3_f32..1e3), 1..20),
