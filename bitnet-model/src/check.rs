@@ -1,7 +1,9 @@
 //! What no weight should be.
 
+use half::{bf16, f16};
+
 use crate::Error;
-use crate::gguf::{Gguf, TensorInfo, TensorType};
+use crate::gguf::{Content, Float, Gguf, Layout, TensorInfo};
 
 /// Looks through the weights of a file, which loading a model does not: one message for each tensor that holds values
 /// or scales that are not finite, or, if ternary, codes 3, which stand for no weight. Tensors of unknown type are left
@@ -12,8 +14,8 @@ use crate::gguf::{Gguf, TensorInfo, TensorType};
 pub fn check_weights(gguf: &Gguf) -> Result<Vec<String>, Error> {
     let mut findings = Vec::new();
     for info in gguf.tensors() {
-        if !matches!(info.ty, TensorType::Unknown(_))
-            && let Some(what) = finding(info, gguf.data(info)?)
+        if let Some(layout) = info.ty.layout()
+            && let Some(what) = finding(info, layout, gguf.data(info)?)
         {
             findings.push(format!("tensor {:?}: {what}", info.name));
         }
@@ -21,54 +23,50 @@ pub fn check_weights(gguf: &Gguf) -> Result<Vec<String>, Error> {
     Ok(findings)
 }
 
-fn finding(info: &TensorInfo, data: &[u8]) -> Option<String> {
+fn finding(info: &TensorInfo, layout: Layout, data: &[u8]) -> Option<String> {
     let n = info.n_elements();
-    let count = |things: &str, of: u64, bad: usize| {
-        (bad > 0).then(|| format!("{bad} of {of} {things} are not finite"))
+    let blocks = n / layout.block_len;
+    let (data, trailer) = data.split_at_checked((blocks * layout.block_bytes) as usize)?;
+    let of_blocks = match layout.content {
+        Content::Float(float) => {
+            let bad = not_finite(float, data, layout.block_bytes as usize);
+            (bad > 0).then(|| format!("{bad} of {n} values are not finite"))
+        }
+        Content::Scaled(scales) => {
+            let stride = layout.block_bytes as usize;
+            let bad = |&(float, first)| not_finite(float, &data[first..], stride);
+            let bad: usize = scales.iter().map(bad).sum();
+            let of = blocks * scales.len() as u64;
+            (bad > 0).then(|| format!("{bad} of {of} scales are not finite"))
+        }
+        Content::Ternary => {
+            let bad = undefined_codes(data);
+            (bad > 0).then(|| format!("{bad} of {n} codes are 3, which stands for no weight"))
+        }
     };
-    match info.ty {
-        TensorType::F32 => {
-            let values = data.as_chunks().0.iter();
-            let bad = values.filter(|v| !f32::from_le_bytes(**v).is_finite());
-            count("values", n, bad.count())
-        }
-        TensorType::F16 => {
-            let values = data.as_chunks().0.iter();
-            count("values", n, values.filter(|v| !is_finite_f16(**v)).count())
-        }
-        TensorType::BF16 => {
-            let values = data.as_chunks().0.iter();
-            let bad = values.filter(|v| u16::from_le_bytes(**v) & 0x7F80 == 0x7F80);
-            count("values", n, bad.count())
-        }
-        // An F16 scale in front of its block, and behind it.
-        TensorType::Q8_0 => {
-            let blocks = data.as_chunks::<34>().0;
-            let bad = blocks.iter().filter(|b| !is_finite_f16([b[0], b[1]]));
-            count("scales", blocks.len() as u64, bad.count())
-        }
-        TensorType::Q6_K => {
-            let blocks = data.as_chunks::<210>().0;
-            let bad = blocks.iter().filter(|b| !is_finite_f16([b[208], b[209]]));
-            count("scales", blocks.len() as u64, bad.count())
-        }
-        TensorType::I2_S => {
-            let (packed, trailer) = data.split_at_checked((n / 4) as usize)?;
-            let undefined = undefined_codes(packed);
-            if undefined > 0 {
-                return Some(format!(
-                    "{undefined} of {n} codes are 3, which stands for no weight"
-                ));
-            }
-            let scale = f32::from_le_bytes(*trailer.first_chunk()?);
-            (!scale.is_finite()).then(|| "its scale is not finite".to_owned())
-        }
-        TensorType::Unknown(_) => None,
+    let of_trailer = || {
+        let scale = f32::from_le_bytes(*trailer.first_chunk()?);
+        (!scale.is_finite()).then(|| "its scale is not finite".to_owned())
+    };
+    of_blocks.or_else(of_trailer)
+}
+
+/// How many of the floats at the start of every `stride` bytes are not finite.
+fn not_finite(float: Float, data: &[u8], stride: usize) -> usize {
+    match float {
+        Float::F32 => count(data, stride, |v| !f32::from_le_bytes(v).is_finite()),
+        Float::F16 => count(data, stride, |v| !f16::from_le_bytes(v).is_finite()),
+        Float::Bf16 => count(data, stride, |v| !bf16::from_le_bytes(v).is_finite()),
     }
 }
 
-fn is_finite_f16(bytes: [u8; 2]) -> bool {
-    u16::from_le_bytes(bytes) & 0x7C00 != 0x7C00
+fn count<const N: usize>(data: &[u8], stride: usize, bad: impl Fn([u8; N]) -> bool) -> usize {
+    // Side by side, they can be looked at in vectors.
+    if stride == N {
+        return data.as_chunks().0.iter().filter(|v| bad(**v)).count();
+    }
+    let floats = data.chunks(stride).filter_map(|block| block.first_chunk());
+    floats.filter(|v| bad(**v)).count()
 }
 
 /// How many of the codes in packed rows are 3, which stands for no weight.
@@ -87,6 +85,57 @@ fn undefined_codes(packed: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gguf::TensorType;
+
+    const INFINITE: [(Float, &[u8]); 3] = [
+        (Float::F32, &[0, 0, 0x80, 0x7f]),
+        (Float::F16, &[0, 0x7c]),
+        (Float::Bf16, &[0x80, 0x7f]),
+    ];
+
+    #[test]
+    fn whatever_is_no_weight_is_found_in_every_type() {
+        for &ty in TensorType::KNOWN {
+            let layout = ty.layout().unwrap();
+            let n = 3 * layout.block_len;
+            let info = TensorInfo {
+                name: "w".to_owned(),
+                shape: vec![n],
+                ty,
+                offset: 0,
+                size: ty.data_size(&[n]).unwrap(),
+            };
+            let good = vec![0; info.size as usize];
+            assert_eq!(finding(&info, layout, &good), None, "{ty}");
+            let (floats, things) = match layout.content {
+                Content::Float(float) => (vec![(float, 0)], "values"),
+                Content::Scaled(scales) => (scales.to_vec(), "scales"),
+                Content::Ternary => (Vec::new(), "codes"),
+            };
+            let of = 3 * floats.len();
+            for (float, first) in floats {
+                let (_, infinite) = INFINITE.into_iter().find(|(f, _)| *f == float).unwrap();
+                let mut bad = good.clone();
+                let at = 2 * layout.block_bytes as usize + first;
+                bad[at..at + infinite.len()].copy_from_slice(infinite);
+                let want = format!("1 of {of} {things} are not finite");
+                assert_eq!(finding(&info, layout, &bad), Some(want), "{ty}");
+            }
+            if layout.content == Content::Ternary {
+                let mut bad = good.clone();
+                bad[0] = 3;
+                let want = format!("1 of {n} codes are 3, which stands for no weight");
+                assert_eq!(finding(&info, layout, &bad), Some(want), "{ty}");
+            }
+            if layout.trailer_bytes > 0 {
+                let mut bad = good.clone();
+                let at = 3 * layout.block_bytes as usize;
+                bad[at..at + 4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+                let want = "its scale is not finite".to_owned();
+                assert_eq!(finding(&info, layout, &bad), Some(want), "{ty}");
+            }
+        }
+    }
 
     #[test]
     fn codes_that_stand_for_no_weight_are_counted() {

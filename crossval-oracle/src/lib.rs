@@ -25,7 +25,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use bitnet_model::gguf::{Gguf, TensorType};
+use bitnet_model::gguf::Gguf;
 use bitnet_model::layout;
 use bitnet_model::tap::Tap;
 
@@ -157,14 +157,7 @@ impl Oracle {
         let Some(name) = self.weight_name(tap, layer) else {
             return Ok(vec![Rounding::None]);
         };
-        Ok(match self.matrix(&name)?.ty() {
-            TensorType::F16 => vec![Rounding::None, Rounding::F16],
-            TensorType::BF16 => vec![Rounding::Bf16, Rounding::None],
-            TensorType::Q8_0 => vec![Rounding::Q8_0, Rounding::None],
-            TensorType::Q6_K => vec![Rounding::Q8K, Rounding::None],
-            TensorType::I2_S => vec![Rounding::None, Rounding::ProductToF32],
-            TensorType::F32 | TensorType::Unknown(_) => vec![Rounding::None],
-        })
+        Ok(self.matrix(&name)?.roundings().to_vec())
     }
 
     /// The rows of a stage for some positions of a batch.

@@ -1,16 +1,89 @@
 //! Tensors, decoded one weight at a time from the formats' definitions (ggml's `ggml-common.h`, BitNet.cpp's
-//! `ggml-bitnet-mad.cpp`). Nothing of `bitnet-core`'s decoding is used: two readings of a format that agree are worth
-//! more than one.
+//! `ggml-bitnet-mad.cpp`). Nothing of `bitnet-core`'s decoding is used, and none of its geometry: two readings of a
+//! format that agree are worth more than one. All that is known of a type is its line of [`FORMATS`].
 
 use bitnet_model::gguf::{Gguf, TensorInfo, TensorType};
 use half::{bf16, f16};
 
 use super::OracleError;
+use super::maths::Rounding;
+
+/// A type of weights.
+struct Format {
+    ty: TensorType,
+    /// Weights per block.
+    block: usize,
+    /// Bytes per block.
+    bytes: usize,
+    /// The weights of whole blocks; beside a scale for the tensor, before it.
+    decode: fn(&[u8]) -> Vec<f64>,
+    /// Whether the weights are codes, with one scale for the tensor behind them: an F32.
+    ternary: bool,
+    /// What an engine may round in a product; the first is what the oracle does of its own accord.
+    roundings: &'static [Rounding],
+}
+
+const FORMATS: [Format; 6] = [
+    Format {
+        ty: TensorType::F32,
+        block: 1,
+        bytes: 4,
+        decode: |data| each(data, |v| f64::from(f32::from_le_bytes(v))),
+        ternary: false,
+        roundings: &[Rounding::None],
+    },
+    Format {
+        ty: TensorType::F16,
+        block: 1,
+        bytes: 2,
+        decode: |data| each(data, |v| f64::from(f16::from_le_bytes(v))),
+        ternary: false,
+        roundings: &[Rounding::None, Rounding::F16],
+    },
+    Format {
+        ty: TensorType::BF16,
+        block: 1,
+        bytes: 2,
+        decode: |data| each(data, |v| f64::from(bf16::from_le_bytes(v))),
+        ternary: false,
+        roundings: &[Rounding::Bf16, Rounding::None],
+    },
+    Format {
+        ty: TensorType::Q8_0,
+        block: 32,
+        bytes: 34,
+        decode: |data| data.chunks_exact(34).flat_map(q8_0).collect(),
+        ternary: false,
+        roundings: &[Rounding::Q8_0, Rounding::None],
+    },
+    Format {
+        ty: TensorType::Q6_K,
+        block: 256,
+        bytes: 210,
+        decode: |data| data.chunks_exact(210).flat_map(q6_k).collect(),
+        ternary: false,
+        roundings: &[Rounding::Q8K, Rounding::None],
+    },
+    Format {
+        ty: TensorType::I2_S,
+        block: 128,
+        bytes: 32,
+        decode: |data| i2_s(data).map(|code| f64::from(code) - 1.0).collect(),
+        ternary: true,
+        roundings: &[Rounding::None, Rounding::ProductToF32],
+    },
+];
+
+/// The types that matrices may have.
+pub fn types() -> impl Iterator<Item = TensorType> {
+    FORMATS.iter().map(|format| format.ty)
+}
 
 /// A matrix of the file; element `[row][column]` is at `row * columns + column`.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
     info: &'a TensorInfo,
+    format: &'static Format,
     data: &'a [u8],
     /// Outputs.
     pub rows: usize,
@@ -31,26 +104,22 @@ impl<'a> Matrix<'a> {
         let (Ok(columns), Ok(rows)) = (usize::try_from(columns), usize::try_from(rows)) else {
             return Err(bad("is too large"));
         };
+        let format = FORMATS.iter().find(|format| format.ty == info.ty);
+        let format = format.ok_or_else(|| bad("has a type that the oracle does not know"))?;
         let data = gguf.data(info)?;
-        let matrix = Matrix {
+        let trailer = if format.ternary { 4 } else { 0 };
+        if !columns.is_multiple_of(format.block)
+            || data.len() < rows * columns / format.block * format.bytes + trailer
+        {
+            return Err(bad("has data that do not hold its shape"));
+        }
+        Ok(Some(Matrix {
             info,
+            format,
             data,
             rows,
             columns,
-        };
-        let (block, bytes) = match info.ty {
-            TensorType::F32 => (1, 4),
-            TensorType::F16 | TensorType::BF16 => (1, 2),
-            TensorType::Q8_0 => (32, 34),
-            TensorType::Q6_K => (256, 210),
-            TensorType::I2_S => (128, 32),
-            TensorType::Unknown(_) => return Err(bad("has a type that the oracle does not know")),
-        };
-        let trailer = if matrix.is_ternary() { 4 } else { 0 };
-        if !columns.is_multiple_of(block) || data.len() < rows * columns / block * bytes + trailer {
-            return Err(bad("has data that do not hold its shape"));
-        }
-        Ok(Some(matrix))
+        }))
     }
 
     /// Its type.
@@ -65,60 +134,41 @@ impl<'a> Matrix<'a> {
 
     /// Whether the weights are codes with one scale for the tensor.
     pub fn is_ternary(&self) -> bool {
-        self.info.ty == TensorType::I2_S
+        self.format.ternary
+    }
+
+    /// What an engine may round in a product with it; the first is what the oracle does of its own accord.
+    pub fn roundings(&self) -> &'static [Rounding] {
+        self.format.roundings
     }
 
     /// The scale behind the ternary codes.
     pub fn ternary_scale(&self) -> f64 {
-        f64::from(f32_at(self.data, self.rows * self.columns / 4))
+        f64::from(f32_at(self.data, self.rows * self.row_bytes()))
     }
 
     /// The stored 2-bit codes of a row: 0, 1, 2 for -1, 0, +1.
     pub fn ternary_codes(&self, row: usize) -> Vec<i64> {
-        let code = |column: usize| {
-            let index = row * self.columns + column;
-            let (block, j) = (index / 128, index % 128);
-            let byte = self.data[block * 32 + j % 32];
-            i64::from(byte >> (6 - 2 * (j / 32)) & 3)
-        };
-        (0..self.columns).map(code).collect()
+        i2_s(self.bytes(row)).map(i64::from).collect()
     }
 
     /// The weights of a row.
     pub fn row(&self, row: usize) -> Vec<f64> {
-        let start = row * self.columns;
-        match self.info.ty {
-            TensorType::I2_S => {
-                let scale = self.ternary_scale();
-                let codes = self.ternary_codes(row);
-                codes.iter().map(|&c| (c - 1) as f64 * scale).collect()
-            }
-            TensorType::Q6_K => {
-                let blocks = start / 256..(start + self.columns) / 256;
-                blocks
-                    .flat_map(|b| q6_k(&self.data[b * 210..][..210]))
-                    .collect()
-            }
-            _ => (start..start + self.columns)
-                .map(|i| self.element(i))
-                .collect(),
+        let mut weights = (self.format.decode)(self.bytes(row));
+        if self.format.ternary {
+            let scale = self.ternary_scale();
+            weights.iter_mut().for_each(|w| *w *= scale);
         }
+        weights
     }
 
-    fn element(&self, i: usize) -> f64 {
-        let pair = |at: usize| [self.data[at], self.data[at + 1]];
-        match self.info.ty {
-            TensorType::F32 => f64::from(f32_at(self.data, i * 4)),
-            TensorType::F16 => f64::from(f16::from_le_bytes(pair(i * 2))),
-            TensorType::BF16 => f64::from(bf16::from_le_bytes(pair(i * 2))),
-            TensorType::Q8_0 => {
-                let block = i / 32 * 34;
-                let value = self.data[block + 2 + i % 32] as i8;
-                f64::from(f16::from_le_bytes(pair(block))) * f64::from(value)
-            }
-            // Refused by `open`, or read by whole blocks.
-            TensorType::I2_S | TensorType::Q6_K | TensorType::Unknown(_) => f64::NAN,
-        }
+    fn row_bytes(&self) -> usize {
+        self.columns / self.format.block * self.format.bytes
+    }
+
+    fn bytes(&self, row: usize) -> &'a [u8] {
+        let n = self.row_bytes();
+        &self.data[row * n..][..n]
     }
 }
 
@@ -138,6 +188,23 @@ pub fn vector(gguf: &Gguf, name: &str) -> Result<Option<Vec<f64>>, OracleError> 
 
 fn f32_at(data: &[u8], at: usize) -> f32 {
     f32::from_le_bytes([data[at], data[at + 1], data[at + 2], data[at + 3]])
+}
+
+/// Values that lie side by side.
+fn each<const N: usize>(data: &[u8], value: fn([u8; N]) -> f64) -> Vec<f64> {
+    data.as_chunks().0.iter().map(|v| value(*v)).collect()
+}
+
+/// One block: an F16 scale, then 32 int8.
+fn q8_0(block: &[u8]) -> impl Iterator<Item = f64> {
+    let d = f64::from(f16::from_le_bytes([block[0], block[1]]));
+    block[2..].iter().map(move |&v| d * f64::from(v as i8))
+}
+
+/// The codes of whole blocks of 128: weight `j` is in byte `j % 32`, the first 32 in the highest two bits.
+fn i2_s(data: &[u8]) -> impl Iterator<Item = u8> {
+    data.chunks_exact(32)
+        .flat_map(|block| (0..128).map(|j| block[j % 32] >> (6 - 2 * (j / 32)) & 3))
 }
 
 /// One super-block, in the order in which ggml's `dequantize_row_q6_K` writes it.
@@ -169,17 +236,33 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_engine_and_the_oracle_know_the_same_types_and_geometry() {
+        assert!(types().eq(bitnet_core::quant::types()));
+        for format in FORMATS {
+            let (block, bytes) = (format.ty.block_len(), format.ty.block_bytes());
+            assert_eq!((format.block as u64, format.bytes as u64), (block, bytes));
+            assert_eq!(format.ternary, format.ty.is_ternary());
+        }
+    }
+
     proptest! {
-        /// Two readings of the format by two hands.
+        /// Two readings of the formats by two hands.
         #[test]
-        fn q6_k_is_what_the_engine_reads(bytes in proptest::collection::vec(any::<u8>(), 210)) {
-            let mut block = bytes;
-            block[208..].copy_from_slice(&f16::from_f32(0.125).to_le_bytes());
-            let mut want = [0f32; 256];
-            bitnet_core::quant::q6_k::dequantize_row(&block, &mut want);
-            let got = q6_k(&block);
-            for (got, want) in got.iter().zip(want) {
-                prop_assert_eq!(*got as f32, want);
+        fn rows_are_what_the_engine_reads(
+            bytes in proptest::collection::vec(any::<u8>(), 2 * 3 * 4 * 210)
+        ) {
+            for format in FORMATS {
+                let data = &bytes[..bytes.len() / format.bytes * format.bytes];
+                let mut want = vec![0f32; data.len() / format.bytes * format.block];
+                bitnet_core::quant::dequantize_row(format.ty, data, &mut want);
+                let got = (format.decode)(data);
+                prop_assert_eq!(got.len(), want.len());
+                for (got, want) in got.iter().zip(want) {
+                    // Products of few bits, which are exact in f32 too; NaN is like NaN.
+                    let same = *got as f32 == want || got.is_nan() && want.is_nan();
+                    prop_assert!(same, "{}: {} {}", format.ty, got, want);
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bitnet_model::gguf::{Gguf, Metadata, StringArray, TensorInfo, TensorType};
+use bitnet_model::gguf::{Gguf, Metadata, StringArray, TensorInfo};
 use bitnet_model::layout::{head, product_of};
 use bitnet_model::tap::Tap;
 use bitnet_model::{Error, Hyperparameters};
@@ -67,7 +67,7 @@ pub fn token_work(gguf: &Gguf) -> TokenWork {
         let tensors = gguf.tensors().iter();
         tensors.filter(move |t| t.name == head || of_layers(t))
     };
-    let ternary = matrices().filter(|t| t.ty == TensorType::I2_S);
+    let ternary = matrices().filter(|t| t.ty.is_ternary());
     let macs: u64 = ternary.map(TensorInfo::n_elements).sum();
     TokenWork {
         weight_bytes: matrices().map(|t| t.size).sum(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bitnet_model::Hyperparameters;
 use bitnet_model::check::check_weights;
-use bitnet_model::gguf::Gguf;
+use bitnet_model::gguf::{Gguf, TensorType};
 use bitnet_model::tap::Tap;
 use bitnet_sys::{
     Context, ContextOptions, LoadOptions, Logits, Model, Node, NodeInfo, NodeObserver, Values,
@@ -97,9 +97,8 @@ impl Backend for BitnetCppBackend {
             architectures: architectures.iter().map(|a| a.to_string()).collect(),
             taps: Tap::ALL.to_vec(),
             overwrite: false,
-            dtypes: ["F32", "F16", "BF16", "Q8_0", "Q6_K", "I2_S"]
-                .map(str::to_owned)
-                .to_vec(),
+            // The ids are those of ggml and of its fork here, which has products of all of these.
+            dtypes: TensorType::KNOWN.iter().map(|ty| ty.to_string()).collect(),
             tokenizer: true,
             judges: false,
         }

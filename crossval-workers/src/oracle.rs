@@ -11,7 +11,7 @@ use half::f16;
 
 use crossval_oracle::inputs::{Inputs, TapAt};
 use crossval_oracle::judge::Case;
-use crossval_oracle::{Batch, Oracle, OracleError};
+use crossval_oracle::{Batch, Oracle, OracleError, weights};
 use crossval_protocol::{
     self as protocol, Backend, ErrorKind, EvalRequest, Hello, JudgeRequest, ModelFacts, Refusal,
     Response, RowJudgement, Settings, TapHeader, TapStream, facts,
@@ -174,9 +174,7 @@ impl Backend for OracleBackend {
                 .to_vec(),
             taps: Tap::ALL.to_vec(),
             overwrite: true,
-            dtypes: ["F32", "F16", "BF16", "Q8_0", "Q6_K", "I2_S"]
-                .map(str::to_owned)
-                .to_vec(),
+            dtypes: weights::types().map(|ty| ty.to_string()).collect(),
             tokenizer: false,
             judges: true,
         }

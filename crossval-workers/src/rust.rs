@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bitnet_core::kernels::Kernel;
 use bitnet_core::model::{HeadUse, Logits, Model, Session, SessionOptions};
+use bitnet_core::quant;
 use bitnet_core::sampling::{Sampler, greedy};
 use bitnet_core::tokenizer::{self, Tokenizer};
 use bitnet_model::Architecture;
@@ -85,9 +86,7 @@ impl Backend for RustBackend {
             architectures: Architecture::ALL.map(|a| a.to_string()).to_vec(),
             taps: Tap::ALL.to_vec(),
             overwrite: true,
-            dtypes: ["F32", "F16", "BF16", "Q8_0", "Q6_K", "I2_S"]
-                .map(str::to_owned)
-                .to_vec(),
+            dtypes: quant::types().map(|ty| ty.to_string()).collect(),
             tokenizer: true,
             judges: false,
         }

@@ -35,7 +35,7 @@ pub struct Profile {
     /// Taps that must be compared where the model has them, whatever the engines offer.
     pub required: Vec<Tap>,
     tap: BTreeMap<Tap, f64>,
-    matmul: BTreeMap<String, f64>,
+    matmul: ByType,
     /// Limit on a row of logits in cumulative mode, if the reference is less noisy than that.
     pub cumulative_logits: f64,
     noise_factor: f64,
@@ -56,7 +56,7 @@ struct File {
 
 #[derive(Deserialize)]
 struct Isolated {
-    matmul: BTreeMap<String, f64>,
+    matmul: ByType,
     #[serde(flatten)]
     tap: BTreeMap<String, f64>,
 }
@@ -76,7 +76,26 @@ struct Oracle {
     stage: f64,
     logits: f64,
     tap: BTreeMap<Tap, f64>,
-    matmul: BTreeMap<String, f64>,
+    matmul: ByType,
+}
+
+/// Limits on matrix products by the type of their weights.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+struct ByType {
+    /// Of types that are not named.
+    default: Option<f64>,
+    #[serde(flatten)]
+    types: BTreeMap<String, f64>,
+}
+
+impl ByType {
+    fn of(&self, ty: &str) -> Option<f64> {
+        self.types.get(ty).copied().or(self.default)
+    }
+
+    fn values(&self) -> impl Iterator<Item = &f64> {
+        self.types.values().chain(&self.default)
+    }
 }
 
 impl Profile {
@@ -193,7 +212,7 @@ impl Profile {
     pub fn oracle_limit(&self, tap: Tap, position: usize, facts: &ModelFacts) -> f64 {
         let Oracle { stage, matmul, .. } = &self.oracle;
         let types = facts.weight_types.get(&tap).into_iter().flatten();
-        let of_types = types.map(|ty| *matmul.get(ty).unwrap_or(stage));
+        let of_types = types.map(|ty| matmul.of(ty).unwrap_or(*stage));
         let limit = match self.oracle.tap.get(&tap) {
             Some(&limit) => limit,
             None => of_types.reduce(f64::max).unwrap_or(*stage),
@@ -229,8 +248,8 @@ impl Profile {
         })?;
         types.iter().try_fold(0.0, |limit, ty| {
             self.matmul
-                .get(ty)
-                .map(|&of_type| of_type.max(limit))
+                .of(ty)
+                .map(|of_type| of_type.max(limit))
                 .ok_or_else(|| {
                     Error::BadInput(format!(
                         "profile {}: [isolated.matmul] has no limit for {ty}, the weights of {tap}",
@@ -276,11 +295,12 @@ mod tests {
         for (tap, limit) in &standard.tap {
             assert!(strict.tap[tap] <= *limit, "{tap}");
         }
-        for (ty, limit) in &standard.matmul {
-            assert!(strict.matmul[ty] <= *limit, "{ty}");
+        for (ty, limit) in &standard.matmul.types {
+            assert!(strict.matmul.types[ty] <= *limit, "{ty}");
         }
+        assert!(strict.matmul.default.unwrap() < standard.matmul.default.unwrap());
         assert!(strict.cumulative_logits < standard.cumulative_logits);
-        assert_eq!(strict.matmul["I2_S"], 0.0);
+        assert_eq!(strict.matmul.types["I2_S"], 0.0);
     }
 
     #[test]
@@ -297,6 +317,42 @@ mod tests {
         );
         assert_eq!(profile.cumulative_logits_limit(1e9), profile.cap);
         assert_eq!(profile.cumulative_logits_limit(f64::NAN), profile.cap);
+    }
+
+    #[test]
+    fn a_type_that_is_not_named_has_the_default_limit_if_there_is_one() {
+        let facts = ModelFacts {
+            architecture: "llama".to_owned(),
+            name: None,
+            n_layer: 1,
+            n_embd: 8,
+            n_ff: 8,
+            n_head: 1,
+            n_head_kv: 1,
+            n_vocab: 8,
+            n_ctx_train: 8,
+            taps: vec![Tap::Q],
+            tensor_types: BTreeMap::new(),
+            weight_types: [(Tap::Q, vec!["Q9_9".to_owned()])].into(),
+            vocab: None,
+            work: None,
+        };
+        for name in BUILT_IN {
+            let profile = Profile::open(name).unwrap();
+            let f32s = profile.matmul.of("F32").unwrap();
+            assert_eq!(profile.isolated(&facts).unwrap(), [(Tap::Q, f32s)].into());
+            let of_oracle = profile.oracle_limit(Tap::Q, 0, &facts);
+            assert_eq!(of_oracle, profile.oracle.matmul.of("F32").unwrap());
+        }
+        let without = STANDARD.replace("default = 1e-12", "");
+        let own = format!("reason = 'x'\nexpires = '9999-12-31'\n{without}");
+        let profile = Profile::parse("my.toml", &own).unwrap();
+        let error = profile.isolated(&facts).unwrap_err().to_string();
+        assert!(error.contains("no limit for Q9_9"), "{error}");
+        assert_eq!(
+            profile.oracle_limit(Tap::Q, 0, &facts),
+            profile.oracle.stage
+        );
     }
 
     #[test]

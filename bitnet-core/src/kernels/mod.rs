@@ -20,6 +20,7 @@ mod neon;
 mod panels;
 
 use crate::Error;
+pub use crate::gguf::Float;
 
 /// Partial sums of a floating-point dot product.
 pub const LANES: usize = 16;
@@ -88,29 +89,8 @@ pub struct Rows<'a> {
 impl<'a> Rows<'a> {
     /// The bytes of row `row`, `bytes` of them.
     #[inline(always)]
-    fn row(&self, row: usize, bytes: usize) -> &'a [u8] {
+    pub(crate) fn row(&self, row: usize, bytes: usize) -> &'a [u8] {
         &self.data[row * self.stride..][..bytes]
-    }
-}
-
-/// Element types that widen to f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Float {
-    /// IEEE binary32.
-    F32,
-    /// IEEE binary16.
-    F16,
-    /// bfloat16.
-    Bf16,
-}
-
-impl Float {
-    /// Bytes per element.
-    pub fn bytes(self) -> usize {
-        match self {
-            Float::F32 => 4,
-            Float::F16 | Float::Bf16 => 2,
-        }
     }
 }
 

@@ -1,16 +1,15 @@
 //! Weight matrices in the file, and their products with activations.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
-
 use crate::Error;
-use crate::gguf::{Gguf, TensorInfo, TensorType};
-use crate::kernels::{Float, Kernel, Rows, round_to_bf16, vectorize};
+use crate::gguf::{Gguf, TensorInfo};
+use crate::kernels::{Kernel, Rows, round_to_bf16, vectorize};
 use crate::pool::Pool;
-use crate::quant::{i2_s, q6_k, q8_0, trits};
+use crate::quant::activations::{Activations, Encoding};
+use crate::quant::{self, WeightFormat, trits};
 
 /// Rows and tokens that are computed at once; their results lie on the stack.
 const TILE_ROWS: usize = 32;
@@ -31,33 +30,13 @@ pub(super) struct Engine<'a> {
     pub trits: Option<&'a [u8]>,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Format {
-    /// The tensor's scale.
-    I2S(f32),
-    /// As I2_S, repacked in memory.
-    Trits(f32),
-    Float(Float),
-    Q8_0,
-    Q6K,
-}
-
-/// What activations are turned into beside a format.
-#[derive(Clone, Copy, PartialEq)]
-enum Encoding {
-    /// As they are.
-    F32,
-    Bf16,
-    I8,
-    Q8_0,
-    Q8K,
-}
-
 /// A matrix whose data stay in the file's map, unless it is repacked.
 #[derive(Debug)]
 pub(super) struct Matrix {
     info: TensorInfo,
-    format: Format,
+    format: &'static dyn WeightFormat,
+    /// Of the whole tensor; 1 where it has none.
+    scale: f32,
     rows: usize,
     columns: usize,
     row_bytes: usize,
@@ -68,7 +47,10 @@ pub(super) struct Matrix {
 /// The data of a matrix that a product reads.
 #[derive(Clone, Copy)]
 struct Stored<'a> {
-    format: Format,
+    format: &'static dyn WeightFormat,
+    /// Whether they are [`trits`] instead.
+    trits: bool,
+    scale: f32,
     data: &'a [u8],
     row_bytes: usize,
     columns: usize,
@@ -83,27 +65,25 @@ impl Matrix {
         columns: usize,
     ) -> Result<Self, Error> {
         let data = gguf.data(info)?;
-        let (format, row_bytes) = match info.ty {
-            TensorType::F32 => (Format::Float(Float::F32), columns * 4),
-            TensorType::F16 => (Format::Float(Float::F16), columns * 2),
-            TensorType::BF16 => (Format::Float(Float::Bf16), columns * 2),
-            TensorType::Q8_0 => (Format::Q8_0, columns / q8_0::BLOCK * q8_0::BLOCK_BYTES),
-            TensorType::Q6_K => (Format::Q6K, columns / q6_k::BLOCK * q6_k::BLOCK_BYTES),
-            TensorType::I2_S => {
-                let scale = data
-                    .get(rows * columns / 4..)
-                    .and_then(|trailer| trailer.first_chunk())
-                    .ok_or_else(|| too_small(gguf, info))?;
-                (Format::I2S(f32::from_le_bytes(*scale)), columns / 4)
-            }
-            TensorType::Unknown(_) => return Err(too_small(gguf, info)),
+        let (Some(format), Some(layout)) = (quant::format(info.ty), info.ty.layout()) else {
+            let TensorInfo { name, ty, .. } = info;
+            let what = format!("tensor {name:?}: {ty} is not supported for matrices");
+            return Err(Error::unsupported(gguf.path(), what));
         };
-        if data.len() < rows * row_bytes {
-            return Err(too_small(gguf, info));
-        }
+        let too_small = || {
+            let what = format!("tensor {:?}: its data do not hold its shape", info.name);
+            Error::bad_file(gguf.path(), what)
+        };
+        let row_bytes = format.row_bytes(columns);
+        let trailer = data.get(rows * row_bytes..).ok_or_else(too_small)?;
+        let scale = match layout.trailer_bytes {
+            0 => 1.0,
+            _ => f32::from_le_bytes(*trailer.first_chunk().ok_or_else(too_small)?),
+        };
         Ok(Self {
             info: info.clone(),
             format,
+            scale,
             rows,
             columns,
             row_bytes,
@@ -113,7 +93,7 @@ impl Matrix {
 
     /// Whether single rows can be looked up: not where a row is ternary.
     pub(super) fn is_embedding(&self) -> bool {
-        !matches!(self.format, Format::I2S(_))
+        !self.info.ty.is_ternary()
     }
 
     /// Rows and columns.
@@ -123,23 +103,15 @@ impl Matrix {
 
     /// Whether the elements are floats.
     pub(super) fn is_float(&self) -> bool {
-        matches!(self.format, Format::Float(_))
-    }
-
-    fn encoding(&self) -> Encoding {
-        match self.format {
-            Format::I2S(_) | Format::Trits(_) => Encoding::I8,
-            Format::Float(Float::Bf16) => Encoding::Bf16,
-            Format::Float(_) => Encoding::F32,
-            Format::Q8_0 => Encoding::Q8_0,
-            Format::Q6K => Encoding::Q8K,
-        }
+        self.info.ty.is_float()
     }
 
     /// As in the file.
     fn mapped<'a>(&self, gguf: &'a Gguf) -> Result<Stored<'a>, Error> {
         Ok(Stored {
             format: self.format,
+            trits: false,
+            scale: self.scale,
             data: gguf.data(&self.info)?,
             row_bytes: self.row_bytes,
             columns: self.columns,
@@ -148,12 +120,13 @@ impl Matrix {
 
     /// As products read it.
     fn stored<'a>(&self, engine: &Engine<'a>) -> Result<Stored<'a>, Error> {
-        if let Format::I2S(scale) = self.format
-            && engine.kernel.prefers_trits()
+        if engine.kernel.prefers_trits()
             && let (Some(trits), Some(&start)) = (engine.trits, self.trits.get())
         {
             return Ok(Stored {
-                format: Format::Trits(scale),
+                format: self.format,
+                trits: true,
+                scale: self.scale,
                 data: &trits[start..],
                 row_bytes: trits::row_bytes(self.columns),
                 columns: self.columns,
@@ -165,7 +138,7 @@ impl Matrix {
     /// Bytes that it takes repacked; `None` if that would save nothing.
     pub(super) fn trits_bytes(&self) -> Option<usize> {
         let row_bytes = trits::row_bytes(self.columns);
-        let smaller = matches!(self.format, Format::I2S(_)) && row_bytes < self.row_bytes;
+        let smaller = self.info.ty == trits::OF && row_bytes < self.row_bytes;
         smaller.then(|| self.rows * row_bytes)
     }
 
@@ -194,33 +167,8 @@ impl Matrix {
     /// Row `row`, dequantised.
     pub(super) fn row(&self, gguf: &Gguf, row: usize, out: &mut [f32]) -> Result<(), Error> {
         let data = &gguf.data(&self.info)?[row * self.row_bytes..][..self.row_bytes];
-        match self.format {
-            Format::Float(Float::F32) => {
-                for (out, v) in out.iter_mut().zip(data.as_chunks::<4>().0) {
-                    *out = f32::from_le_bytes(*v);
-                }
-            }
-            Format::Float(Float::F16) => {
-                let row: Vec<f16> = data
-                    .as_chunks()
-                    .0
-                    .iter()
-                    .map(|v| f16::from_le_bytes(*v))
-                    .collect();
-                row.convert_to_f32_slice(out);
-            }
-            Format::Float(Float::Bf16) => {
-                for (out, v) in out.iter_mut().zip(data.as_chunks().0) {
-                    *out = bf16::from_le_bytes(*v).to_f32();
-                }
-            }
-            Format::Q8_0 => q8_0::dequantize_row(data, out),
-            Format::Q6K => q6_k::dequantize_row(data, out),
-            Format::I2S(_) | Format::Trits(_) => {
-                let what = format!("tensor {:?}: I2_S rows cannot be looked up", self.info.name);
-                return Err(Error::unsupported(gguf.path(), what));
-            }
-        }
+        self.format.dequantize_row(data, out);
+        out.iter_mut().for_each(|v| *v *= self.scale);
         Ok(())
     }
 
@@ -246,14 +194,13 @@ impl Matrix {
             gguf, kernel, pool, ..
         } = engine;
         let stored = self.mapped(gguf)?;
-        input.encode(engine, self.encoding());
-        let input = &*input;
+        input.encode(engine, self.format.encoding());
+        let token = input.tokens(0..1);
         pool.columns([(out, rows.len())], 8, 8, |_, mut out| {
             let range = out.range();
             for (&row, out) in rows[range].iter().zip(out.row(0)) {
                 let weights = stored.rows(row as usize, 1);
-                let out = std::slice::from_mut(out);
-                stored.products(kernel, weights, input, 0, &mut [0], out);
+                stored.products(kernel, weights, token, std::slice::from_mut(out));
             }
         });
         Ok(())
@@ -270,53 +217,11 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// The rows of `weights` by the tokens from `token`; `tile` is `[n_tokens][weights.n]`, and `dots` has room for as
-    /// many.
-    fn products(
-        &self,
-        kernel: Kernel,
-        weights: Rows,
-        input: &Input,
-        token: usize,
-        dots: &mut [i32],
-        tile: &mut [f32],
-    ) {
-        let tokens = token..token + tile.len() / weights.n;
-        match self.format {
-            Format::Float(ty) => {
-                kernel.float_dots(ty, weights, input.floats(tokens), tile);
-            }
-            Format::Q8_0 => {
-                let (codes, scales) = input.codes(tokens, q8_0::BLOCK);
-                kernel.q8_0_dots(weights, codes, scales, tile);
-            }
-            Format::Q6K => {
-                let (codes, scales) = input.codes(tokens, q6_k::BLOCK);
-                kernel.q6_k_dots(weights, codes, scales, tile);
-            }
-            Format::I2S(weight_scale) | Format::Trits(weight_scale) => {
-                let dots = &mut dots[..tile.len()];
-                let (codes, scales) = input.codes(tokens.clone(), self.columns);
-                match self.format {
-                    Format::Trits(_) => kernel.trit_dots(weights, codes, dots),
-                    _ => kernel.i2_s_dots(weights, codes, dots),
-                }
-                for (t, (out, dots)) in tile
-                    .chunks_exact_mut(weights.n)
-                    .zip(dots.chunks_exact(weights.n))
-                    .enumerate()
-                {
-                    // The codes are 0..=2, so the sum of the activations comes off. This order of f32 operations
-                    // is the reference's (`ggml_compute_forward_mul_mat_one_chunk`).
-                    let sum = input.encoded.sums[tokens.start + t] as f32;
-                    let scale = scales[t];
-                    vectorize!(kernel, {
-                        for (out, &dot) in out.iter_mut().zip(dots) {
-                            *out = (dot as f32 - sum) / scale * weight_scale;
-                        }
-                    });
-                }
-            }
+    /// The rows of `weights` by the tokens of `x`; `tile` is `[n_tokens][weights.n]`.
+    fn products(&self, kernel: Kernel, weights: Rows, x: Activations, tile: &mut [f32]) {
+        match self.trits {
+            true => trits::dots(kernel, weights, self.scale, x, tile),
+            false => self.format.dots(kernel, weights, self.scale, x, tile),
         }
     }
 }
@@ -334,7 +239,7 @@ fn apply_then<const N: usize>(
     let mut stored = Vec::with_capacity(N);
     for (matrix, _) in &products {
         debug_assert_eq!(input.columns, matrix.columns);
-        input.encode(engine, matrix.encoding());
+        input.encode(engine, matrix.format.encoding());
         stored.push(matrix.stored(engine)?);
     }
     let input = &*input;
@@ -351,15 +256,14 @@ fn apply_then<const N: usize>(
         let weights = stored.rows(rows.start, rows.len());
         if n_tokens == 1 {
             let values = out.row(0);
-            stored.products(kernel, weights, input, 0, &mut [0; ROWS_BY_ONE], values);
+            stored.products(kernel, weights, input.tokens(0..1), values);
             return finish(i, rows.start, values);
         }
-        let mut dots = [0i32; TILE_ROWS * TILE_TOKENS];
         let mut tile = [0f32; TILE_ROWS * TILE_TOKENS];
         for token in (0..n_tokens).step_by(TILE_TOKENS) {
             let n = TILE_TOKENS.min(n_tokens - token);
             let tile = &mut tile[..n * rows.len()];
-            stored.products(kernel, weights, input, token, &mut dots, tile);
+            stored.products(kernel, weights, input.tokens(token..token + n), tile);
             for (t, values) in tile.chunks_exact(rows.len()).enumerate() {
                 let out = out.row(token + t);
                 out.copy_from_slice(values);
@@ -368,11 +272,6 @@ fn apply_then<const N: usize>(
         }
     });
     Ok(())
-}
-
-fn too_small(gguf: &Gguf, info: &TensorInfo) -> Error {
-    let what = format!("tensor {:?}: its data do not hold its shape", info.name);
-    Error::bad_file(gguf.path(), what)
 }
 
 /// A matrix with the scale and bias that follow it.
@@ -402,11 +301,9 @@ impl Linear {
         input: &mut Input,
         products: [(&Linear, &mut [f32]); N],
     ) -> Result<(), Error> {
-        let first = products[0].0.weight.encoding();
-        if products
-            .iter()
-            .any(|(linear, _)| linear.weight.encoding() != first)
-        {
+        let encoding = |linear: &Linear| linear.weight.format.encoding();
+        let first = encoding(products[0].0);
+        if products.iter().any(|(linear, _)| encoding(linear) != first) {
             for (linear, out) in products {
                 linear.apply(engine, input, out)?;
             }
@@ -465,29 +362,39 @@ impl<'a> Input<'a> {
 
     /// The values that `matrix`, of floats, is multiplied with.
     pub(super) fn as_seen_by(&mut self, engine: &Engine, matrix: &Matrix) -> &[f32] {
-        self.encode(engine, matrix.encoding());
-        self.floats(0..self.n_tokens())
+        self.encode(engine, matrix.format.encoding());
+        self.tokens(0..self.n_tokens()).floats
     }
 
     fn n_tokens(&self) -> usize {
         self.x.len() / self.columns
     }
 
-    fn floats(&self, tokens: std::ops::Range<usize>) -> &[f32] {
-        let x = match self.encoding {
-            Encoding::Bf16 => &self.encoded.floats,
-            _ => self.x,
-        };
-        &x[tokens.start * self.columns..tokens.end * self.columns]
-    }
-
-    fn codes(&self, tokens: std::ops::Range<usize>, block: usize) -> (&[i8], &[f32]) {
-        let blocks = self.columns / block;
-        (
-            &bytemuck::cast_slice(&self.encoded.codes)
-                [tokens.start * self.columns..tokens.end * self.columns],
-            &self.encoded.scales[tokens.start * blocks..tokens.end * blocks],
-        )
+    /// What some tokens were encoded to.
+    fn tokens(&self, tokens: Range<usize>) -> Activations<'_> {
+        let of = |per_token: usize| tokens.start * per_token..tokens.end * per_token;
+        let Encoded {
+            codes,
+            scales,
+            sums,
+            floats,
+        } = &*self.encoded;
+        match self.encoding {
+            Encoding::F32 => Activations {
+                floats: &self.x[of(self.columns)],
+                ..Activations::default()
+            },
+            Encoding::Bf16 => Activations {
+                floats: &floats[of(self.columns)],
+                ..Activations::default()
+            },
+            Encoding::Codes(encoding) => Activations {
+                codes: &bytemuck::cast_slice(codes)[of(self.columns)],
+                scales: &scales[of(self.columns / encoding.block_len(self.columns))],
+                sums: &sums[of(1)],
+                ..Activations::default()
+            },
+        }
     }
 
     fn encode(&mut self, engine: &Engine, encoding: Encoding) {
@@ -504,34 +411,25 @@ impl<'a> Input<'a> {
             floats,
         } = &mut *self.encoded;
         let token = |t: usize| &x[t * columns..][..columns];
-        let block = match encoding {
-            Encoding::F32 => return,
+        match encoding {
+            Encoding::F32 => (),
             Encoding::Bf16 => {
                 floats.resize(x.len(), 0.0);
-                return pool.rows(floats, columns, |t, out| {
+                pool.rows(floats, columns, |t, out| {
                     for (out, v) in out.iter_mut().zip(token(t)) {
                         *out = round_to_bf16(*v);
                     }
                 });
             }
-            Encoding::I8 => columns,
-            Encoding::Q8_0 => q8_0::BLOCK,
-            Encoding::Q8K => q6_k::BLOCK,
-        };
-        codes.resize(x.len().div_ceil(64), Line([0; 64]));
-        let codes = &mut bytemuck::cast_slice_mut(codes)[..x.len()];
-        scales.resize(n_tokens * columns / block, 0.0);
-        sums.resize(n_tokens, 0);
-        pool.rows_of_three(n_tokens, (codes, scales, sums), |t, codes, scales, sum| {
-            vectorize!(
-                kernel,
-                match encoding {
-                    Encoding::I8 => (scales[0], sum[0]) = i2_s::quantize_row(token(t), codes),
-                    Encoding::Q8_0 => q8_0::quantize_row(token(t), codes, scales),
-                    Encoding::Q8K => q6_k::quantize_row_q8_k(token(t), codes, scales),
-                    Encoding::F32 | Encoding::Bf16 => unreachable!("handled above"),
-                }
-            );
-        });
+            Encoding::Codes(encoding) => {
+                codes.resize(x.len().div_ceil(64), Line([0; 64]));
+                let codes = &mut bytemuck::cast_slice_mut(codes)[..x.len()];
+                scales.resize(n_tokens * columns / encoding.block_len(columns), 0.0);
+                sums.resize(n_tokens, 0);
+                pool.rows_of_three(n_tokens, (codes, scales, sums), |t, codes, scales, sum| {
+                    encoding.quantize_row(kernel, token(t), codes, scales, &mut sum[0]);
+                });
+            }
+        }
     }
 }

@@ -4,12 +4,61 @@
 //! in byte `j % 32`, bits `6 - 2 * (j / 32)`, as code 0, 1, 2 for -1, 0, +1. The f32 scale lies directly behind
 //! the packed rows, and the tensor takes `n / 4 + 32` bytes.
 
-use super::{max, nearest_product};
+use super::activations::{Activations, Codes, Encoding};
+use super::{WeightFormat, max, nearest_product};
+use crate::gguf::TensorType;
+use crate::kernels::{Kernel, Rows, vectorize};
 
 /// Weights per block. A row is a whole number of blocks.
-pub const BLOCK: usize = 128;
+pub const BLOCK: usize = TensorType::I2_S.block_len() as usize;
 /// Bytes per block.
-pub const BLOCK_BYTES: usize = 32;
+pub const BLOCK_BYTES: usize = TensorType::I2_S.block_bytes() as usize;
+
+/// I2_S weights.
+#[derive(Debug)]
+pub(crate) struct Format;
+
+impl WeightFormat for Format {
+    fn ty(&self) -> TensorType {
+        TensorType::I2_S
+    }
+
+    fn encoding(&self) -> Encoding {
+        Encoding::Codes(Codes::I8)
+    }
+
+    fn dequantize_row(&self, row: &[u8], out: &mut [f32]) {
+        let blocks = row.as_chunks::<BLOCK_BYTES>().0;
+        for (block, out) in blocks.iter().zip(out.chunks_exact_mut(BLOCK)) {
+            for (j, out) in out.iter_mut().enumerate() {
+                let code = block[j % 32] >> (6 - 2 * (j / 32)) & 3;
+                *out = f32::from(code) - 1.0;
+            }
+        }
+    }
+
+    fn dots(&self, kernel: Kernel, weights: Rows, scale: f32, x: Activations, out: &mut [f32]) {
+        kernel.i2_s_dots(weights, x.codes, bytemuck::cast_slice_mut(out));
+        finish(kernel, scale, x, out);
+    }
+}
+
+/// Makes products of exact dot products of codes, whose bits `out` holds, an i32 each. The codes are 0..=2, so the sum
+/// of the activations comes off. This order of f32 operations is the reference's
+/// (`ggml_compute_forward_mul_mat_one_chunk`).
+pub(super) fn finish(kernel: Kernel, scale: f32, x: Activations, out: &mut [f32]) {
+    let rows = out.len() / x.sums.len();
+    let tokens = x.sums.iter().zip(x.scales);
+    for (out, (&sum, &x_scale)) in out.chunks_exact_mut(rows).zip(tokens) {
+        let sum = sum as f32;
+        vectorize!(kernel, {
+            for out in out {
+                let dot = out.to_bits() as i32;
+                *out = (dot as f32 - sum) / x_scale * scale;
+            }
+        });
+    }
+}
 
 /// Packs one block of ternary values (-1, 0, +1).
 pub fn pack_block(values: &[i8; BLOCK]) -> [u8; BLOCK_BYTES] {

@@ -1,12 +1,89 @@
-//! Block formats: how weights lie in the file, or in memory, and how activations are quantised for them.
+//! Formats of weights: how they lie in the file, or in memory, and how activations are quantised for them.
 //!
-//! Rounding follows ggml, so that integer dot products are the reference's to the bit.
+//! A type of weights is a line of [`TensorType`]'s table and a [`WeightFormat`] in a file of its own here, registered
+//! in [`FORMATS`]. Rounding follows ggml, so that integer dot products are the reference's to the bit.
 
+pub(crate) mod activations;
+mod float;
 pub mod i2_s;
 pub mod i7;
 pub mod q6_k;
 pub mod q8_0;
 pub mod trits;
+
+use std::fmt;
+
+use self::activations::{Activations, Encoding};
+use crate::gguf::{Float, TensorType};
+use crate::kernels::{Kernel, Rows};
+
+/// How a type of weights is read and multiplied.
+///
+/// With [`dequantize_row`](Self::dequantize_row) alone a type is right; kernels of its own make it fast.
+pub(crate) trait WeightFormat: fmt::Debug + Sync {
+    /// The type in the file.
+    fn ty(&self) -> TensorType;
+
+    /// Decodes one row, as far as `out` goes; the scale of the whole tensor, if it has one, is still to be applied.
+    fn dequantize_row(&self, row: &[u8], out: &mut [f32]);
+
+    /// What its activations are turned into.
+    fn encoding(&self) -> Encoding {
+        Encoding::F32
+    }
+
+    /// `out[t][r] = row r . token t * scale`, for `out` of `[n_tokens][weights.n]` and the `scale` of the whole tensor,
+    /// 1 where it has none.
+    ///
+    /// # Panics
+    /// If a slice is too short.
+    fn dots(&self, kernel: Kernel, weights: Rows, scale: f32, x: Activations, out: &mut [f32]) {
+        let Rows { n, columns, .. } = weights;
+        let mut decoded = vec![0f32; n * columns];
+        for (r, decoded) in decoded.chunks_exact_mut(columns).enumerate() {
+            self.dequantize_row(weights.row(r, self.row_bytes(columns)), decoded);
+        }
+        let decoded = Rows {
+            data: bytemuck::cast_slice(&decoded),
+            stride: size_of::<f32>() * columns,
+            n,
+            columns,
+        };
+        kernel.float_dots(Float::F32, decoded, x.floats, out);
+        out.iter_mut().for_each(|v| *v *= scale);
+    }
+
+    /// Bytes of a row of `columns`, a multiple of the block.
+    fn row_bytes(&self, columns: usize) -> usize {
+        columns / self.ty().block_len() as usize * self.ty().block_bytes() as usize
+    }
+}
+
+/// Every format that matrices of a file may have.
+static FORMATS: [&dyn WeightFormat; 6] = [
+    &float::Format(Float::F32),
+    &float::Format(Float::F16),
+    &float::Format(Float::Bf16),
+    &q8_0::Format,
+    &q6_k::Format,
+    &i2_s::Format,
+];
+
+/// The types that matrices may have.
+pub fn types() -> impl Iterator<Item = TensorType> {
+    FORMATS.iter().map(|format| format.ty())
+}
+
+/// Decodes a row of weights, as far as `out` goes; the scale of the whole tensor, if it has one, is still to be applied.
+/// `None` if matrices may not have that type.
+pub fn dequantize_row(ty: TensorType, row: &[u8], out: &mut [f32]) -> Option<()> {
+    format(ty).map(|format| format.dequantize_row(row, out))
+}
+
+/// The format of a type; `None` if matrices may not have it.
+pub(crate) fn format(ty: TensorType) -> Option<&'static dyn WeightFormat> {
+    FORMATS.into_iter().find(|format| format.ty() == ty)
+}
 
 /// Round half to even, for `|x| < 2^22`; the addition pushes the fraction out of the significand.
 #[inline(always)]
@@ -43,7 +120,141 @@ pub(crate) fn max(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
     use super::*;
+    use crate::gguf::{Content, Layout};
+
+    const COLUMNS: usize = 512;
+    const ROWS: usize = 5;
+    const TOKENS: usize = 3;
+
+    fn write(float: Float, v: f32, bytes: &mut [u8]) {
+        match float {
+            Float::F32 => bytes[..4].copy_from_slice(&v.to_le_bytes()),
+            Float::F16 => bytes[..2].copy_from_slice(&f16::from_f32(v).to_le_bytes()),
+            Float::Bf16 => bytes[..2].copy_from_slice(&bf16::from_f32(v).to_le_bytes()),
+        }
+    }
+
+    /// Any integers, floats of about 0.01.
+    fn random_block(layout: Layout, random: &mut StdRng) -> Vec<u8> {
+        let mut block: Vec<u8> = (0..layout.block_bytes).map(|_| random.random()).collect();
+        let mut float = || random.random_range(0.005..0.02);
+        match layout.content {
+            Content::Float(stored) => write(stored, float(), &mut block),
+            Content::Scaled(scales) => {
+                for &(stored, first) in scales {
+                    write(stored, float(), &mut block[first..]);
+                }
+            }
+            // No code of 3.
+            Content::Ternary => block.iter_mut().for_each(|b| *b &= !(*b << 1 & 0xaa)),
+        }
+        block
+    }
+
+    /// Activations are rounded to 8 bits at most: that makes small errors, another layout large ones.
+    #[test]
+    fn every_format_multiplies_by_what_it_decodes() {
+        let mut random = StdRng::seed_from_u64(1);
+        for format in FORMATS {
+            let layout = format.ty().layout().unwrap();
+            let blocks = ROWS * COLUMNS / layout.block_len as usize;
+            let data = (0..blocks).flat_map(|_| random_block(layout, &mut random));
+            let data: Vec<u8> = data.collect();
+            let rows = Rows {
+                data: &data,
+                stride: format.row_bytes(COLUMNS),
+                n: ROWS,
+                columns: COLUMNS,
+            };
+            let scale = if layout.trailer_bytes > 0 { 3.0 } else { 1.0 };
+            let x: Vec<f32> = (0..TOKENS * COLUMNS)
+                .map(|_| random.random_range(-1.0..1.0))
+                .collect();
+            let mut want = Vec::new();
+            for x in x.chunks_exact(COLUMNS) {
+                for r in 0..ROWS {
+                    let mut weights = [0f32; COLUMNS];
+                    format.dequantize_row(rows.row(r, rows.stride), &mut weights);
+                    let products = weights.iter().zip(x);
+                    let products = products.map(|(w, x)| f64::from(*w) * f64::from(*x));
+                    want.push(products.sum::<f64>() * f64::from(scale));
+                }
+            }
+            for kernel in Kernel::available() {
+                let mut codes = vec![0; x.len()];
+                let (mut scales, mut sums) = (vec![0.0; x.len()], [0; TOKENS]);
+                if let Encoding::Codes(encoding) = format.encoding() {
+                    let per_token = COLUMNS / encoding.block_len(COLUMNS);
+                    for (t, (x, sum)) in x.chunks_exact(COLUMNS).zip(&mut sums).enumerate() {
+                        let codes = &mut codes[t * COLUMNS..];
+                        let scales = &mut scales[t * per_token..];
+                        encoding.quantize_row(kernel, x, codes, scales, sum);
+                    }
+                }
+                let activations = Activations {
+                    floats: &x,
+                    codes: &codes,
+                    scales: &scales,
+                    sums: &sums,
+                };
+                let mut got = [0.0; TOKENS * ROWS];
+                format.dots(kernel, rows, scale, activations, &mut got);
+                let error = got
+                    .iter()
+                    .zip(&want)
+                    .map(|(a, b)| (f64::from(*a) - b).powi(2));
+                let nmse = error.sum::<f64>() / want.iter().map(|v| v * v).sum::<f64>();
+                assert!(nmse < 1e-4, "{} {}: {nmse:e}", format.ty(), kernel.name());
+            }
+        }
+    }
+
+    #[derive(Debug)]
+    struct WithoutKernel(&'static dyn WeightFormat);
+
+    impl WeightFormat for WithoutKernel {
+        fn ty(&self) -> TensorType {
+            self.0.ty()
+        }
+
+        fn dequantize_row(&self, row: &[u8], out: &mut [f32]) {
+            self.0.dequantize_row(row, out);
+        }
+    }
+
+    #[test]
+    fn a_format_needs_no_kernel_of_its_own() {
+        let mut data = random_block(
+            TensorType::Q8_0.layout().unwrap(),
+            &mut StdRng::seed_from_u64(2),
+        );
+        data.extend_from_within(..);
+        let rows = Rows {
+            data: &data,
+            stride: q8_0::BLOCK_BYTES,
+            n: 2,
+            columns: q8_0::BLOCK,
+        };
+        let mut x = [0.0; 3 * q8_0::BLOCK];
+        (x[1], x[32 + 5], x[64 + 31]) = (1.0, 2.0, -1.0);
+        let activations = Activations {
+            floats: &x,
+            ..Activations::default()
+        };
+        let mut weights = [0.0; q8_0::BLOCK];
+        q8_0::dequantize_row(&data, &mut weights);
+        let mut got = [0.0; 6];
+        let format = WithoutKernel(&q8_0::Format);
+        assert_eq!(format.encoding(), Encoding::F32);
+        format.dots(Kernel::available()[0], rows, 4.0, activations, &mut got);
+        let want = [4.0 * weights[1], 8.0 * weights[5], -4.0 * weights[31]];
+        assert_eq!(got, want.map(|v| [v; 2]).concat()[..]);
+    }
 
     #[test]
     fn max_sees_the_tail() {

@@ -3,12 +3,37 @@
 
 use half::f16;
 
-use super::nearest_product;
+use super::activations::{Activations, Codes, Encoding};
+use super::{WeightFormat, nearest_product};
+use crate::gguf::TensorType;
+use crate::kernels::{Kernel, Rows};
 
 /// Values per super-block.
-pub const BLOCK: usize = 256;
+pub const BLOCK: usize = TensorType::Q6_K.block_len() as usize;
 /// Bytes per super-block: 128 of low nibbles, 64 of high bit pairs, 16 sub-scales, the F16 scale.
-pub const BLOCK_BYTES: usize = 128 + 64 + 16 + 2;
+pub const BLOCK_BYTES: usize = TensorType::Q6_K.block_bytes() as usize;
+
+/// Q6_K weights.
+#[derive(Debug)]
+pub(crate) struct Format;
+
+impl WeightFormat for Format {
+    fn ty(&self) -> TensorType {
+        TensorType::Q6_K
+    }
+
+    fn encoding(&self) -> Encoding {
+        Encoding::Codes(Codes::Q8K)
+    }
+
+    fn dequantize_row(&self, row: &[u8], out: &mut [f32]) {
+        dequantize_row(row, out);
+    }
+
+    fn dots(&self, kernel: Kernel, weights: Rows, _: f32, x: Activations, out: &mut [f32]) {
+        kernel.q6_k_dots(weights, x.codes, x.scales, out);
+    }
+}
 
 /// One super-block of the file, taken apart.
 pub(crate) struct Block<'a> {

@@ -2,12 +2,37 @@
 
 use half::f16;
 
-use super::{max, nearest_int};
+use super::activations::{Activations, Codes, Encoding};
+use super::{WeightFormat, max, nearest_int};
+use crate::gguf::TensorType;
+use crate::kernels::{Kernel, Rows};
 
 /// Values per block.
-pub const BLOCK: usize = 32;
+pub const BLOCK: usize = TensorType::Q8_0.block_len() as usize;
 /// Bytes per block in the file: the F16 scale, then the values.
-pub const BLOCK_BYTES: usize = 2 + BLOCK;
+pub const BLOCK_BYTES: usize = TensorType::Q8_0.block_bytes() as usize;
+
+/// Q8_0 weights.
+#[derive(Debug)]
+pub(crate) struct Format;
+
+impl WeightFormat for Format {
+    fn ty(&self) -> TensorType {
+        TensorType::Q8_0
+    }
+
+    fn encoding(&self) -> Encoding {
+        Encoding::Codes(Codes::Q8_0)
+    }
+
+    fn dequantize_row(&self, row: &[u8], out: &mut [f32]) {
+        dequantize_row(row, out);
+    }
+
+    fn dots(&self, kernel: Kernel, weights: Rows, _: f32, x: Activations, out: &mut [f32]) {
+        kernel.q8_0_dots(weights, x.codes, x.scales, out);
+    }
+}
 
 /// Scale and values of one block of the file.
 #[inline(always)]

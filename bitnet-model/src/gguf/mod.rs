@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 pub use metadata::{Array, FromValue, Metadata, StringArray, Value};
-pub use types::{I2_S_TRAILER, TensorType};
+pub use types::{Content, Float, I2_S_TRAILER, Layout, TensorType};
 pub use write::{TensorWriter, Writer};
 
 use crate::error::Error;

@@ -52,14 +52,7 @@ fn value() -> impl Strategy<Value = Value> {
 type Tensors = Vec<(String, Vec<u64>, TensorType)>;
 
 fn tensors() -> impl Strategy<Value = Tensors> {
-    let ty = prop::sample::select(vec![
-        TensorType::F32,
-        TensorType::F16,
-        TensorType::BF16,
-        TensorType::Q8_0,
-        TensorType::Q6_K,
-        TensorType::I2_S,
-    ]);
+    let ty = prop::sample::select(TensorType::KNOWN);
     let tensor =
         (ty, 1u64..3, prop::collection::vec(1u64..4, 0..3)).prop_map(|(ty, blocks, rest)| {
             let shape = [vec![blocks * ty.block_len()], rest].concat();

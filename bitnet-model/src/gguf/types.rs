@@ -1,122 +1,221 @@
-//! Tensor types: ids, names and block layouts.
+//! Tensor types: ids, names and block layouts, one line each.
 
 use std::fmt;
 
-/// How a tensor's elements are stored. The ids are ggml's (`enum ggml_type`), with those of BitNet.cpp's fork.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(non_camel_case_types, reason = "the names of the format")]
-pub enum TensorType {
-    /// IEEE 754 single precision.
+/// How a float is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Float {
+    /// IEEE binary32.
     F32,
-    /// IEEE 754 half precision.
+    /// IEEE binary16.
     F16,
-    /// The upper half of a single.
-    BF16,
-    /// Blocks of 32: an F16 scale, then 32 int8.
-    Q8_0,
-    /// Blocks of 256: 6-bit values with 16 int8 scales and an F16 scale of those.
-    Q6_K,
-    /// BitNet.cpp's ternary format: 2 bits per weight, one F32 scale behind the whole tensor.
-    I2_S,
-    /// Any other id. Such a tensor can be listed but not read.
-    Unknown(u32),
+    /// bfloat16.
+    Bf16,
+}
+
+impl Float {
+    /// Bytes per element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Float::F32 => 4,
+            Float::F16 | Float::Bf16 => 2,
+        }
+    }
+}
+
+/// How the elements of a type lie in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Elements per block; rows are a multiple of it.
+    pub block_len: u64,
+    /// Bytes per block.
+    pub block_bytes: u64,
+    /// Bytes behind the whole tensor; the first four are its F32 scale.
+    pub trailer_bytes: u64,
+    /// What a block is made of.
+    pub content: Content,
+}
+
+/// What a block is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A float.
+    Float(Float),
+    /// Integers and their scales: how each scale is stored, and its first byte.
+    Scaled(&'static [(Float, usize)]),
+    /// Codes 0, 1, 2 of two bits for -1, 0, +1; 3 stands for no weight.
+    Ternary,
+}
+
+impl Layout {
+    const fn float(float: Float) -> Layout {
+        Layout {
+            block_len: 1,
+            block_bytes: float.bytes() as u64,
+            trailer_bytes: 0,
+            content: Content::Float(float),
+        }
+    }
+
+    const fn scaled(len: u64, bytes: u64, scales: &'static [(Float, usize)]) -> Layout {
+        Layout {
+            block_len: len,
+            block_bytes: bytes,
+            trailer_bytes: 0,
+            content: Content::Scaled(scales),
+        }
+    }
+
+    const fn ternary(len: u64, bytes: u64, trailer_bytes: u64) -> Layout {
+        Layout {
+            block_len: len,
+            block_bytes: bytes,
+            trailer_bytes,
+            content: Content::Ternary,
+        }
+    }
 }
 
 /// Bytes behind the packed weights of an I2_S tensor; the first four are the F32 scale.
 pub const I2_S_TRAILER: u64 = 32;
 
+/// One line for each type: name, id, layout.
+macro_rules! tensor_types {
+    ($($(#[$doc:meta])* $name:ident = $id:literal, $layout:expr;)*) => {
+        /// How a tensor's elements are stored. The ids are ggml's (`enum ggml_type`), with those of BitNet.cpp's fork.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[allow(non_camel_case_types, reason = "the names of the format")]
+        pub enum TensorType {
+            $($(#[$doc])* $name,)*
+            /// Any other id. Such a tensor can be listed but not read.
+            Unknown(u32),
+        }
+
+        impl TensorType {
+            /// Every type that can be read.
+            pub const KNOWN: &[TensorType] = &[$(TensorType::$name),*];
+
+            /// The type with this id.
+            pub fn from_id(id: u32) -> TensorType {
+                match id {
+                    $($id => TensorType::$name,)*
+                    other => TensorType::Unknown(other),
+                }
+            }
+
+            /// The type's id in the file.
+            pub fn id(self) -> u32 {
+                match self {
+                    $(TensorType::$name => $id,)*
+                    TensorType::Unknown(id) => id,
+                }
+            }
+
+            /// llama.cpp's name for the type, in capitals; `?` for an id that it does not know either.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(TensorType::$name => stringify!($name),)*
+                    TensorType::Unknown(id) => {
+                        let named = ONLY_NAMED.iter().find(|(of, _)| *of == id);
+                        named.map_or("?", |(_, name)| name)
+                    }
+                }
+            }
+
+            /// How its elements lie; `None` if the type is unknown.
+            pub const fn layout(self) -> Option<Layout> {
+                match self {
+                    $(TensorType::$name => Some($layout),)*
+                    TensorType::Unknown(_) => None,
+                }
+            }
+        }
+    };
+}
+
+tensor_types! {
+    /// IEEE 754 single precision.
+    F32 = 0, Layout::float(Float::F32);
+    /// IEEE 754 half precision.
+    F16 = 1, Layout::float(Float::F16);
+    /// The upper half of a single.
+    BF16 = 30, Layout::float(Float::Bf16);
+    /// Blocks of 32: an F16 scale, then 32 int8.
+    Q8_0 = 8, Layout::scaled(32, 34, &[(Float::F16, 0)]);
+    /// Blocks of 256: 6-bit values with 16 int8 scales and an F16 scale of those.
+    Q6_K = 14, Layout::scaled(256, 210, &[(Float::F16, 208)]);
+    /// BitNet.cpp's ternary format: 2 bits per weight, one F32 scale behind the whole tensor.
+    I2_S = 36, Layout::ternary(128, 32, I2_S_TRAILER);
+}
+
+/// The names of types that can be listed but not read.
+const ONLY_NAMED: [(u32, &str); 32] = [
+    (2, "Q4_0"),
+    (3, "Q4_1"),
+    (6, "Q5_0"),
+    (7, "Q5_1"),
+    (9, "Q8_1"),
+    (10, "Q2_K"),
+    (11, "Q3_K"),
+    (12, "Q4_K"),
+    (13, "Q5_K"),
+    (15, "Q8_K"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (20, "IQ4_NL"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (23, "IQ4_XS"),
+    (24, "I8"),
+    (25, "I16"),
+    (26, "I32"),
+    (27, "I64"),
+    (28, "F64"),
+    (29, "IQ1_M"),
+    (31, "Q4_0_4_4"),
+    (32, "Q4_0_4_8"),
+    (33, "Q4_0_8_8"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (37, "I8_S"),
+    (38, "TL1"),
+    (39, "TL2"),
+];
+
 impl TensorType {
-    /// The type with this id.
-    pub fn from_id(id: u32) -> TensorType {
-        match id {
-            0 => TensorType::F32,
-            1 => TensorType::F16,
-            8 => TensorType::Q8_0,
-            14 => TensorType::Q6_K,
-            30 => TensorType::BF16,
-            36 => TensorType::I2_S,
-            other => TensorType::Unknown(other),
-        }
+    /// The type of this [`name`](Self::name), if it can be read.
+    pub fn from_name(name: &str) -> Option<TensorType> {
+        let mut known = TensorType::KNOWN.iter().copied();
+        known.find(|ty| ty.name() == name)
     }
 
-    /// The type's id in the file.
-    pub fn id(self) -> u32 {
-        match self {
-            TensorType::F32 => 0,
-            TensorType::F16 => 1,
-            TensorType::Q8_0 => 8,
-            TensorType::Q6_K => 14,
-            TensorType::BF16 => 30,
-            TensorType::I2_S => 36,
-            TensorType::Unknown(id) => id,
-        }
+    /// Whether the elements are floats.
+    pub fn is_float(self) -> bool {
+        let content = self.layout().map(|layout| layout.content);
+        matches!(content, Some(Content::Float(_)))
     }
 
-    /// llama.cpp's name for the type, in capitals; `?` for an id that it does not know either.
-    pub fn name(self) -> &'static str {
-        match self.id() {
-            0 => "F32",
-            1 => "F16",
-            2 => "Q4_0",
-            3 => "Q4_1",
-            6 => "Q5_0",
-            7 => "Q5_1",
-            8 => "Q8_0",
-            9 => "Q8_1",
-            10 => "Q2_K",
-            11 => "Q3_K",
-            12 => "Q4_K",
-            13 => "Q5_K",
-            14 => "Q6_K",
-            15 => "Q8_K",
-            16 => "IQ2_XXS",
-            17 => "IQ2_XS",
-            18 => "IQ3_XXS",
-            19 => "IQ1_S",
-            20 => "IQ4_NL",
-            21 => "IQ3_S",
-            22 => "IQ2_S",
-            23 => "IQ4_XS",
-            24 => "I8",
-            25 => "I16",
-            26 => "I32",
-            27 => "I64",
-            28 => "F64",
-            29 => "IQ1_M",
-            30 => "BF16",
-            31 => "Q4_0_4_4",
-            32 => "Q4_0_4_8",
-            33 => "Q4_0_8_8",
-            34 => "TQ1_0",
-            35 => "TQ2_0",
-            36 => "I2_S",
-            37 => "I8_S",
-            38 => "TL1",
-            39 => "TL2",
-            _ => "?",
-        }
+    /// Whether the weights are ternary, with one scale for the tensor: they are multiplied with activations in int8.
+    pub fn is_ternary(self) -> bool {
+        let content = self.layout().map(|layout| layout.content);
+        matches!(content, Some(Content::Ternary))
     }
 
     /// Elements per block; rows are a multiple of it. 0 if the type is unknown.
-    pub fn block_len(self) -> u64 {
-        match self {
-            TensorType::F32 | TensorType::F16 | TensorType::BF16 => 1,
-            TensorType::Q8_0 => 32,
-            TensorType::Q6_K => 256,
-            TensorType::I2_S => 128,
-            TensorType::Unknown(_) => 0,
+    pub const fn block_len(self) -> u64 {
+        match self.layout() {
+            Some(layout) => layout.block_len,
+            None => 0,
         }
     }
 
     /// Bytes per block. 0 if the type is unknown.
-    pub fn block_bytes(self) -> u64 {
-        match self {
-            TensorType::F32 => 4,
-            TensorType::F16 | TensorType::BF16 => 2,
-            TensorType::Q8_0 => 34,
-            TensorType::Q6_K => 210,
-            TensorType::I2_S => 32,
-            TensorType::Unknown(_) => 0,
+    pub const fn block_bytes(self) -> u64 {
+        match self.layout() {
+            Some(layout) => layout.block_bytes,
+            None => 0,
         }
     }
 
@@ -127,23 +226,19 @@ impl TensorType {
     /// or that the type is unknown.
     pub fn data_size(self, shape: &[u64]) -> Result<u64, String> {
         let n = element_count(shape)?;
-        if let TensorType::Unknown(_) = self {
+        let Some(layout) = self.layout() else {
             return Err(format!("tensor type {self} has no known size"));
-        }
+        };
         let row = shape.first().copied().unwrap_or(1);
-        let block = self.block_len();
+        let block = layout.block_len;
         if !row.is_multiple_of(block) {
             return Err(format!(
                 "rows of {row} elements, but {self} needs a multiple of {block}"
             ));
         }
-        let trailer = match self {
-            TensorType::I2_S => I2_S_TRAILER,
-            _ => 0,
-        };
         (n / block)
-            .checked_mul(self.block_bytes())
-            .and_then(|bytes| bytes.checked_add(trailer))
+            .checked_mul(layout.block_bytes)
+            .and_then(|bytes| bytes.checked_add(layout.trailer_bytes))
             .ok_or_else(|| format!("shape {shape:?} is too large"))
     }
 }
@@ -164,6 +259,44 @@ impl fmt::Display for TensorType {
         match (self, self.name()) {
             (TensorType::Unknown(id), "?") => f.pad(&format!("id {id}")),
             (_, name) => f.pad(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn ids_and_names_are_distinct_and_lead_back() {
+        let only_named = ONLY_NAMED.map(|(id, _)| TensorType::Unknown(id));
+        let all = || TensorType::KNOWN.iter().chain(&only_named);
+        assert_eq!(
+            all().map(|ty| ty.id()).collect::<HashSet<_>>().len(),
+            all().count()
+        );
+        assert_eq!(
+            all().map(|ty| ty.name()).collect::<HashSet<_>>().len(),
+            all().count()
+        );
+        for &ty in all() {
+            assert_eq!(TensorType::from_id(ty.id()), ty);
+            let known = ty.layout().is_some();
+            assert_eq!(TensorType::from_name(ty.name()), known.then_some(ty));
+        }
+    }
+
+    #[test]
+    fn scales_lie_within_their_block() {
+        for ty in TensorType::KNOWN {
+            let layout = ty.layout().unwrap();
+            if let Content::Scaled(scales) = layout.content {
+                let end = |&(float, first): &(Float, usize)| (first + float.bytes()) as u64;
+                assert!(!scales.is_empty(), "{ty}");
+                assert!(scales.iter().all(|s| end(s) <= layout.block_bytes), "{ty}");
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bitnet_model::gguf::TensorType;
 use bitnet_model::tap::Tap;
 use half::f16;
 use reports::model::{
@@ -459,7 +460,8 @@ fn feeds_quantiser(tap: Tap, facts: &ModelFacts) -> bool {
         _ => return false,
     };
     let types = facts.weight_types.get(&product);
-    types.is_some_and(|types| types.iter().any(|ty| ty == "I2_S"))
+    let ternary = |ty: &String| TensorType::from_name(ty).is_some_and(TensorType::is_ternary);
+    types.is_some_and(|types| types.iter().any(ternary))
 }
 
 /// Puts the rows of one (prompt, mode) where they belong.

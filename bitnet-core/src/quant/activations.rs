@@ -1,0 +1,72 @@
+//! What activations are turned into, to be multiplied with weights.
+
+use super::{i2_s, q6_k, q8_0};
+use crate::kernels::{Kernel, vectorize};
+
+/// What a format of weights is multiplied with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Encoding {
+    /// Floats as they are.
+    F32,
+    /// Floats, rounded to bf16.
+    Bf16,
+    /// Integers and scales.
+    Codes(Codes),
+}
+
+/// How activations are quantised.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Codes {
+    /// One scale per token, by which values were multiplied.
+    I8,
+    /// One scale per 32 values.
+    Q8_0,
+    /// One scale per 256 values.
+    Q8K,
+}
+
+impl Codes {
+    /// Values that have a scale in common, in rows of `columns`.
+    pub(crate) fn block_len(self, columns: usize) -> usize {
+        match self {
+            Codes::I8 => columns,
+            Codes::Q8_0 => q8_0::BLOCK,
+            Codes::Q8K => q6_k::BLOCK,
+        }
+    }
+
+    /// Quantises one token's activations; `sum` becomes that of the codes, for [`Codes::I8`] alone.
+    ///
+    /// # Panics
+    /// If `codes` or `scales` is too short for `x`.
+    pub(crate) fn quantize_row(
+        self,
+        kernel: Kernel,
+        x: &[f32],
+        codes: &mut [i8],
+        scales: &mut [f32],
+        sum: &mut i32,
+    ) {
+        vectorize!(
+            kernel,
+            match self {
+                Codes::I8 => (scales[0], *sum) = i2_s::quantize_row(x, codes),
+                Codes::Q8_0 => q8_0::quantize_row(x, codes, scales),
+                Codes::Q8K => q6_k::quantize_row_q8_k(x, codes, scales),
+            }
+        );
+    }
+}
+
+/// The activations of some tokens, encoded; what the encoding does not have is empty.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Activations<'a> {
+    /// `[n_tokens][columns]`.
+    pub floats: &'a [f32],
+    /// `[n_tokens][columns]`.
+    pub codes: &'a [i8],
+    /// `[n_tokens][columns / block_len]`.
+    pub scales: &'a [f32],
+    /// Of each token's codes.
+    pub sums: &'a [i32],
+}
