@@ -15,7 +15,7 @@ use crate::compare::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Sid
 use crate::compare::tap::row_nmse;
 use crate::engine::{Engine, EngineError, EngineSpec};
 use crate::oracle::inputs::{TapAt, needs};
-use crate::protocol::{JudgeRequest, ModelFacts, RowJudgement, TapHeader};
+use crate::protocol::{JudgeRequest, ModelFacts, RowJudgement, TapHeader, token_bytes};
 
 /// Has the oracle judge the first divergence of a verdict, and puts what it says there.
 ///
@@ -309,7 +309,7 @@ impl<'a> Court<'a> {
         let position = self.divergence.position;
         let sub_norms = self.facts.taps.contains(&Tap::AttnSubNorm);
         let mut headers = Vec::new();
-        let mut payload = Vec::new();
+        let mut payload = token_bytes(tokens);
         for need in needs(at.0, at.1, self.facts.n_layer, sub_norms) {
             let end = first_position + tokens.len();
             let positions = if need.history {
@@ -343,7 +343,7 @@ impl<'a> Court<'a> {
             tap: at.0,
             layer: at.1,
             first_position,
-            tokens: tokens.to_vec(),
+            n_tokens: tokens.len(),
             position,
             inputs: headers,
             rows: rows.len(),

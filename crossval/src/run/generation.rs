@@ -14,7 +14,7 @@ use crate::compare::logits::max_difference;
 use crate::compare::tap::row_nmse;
 use crate::engine::{Engine, EngineError, EvalEvent};
 use crate::profile::Profile;
-use crate::protocol::{Request, Settings};
+use crate::protocol::{EvalRequest, Settings};
 use crate::trace::Traces;
 
 /// Generates from the prompt at `index`. The reference's first tokens become the prompt's teacher-forced decode
@@ -181,11 +181,10 @@ pub(super) fn logits_by_steps(
 ) -> Result<Vec<Vec<f32>>, EngineError> {
     let mut rows = Vec::new();
     for (first_position, tokens) in batches(prompt, steps, settings.n_ubatch) {
-        engine.begin_eval(&Request::Eval {
-            seq_id: 0,
+        engine.begin_eval(EvalRequest {
             first_position,
-            tokens: tokens.to_vec(),
-            taps: Vec::new(),
+            tokens,
+            taps: &[],
             overwrite: false,
             last_logits: true,
         })?;

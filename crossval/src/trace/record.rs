@@ -20,7 +20,7 @@ use crate::compare::lockstep::aligned;
 use crate::compare::tap::row_nmse;
 use crate::engine::{Engine, EngineError, EngineSpec, EvalEvent};
 use crate::error::Error;
-use crate::protocol::{ModelFacts, Request, Settings, TapHeader};
+use crate::protocol::{EvalRequest, ModelFacts, Settings, TapHeader};
 use crate::run::{self, DECODE_STEPS, Meter, ModelFile, Noise, PromptSource, batches};
 
 /// What to record.
@@ -273,15 +273,14 @@ fn evaluate(
     take: &mut TakePiece,
 ) -> Result<Vec<u8>, Error> {
     let failed = |engine: &Engine, e: EngineError| e.into_error(engine.name());
-    let request = Request::Eval {
-        seq_id: 0,
+    let request = EvalRequest {
         first_position,
-        tokens: tokens.to_vec(),
-        taps: taps.to_vec(),
+        tokens,
+        taps,
         overwrite: false,
         last_logits: taps.is_empty(),
     };
-    engine.begin_eval(&request).map_err(|e| failed(engine, e))?;
+    engine.begin_eval(request).map_err(|e| failed(engine, e))?;
     while let EvalEvent::Tap(header) = engine.next_event().map_err(|e| failed(engine, e))? {
         take(&header, engine.payload())?;
     }

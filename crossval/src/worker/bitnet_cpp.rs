@@ -233,7 +233,7 @@ impl Backend for BitnetCppBackend {
             } else {
                 Logits::None
             };
-            context.decode(&request.tokens, first, logits, None)?;
+            context.decode(request.tokens, first, logits, None)?;
         } else {
             let mut observer = TapObserver {
                 nodes,
@@ -242,7 +242,7 @@ impl Backend for BitnetCppBackend {
                 error: None,
             };
             // All rows, or the last layer's taps lack some.
-            let result = context.decode(&request.tokens, first, Logits::All, Some(&mut observer));
+            let result = context.decode(request.tokens, first, Logits::All, Some(&mut observer));
             if let Some(error) = observer.error {
                 return Err(error);
             }
@@ -299,7 +299,7 @@ fn taps(architecture: &str) -> Vec<Tap> {
 /// Sends the nodes that are taps.
 struct TapObserver<'a> {
     nodes: &'a NodeMap,
-    request: &'a EvalRequest,
+    request: &'a EvalRequest<'a>,
     stream: &'a mut TapStream,
     error: Option<Refusal>,
 }

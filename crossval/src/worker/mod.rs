@@ -20,14 +20,13 @@ use std::time::Instant;
 
 use std::collections::BTreeMap;
 
-use bitnet_core::tap::Tap;
 use bitnet_core::tokenizer::{DecodeOptions, EncodeOptions};
 
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::protocol::{
-    self, CompactHeadUse, ErrorKind, FrameError, Hello, JudgeRequest, ModelFacts, Request,
-    Response, Settings, TapHeader, Usage, VocabFacts,
+    self, CompactHeadUse, ErrorKind, EvalRequest, FrameError, Hello, JudgeRequest, ModelFacts,
+    Request, Response, Settings, TapHeader, Usage, VocabFacts,
 };
 
 /// What a request came to nothing for, as it goes over the wire.
@@ -44,15 +43,6 @@ impl Refusal {
             message: message.to_string(),
         }
     }
-}
-
-/// One evaluation, as asked for.
-pub(crate) struct EvalRequest {
-    first_position: usize,
-    tokens: Vec<u32>,
-    taps: Vec<Tap>,
-    overwrite: bool,
-    last_logits: bool,
 }
 
 /// An engine, as the serve loop sees it. The calls come in the order of the trait.
@@ -86,8 +76,13 @@ pub(crate) trait Backend {
     fn prefill(&mut self, tokens: &[u32]) -> Result<u32, Refusal>;
     /// Evaluates one more token, returns the most likely next one.
     fn decode(&mut self, token: u32) -> Result<u32, Refusal>;
-    /// Judges rows of a stage; `payload` as the request says.
-    fn judge(&mut self, _request: &JudgeRequest, _payload: &[u8]) -> Result<Response, Refusal> {
+    /// Judges rows of a stage. `tokens` are the batch's, `values` the inputs and the rows.
+    fn judge(
+        &mut self,
+        _request: &JudgeRequest,
+        _tokens: &[u32],
+        _values: &[u8],
+    ) -> Result<Response, Refusal> {
         Err(Refusal::new(ErrorKind::Usage, "this engine does not judge"))
     }
     /// What became of the compact head.
@@ -171,14 +166,6 @@ impl TapStream {
             }
         }
         Ok(())
-    }
-
-    /// The payload as token IDs.
-    fn tokens(&self) -> Result<Vec<u32>, Refusal> {
-        protocol::tokens_from_bytes(&self.payload).ok_or_else(|| {
-            let n = self.payload.len();
-            Refusal::new(ErrorKind::Usage, format!("{n} bytes of token IDs"))
-        })
     }
 
     fn respond(&mut self, response: &Response, payload: &[u8]) -> Result<(), DriverGone> {
@@ -360,12 +347,12 @@ fn answer(
                 remove_special,
                 unparse_special,
             };
-            let text = backend.detokenize(&stream.tokens()?, options)?;
+            let text = backend.detokenize(&token_ids(&stream.payload)?, options)?;
             return Ok((Response::Text, text));
         }
         Request::Pieces => {
             let (mut lengths, mut pieces) = (Vec::new(), Vec::new());
-            for id in stream.tokens()? {
+            for id in token_ids(&stream.payload)? {
                 let piece = backend.piece(id)?;
                 lengths.push(piece.len());
                 pieces.extend_from_slice(&piece);
@@ -375,7 +362,6 @@ fn answer(
         Request::Eval {
             seq_id,
             first_position,
-            tokens,
             taps,
             overwrite,
             last_logits,
@@ -383,16 +369,15 @@ fn answer(
             if seq_id != 0 {
                 return Err(Refusal::new(ErrorKind::Usage, "only sequence 0 is there"));
             }
-            some(&tokens)?;
             let request = EvalRequest {
                 first_position,
-                tokens,
-                taps,
+                tokens: &batch(&stream.payload)?,
+                taps: &taps,
                 overwrite,
                 last_logits,
             };
             let logits = backend.eval(&request, stream)?;
-            let payload = if request.last_logits {
+            let payload = if last_logits {
                 bytemuck::cast_slice(&logits).to_vec()
             } else {
                 Vec::new()
@@ -402,8 +387,18 @@ fn answer(
         Request::CheckWeights => Response::WeightsChecked {
             findings: backend.check_weights()?,
         },
-        Request::Generate { tokens, n_predict } => generate(backend, &tokens, n_predict)?,
-        Request::Judge(request) => backend.judge(&request, &stream.payload)?,
+        Request::Generate { n_predict } => {
+            return generate(backend, &batch(&stream.payload)?, n_predict);
+        }
+        Request::Judge(request) => {
+            let n_bytes = request.n_tokens.checked_mul(size_of::<u32>());
+            let parts = n_bytes.and_then(|n| stream.payload.split_at_checked(n));
+            let (tokens, values) = parts.ok_or_else(|| {
+                let what = format!("fewer token IDs than {}", request.n_tokens);
+                Refusal::new(ErrorKind::Usage, what)
+            })?;
+            backend.judge(&request, &token_ids(tokens)?, values)?
+        }
         Request::Usage => Response::Usage(Usage {
             peak_rss_bytes: peak_rss_bytes(),
             cpu_seconds: cpu_seconds(),
@@ -417,13 +412,28 @@ fn answer(
     Ok((response, Vec::new()))
 }
 
+/// Token IDs of a payload.
+fn token_ids(payload: &[u8]) -> Result<Vec<u32>, Refusal> {
+    protocol::tokens_from_bytes(payload).ok_or_else(|| {
+        let n = payload.len();
+        Refusal::new(ErrorKind::Usage, format!("{n} bytes of token IDs"))
+    })
+}
+
+/// Those of a batch or a prompt, at least one.
+fn batch(payload: &[u8]) -> Result<Vec<u32>, Refusal> {
+    match token_ids(payload)? {
+        tokens if tokens.is_empty() => Err(Refusal::new(ErrorKind::Usage, "there are no tokens")),
+        tokens => Ok(tokens),
+    }
+}
+
 /// The loop that is timed, the same for every engine of this crate.
 fn generate(
     backend: &mut dyn Backend,
     prompt: &[u32],
     n_predict: usize,
-) -> Result<Response, Refusal> {
-    some(prompt)?;
+) -> Result<(Response, Vec<u8>), Refusal> {
     // Not for `n_predict` of them at once: the context may end long before.
     let (mut tokens, mut decode_ms) = (Vec::new(), Vec::new());
     let start = Instant::now();
@@ -437,18 +447,11 @@ fn generate(
             decode_ms.push(milliseconds(start));
         }
     }
-    Ok(Response::Generated {
-        tokens,
+    let generated = Response::Generated {
         prefill_ms,
         decode_ms,
-    })
-}
-
-fn some(tokens: &[u32]) -> Result<(), Refusal> {
-    match tokens {
-        [] => Err(Refusal::new(ErrorKind::Usage, "there are no tokens")),
-        _ => Ok(()),
-    }
+    };
+    Ok((generated, protocol::token_bytes(&tokens)))
 }
 
 fn milliseconds(start: Instant) -> f64 {
