@@ -1,8 +1,8 @@
 //! The worker protocol, version 2: how the driver talks to an engine in a child process.
 //!
-//! Whatever speaks it can be compared: `crossval run --candidate exec:PATH` starts the program `PATH`, without
-//! arguments and in the driver's working directory. `examples/python/worker.py` in the source tree is a complete
-//! worker.
+//! Whatever speaks it can be compared: `crossval run --candidate exec:COMMAND` starts the program and arguments of
+//! `COMMAND`, split as a shell does it, in the driver's working directory. `examples/` in the source tree has whole
+//! workers.
 //!
 //! A worker reads requests from its standard input and writes responses to its standard output. (Workers of
 //! this crate keep that descriptor to themselves and point descriptor 1 at standard error, since C++ libraries

@@ -25,7 +25,7 @@ pub(super) struct Args {
     /// The model, a GGUF file [default: the bundled demo model]
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, oracle, rust or exec:PATH
+    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, oracle, rust or exec:COMMAND
     #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
     reference: String,
     /// Places at which each kind of fault is injected

@@ -1,5 +1,6 @@
 //! The driver's end of a worker process.
 
+mod command;
 mod limits;
 mod pipe;
 mod process;
