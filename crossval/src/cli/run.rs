@@ -67,7 +67,7 @@ pub(super) struct Args {
     /// or cumulative if the candidate takes no values]
     #[arg(long, value_enum)]
     mode: Option<ModeArg>,
-    /// Limits: standard, strict or a TOML file
+    /// Limits: standard, strict, logits or a TOML file
     #[arg(long, value_name = "PROFILE", default_value = "standard")]
     profile: String,
     /// Ledger of known deviations, a TOML file

@@ -34,7 +34,7 @@ pub(super) struct Args {
     /// Seed of the places
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Limits: standard, strict or a TOML file
+    /// Limits: standard, strict, logits or a TOML file
     #[arg(long, value_name = "PROFILE", default_value = "standard")]
     profile: String,
     /// The JSON file to write
