@@ -1,8 +1,8 @@
-//! The worker protocol, version 1: how the driver talks to an engine in a child process.
+//! The worker protocol, version 2: how the driver talks to an engine in a child process.
 //!
-//! Whatever speaks it can be compared: `crossval run --candidate exec:PATH` starts the program `PATH`, without
-//! arguments and in the driver's working directory. `examples/python/worker.py` in the source tree is a complete
-//! worker.
+//! Whatever speaks it can be compared: `crossval run --candidate exec:COMMAND` starts the program and arguments of
+//! `COMMAND`, split as a shell does it, in the driver's working directory. `examples/` in the source tree has whole
+//! workers.
 //!
 //! A worker reads requests from its standard input and writes responses to its standard output. (Workers of
 //! this crate keep that descriptor to themselves and point descriptor 1 at standard error, since C++ libraries
@@ -18,8 +18,18 @@
 //! ```
 //! `type` is the name of a [`Request`] or [`Response`] in snake case; the message's fields stand beside it:
 //! `{"type":"load","model":"tiny.gguf"}`, `{"type":"evaluated"}`. Readers ignore fields that they do not know.
-//! What is optional may be null or left out. Token IDs, positions and counts are whole numbers, times are wall-clock
-//! milliseconds. JSON holds no NaN or infinity; payloads may.
+//! What is optional may be null or left out. Positions and counts are whole numbers, times are wall-clock milliseconds.
+//! JSON holds no NaN or infinity; payloads may.
+//!
+//! Token IDs are always payload, never JSON: each a u32, little-endian.
+//!
+//! # Versions
+//! [`Hello::protocol`] says which version a worker speaks; the driver refuses every one but its own ([`VERSION`]). What
+//! changed:
+//! - **2**: token IDs travel as payload everywhere. [`Request::Eval`], [`Request::Generate`] and
+//!   [`Response::Generated`] have no field `tokens` any more, [`Request::Judge`] has `n_tokens` in its place and the IDs
+//!   in front of its other values. The messages of the tokenizer are as they were.
+//! - **1**: the first.
 //!
 //! # Conversation
 //! The worker speaks first: [`Response::Hello`]. Then the driver sends a [`Request`] and waits for its one
@@ -58,8 +68,7 @@
 //! one after the other. A row of `attn_probs` holds, head after head, the probabilities of positions
 //! `0 .. first_position + tokens of the batch`, 0 where the mask hides one; so its width grows with the sequence.
 //!
-//! Text to and from a tokenizer is a payload of bytes, UTF-8 or not, and the token IDs to and from it are one of u32.
-//! In all other messages IDs are JSON.
+//! Text to and from a tokenizer is a payload of bytes, UTF-8 or not.
 //!
 //! An engine that does not have a tap's values at hand leaves the tap out of its hello: it is then reported as not
 //! offered, which a profile may or may not allow.
@@ -83,10 +92,10 @@ use serde::{Deserialize, Serialize};
 
 pub use bitnet_model;
 
-pub use self::serve::{Backend, DriverGone, EvalRequest, Refusal, TapStream, serve, serve_over};
+pub use self::serve::{Backend, DriverGone, Refusal, TapStream, serve, serve_over};
 
 /// The version spoken here.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Largest header, bytes.
 pub const MAX_HEADER: usize = 16 << 20;
@@ -151,14 +160,13 @@ pub enum Request {
     },
     /// Token IDs, the payload, to the text of each by itself. Answer: [`Response::Pieces`].
     Pieces,
-    /// Evaluate tokens in one batch. Answer: taps, then [`Response::Evaluated`].
+    /// Evaluate token IDs, the payload, in one batch: at least one, at most `n_ubatch`. Answer: taps, then
+    /// [`Response::Evaluated`].
     Eval {
         /// The sequence; 0 for now.
         seq_id: u32,
         /// Position of the first token; 0 clears the sequence first.
         first_position: usize,
-        /// Token IDs: at least one, at most `n_ubatch`.
-        tokens: Vec<u32>,
         /// Taps to send.
         taps: Vec<Tap>,
         /// Wait for a replacement of each piece sent.
@@ -170,11 +178,10 @@ pub enum Request {
     Overwrite,
     /// During [`Request::Eval`]: go on with the worker's own values.
     Keep,
-    /// Clear the sequence, then generate greedily, past end-of-text tokens. Ties go to the lowest ID.
+    /// Clear the sequence, then generate greedily from a prompt, past end-of-text tokens. Ties go to the lowest ID.
+    /// The payload is the prompt's token IDs, as many as fit the context: the worker cuts it into batches itself.
     /// This is what is timed. Answer: [`Response::Generated`].
     Generate {
-        /// The prompt, of any length that fits the context: the worker cuts it into batches itself.
-        tokens: Vec<u32>,
         /// Tokens to generate, exactly; with 0, the prompt is evaluated all the same.
         n_predict: usize,
     },
@@ -186,9 +193,24 @@ pub enum Request {
     Quit,
 }
 
+/// A batch to evaluate: the fields of [`Request::Eval`] and its payload.
+#[derive(Clone, Copy, Debug)]
+pub struct EvalRequest<'a> {
+    /// Position of the first token; 0 clears the sequence first.
+    pub first_position: usize,
+    /// Token IDs of the batch.
+    pub tokens: &'a [u32],
+    /// Taps to send.
+    pub taps: &'a [Tap],
+    /// Wait for a replacement of each piece sent.
+    pub overwrite: bool,
+    /// Return the last token's logits.
+    pub last_logits: bool,
+}
+
 /// A row of a stage as engines have it, and what they computed it from.
 ///
-/// The payload holds the inputs, in the order of `inputs`, and then `rows` rows of the tap.
+/// The payload holds the token IDs of the batch, the inputs in the order of `inputs`, and then `rows` rows of the tap.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JudgeRequest {
     /// The stage.
@@ -197,8 +219,8 @@ pub struct JudgeRequest {
     pub layer: Option<usize>,
     /// Position of the first token of the batch that the stage was evaluated in.
     pub first_position: usize,
-    /// The batch.
-    pub tokens: Vec<u32>,
+    /// Tokens of the batch.
+    pub n_tokens: usize,
     /// The row's position.
     pub position: usize,
     /// What the inputs are: the stage's own, at the row's position; keys and values from position 0 on.
@@ -343,10 +365,8 @@ pub enum Response {
     Tap(TapHeader),
     /// An evaluation is complete.
     Evaluated,
-    /// Tokens generated.
+    /// Tokens were generated; the payload holds their IDs.
     Generated {
-        /// Their IDs.
-        tokens: Vec<u32>,
         /// Time for the prompt, until the first token is known, milliseconds.
         prefill_ms: f64,
         /// Time for each further token, milliseconds: `n_predict - 1` of them.
@@ -730,6 +750,42 @@ mod tests {
         assert_eq!(json["type"], "tap");
         assert_eq!(json["tap"], "k_cache");
         assert_eq!(json["layer"], 3);
+    }
+
+    /// One encoding of token IDs on the wire: no header has any.
+    #[test]
+    fn headers_hold_no_token_ids() {
+        let eval = Request::Eval {
+            seq_id: 0,
+            first_position: 3,
+            taps: vec![Tap::Logits],
+            overwrite: false,
+            last_logits: true,
+        };
+        let expected = r#"{"type":"eval","seq_id":0,"first_position":3,"taps":["logits"],"overwrite":false,"last_logits":true}"#;
+        assert_eq!(serde_json::to_string(&eval).unwrap(), expected);
+        let generate = Request::Generate { n_predict: 2 };
+        let expected = r#"{"type":"generate","n_predict":2}"#;
+        assert_eq!(serde_json::to_string(&generate).unwrap(), expected);
+        let judge = Request::Judge(JudgeRequest {
+            tap: Tap::Q,
+            layer: Some(1),
+            first_position: 0,
+            n_tokens: 2,
+            position: 1,
+            inputs: Vec::new(),
+            rows: 1,
+            element: 5,
+            limit: 0.5,
+        });
+        let expected = r#"{"type":"judge","tap":"q","layer":1,"first_position":0,"n_tokens":2,"position":1,"inputs":[],"rows":1,"element":5,"limit":0.5}"#;
+        assert_eq!(serde_json::to_string(&judge).unwrap(), expected);
+        let generated = Response::Generated {
+            prefill_ms: 1.5,
+            decode_ms: vec![0.5],
+        };
+        let expected = r#"{"type":"generated","prefill_ms":1.5,"decode_ms":[0.5]}"#;
+        assert_eq!(serde_json::to_string(&generated).unwrap(), expected);
     }
 
     #[test]

@@ -7,12 +7,10 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::path::Path;
 use std::time::Instant;
 
-use bitnet_model::tap::Tap;
-
 use crate::{
-    self as protocol, CompactHeadUse, DecodeOptions, EncodeOptions, ErrorKind, FrameError, Hello,
-    JudgeRequest, KernelTime, ModelFacts, Request, Response, Settings, TapHeader, Usage,
-    VocabFacts,
+    self as protocol, CompactHeadUse, DecodeOptions, EncodeOptions, ErrorKind, EvalRequest,
+    FrameError, Hello, JudgeRequest, KernelTime, ModelFacts, Request, Response, Settings,
+    TapHeader, Usage, VocabFacts,
 };
 
 /// What a request came to nothing for, as it goes over the wire.
@@ -44,20 +42,6 @@ impl From<bitnet_model::Error> for Refusal {
         };
         Refusal::new(kind, e)
     }
-}
-
-/// One evaluation, as asked for.
-pub struct EvalRequest {
-    /// Position of the first token; 0 clears the sequence first.
-    pub first_position: usize,
-    /// The batch, not empty.
-    pub tokens: Vec<u32>,
-    /// Taps to send.
-    pub taps: Vec<Tap>,
-    /// Whether the driver may replace what is sent.
-    pub overwrite: bool,
-    /// Whether the last token's logits are wanted.
-    pub last_logits: bool,
 }
 
 /// An engine, as the serve loop sees it. The calls come in the order of the trait.
@@ -98,8 +82,13 @@ pub trait Backend {
     fn prefill(&mut self, tokens: &[u32]) -> Result<u32, Refusal>;
     /// Evaluates one more token, returns the most likely next one.
     fn decode(&mut self, token: u32) -> Result<u32, Refusal>;
-    /// Judges rows of a stage; `payload` as the request says.
-    fn judge(&mut self, _request: &JudgeRequest, _payload: &[u8]) -> Result<Response, Refusal> {
+    /// Judges rows of a stage. `tokens` are the batch's, `values` the inputs and the rows.
+    fn judge(
+        &mut self,
+        _request: &JudgeRequest,
+        _tokens: &[u32],
+        _values: &[u8],
+    ) -> Result<Response, Refusal> {
         Err(Refusal::new(ErrorKind::Usage, "this engine does not judge"))
     }
     /// Times its matrix products at the shapes of the loaded model.
@@ -193,14 +182,6 @@ impl TapStream {
             }
         }
         Ok(())
-    }
-
-    /// The payload as token IDs.
-    fn tokens(&self) -> Result<Vec<u32>, Refusal> {
-        protocol::tokens_from_bytes(&self.payload).ok_or_else(|| {
-            let n = self.payload.len();
-            Refusal::new(ErrorKind::Usage, format!("{n} bytes of token IDs"))
-        })
     }
 
     fn respond(&mut self, response: &Response, payload: &[u8]) -> Result<(), DriverGone> {
@@ -358,12 +339,12 @@ fn answer(
                 remove_special,
                 unparse_special,
             };
-            let text = backend.detokenize(&stream.tokens()?, options)?;
+            let text = backend.detokenize(&token_ids(&stream.payload)?, options)?;
             return Ok((Response::Text, text));
         }
         Request::Pieces => {
             let (mut lengths, mut pieces) = (Vec::new(), Vec::new());
-            for id in stream.tokens()? {
+            for id in token_ids(&stream.payload)? {
                 let piece = backend.piece(id)?;
                 lengths.push(piece.len());
                 pieces.extend_from_slice(&piece);
@@ -373,7 +354,6 @@ fn answer(
         Request::Eval {
             seq_id,
             first_position,
-            tokens,
             taps,
             overwrite,
             last_logits,
@@ -381,16 +361,15 @@ fn answer(
             if seq_id != 0 {
                 return Err(Refusal::new(ErrorKind::Usage, "only sequence 0 is there"));
             }
-            some(&tokens)?;
             let request = EvalRequest {
                 first_position,
-                tokens,
-                taps,
+                tokens: &batch(&stream.payload)?,
+                taps: &taps,
                 overwrite,
                 last_logits,
             };
             let logits = backend.eval(&request, stream)?;
-            let payload = if request.last_logits {
+            let payload = if last_logits {
                 bytemuck::cast_slice(&logits).to_vec()
             } else {
                 Vec::new()
@@ -403,8 +382,18 @@ fn answer(
         Request::TimeKernels => Response::KernelsTimed {
             products: backend.time_kernels()?,
         },
-        Request::Generate { tokens, n_predict } => generate(backend, &tokens, n_predict)?,
-        Request::Judge(request) => backend.judge(&request, &stream.payload)?,
+        Request::Generate { n_predict } => {
+            return generate(backend, &batch(&stream.payload)?, n_predict);
+        }
+        Request::Judge(request) => {
+            let n_bytes = request.n_tokens.checked_mul(size_of::<u32>());
+            let parts = n_bytes.and_then(|n| stream.payload.split_at_checked(n));
+            let (tokens, values) = parts.ok_or_else(|| {
+                let what = format!("fewer token IDs than {}", request.n_tokens);
+                Refusal::new(ErrorKind::Usage, what)
+            })?;
+            backend.judge(&request, &token_ids(tokens)?, values)?
+        }
         Request::Usage => Response::Usage(Usage {
             peak_rss_bytes: peak_rss_bytes(),
             cpu_seconds: cpu_seconds(),
@@ -418,13 +407,28 @@ fn answer(
     Ok((response, Vec::new()))
 }
 
+/// Token IDs of a payload.
+fn token_ids(payload: &[u8]) -> Result<Vec<u32>, Refusal> {
+    protocol::tokens_from_bytes(payload).ok_or_else(|| {
+        let n = payload.len();
+        Refusal::new(ErrorKind::Usage, format!("{n} bytes of token IDs"))
+    })
+}
+
+/// Those of a batch or a prompt, at least one.
+fn batch(payload: &[u8]) -> Result<Vec<u32>, Refusal> {
+    match token_ids(payload)? {
+        tokens if tokens.is_empty() => Err(Refusal::new(ErrorKind::Usage, "there are no tokens")),
+        tokens => Ok(tokens),
+    }
+}
+
 /// The loop that is timed, the same for every engine that is served here.
 fn generate(
     backend: &mut dyn Backend,
     prompt: &[u32],
     n_predict: usize,
-) -> Result<Response, Refusal> {
-    some(prompt)?;
+) -> Result<(Response, Vec<u8>), Refusal> {
     // Not for `n_predict` of them at once: the context may end long before.
     let (mut tokens, mut decode_ms) = (Vec::new(), Vec::new());
     let start = Instant::now();
@@ -438,18 +442,11 @@ fn generate(
             decode_ms.push(milliseconds(start));
         }
     }
-    Ok(Response::Generated {
-        tokens,
+    let generated = Response::Generated {
         prefill_ms,
         decode_ms,
-    })
-}
-
-fn some(tokens: &[u32]) -> Result<(), Refusal> {
-    match tokens {
-        [] => Err(Refusal::new(ErrorKind::Usage, "there are no tokens")),
-        _ => Ok(()),
-    }
+    };
+    Ok((generated, protocol::token_bytes(&tokens)))
 }
 
 fn milliseconds(start: Instant) -> f64 {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use bitnet_model::tap::Tap;
-use crossval_protocol::{Hello, ModelFacts, VERSION};
+use crossval_protocol::{Hello, ModelFacts};
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
 use super::{PromptInfo, RecordedNoise, TraceInfo};
@@ -32,7 +32,8 @@ pub fn info() -> TraceInfo {
         command: vec!["crossval".into(), "record".into()],
         engine: "bitnet.cpp".into(),
         hello: Hello {
-            protocol: VERSION,
+            // An older trace is a trace still: a worker's version is no part of what it holds.
+            protocol: 1,
             engine: "bitnet.cpp".into(),
             version: Some("r1".into()),
             build: BTreeMap::new(),

@@ -225,7 +225,7 @@ impl Backend for BitnetCppBackend {
                 Logits::None
             };
             context
-                .decode(&request.tokens, first, logits, None)
+                .decode(request.tokens, first, logits, None)
                 .map_err(refused)?;
         } else {
             let mut observer = TapObserver {
@@ -235,7 +235,7 @@ impl Backend for BitnetCppBackend {
                 error: None,
             };
             // All rows, or the last layer's taps lack some.
-            let result = context.decode(&request.tokens, first, Logits::All, Some(&mut observer));
+            let result = context.decode(request.tokens, first, Logits::All, Some(&mut observer));
             if let Some(error) = observer.error {
                 return Err(error);
             }
@@ -289,7 +289,7 @@ fn vocab_facts(gguf: &Gguf, model: &Model) -> Result<VocabFacts, Refusal> {
 /// Sends the nodes that are taps.
 struct TapObserver<'a> {
     nodes: &'a NodeMap,
-    request: &'a EvalRequest,
+    request: &'a EvalRequest<'a>,
     stream: &'a mut TapStream,
     error: Option<Refusal>,
 }

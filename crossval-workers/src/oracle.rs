@@ -205,7 +205,7 @@ impl Backend for OracleBackend {
     fn eval(&mut self, request: &EvalRequest, taps: &mut TapStream) -> Result<Vec<f32>, Refusal> {
         let batch = Batch {
             first_position: request.first_position,
-            tokens: &request.tokens,
+            tokens: request.tokens,
         };
         let logits = if request.taps.contains(&Tap::Logits) {
             Some(batch.first_position..batch.n_kv())
@@ -231,11 +231,16 @@ impl Backend for OracleBackend {
         self.next_token(self.position, &[token])
     }
 
-    fn judge(&mut self, request: &JudgeRequest, payload: &[u8]) -> Result<Response, Refusal> {
+    fn judge(
+        &mut self,
+        request: &JudgeRequest,
+        tokens: &[u32],
+        mut values: &[u8],
+    ) -> Result<Response, Refusal> {
         let oracle = self.oracle()?;
         let batch = Batch {
             first_position: request.first_position,
-            tokens: &request.tokens,
+            tokens,
         };
         // Widths of attention probabilities follow from the positions.
         let possible = batch.n_kv() <= u32::MAX as usize;
@@ -244,17 +249,16 @@ impl Backend for OracleBackend {
             let what = format!("position {position} of a batch of {n} tokens from {first}");
             return Err(usage(what));
         }
-        let mut payload = payload;
         let mut take = |header: &TapHeader| {
-            let bytes = header.payload_bytes().filter(|&n| n <= payload.len());
+            let bytes = header.payload_bytes().filter(|&n| n <= values.len());
             let bytes = bytes.ok_or_else(|| usage(format!("too few values of {}", header.tap)))?;
-            let (values, rest) = payload.split_at(bytes);
-            payload = rest;
+            let (taken, rest) = values.split_at(bytes);
+            values = rest;
             if header.width != oracle.width(header.tap, batch).map_err(refused)? {
                 let (tap, width) = (header.tap, header.width);
                 return Err(usage(format!("a row of {tap} has {width} values")));
             }
-            let rows = values.chunks_exact(header.row_bytes());
+            let rows = taken.chunks_exact(header.row_bytes());
             Ok(rows.map(|row| decode(header.tap, row)).collect::<Vec<_>>())
         };
         let mut inputs = Inputs::default();

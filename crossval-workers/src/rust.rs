@@ -194,19 +194,19 @@ impl Backend for RustBackend {
             ));
         }
         if request.taps.is_empty() {
-            let logits = self.last_logits(&request.tokens)?;
+            let logits = self.last_logits(request.tokens)?;
             return Ok(logits.to_vec());
         }
         let session = self.session.as_mut().ok_or_else(not_configured)?;
         if let Some(injector) = &mut self.injector {
-            injector.begin(request.first_position, &request.tokens);
+            injector.begin(request.first_position, request.tokens);
         }
         let mut observer = TapObserver {
             request,
             stream: taps,
             injector: self.injector.as_mut(),
         };
-        let logits = session.eval(&request.tokens, Logits::All, Some(&mut observer))?;
+        let logits = session.eval(request.tokens, Logits::All, Some(&mut observer))?;
         let n_vocab = logits.len() / request.tokens.len();
         Ok(logits[logits.len() - n_vocab..].to_vec())
     }
@@ -273,7 +273,7 @@ impl Observer for Injector {
 
 /// Sends the taps asked for, and takes the driver's values for them.
 struct TapObserver<'a> {
-    request: &'a EvalRequest,
+    request: &'a EvalRequest<'a>,
     stream: &'a mut TapStream,
     injector: Option<&'a mut Injector>,
 }

@@ -10,6 +10,7 @@ use crossval_protocol::{ErrorKind, JudgeRequest, Request, Response, Settings};
 use proptest::prelude::*;
 
 use super::*;
+use crossval_protocol::token_bytes;
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/tiny-bitnet.gguf");
 
@@ -76,11 +77,10 @@ fn refusal(engine: &str, request: &Request, payload: &[u8]) -> String {
     }
 }
 
-fn eval(first_position: usize, tokens: &[u32], taps: &[Tap]) -> Request {
+fn eval(first_position: usize, taps: &[Tap]) -> Request {
     Request::Eval {
         seq_id: 0,
         first_position,
-        tokens: tokens.to_vec(),
         taps: taps.to_vec(),
         overwrite: false,
         last_logits: true,
@@ -91,14 +91,22 @@ fn eval(first_position: usize, tokens: &[u32], taps: &[Tap]) -> Request {
 fn no_tokens() {
     for engine in ["rust", "oracle"] {
         for taps in [&[][..], &[Tap::Logits]] {
-            let message = refusal(engine, &eval(0, &[], taps), &[]);
+            let message = refusal(engine, &eval(0, taps), &[]);
             assert_eq!(message, "there are no tokens");
         }
-        let generate = Request::Generate {
-            tokens: Vec::new(),
-            n_predict: 1,
-        };
+        let generate = Request::Generate { n_predict: 1 };
         assert_eq!(refusal(engine, &generate, &[]), "there are no tokens");
+    }
+}
+
+#[test]
+fn a_token_cut_short() {
+    let generate = Request::Generate { n_predict: 1 };
+    for engine in ["rust", "oracle"] {
+        for request in [&eval(0, &[]), &generate] {
+            let message = refusal(engine, request, &token_bytes(&[1, 2])[..7]);
+            assert_eq!(message, "7 bytes of token IDs");
+        }
     }
 }
 
@@ -106,10 +114,10 @@ fn no_tokens() {
 fn positions_beyond_all_bounds() {
     for engine in ["rust", "oracle"] {
         for first in [1, 1 << 63, usize::MAX] {
-            let message = refusal(engine, &eval(first, &[1, 2], &[]), &[]);
+            let message = refusal(engine, &eval(first, &[]), &token_bytes(&[1, 2]));
             assert!(message.contains(&format!("position {first}")), "{message}");
         }
-        let message = refusal(engine, &eval(0, &[1; 9], &[]), &[]);
+        let message = refusal(engine, &eval(0, &[]), &token_bytes(&[1; 9]));
         assert!(message.contains("context of 8"), "{message}");
     }
 }
@@ -119,22 +127,21 @@ fn positions_beyond_all_bounds() {
 fn more_tokens_than_there_is_memory_for() {
     for engine in ["rust", "oracle"] {
         let generate = Request::Generate {
-            tokens: vec![1],
             n_predict: usize::MAX,
         };
-        let message = refusal(engine, &generate, &[]);
+        let message = refusal(engine, &generate, &token_bytes(&[1]));
         assert!(message.contains("context of 8"), "{message}");
     }
 }
 
 #[test]
 fn judging_at_positions_that_are_none() {
-    let judge = |first_position, position| {
+    let judge = |n_tokens, first_position, position| {
         Request::Judge(JudgeRequest {
             tap: Tap::AttnProbs,
             layer: Some(0),
             first_position,
-            tokens: vec![1],
+            n_tokens,
             position,
             inputs: Vec::new(),
             rows: 1,
@@ -143,9 +150,13 @@ fn judging_at_positions_that_are_none() {
         })
     };
     for (first, position) in [(0, 1), (5, 4), (1 << 60, 1 << 60), (usize::MAX, usize::MAX)] {
-        let message = refusal("oracle", &judge(first, position), &[0; 16]);
+        let message = refusal("oracle", &judge(1, first, position), &[0; 16]);
         let says = format!("position {position} of a batch");
         assert!(message.starts_with(&says), "{message}");
+    }
+    for n_tokens in [5, 1 << 62, usize::MAX] {
+        let message = refusal("oracle", &judge(n_tokens, 0, 0), &[0; 16]);
+        assert_eq!(message, format!("fewer token IDs than {n_tokens}"));
     }
 }
 
@@ -158,7 +169,7 @@ proptest! {
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in any::<prop::sample::Index>(),
     ) {
-        let mut wire = conversation(&eval(0, &[1, 2], &Tap::ALL), &[]);
+        let mut wire = conversation(&eval(0, &Tap::ALL), &token_bytes(&[1, 2]));
         for (at, byte) in edits {
             let at = at.index(wire.len());
             wire[at] = byte;

@@ -199,7 +199,7 @@ impl Backend for TraceBackend {
         let mut sequence = std::mem::take(&mut self.sequence);
         sequence.truncate(if first == 0 { 0 } else { usize::MAX });
         let in_order = sequence.len() == first && n > 0;
-        sequence.extend_from_slice(&request.tokens);
+        sequence.extend_from_slice(request.tokens);
         let observed = !request.taps.is_empty();
         let prompt = self.trace.prompts().iter().find(|p| {
             let positions = match observed {
@@ -281,8 +281,8 @@ mod tests {
         fn eval(&mut self, first: usize, tokens: &[u32], taps: &[Tap]) -> Result<Vec<f32>, String> {
             let request = EvalRequest {
                 first_position: first,
-                tokens: tokens.to_vec(),
-                taps: taps.to_vec(),
+                tokens,
+                taps,
                 overwrite: false,
                 last_logits: true,
             };
@@ -399,6 +399,13 @@ mod tests {
         );
         backend.prefill(&PROMPT).unwrap();
         assert!(backend.decode(GENERATED[2]).is_err(), "another token");
+    }
+
+    #[test]
+    fn whatever_the_recorded_worker_spoke_the_replay_speaks_this_version() {
+        let backend = Replay::new().backend;
+        assert_eq!(backend.trace.info().hello.protocol, 1);
+        assert_eq!(backend.hello().protocol, protocol::VERSION);
     }
 
     #[test]

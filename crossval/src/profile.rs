@@ -1,4 +1,4 @@
-//! Tolerance profiles: commented TOML, two built in.
+//! Tolerance profiles: commented TOML, three built in.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,9 +11,12 @@ use serde::Deserialize;
 use crate::error::Error;
 use crossval_protocol::ModelFacts;
 
-const BUILT_IN: [&str; 2] = ["standard", "strict"];
+const BUILT_IN: [&str; 3] = ["standard", "strict", "logits"];
 const STANDARD: &str = include_str!("../profiles/standard.toml");
 const STRICT: &str = include_str!("../profiles/strict.toml");
+
+/// What `logits` has before the limits, which are those of `standard`.
+const LOGITS: &str = include_str!("../profiles/logits.toml");
 
 /// Taps whose limit follows from the type of their weights.
 const MATMUL_TAPS: [Tap; 8] = [
@@ -30,7 +33,7 @@ const MATMUL_TAPS: [Tap; 8] = [
 /// A set of limits on the NMSE of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
-    /// `standard`, `strict`, or the path of the file.
+    /// `standard`, `strict`, `logits`, or the path of the file.
     pub name: String,
     /// Taps that must be compared where the model has them, whatever the engines offer.
     pub required: Vec<Tap>,
@@ -99,7 +102,7 @@ impl ByType {
 }
 
 impl Profile {
-    /// `standard`, `strict` or a TOML file.
+    /// `standard`, `strict`, `logits` or a TOML file.
     ///
     /// # Errors
     /// [`Error::BadInput`] naming the file and what is wrong in it.
@@ -121,9 +124,10 @@ impl Profile {
         match name {
             "standard" => Ok(STANDARD.to_owned()),
             "strict" => Ok(STRICT.to_owned()),
+            "logits" => Ok(LOGITS.to_owned() + limits_of(STANDARD)),
             path => std::fs::read_to_string(Path::new(path)).map_err(|e| {
                 Error::BadInput(format!(
-                    "profile {path}: {e} (built in are `standard` and `strict`)"
+                    "profile {path}: {e} (built in are `standard`, `strict` and `logits`)"
                 ))
             }),
         }
@@ -260,6 +264,12 @@ impl Profile {
     }
 }
 
+/// What follows the required taps in a profile.
+fn limits_of(profile: &str) -> &str {
+    let at = profile.find("\n# Isolated mode");
+    at.map_or("", |at| &profile[at..])
+}
+
 /// Somebody's own limits say why, and until when.
 fn check_override(file: &File) -> Result<(), String> {
     if file.reason.as_ref().is_none_or(|r| r.trim().is_empty()) {
@@ -301,6 +311,19 @@ mod tests {
         assert!(strict.matmul.default.unwrap() < standard.matmul.default.unwrap());
         assert!(strict.cumulative_logits < standard.cumulative_logits);
         assert_eq!(strict.matmul.types["I2_S"], 0.0);
+    }
+
+    #[test]
+    fn logits_has_the_limits_of_standard() {
+        let standard = Profile::open("standard").unwrap();
+        let logits = Profile::open("logits").unwrap();
+        assert_eq!(logits.required, [Tap::Logits]);
+        let expected = Profile {
+            name: "logits".into(),
+            required: vec![Tap::Logits],
+            ..standard
+        };
+        assert_eq!(logits, expected);
     }
 
     #[test]

@@ -294,11 +294,11 @@ class Worker:
         return json.loads(header), payload
 
     def serve(self):
-        self.send("hello", protocol=1, engine="numpy", version="1", build={"numpy": np.__version__},
+        self.send("hello", protocol=2, engine="numpy", version="1", build={"numpy": np.__version__},
                   architectures=ARCHITECTURES, taps=TAPS, overwrite=True, dtypes=sorted(TYPES.values()),
                   tokenizer=False)
         while True:
-            request, _ = self.receive()
+            request, payload = self.receive()
             kind = request.pop("type")
             if kind == "quit":
                 return
@@ -306,7 +306,9 @@ class Worker:
             try:
                 if answer is None:
                     raise Usage(f"no answer to a request {kind!r}")
-                # Fields that are not known are ignored, as the protocol has it: newer drivers send more.
+                # What requests carry as payload is token IDs. Fields that are not known are ignored, as the protocol
+                # has it: newer drivers send more.
+                request["tokens"] = self.token_ids(payload)
                 known = inspect.signature(answer).parameters
                 answer(**{field: value for field, value in request.items() if field in known})
             except BadModel as e:
@@ -315,6 +317,11 @@ class Worker:
                 self.send("error", kind="usage", message=str(e))
             except Exception as e:
                 self.send("error", kind="internal", message=f"{type(e).__name__}: {e}")
+
+    def token_ids(self, payload):
+        if len(payload) % 4 != 0:
+            raise Usage(f"{len(payload)} bytes of token IDs")
+        return np.frombuffer(payload, "<u4").tolist()
 
     def on_load(self, model):
         start = time.perf_counter()
@@ -376,7 +383,7 @@ class Worker:
                 start = time.perf_counter()
                 logits = self.session.evaluate(generated[-1:])
                 decode_ms.append(milliseconds(start))
-        self.send("generated", tokens=generated, prefill_ms=prefill_ms, decode_ms=decode_ms)
+        self.send("generated", np.array(generated, "<u4").tobytes(), prefill_ms=prefill_ms, decode_ms=decode_ms)
 
     def on_usage(self):
         used = resource.getrusage(resource.RUSAGE_SELF)

@@ -5,7 +5,7 @@
 use std::io::{Cursor, sink};
 
 use bitnet_crossval_fuzz::{MemoryFile, push_frame};
-use crossval::protocol::{Request, Settings};
+use crossval::protocol::{Request, Settings, token_bytes};
 use crossval::trace::Trace;
 use crossval::worker::serve_over;
 use libfuzzer_sys::fuzz_target;
@@ -17,16 +17,20 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     };
     let mut requests = Requests::default();
-    requests.push(&Request::Load {
-        model: path.clone(),
-    });
-    requests.push(&Request::Configure(Settings {
+    requests.push(
+        &Request::Load {
+            model: path.clone(),
+        },
+        &[],
+    );
+    let configure = Request::Configure(Settings {
         n_ctx: 8,
         n_ubatch: trace.info().n_ubatch,
         threads: 1,
         observe: true,
         compact_head_budget: 0,
-    }));
+    });
+    requests.push(&configure, &[]);
     trace.contents();
     for prompt in trace.prompts() {
         let positions = prompt.tokens.len() + prompt.decode_tokens.len();
@@ -43,20 +47,20 @@ fuzz_target!(|bytes: &[u8]| {
         let mut first = 0;
         let batches = prompt.tokens.chunks(trace.info().n_ubatch);
         for batch in batches.chain(prompt.decode_tokens.chunks(1)) {
-            requests.push(&Request::Eval {
+            let eval = Request::Eval {
                 seq_id: 0,
                 first_position: first,
-                tokens: batch.to_vec(),
                 taps: trace.taps().to_vec(),
                 overwrite: false,
                 last_logits: true,
-            });
+            };
+            requests.push(&eval, batch);
             first += batch.len();
         }
-        requests.push(&Request::Generate {
-            tokens: prompt.tokens.clone(),
+        let generate = Request::Generate {
             n_predict: prompt.generated.len(),
-        });
+        };
+        requests.push(&generate, &prompt.tokens);
     }
     serve_over("trace", Some(&path), Cursor::new(requests.0), sink()).expect("a conversation");
 });
@@ -65,8 +69,8 @@ fuzz_target!(|bytes: &[u8]| {
 struct Requests(Vec<u8>);
 
 impl Requests {
-    fn push(&mut self, request: &Request) {
+    fn push(&mut self, request: &Request, tokens: &[u32]) {
         let header = serde_json::to_vec(request).expect("a request is JSON");
-        push_frame(&mut self.0, &header, &[]);
+        push_frame(&mut self.0, &header, &token_bytes(tokens));
     }
 }

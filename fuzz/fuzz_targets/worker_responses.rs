@@ -84,7 +84,7 @@ fn question() -> JudgeRequest {
         tap: Tap::Q,
         layer: Some(0),
         first_position: 0,
-        tokens: vec![1],
+        n_tokens: 1,
         position: 0,
         inputs: Vec::new(),
         rows: 1,

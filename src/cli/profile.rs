@@ -17,7 +17,7 @@ pub(super) struct Args {
 enum Command {
     /// Print the commented TOML of a profile, to copy and edit for `run --profile FILE`
     Show {
-        /// standard, strict or a TOML file, which is checked
+        /// standard, strict, logits or a TOML file, which is checked
         #[arg(default_value = "standard")]
         profile: String,
     },

@@ -35,7 +35,7 @@ pub(super) struct Args {
     /// The model, a GGUF file
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
-    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, rust, oracle, trace:FILE or exec:PATH
+    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, rust, oracle, trace:FILE or exec:COMMAND
     #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
     reference: String,
     /// Engine under test
@@ -69,7 +69,7 @@ pub(super) struct Args {
     /// or cumulative if the candidate takes no values]
     #[arg(long, value_enum)]
     mode: Option<ModeArg>,
-    /// Limits: standard, strict or a TOML file
+    /// Limits: standard, strict, logits or a TOML file
     #[arg(long, value_name = "PROFILE", default_value = "standard")]
     profile: String,
     /// Ledger of known deviations, a TOML file

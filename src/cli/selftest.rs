@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// The model, a GGUF file [default: the bundled demo model]
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, oracle, rust or exec:PATH
+    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, oracle, rust or exec:COMMAND
     #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
     reference: String,
     /// Places at which each kind of fault is injected
@@ -37,7 +37,7 @@ pub(super) struct Args {
     /// Seed of the places
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Limits: standard, strict or a TOML file
+    /// Limits: standard, strict, logits or a TOML file
     #[arg(long, value_name = "PROFILE", default_value = "standard")]
     profile: String,
     /// The JSON file to write

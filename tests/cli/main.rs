@@ -5,6 +5,7 @@ mod bad_input;
 mod bench;
 mod chat;
 mod dying_engine;
+mod exec;
 mod false_alarms;
 mod faults;
 mod formats;

@@ -7,9 +7,12 @@ fn a_profile_can_be_shown_edited_and_used() {
     let scratch = Scratch::new();
     let text = include_str!("../../crossval/profiles/standard.toml");
     let strict = include_str!("../../crossval/profiles/strict.toml");
+    let own = include_str!("../../crossval/profiles/logits.toml");
+    let logits = [own, &text[text.find("\n# Isolated").expect("limits")..]].concat();
     for (args, want) in [
         (&["profile", "show"][..], text),
         (&["profile", "show", "strict"], strict),
+        (&["profile", "show", "logits"], &logits),
     ] {
         let shown = crossval(args);
         assert_eq!(

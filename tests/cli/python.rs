@@ -112,7 +112,7 @@ fn tokens_other_than_the_logits_say_are_no_near_tie() {
 
 #[test]
 fn a_token_out_of_range_is_blamed_on_who_said_it() {
-    let run = run_doctored(&[("tokens=generated,", "tokens=[100000000],")]);
+    let run = run_doctored(&[("np.array(generated,", "np.array([100000000],")]);
     let Some((code, report)) = run else { return };
     assert_eq!(code, 30);
     assert!(report.engines.reference.failure.is_none());
@@ -122,6 +122,17 @@ fn a_token_out_of_range_is_blamed_on_who_said_it() {
             .message
             .contains("token 100000000 of a vocabulary of 512")
     );
+}
+
+#[test]
+fn a_token_that_is_cut_short_breaks_the_protocol() {
+    let cut = "np.array(generated, \"<u4\").tobytes()";
+    let run = run_doctored(&[(cut, &format!("{cut}[:-1]"))]);
+    let Some((code, report)) = run else { return };
+    assert_eq!(code, 30);
+    let failure = report.engines.candidate.failure.expect("a failure");
+    let says = "broke the protocol: 127 bytes of token IDs, while generating from prompt 0";
+    assert!(failure.message.contains(says), "{}", failure.message);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The driver's end of a worker process.
 
+mod command;
 mod limits;
 mod pipe;
 mod process;
@@ -29,8 +30,8 @@ pub use self::spec::{EngineSpec, reference_folders};
 use crate::error::Error;
 use crate::interrupt;
 use crossval_protocol::{
-    self as protocol, ErrorKind, FrameError, Hello, JudgeRequest, KernelTime, ModelFacts, Request,
-    Response, RowJudgement, Settings, TapHeader, Usage,
+    self as protocol, ErrorKind, EvalRequest, FrameError, Hello, JudgeRequest, KernelTime,
+    ModelFacts, Request, Response, RowJudgement, Settings, TapHeader, Usage,
 };
 
 /// How long a worker that was told to quit may take.
@@ -175,11 +176,16 @@ impl Engine {
             Ok(other) => return Err(engine.unexpected(&other).into_error(name)),
             Err(e) => return Err(e.into_error(name)),
         };
-        if hello.protocol != protocol::VERSION {
+        let (theirs, ours) = (hello.protocol, protocol::VERSION);
+        if theirs != ours {
+            let old = if theirs < ours {
+                "the worker"
+            } else {
+                "crossval"
+            };
             return Err(Error::Engine(format!(
-                "engine {name}: speaks protocol {}, this crossval speaks {}",
-                hello.protocol,
-                protocol::VERSION
+                "engine {name} speaks version {theirs} of the worker protocol, this crossval speaks version {ours}: \
+                 update {old}; what changed stands in the protocol's documentation, under \"Versions\""
             )));
         }
         engine.hello = hello;
@@ -256,15 +262,13 @@ impl Engine {
         prompt: &[u32],
         n_predict: usize,
     ) -> Result<(Vec<u32>, f64, Vec<f64>), EngineError> {
-        match self.request(&Request::Generate {
-            tokens: prompt.to_vec(),
-            n_predict,
-        })? {
+        let request = Request::Generate { n_predict };
+        self.send(&request, &protocol::token_bytes(prompt))?;
+        match self.response()? {
             Response::Generated {
-                tokens,
                 prefill_ms,
                 decode_ms,
-            } => Ok((tokens, prefill_ms, decode_ms)),
+            } => Ok((self.tokens()?, prefill_ms, decode_ms)),
             other => Err(self.unexpected(&other)),
         }
     }
@@ -293,8 +297,16 @@ impl Engine {
     }
 
     /// Sends an evaluation without waiting for anything.
-    pub fn begin_eval(&mut self, request: &Request) -> Result<(), EngineError> {
-        self.send(request, &[])
+    pub fn begin_eval(&mut self, request: EvalRequest) -> Result<(), EngineError> {
+        let payload = protocol::token_bytes(request.tokens);
+        let request = Request::Eval {
+            seq_id: 0,
+            first_position: request.first_position,
+            taps: request.taps.to_vec(),
+            overwrite: request.overwrite,
+            last_logits: request.last_logits,
+        };
+        self.send(&request, &payload)
     }
 
     /// The next event of an evaluation. The piece of a tap lies in [`Engine::payload`].
@@ -321,6 +333,14 @@ impl Engine {
     /// The payload of the last message.
     pub fn payload(&self) -> &[u8] {
         &self.payload
+    }
+
+    /// The payload of the last message as token IDs.
+    fn tokens(&mut self) -> Result<Vec<u32>, EngineError> {
+        protocol::tokens_from_bytes(&self.payload).ok_or_else(|| {
+            let n = self.payload.len();
+            self.broke_protocol(&format!("{n} bytes of token IDs"))
+        })
     }
 
     /// Takes the payload of the last message.

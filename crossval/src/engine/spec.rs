@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
 
-use super::Launcher;
+use super::{Launcher, command};
 use crate::error::Error;
 
 /// An engine, as named on the command line.
@@ -25,8 +25,8 @@ pub enum EngineSpec {
     BitnetCppNamed(String),
     /// `trace:FILE`: what `crossval record` wrote.
     Trace(PathBuf),
-    /// `exec:PATH`: any program that speaks the worker protocol.
-    Exec(PathBuf),
+    /// `exec:COMMAND`: any program that speaks the worker protocol, and its arguments, as a shell splits them.
+    Exec(String),
 }
 
 impl FromStr for EngineSpec {
@@ -42,8 +42,9 @@ impl FromStr for EngineSpec {
         if let Some(path) = s.strip_prefix("trace:").filter(|path| !path.is_empty()) {
             return Ok(EngineSpec::Trace(path.into()));
         }
-        if let Some(path) = s.strip_prefix("exec:").filter(|path| !path.is_empty()) {
-            return Ok(EngineSpec::Exec(path.into()));
+        if let Some(text) = s.strip_prefix("exec:").filter(|text| !text.is_empty()) {
+            command::words(text)?;
+            return Ok(EngineSpec::Exec(text.to_owned()));
         }
         if let Some(name) = s.strip_prefix("bitnet.cpp@")
             && !name.is_empty()
@@ -54,7 +55,7 @@ impl FromStr for EngineSpec {
         }
         Err(Error::Usage(format!(
             "unknown engine {s:?}: expected rust, bitnet.cpp, bitnet.cpp@NAME, oracle, \
-             trace:FILE or exec:PATH"
+             trace:FILE or exec:COMMAND"
         )))
     }
 }
@@ -68,7 +69,7 @@ impl fmt::Display for EngineSpec {
             EngineSpec::BitnetCpp => f.write_str("bitnet.cpp"),
             EngineSpec::BitnetCppNamed(name) => write!(f, "bitnet.cpp@{name}"),
             EngineSpec::Trace(path) => write!(f, "trace:{}", path.display()),
-            EngineSpec::Exec(path) => write!(f, "exec:{}", path.display()),
+            EngineSpec::Exec(text) => write!(f, "exec:{text}"),
         }
     }
 }
@@ -142,7 +143,7 @@ impl EngineSpec {
                 command = Command::new(this()?);
                 command.args(["worker", "trace", "--file"]).arg(path);
             }
-            EngineSpec::Exec(path) => command = Command::new(path),
+            EngineSpec::Exec(text) => command = command::command(text)?,
         }
         Ok(command)
     }
@@ -176,6 +177,7 @@ mod tests {
             "bitnet.cpp@2024-11",
             "trace:run.safetensors",
             "exec:/bin/cat",
+            "exec:python3  worker.py --name 'a b'",
         ] {
             assert_eq!(name.parse::<EngineSpec>().unwrap().to_string(), name);
         }
@@ -186,6 +188,7 @@ mod tests {
             "bitnet.cpp@../x",
             "trace:",
             "exec:",
+            "exec:sh -c '",
         ] {
             let error = name.parse::<EngineSpec>().unwrap_err();
             assert_eq!(error.outcome().exit_code(), 64, "{name}");

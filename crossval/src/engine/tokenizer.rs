@@ -61,13 +61,7 @@ impl Engine {
             Response::Tokens { ms } => ms,
             other => return Err(self.unexpected(&other)),
         };
-        match protocol::tokens_from_bytes(&self.payload) {
-            Some(ids) => Ok((ids, ms)),
-            None => {
-                let n = self.payload.len();
-                Err(self.broke_protocol(&format!("{n} bytes of token IDs")))
-            }
-        }
+        Ok((self.tokens()?, ms))
     }
 
     /// Token IDs to text, which need not be UTF-8.

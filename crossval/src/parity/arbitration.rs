@@ -16,7 +16,7 @@ use crate::session::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Sid
 use crate::session::pair::Pair;
 use crate::session::settings::COMPARED_UBATCH;
 use crossval_oracle::inputs::{TapAt, needs};
-use crossval_protocol::{JudgeRequest, ModelFacts, RowJudgement, TapHeader};
+use crossval_protocol::{JudgeRequest, ModelFacts, RowJudgement, TapHeader, token_bytes};
 
 /// Has the oracle judge the first divergence of a verdict, and puts what it says there.
 ///
@@ -307,7 +307,7 @@ impl<'a> Court<'a> {
         let position = self.divergence.position;
         let sub_norms = self.facts.taps.contains(&Tap::AttnSubNorm);
         let mut headers = Vec::new();
-        let mut payload = Vec::new();
+        let mut payload = token_bytes(tokens);
         for need in needs(at.0, at.1, self.facts.n_layer, sub_norms) {
             let end = first_position + tokens.len();
             let positions = if need.history {
@@ -341,7 +341,7 @@ impl<'a> Court<'a> {
             tap: at.0,
             layer: at.1,
             first_position,
-            tokens: tokens.to_vec(),
+            n_tokens: tokens.len(),
             position,
             inputs: headers,
             rows: rows.len(),

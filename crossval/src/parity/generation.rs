@@ -15,7 +15,7 @@ use crate::session::pair::Pair;
 use crate::session::prompts::hash;
 use crate::session::settings::DECODE_STEPS;
 use crate::session::traces::Traces;
-use crossval_protocol::{Request, Settings};
+use crossval_protocol::{EvalRequest, Settings};
 
 /// Generates from the prompt at `index`. The reference's first tokens become the prompt's teacher-forced decode
 /// steps. `None` if nothing was to be generated.
@@ -172,11 +172,10 @@ pub(super) fn logits_by_steps(
 ) -> Result<Vec<Vec<f32>>, EngineError> {
     let mut rows = Vec::new();
     for (first_position, tokens) in batches(prompt, steps, settings.n_ubatch) {
-        engine.begin_eval(&Request::Eval {
-            seq_id: 0,
+        engine.begin_eval(EvalRequest {
             first_position,
-            tokens: tokens.to_vec(),
-            taps: Vec::new(),
+            tokens,
+            taps: &[],
             overwrite: false,
             last_logits: true,
         })?;

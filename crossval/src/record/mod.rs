@@ -25,7 +25,7 @@ use crate::session::model_file::ModelFile;
 use crate::session::noise::{Meter, Noise};
 use crate::session::prompts::{PromptSource, tokenize};
 use crate::session::settings::{DECODE_STEPS, compared_settings};
-use crossval_protocol::{ModelFacts, Request, Settings, TapHeader};
+use crossval_protocol::{EvalRequest, ModelFacts, Settings, TapHeader};
 use crossval_trace::{
     DECODE_TOKENS, GENERATED, GENERATED_LOGITS, PromptInfo, RecordedNoise, TOKENS, TraceInfo,
     prompt_tensor,
@@ -294,15 +294,14 @@ fn evaluate(
     take: &mut TakePiece,
 ) -> Result<Vec<u8>, Error> {
     let failed = |engine: &Engine, e: EngineError| e.into_error(engine.name());
-    let request = Request::Eval {
-        seq_id: 0,
+    let request = EvalRequest {
         first_position,
-        tokens: tokens.to_vec(),
-        taps: taps.to_vec(),
+        tokens,
+        taps,
         overwrite: false,
         last_logits: taps.is_empty(),
     };
-    engine.begin_eval(&request).map_err(|e| failed(engine, e))?;
+    engine.begin_eval(request).map_err(|e| failed(engine, e))?;
     while let EvalEvent::Tap(header) = engine.next_event().map_err(|e| failed(engine, e))? {
         take(&header, engine.payload())?;
     }

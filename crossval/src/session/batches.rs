@@ -4,7 +4,7 @@ use bitnet_model::tap::Tap;
 
 use crate::engine::{Engine, EngineError, EvalEvent};
 use crate::session::lockstep::RowAt;
-use crossval_protocol::Request;
+use crossval_protocol::EvalRequest;
 
 /// The prompt in batches of `n_ubatch`, then the steps one by one; each with the position of its first token.
 pub(crate) fn batches<'a>(
@@ -31,11 +31,10 @@ pub(crate) fn rows<'a>(
     mut see: impl FnMut(RowAt, usize, &[u8]),
 ) -> Result<(), EngineError> {
     for (first_position, tokens) in batches {
-        engine.begin_eval(&Request::Eval {
-            seq_id: 0,
+        engine.begin_eval(EvalRequest {
             first_position,
-            tokens: tokens.to_vec(),
-            taps: taps.to_vec(),
+            tokens,
+            taps,
             overwrite: false,
             last_logits: false,
         })?;

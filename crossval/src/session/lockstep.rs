@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::compare::site::stage;
 use crate::engine::{Engine, EngineError, EvalEvent};
-use crossval_protocol::{Request, TapHeader};
+use crossval_protocol::{EvalRequest, TapHeader};
 
 /// What sees the rows.
 pub trait RowSink {
@@ -99,19 +99,18 @@ pub fn evaluate(
     hashes: &mut ReferenceHashes,
     sink: &mut dyn RowSink,
 ) -> Result<(), Side> {
-    let request = |overwrite| Request::Eval {
-        seq_id: 0,
+    let request = |overwrite| EvalRequest {
         first_position: batch.first_position,
-        tokens: batch.tokens.to_vec(),
-        taps: batch.taps.to_vec(),
+        tokens: batch.tokens,
+        taps: batch.taps,
         overwrite,
         last_logits: false,
     };
     reference
-        .begin_eval(&request(false))
+        .begin_eval(request(false))
         .map_err(Side::Reference)?;
     candidate
-        .begin_eval(&request(batch.isolated))
+        .begin_eval(request(batch.isolated))
         .map_err(Side::Candidate)?;
     let mut candidate_pieces = HashSet::new();
     let mut ahead = Ahead {

@@ -8,7 +8,7 @@ use bitnet_core::tap::Tap;
 use bitnet_crossval_fuzz::{FIELD, PART, model};
 use crossval::protocol::{
     ErrorKind, Hello, JudgeRequest, ModelFacts, Request, Response, RowJudgement, Settings,
-    TapHeader, Usage, VocabFacts,
+    TapHeader, Usage, VERSION, VocabFacts, token_bytes,
 };
 use serde_json::to_vec;
 
@@ -154,22 +154,19 @@ fn request(request: &Request, payload: &[u8]) -> Message {
     (to_vec(request).expect("JSON"), payload.to_vec())
 }
 
-fn eval(first_position: usize, tokens: &[u32], taps: &[Tap], overwrite: bool) -> Request {
-    Request::Eval {
+fn eval(first_position: usize, tokens: &[u32], taps: &[Tap], overwrite: bool) -> Message {
+    let eval = Request::Eval {
         seq_id: 0,
         first_position,
-        tokens: tokens.to_vec(),
         taps: taps.to_vec(),
         overwrite,
         last_logits: true,
-    }
+    };
+    request(&eval, &token_bytes(tokens))
 }
 
 fn requests() {
-    let ids: Vec<u8> = [1u32, 3, 5]
-        .iter()
-        .flat_map(|id| id.to_le_bytes())
-        .collect();
+    let ids = token_bytes(&[1, 3, 5]);
     let settings = |compact_head_budget| {
         Request::Configure(Settings {
             n_ctx: 16,
@@ -209,16 +206,10 @@ fn requests() {
             ]);
         }
         all.extend([
-            request(&eval(0, &[1, 3], &Tap::ALL, false), &[]),
-            request(&eval(2, &[5], &[], false), &[]),
-            request(
-                &Request::Generate {
-                    tokens: vec![1, 3],
-                    n_predict: 3,
-                },
-                &[],
-            ),
-            request(&eval(0, &[3], &[Tap::KCache, Tap::Q], true), &[]),
+            eval(0, &[1, 3], &Tap::ALL, false),
+            eval(2, &[5], &[], false),
+            request(&Request::Generate { n_predict: 3 }, &token_bytes(&[1, 3])),
+            eval(0, &[3], &[Tap::KCache, Tap::Q], true),
             request(&Request::Keep, &[]),
             request(&Request::Overwrite, &[0x3C; 8]),
             request(&Request::Usage, &[]),
@@ -258,14 +249,14 @@ fn requests() {
             tap,
             layer: Some(0),
             first_position: 0,
-            tokens: vec![1],
+            n_tokens: 1,
             position: 0,
             inputs,
             rows,
             element: 0,
             limit: 1e-6,
         });
-        let payload = [0, 0, 0x80, 0x3E].repeat(values);
+        let payload = [token_bytes(&[1]), [0, 0, 0x80, 0x3E].repeat(values)].concat();
         let all = [
             request(&load("000"), &[]),
             request(&settings(0), &[]),
@@ -284,7 +275,7 @@ fn response(response: &Response, payload: &[u8]) -> Message {
 }
 
 fn responses() {
-    let ids: Vec<u8> = [1u32, 3].iter().flat_map(|id| id.to_le_bytes()).collect();
+    let ids = token_bytes(&[1, 3]);
     let start = vec![
         response(&Response::Hello(hello()), &[]),
         response(
@@ -340,11 +331,10 @@ fn responses() {
     let end = vec![
         response(
             &Response::Generated {
-                tokens: vec![1, 2],
                 prefill_ms: 1.0,
                 decode_ms: vec![0.5],
             },
-            &[],
+            &token_bytes(&[1, 2]),
         ),
         response(
             &Response::Judged {
@@ -402,7 +392,7 @@ fn judgement() -> RowJudgement {
 
 fn hello() -> Hello {
     Hello {
-        protocol: 1,
+        protocol: VERSION,
         engine: "rust".into(),
         version: Some("1".into()),
         build: [("kernel".into(), "avx2".into())].into(),

@@ -22,7 +22,7 @@ struct Case {
     report: bool,
 }
 
-const CASES: [Case; 20] = [
+const CASES: [Case; 21] = [
     Case {
         what: "aborts",
         script: "REQUESTS | WORKER; kill -ABRT $$",
@@ -131,6 +131,17 @@ const CASES: [Case; 20] = [
         flags: &[],
         code: 30,
         says: &["broke the protocol: unreadable frame header \"oops\""],
+        report: false,
+    },
+    Case {
+        what: "speaks version 1 of the protocol",
+        script: r#"printf '\172\0\0\0\0\0\0\0%s' '{"type":"hello","protocol":1,"engine":"mine","architectures":[],"taps":[],"overwrite":false,"dtypes":[],"tokenizer":false}'; sleep 1000"#,
+        flags: &[],
+        code: 30,
+        says: &[
+            "/engine speaks version 1 of the worker protocol, this crossval speaks version 2: update the worker;",
+            "under \"Versions\"",
+        ],
         report: false,
     },
     Case {
