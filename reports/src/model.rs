@@ -3,6 +3,7 @@
 mod bench;
 mod gate;
 mod logits;
+mod role;
 mod tokenizer;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ pub use self::bench::{
 };
 pub use self::gate::{Gate, GateFigure, GateMeasurement, GateResult, GateSeries};
 pub use self::logits::{LogitsAt, LogitsResult, LogitsStats, TokenLogit, Top1Disagreement};
+pub use self::role::Role;
 pub use self::tokenizer::{
     GeneratedText, GeneratedTexts, PieceDifference, TokenAt, TokenComparison, TokenParity,
     TokenizedText, TokensOf,
@@ -595,16 +597,6 @@ impl Model {
             .next()
             .filter(|name| !name.is_empty())
             .unwrap_or(path)
-    }
-}
-
-impl Engines {
-    /// Both, each with its role in words.
-    pub fn by_role(&self) -> [(&'static str, &Engine); 2] {
-        [
-            ("reference", &self.reference),
-            ("candidate", &self.candidate),
-        ]
     }
 }
 

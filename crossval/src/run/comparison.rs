@@ -6,7 +6,7 @@ use bitnet_core::tap::Tap;
 use half::f16;
 use indicatif::ProgressBar;
 use reports::model::{
-    Coverage, Generation, LogitsResult, Mode, NoiseFloor, NoiseMeasurement, Prompt, TapResult,
+    Coverage, Generation, LogitsResult, Mode, NoiseFloor, NoiseMeasurement, Prompt, Role, TapResult,
 };
 
 use super::batches::batches;
@@ -394,22 +394,6 @@ impl Comparison {
             })
             .filter(|l| l.isolated.is_some() || l.cumulative.is_some())
             .collect()
-    }
-}
-
-/// Which of the two engines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Role {
-    Reference,
-    Candidate,
-}
-
-impl Role {
-    fn name(self) -> &'static str {
-        match self {
-            Role::Reference => "reference",
-            Role::Candidate => "candidate",
-        }
     }
 }
 

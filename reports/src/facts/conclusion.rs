@@ -3,8 +3,10 @@
 use super::coverage;
 use super::gate::{judged, no_baseline, of_result, shrunk};
 use super::movers::surely_faster;
-use super::speed::{Side, measured, memory_threads, sides, threads};
-use crate::model::{AtFault, Gate, GateResult, KnownState, Measured, Report, Status, TimedPair};
+use super::speed::{measured, memory_threads, threads};
+use crate::model::{
+    AtFault, Gate, GateResult, KnownState, Measured, Report, Role, Status, TimedPair,
+};
 use crate::number;
 use crate::outcome::Outcome;
 
@@ -22,10 +24,10 @@ pub(super) fn advantages(report: &Report) -> [Advantages; 2] {
     let pairs = report.timed_pairs();
     let memory = memory(report);
     let measured = memory.is_some() || pairs.iter().any(|pair| compared(pair).is_some());
-    sides(report).map(|(side, engine)| {
+    report.engines.by_role().map(|(role, engine)| {
         let faster = pairs.iter().filter_map(|pair| {
             let (winner, figures) = compared(pair)?;
-            (winner == Some(side)).then(|| {
+            (winner == Some(role)).then(|| {
                 format!(
                     "Faster in {} at {}: {figures}.",
                     pair.test,
@@ -34,7 +36,7 @@ pub(super) fn advantages(report: &Report) -> [Advantages; 2] {
             })
         });
         let mut sentences: Vec<String> = faster.collect();
-        let less = memory.iter().filter(|(winner, _)| *winner == Some(side));
+        let less = memory.iter().filter(|(winner, _)| *winner == Some(role));
         sentences.extend(less.map(|(_, figures)| {
             format!("Less peak memory in timed runs, by one reading each: {figures}.")
         }));
@@ -47,7 +49,7 @@ pub(super) fn advantages(report: &Report) -> [Advantages; 2] {
 }
 
 /// The engine that is surely faster in a test, if one is, and the figures; `None` if there is nothing to compare.
-fn compared(pair: &TimedPair) -> Option<(Option<Side>, String)> {
+fn compared(pair: &TimedPair) -> Option<(Option<Role>, String)> {
     if let Some(ratio) = pair.ratio {
         let figures = format!(
             "candidate over reference {} ({} to {})",
@@ -71,9 +73,9 @@ fn compared(pair: &TimedPair) -> Option<(Option<Side>, String)> {
         }
     };
     let winner = if faster(candidate, reference) {
-        Some(Side::Candidate)
+        Some(Role::Candidate)
     } else {
-        faster(reference, candidate).then_some(Side::Reference)
+        faster(reference, candidate).then_some(Role::Reference)
     };
     let figure = |m, format| {
         let (median, interval) = number::measured(m, format);
@@ -90,7 +92,7 @@ fn compared(pair: &TimedPair) -> Option<(Option<Side>, String)> {
 }
 
 /// The engine that takes less memory at every thread count, if one does, and the figures.
-fn memory(report: &Report) -> Option<(Option<Side>, String)> {
+fn memory(report: &Report) -> Option<(Option<Role>, String)> {
     let mut winners = Vec::new();
     let mut figures = Vec::new();
     for n in memory_threads(report) {
@@ -98,9 +100,9 @@ fn memory(report: &Report) -> Option<(Option<Side>, String)> {
             continue;
         };
         winners.push(match candidate.cmp(&reference) {
-            std::cmp::Ordering::Less => Some(Side::Candidate),
+            std::cmp::Ordering::Less => Some(Role::Candidate),
             std::cmp::Ordering::Equal => None,
-            std::cmp::Ordering::Greater => Some(Side::Reference),
+            std::cmp::Ordering::Greater => Some(Role::Reference),
         });
         figures.push(format!(
             "candidate {}, reference {} at {}",
