@@ -135,7 +135,7 @@ pub fn selftest(
     let quiet = ProgressBar::hidden();
     let control = run::run(options, &quiet)?;
     if let [reason, ..] = control.verdict.reasons.as_slice()
-        && Outcome::of_exit_code(control.verdict.exit_code) == Outcome::Engine
+        && control.verdict.outcome() == Outcome::Engine
     {
         return Err(Error::Engine(format!("the run without a fault: {reason}")));
     }

@@ -1,6 +1,7 @@
 //! The report's data model, `crossval.report/1`. Within /1 fields are only added; unknown is `null`, never 0.
 
 mod bench;
+mod finding;
 mod gate;
 mod logits;
 mod role;
@@ -11,10 +12,13 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::outcome::Outcome;
+
 pub use self::bench::{
     Bench, BenchCompactHead, BenchKernel, BenchMemory, BenchRatio, BenchRoofline, BenchRow,
     BenchTokens, CERTIFIED, InterToken, Measured, TimedPair, TokenWork,
 };
+pub use self::finding::{Finding, Place, Source};
 pub use self::gate::{Gate, GateFigure, GateMeasurement, GateResult, GateSeries};
 pub use self::logits::{LogitsAt, LogitsResult, LogitsStats, TokenLogit, Top1Disagreement};
 pub use self::role::Role;
@@ -83,6 +87,9 @@ pub struct Verdict {
     pub exit_code: u8,
     /// Every reason for a status other than `pass`, most severe first.
     pub reasons: Vec<String>,
+    /// The same as data, one finding per reason; empty in older reports.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
     /// Which engine is wrong.
     pub at_fault: AtFault,
     /// The earliest place where the engines differ by more than the limit; null if there is none.
@@ -582,10 +589,10 @@ pub enum KnownState {
 impl Verdict {
     /// Whether the engines differ by more than they may, whatever else is wrong.
     pub fn parity_failed(&self) -> bool {
-        use crate::outcome::Outcome::{Parity, ParityAndPerformance};
-        [Parity, ParityAndPerformance]
-            .map(|o| o.exit_code())
-            .contains(&self.exit_code)
+        matches!(
+            self.outcome(),
+            Outcome::Parity | Outcome::ParityAndPerformance
+        )
     }
 }
 

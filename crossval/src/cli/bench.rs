@@ -17,6 +17,7 @@ use crate::engine::Limits;
 use crate::environment::{self, Provenance};
 use crate::error::Error;
 use crate::interrupt;
+use crate::verdict;
 
 /// Notes on what is measured, for `--help`.
 const NOTES: &str = "\
@@ -114,7 +115,9 @@ pub(super) fn run(
     let report = measure(&options, &progress);
     progress.finish_and_clear();
     let mut report = report?;
-    interrupt::mark(&mut report);
+    if let Some(interruption) = interrupt::received() {
+        verdict::interrupted(&mut report, interruption);
+    }
     for reason in &report.verdict.reasons {
         terminal::complain(&format!("error: {reason}"));
     }
@@ -126,7 +129,7 @@ pub(super) fn run(
         Print::Csv => terminal.print(&bench_csv(&report))?,
         Print::Jsonl => terminal.print(&bench_jsonl(&report))?,
     }
-    Ok(Outcome::of_exit_code(report.verdict.exit_code))
+    Ok(report.verdict.outcome())
 }
 
 /// Without repetitions, in the order given.

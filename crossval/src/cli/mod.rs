@@ -118,7 +118,7 @@ pub fn main(provenance: &Provenance) -> ExitCode {
     dispatch(cli.command, provenance, terminal)
         .unwrap_or_else(|e| {
             // What a signal has ended fails in many ways.
-            let e = interrupt::check().err().unwrap_or(e);
+            let e = interrupt::received().map_or(e, Error::from);
             terminal::complain(&format!("error: {e}"));
             e.outcome()
         })

@@ -22,6 +22,7 @@ use crate::known::Ledger;
 use crate::profile::Profile;
 use crate::run::{PromptSource, RunOptions, TextSource};
 use crate::trace::Trace;
+use crate::verdict;
 
 pub(super) const DEFAULT_N_PREDICT: usize = 32;
 
@@ -182,7 +183,9 @@ pub(super) fn run(
         );
     }
     progress.finish_and_clear();
-    interrupt::mark(&mut report);
+    if let Some(interruption) = interrupt::received() {
+        verdict::interrupted(&mut report, interruption);
+    }
     let written = reports::write_dir(&args.out, &report, &args.format)?;
     // The baseline may be in the same folder, and is written under the same lock.
     drop(folder);
@@ -193,7 +196,7 @@ pub(super) fn run(
         true => terminal.print_json(&report)?,
         false => terminal.print(&(summary::render(&report) + &pointer(&written)))?,
     }
-    Ok(Outcome::of_exit_code(report.verdict.exit_code))
+    Ok(report.verdict.outcome())
 }
 
 /// Those of the flags.

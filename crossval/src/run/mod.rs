@@ -3,6 +3,7 @@
 mod arbitration;
 mod batches;
 mod comparison;
+mod findings;
 mod generation;
 mod model_file;
 mod noise;
@@ -20,6 +21,8 @@ use reports::model::{Bench, Environment, Inputs, Mode, Profile as ProfileReport,
 use self::arbitration::arbitrate;
 pub(crate) use self::batches::batches;
 use self::comparison::Comparison;
+use self::findings::Shown;
+pub(crate) use self::findings::failure;
 pub(crate) use self::generation::hash as hash_prompt;
 pub(crate) use self::model_file::ModelFile;
 pub(crate) use self::noise::{Meter, Noise};
@@ -35,7 +38,7 @@ use crate::interrupt;
 use crate::known::{Ledger, Occurred};
 use crate::profile::Profile;
 use crate::trace::Traces;
-use crate::verdict::{self, Findings};
+use crate::verdict::{self, Compared};
 
 /// Teacher-forced one-token steps compared after each prompt: the reference decodes with other kernels than
 /// it prefills with.
@@ -204,8 +207,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
             .to_zoned(jiff::tz::TimeZone::UTC)
             .date(),
     });
-    let findings = Findings {
-        failures: pair.failures(),
+    let shown = Shown {
         exceeded,
         generation: comparison.generation.as_ref(),
         coverage: &coverage,
@@ -221,19 +223,25 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         engines: [&reference, &candidate],
         known: &known,
     };
-    let mut verdict = verdict::decide(&findings);
-    if !pair.failed() {
+    let mut compared = Compared {
+        first_divergence: shown.first_divergence(),
+        differ: shown.differ(),
+        ruling: None,
+    };
+    if let Some(first) = &mut compared.first_divergence
+        && !pair.failed()
+    {
         progress.set_message("asking the oracle");
-        if let Err(side) = arbitrate(&mut verdict, &mut pair, options, &comparison) {
-            pair.fail(side);
-            verdict = verdict::decide(&Findings {
-                failures: pair.failures(),
-                ..findings
-            });
+        match arbitrate(first, &mut pair, options, &comparison) {
+            Ok(ruling) => compared.ruling = ruling,
+            Err(side) => pair.fail(side),
         }
     }
+    let mut findings = shown.findings(pair.failures());
     let engines = pair.report();
-    let mut report = Report {
+    findings.extend(file.changed());
+    let verdict = verdict::conclude(findings, Some(compared));
+    Ok(Report {
         schema: SCHEMA.to_owned(),
         created,
         command: options.command.clone(),
@@ -269,9 +277,7 @@ pub fn run(options: &RunOptions, progress: &ProgressBar) -> Result<Report, Error
         known,
         not_compared: None,
         gate: None,
-    };
-    file.check_unchanged(&mut report);
-    Ok(report)
+    })
 }
 
 /// Times both engines on the first prompt. Their tokens must be those of the comparison.

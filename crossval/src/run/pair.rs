@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bitnet_core::tokenizer::EncodeOptions;
-use reports::model::{Engine as EngineReport, Engines, Mode, Prompt};
+use reports::model::{Engine as EngineReport, Engines, Finding, Mode, Prompt, Role};
 
 use super::PromptSource;
+use super::findings::failure;
 use crate::compare::lockstep::Side;
 use crate::engine::{Engine, EngineError, EngineSpec};
 use crate::error::Error;
@@ -257,11 +258,14 @@ impl Pair {
         !self.failures().is_empty()
     }
 
-    /// One sentence per engine that failed.
-    pub(crate) fn failures(&self) -> Vec<String> {
-        let reports = [&self.reference.report, &self.candidate.report];
-        let failures = reports.into_iter().filter_map(|r| r.failure.as_ref());
-        failures.map(|f| f.message.clone()).collect()
+    /// One finding per engine that failed.
+    pub(super) fn failures(&self) -> Vec<Finding> {
+        let of_role = |role: Role| (role, &role.of(&self.reference, &self.candidate).report);
+        Role::BOTH
+            .map(of_role)
+            .into_iter()
+            .filter_map(failure)
+            .collect()
     }
 
     pub(crate) fn report(self) -> Engines {

@@ -5,7 +5,7 @@ use super::gate::{judged, no_baseline, of_result, shrunk};
 use super::movers::surely_faster;
 use super::speed::{measured, memory_threads, threads};
 use crate::model::{
-    AtFault, Gate, GateResult, KnownState, Measured, Report, Role, Status, TimedPair,
+    AtFault, Gate, GateResult, KnownState, Measured, Report, Role, Source, Status, TimedPair,
 };
 use crate::number;
 use crate::outcome::Outcome;
@@ -131,7 +131,7 @@ pub(super) fn conclusion(report: &Report) -> String {
         (None, Status::Incomplete) if incomplete(report) => format!(
             "{candidate} was not compared with {reference} on {model} in everything that was to be compared"
         ),
-        (None, Status::Fail) if report.verdict.exit_code != Outcome::Performance.exit_code() => {
+        (None, Status::Fail) if report.verdict.outcome() != Outcome::Performance => {
             let fault = match report.verdict.at_fault {
                 AtFault::None => "",
                 AtFault::Candidate => ", at fault: the candidate",
@@ -169,13 +169,11 @@ pub(super) fn conclusion(report: &Report) -> String {
 /// Whether an incomplete run left out anything of what it was to compare itself: a speed that was not judged is none of
 /// that, and neither are rows that only the baseline has.
 fn incomplete(report: &Report) -> bool {
-    let gate = report.gate.as_ref();
-    let only_gate = match Outcome::of_exit_code(report.verdict.exit_code) {
+    let only_gate = match report.verdict.outcome() {
         Outcome::NoBaseline => true,
         _ => {
-            let mut reasons = report.verdict.reasons.iter();
-            shrunk(report).is_some()
-                && reasons.all(|reason| gate.is_some_and(|gate| gate.reasons.contains(reason)))
+            let findings = report.findings();
+            shrunk(report).is_some() && findings.iter().all(|f| f.source == Source::Gate)
         }
     };
     !(only_gate && coverage::complete(&report.coverage))

@@ -104,7 +104,7 @@ fn speed(report: &Report) -> String {
         }
         few => return format!("; slower than the baseline in {}", few.join(" and ")),
     }
-    if report.verdict.exit_code != Outcome::NoBaseline.exit_code() {
+    if report.verdict.outcome() != Outcome::NoBaseline {
         return String::new();
     }
     let all = gate.series.len() as u64;
