@@ -36,8 +36,8 @@ pub enum Error {
         source: io::Error,
     },
     /// A signal ended the command before there was anything to report.
-    #[error("{0}")]
-    Interrupted(Interruption),
+    #[error(transparent)]
+    Interrupted(#[from] Interruption),
     /// A defect of crossval itself.
     #[error("internal error: {0}")]
     Internal(String),

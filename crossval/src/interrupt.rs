@@ -3,19 +3,14 @@
 //!
 //! And SIGBUS, which is how a mapped file that was cut short is met: an error of its input, not a crash.
 
-use std::fmt;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use reports::model::Report;
 use reports::outcome::Outcome;
 use rustix::process::{Pid, Signal, kill_process_group};
 use signal_hook::consts::{SIGBUS, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-
-use crate::error::Error;
-use crate::verdict;
 
 /// How long a command may take to wind up: with workers, whose report is written then, and without, as where it waits
 /// for standard input.
@@ -30,12 +25,16 @@ static RECEIVED: AtomicI32 = AtomicI32::new(0);
 static WORKERS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// A signal that ends the command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.name())]
 pub struct Interruption {
     signal: i32,
 }
 
 impl Interruption {
+    #[cfg(test)]
+    pub(crate) const TERMINATED: Interruption = Interruption { signal: SIGTERM };
+
     /// What a command ends with after it.
     pub fn outcome(self) -> Outcome {
         match self.signal {
@@ -43,14 +42,12 @@ impl Interruption {
             _ => Outcome::Terminated,
         }
     }
-}
 
-impl fmt::Display for Interruption {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.signal {
+    fn name(self) -> &'static str {
+        match self.signal {
             SIGINT => "interrupted by SIGINT",
             _ => "interrupted by SIGTERM",
-        })
+        }
     }
 }
 
@@ -98,30 +95,9 @@ pub fn received() -> Option<Interruption> {
 /// For loops that wait for no worker.
 ///
 /// # Errors
-/// [`Error::Interrupted`] if a signal came.
-pub fn check() -> Result<(), Error> {
-    match received() {
-        None => Ok(()),
-        Some(interruption) => Err(Error::Interrupted(interruption)),
-    }
-}
-
-/// Marks a report as what was there when a signal came, if one came: an engine that was ended for it has not failed.
-pub fn mark(report: &mut Report) {
-    let Some(interruption) = received() else {
-        return;
-    };
-    let engines = [&mut report.engines.reference, &mut report.engines.candidate];
-    let failures: Vec<_> = engines
-        .into_iter()
-        .filter_map(|engine| engine.failure.take())
-        .collect();
-    let reasons = &mut report.verdict.reasons;
-    reasons.retain(|reason| failures.iter().all(|failure| failure.message != *reason));
-    let during = failures.first().map(|failure| failure.during.as_str());
-    let reason = sentence(interruption, during);
-    let mut found = [(interruption.outcome(), reason)];
-    verdict::add(&mut report.verdict, &mut found);
+/// The signal that came, if one did.
+pub fn check() -> Result<(), Interruption> {
+    received().map_or(Ok(()), Err)
 }
 
 /// What became of a task.

@@ -21,7 +21,8 @@ use std::str::FromStr;
 
 use bitnet_model::tap::Tap;
 use jiff::civil::Date;
-use reports::model::{KnownDeviation, KnownState, Mode};
+use reports::model::{Finding, KnownDeviation, KnownState, Mode, Place, Source};
+use reports::outcome::Outcome;
 use serde::Deserialize;
 
 use crate::compare::site::Site;
@@ -263,8 +264,22 @@ fn matched(known: &[KnownDeviation]) -> impl Iterator<Item = &KnownDeviation> {
     known.iter().filter(|k| k.state == KnownState::Matched)
 }
 
+/// That an entry fails the run, if it does.
+pub fn finding(known: &KnownDeviation) -> Option<Finding> {
+    Some(Finding {
+        outcome: Outcome::Parity,
+        source: Source::Known,
+        place: Some(Place {
+            layer: known.layer,
+            tap: (known.tap != GENERATION).then(|| known.tap.clone()),
+            ..Place::default()
+        }),
+        text: complaint(known)?,
+    })
+}
+
 /// Why an entry fails the run, if it does.
-pub fn complaint(known: &KnownDeviation) -> Option<String> {
+fn complaint(known: &KnownDeviation) -> Option<String> {
     let layer = known
         .layer
         .map_or(String::new(), |l| format!("layer {l}, "));

@@ -158,7 +158,7 @@ pub fn selftest(
 ) -> Result<SelfTest, Error> {
     let control = parity::run(options, Progress::silent())?;
     if let [reason, ..] = control.verdict.reasons.as_slice()
-        && Outcome::of_exit_code(control.verdict.exit_code) == Outcome::Engine
+        && control.verdict.outcome() == Outcome::Engine
     {
         return Err(Error::Engine(format!("the run without a fault: {reason}")));
     }

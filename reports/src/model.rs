@@ -1,8 +1,10 @@
 //! The report's data model, `crossval.report/1`. Within /1 fields are only added; unknown is `null`, never 0.
 
 mod bench;
+mod finding;
 mod gate;
 mod logits;
+mod role;
 mod tokenizer;
 
 use std::collections::BTreeMap;
@@ -10,12 +12,16 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::outcome::Outcome;
+
 pub use self::bench::{
     Bench, BenchCompactHead, BenchKernel, BenchMemory, BenchRatio, BenchRoofline, BenchRow,
     BenchTokens, CERTIFIED, InterToken, Measured, TimedPair, TokenWork,
 };
+pub use self::finding::{Finding, Place, Source};
 pub use self::gate::{Gate, GateFigure, GateMeasurement, GateResult, GateSeries};
 pub use self::logits::{LogitsAt, LogitsResult, LogitsStats, TokenLogit, Top1Disagreement};
+pub use self::role::Role;
 pub use self::tokenizer::{
     GeneratedText, GeneratedTexts, PieceDifference, TokenAt, TokenComparison, TokenParity,
     TokenizedText, TokensOf,
@@ -81,6 +87,9 @@ pub struct Verdict {
     pub exit_code: u8,
     /// Every reason for a status other than `pass`, most severe first.
     pub reasons: Vec<String>,
+    /// The same as data, one finding per reason; empty in older reports.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
     /// Which engine is wrong.
     pub at_fault: AtFault,
     /// The earliest place where the engines differ by more than the limit; null if there is none.
@@ -580,10 +589,10 @@ pub enum KnownState {
 impl Verdict {
     /// Whether the engines differ by more than they may, whatever else is wrong.
     pub fn parity_failed(&self) -> bool {
-        use crate::outcome::Outcome::{Parity, ParityAndPerformance};
-        [Parity, ParityAndPerformance]
-            .map(|o| o.exit_code())
-            .contains(&self.exit_code)
+        matches!(
+            self.outcome(),
+            Outcome::Parity | Outcome::ParityAndPerformance
+        )
     }
 }
 
@@ -595,16 +604,6 @@ impl Model {
             .next()
             .filter(|name| !name.is_empty())
             .unwrap_or(path)
-    }
-}
-
-impl Engines {
-    /// Both, each with its role in words.
-    pub fn by_role(&self) -> [(&'static str, &Engine); 2] {
-        [
-            ("reference", &self.reference),
-            ("candidate", &self.candidate),
-        ]
     }
 }
 

@@ -1,7 +1,11 @@
 //! Exit codes: one enum, documented, stable.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 /// How a command ended. Where several hold, the one that [`Outcome::worst`] prefers is reported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// 0: pass (also with known deviations).
     Pass,
@@ -81,8 +85,13 @@ impl Outcome {
         }
     }
 
+    /// The outcome to report where all of these hold; a pass if there are none.
+    pub fn worst_of(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
+        outcomes.into_iter().fold(Outcome::Pass, Outcome::worst)
+    }
+
     /// The outcome with an exit code; one that no command ends with is an internal error.
-    pub fn of_exit_code(code: u8) -> Outcome {
+    pub(crate) fn of_exit_code(code: u8) -> Outcome {
         let outcome = Self::ALL.into_iter().find(|o| o.exit_code() == code);
         outcome.unwrap_or(Outcome::Internal)
     }

@@ -17,6 +17,7 @@ use crossval::Error;
 use crossval::environment::{self, Provenance};
 use crossval::interrupt;
 use crossval::speed::bench::{BenchOptions, REPETITIONS, measure};
+use crossval::verdict;
 
 /// Notes on what is measured, for `--help`.
 const NOTES: &str = "\
@@ -114,7 +115,9 @@ pub(super) fn run(
     let mut report = terminal
         .bar()
         .during(|progress| measure(&options, progress))?;
-    interrupt::mark(&mut report);
+    if let Some(interruption) = interrupt::received() {
+        verdict::interrupted(&mut report, interruption);
+    }
     for reason in &report.verdict.reasons {
         terminal::complain(&format!("error: {reason}"));
     }
@@ -126,7 +129,7 @@ pub(super) fn run(
         Print::Csv => terminal.print(&bench_csv(&report))?,
         Print::Jsonl => terminal.print(&bench_jsonl(&report))?,
     }
-    Ok(Outcome::of_exit_code(report.verdict.exit_code))
+    Ok(report.verdict.outcome())
 }
 
 /// Without repetitions, in the order given.

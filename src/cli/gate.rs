@@ -132,10 +132,7 @@ pub(super) fn run(
         }
     }
     drop(bar);
-    let verdicts = gated
-        .iter()
-        .map(|r| Outcome::of_exit_code(r.verdict.exit_code));
-    let outcome = verdicts.fold(Outcome::Pass, Outcome::worst);
+    let outcome = Outcome::worst_of(gated.iter().map(|report| report.verdict.outcome()));
     let gated = args
         .reports
         .iter()

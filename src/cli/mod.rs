@@ -119,7 +119,7 @@ pub fn main(provenance: &Provenance) -> ExitCode {
     dispatch(cli.command, provenance, terminal)
         .unwrap_or_else(|e| {
             // What a signal has ended fails in many ways.
-            let e = interrupt::check().err().unwrap_or(e);
+            let e = interrupt::received().map_or(e, Error::from);
             terminal::complain(&match &e {
                 Error::Option { option, what } => format!("error: --{option}: {what}"),
                 e => format!("error: {e}"),

@@ -22,6 +22,7 @@ use crossval::parity::{RunOptions, TextSource};
 use crossval::profile::Profile;
 use crossval::session::prompts::PromptSource;
 use crossval::speed::gate::{Baseline, measure_again};
+use crossval::verdict;
 use crossval_trace::Trace;
 use crossval_workers::fault::Fault;
 
@@ -190,7 +191,9 @@ pub(super) fn run(
         );
     }
     drop(bar);
-    interrupt::mark(&mut report);
+    if let Some(interruption) = interrupt::received() {
+        verdict::interrupted(&mut report, interruption);
+    }
     let written = reports::write_dir(&args.out, &report, &args.format)?;
     // The baseline may be in the same folder, and is written under the same lock.
     drop(folder);
@@ -201,7 +204,7 @@ pub(super) fn run(
         true => terminal.print_json(&report)?,
         false => terminal.print(&(summary::render(&report) + &pointer(&written)))?,
     }
-    Ok(Outcome::of_exit_code(report.verdict.exit_code))
+    Ok(report.verdict.outcome())
 }
 
 /// Those of the flags.

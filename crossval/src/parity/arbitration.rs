@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitnet_model::tap::Tap;
 use half::f16;
-use reports::model::{Arbitration, AtFault, Divergence, Judgement, Mode, Prompt, Verdict};
+use reports::model::{Arbitration, AtFault, Divergence, Judgement, Mode, Prompt};
 
 use super::RunOptions;
 use super::comparison::Comparison;
@@ -18,35 +18,32 @@ use crate::session::settings::COMPARED_UBATCH;
 use crossval_oracle::inputs::{TapAt, needs};
 use crossval_protocol::{JudgeRequest, ModelFacts, RowJudgement, TapHeader, token_bytes};
 
-/// Has the oracle judge the first divergence of a verdict, and puts what it says there.
+/// Has the oracle judge a divergence, puts what it says there, and returns the engine at fault; `None` without a ruling.
 ///
 /// # Errors
 /// The engine that failed when it was asked again.
 pub(super) fn arbitrate(
-    verdict: &mut Verdict,
+    divergence: &mut Divergence,
     pair: &mut Pair,
     options: &RunOptions,
     comparison: &Comparison,
-) -> Result<(), Side> {
-    let Some(divergence) = &mut verdict.first_divergence else {
-        return Ok(());
-    };
+) -> Result<Option<AtFault>, Side> {
     match hear(pair, options, comparison, divergence) {
         Ok(ruling) => {
-            verdict.at_fault = ruling.at_fault;
             divergence.oracle = ruling.value;
             divergence.hint = ruling.hint;
             divergence.arbitration = ruling.arbitration;
+            Ok(Some(ruling.at_fault))
         }
-        Err(NoRuling::Engine(side)) => return Err(side),
+        Err(NoRuling::Engine(side)) => Err(side),
         Err(NoRuling::Oracle(e)) => {
             divergence.hint = Some(format!(
                 "no ruling: {}",
                 e.into_failure("oracle", "judging").message
             ));
+            Ok(None)
         }
     }
-    Ok(())
 }
 
 /// What the oracle says about a divergence.

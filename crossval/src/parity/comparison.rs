@@ -6,7 +6,7 @@ use bitnet_model::gguf::TensorType;
 use bitnet_model::tap::Tap;
 use half::f16;
 use reports::model::{
-    Coverage, Generation, LogitsResult, Mode, NoiseFloor, NoiseMeasurement, Prompt, TapResult,
+    Coverage, Generation, LogitsResult, Mode, NoiseFloor, NoiseMeasurement, Prompt, Role, TapResult,
 };
 
 use super::RunOptions;
@@ -402,22 +402,6 @@ impl Comparison {
             })
             .filter(|l| l.isolated.is_some() || l.cumulative.is_some())
             .collect()
-    }
-}
-
-/// Which of the two engines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Role {
-    Reference,
-    Candidate,
-}
-
-impl Role {
-    fn name(self) -> &'static str {
-        match self {
-            Role::Reference => "reference",
-            Role::Candidate => "candidate",
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod arbitration;
 mod comparison;
+mod findings;
 mod generation;
 mod perplexity;
 mod pieces;
@@ -13,6 +14,7 @@ use reports::model::{Bench, Environment, Inputs, Mode, Profile as ProfileReport,
 
 use self::arbitration::arbitrate;
 use self::comparison::Comparison;
+use self::findings::Shown;
 pub use self::perplexity::TextSource;
 use self::perplexity::Windows;
 use crate::engine::{EngineSpec, Launcher};
@@ -28,7 +30,7 @@ use crate::session::prompts::PromptSource;
 use crate::session::settings::DECODE_STEPS;
 use crate::session::traces::Traces;
 use crate::speed::{bench, roofline};
-use crate::verdict::{self, Findings};
+use crate::verdict::{self, Compared};
 
 /// Why the tokenizers were not compared after all.
 fn cut_off() -> String {
@@ -161,8 +163,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
             .to_zoned(jiff::tz::TimeZone::UTC)
             .date(),
     });
-    let findings = Findings {
-        failures: pair.failures(),
+    let shown = Shown {
         exceeded,
         generation: comparison.generation.as_ref(),
         coverage: &coverage,
@@ -178,19 +179,25 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
         engines: [&reference, &candidate],
         known: &known,
     };
-    let mut verdict = verdict::decide(&findings);
-    if !pair.failed() {
+    let mut compared = Compared {
+        first_divergence: shown.first_divergence(),
+        differ: shown.differ(),
+        ruling: None,
+    };
+    if let Some(first) = &mut compared.first_divergence
+        && !pair.failed()
+    {
         progress.stage("asking the oracle");
-        if let Err(side) = arbitrate(&mut verdict, &mut pair, options, &comparison) {
-            pair.fail(side);
-            verdict = verdict::decide(&Findings {
-                failures: pair.failures(),
-                ..findings
-            });
+        match arbitrate(first, &mut pair, options, &comparison) {
+            Ok(ruling) => compared.ruling = ruling,
+            Err(side) => pair.fail(side),
         }
     }
+    let mut findings = shown.findings(pair.failures());
     let engines = pair.report();
-    let mut report = Report {
+    findings.extend(file.changed());
+    let verdict = verdict::conclude(findings, Some(compared));
+    Ok(Report {
         schema: SCHEMA.to_owned(),
         created,
         command: options.command.clone(),
@@ -226,9 +233,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
         known,
         not_compared: None,
         gate: None,
-    };
-    file.check_unchanged(&mut report);
-    Ok(report)
+    })
 }
 
 /// Times both engines on the first prompt. Their tokens must be those of the comparison.

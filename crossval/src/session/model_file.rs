@@ -5,14 +5,13 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use reports::model::{Model, Report};
+use reports::model::{Finding, Model, Source};
 use reports::outcome::Outcome;
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::hex::hex;
 use crate::interrupt;
-use crate::verdict;
 use bitnet_model::regular_file;
 use crossval_protocol::ModelFacts;
 
@@ -86,13 +85,15 @@ impl ModelFile {
         }
     }
 
-    /// Makes a report incomplete if the file is not what it was: nobody knows then which of the two an engine has read.
-    pub(crate) fn check_unchanged(&self, report: &mut Report) {
+    /// Whether the file is no longer what it was: nobody knows then which of the two an engine has read.
+    pub(crate) fn changed(&self) -> Option<Finding> {
         let now = std::fs::metadata(&self.path).map(|file| state(&file));
-        if now.is_ok_and(|now| now == self.state) {
-            return;
-        }
-        let reason = format!("{} changed during the run", self.path.display());
-        verdict::add(&mut report.verdict, &mut [(Outcome::Incomplete, reason)]);
+        let unchanged = now.is_ok_and(|now| now == self.state);
+        (!unchanged).then(|| Finding {
+            outcome: Outcome::Incomplete,
+            source: Source::ModelFile,
+            place: None,
+            text: format!("{} changed during the run", self.path.display()),
+        })
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crossval_protocol::EncodeOptions;
-use reports::model::{Engine as EngineReport, Engines, Mode, Prompt};
+use reports::model::{Engine as EngineReport, Engines, Finding, Mode, Prompt, Role, Source};
+use reports::outcome::Outcome;
 
 use super::prompts::{PromptSource, check_range, tokenize};
 use crate::engine::{Engine, EngineError, EngineSpec, Launcher};
@@ -258,11 +259,14 @@ impl Pair {
         !self.failures().is_empty()
     }
 
-    /// One sentence per engine that failed.
-    pub(crate) fn failures(&self) -> Vec<String> {
-        let reports = [&self.reference.report, &self.candidate.report];
-        let failures = reports.into_iter().filter_map(|r| r.failure.as_ref());
-        failures.map(|f| f.message.clone()).collect()
+    /// One finding per engine that failed.
+    pub(crate) fn failures(&self) -> Vec<Finding> {
+        let of_role = |role: Role| (role, &role.of(&self.reference, &self.candidate).report);
+        Role::BOTH
+            .map(of_role)
+            .into_iter()
+            .filter_map(failure)
+            .collect()
     }
 
     pub(crate) fn report(self) -> Engines {
@@ -293,4 +297,14 @@ fn check_agreement(reference: &ModelFacts, candidate: &ModelFacts) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// That an engine failed, if it did.
+pub(crate) fn failure((role, engine): (Role, &EngineReport)) -> Option<Finding> {
+    Some(Finding {
+        outcome: Outcome::Engine,
+        source: Source::Engine,
+        place: Some(role.into()),
+        text: engine.failure.as_ref()?.message.clone(),
+    })
 }

@@ -5,7 +5,8 @@ use plotters::style::text_anchor::{HPos, VPos};
 
 use super::{Chart, LegendEntry, Paint, WIDTH, failed, finish, text};
 use crate::error::Error;
-use crate::facts::{Bar, BarGroup, Side};
+use crate::facts::{Bar, BarGroup};
+use crate::model::Role;
 use crate::number;
 
 /// Height of a bar with its line of text above.
@@ -52,7 +53,7 @@ pub(crate) fn bar_chart(group: &BarGroup) -> Result<Chart, Error> {
             if !drawable(bar.value) {
                 continue;
             }
-            let paint = Paint::of_side(bar.side);
+            let paint = Paint::of_role(bar.role);
             area.draw(&Rectangle::new(
                 [(0, top + 18), (length(bar.value), top + 32)],
                 paint.color().filled(),
@@ -79,17 +80,13 @@ pub(crate) fn bar_chart(group: &BarGroup) -> Result<Chart, Error> {
         }
         area.present().map_err(|e| error(&e))?;
     }
-    let legend = [
-        (Side::Reference, "reference"),
-        (Side::Candidate, "candidate"),
-    ];
     Ok(Chart {
         title: group.title.clone(),
         svg: finish(&svg, &group.title, &tooltips),
-        legend: legend
+        legend: Role::BOTH
             .into_iter()
-            .filter(|(side, _)| group.bars.iter().any(|bar| bar.side == *side))
-            .map(|(side, name)| LegendEntry::new(Paint::of_side(side), name))
+            .filter(|role| group.bars.iter().any(|bar| bar.role == *role))
+            .map(|role| LegendEntry::new(Paint::of_role(role), role.name()))
             .collect(),
         note: group
             .mark

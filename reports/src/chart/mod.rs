@@ -21,7 +21,7 @@ pub(crate) use lines::{Line, line_chart, shared_axis};
 pub(crate) use plot::plot;
 
 use crate::error::Error;
-use crate::facts::Side;
+use crate::model::Role;
 
 /// Width of every chart in SVG units: about a phone's, so that text keeps its size there.
 const WIDTH: u32 = 400;
@@ -106,11 +106,8 @@ impl Paint {
         RGBColor(1, 0, self.index())
     }
 
-    pub(crate) fn of_side(side: Side) -> Paint {
-        match side {
-            Side::Reference => Paint::Reference,
-            Side::Candidate => Paint::Candidate,
-        }
+    pub(crate) fn of_role(role: Role) -> Paint {
+        role.of(Paint::Reference, Paint::Candidate)
     }
 
     /// Marks (cells, points, bars) carry data and get a tooltip; text and axes do not.

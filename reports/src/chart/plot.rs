@@ -141,7 +141,7 @@ fn apart(mut xs: Vec<f64>, range: f64) -> Vec<f64> {
 }
 
 fn paint(line: &PlotLine) -> Paint {
-    Paint::of_side(line.side)
+    Paint::of_role(line.role)
 }
 
 fn interval(point: &PlotPoint) -> Option<(f64, f64)> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Reading, Subject, differing, error_moved, keys, ordered};
 use crate::facts::{generations_of, mode_name, nmse, stage};
 use crate::model::{
-    AtFault, Coverage, Generation, LogitsStats, Mode, Perplexity, Report, Status, TapStats,
+    AtFault, Coverage, Generation, LogitsStats, Mode, Perplexity, Report, Role, Status, TapStats,
     TokenParity,
 };
 use crate::number;
@@ -40,8 +40,8 @@ fn verdict(a: &Report, b: &Report) -> Subject {
     let fault = |report: &Report| {
         Some(Reading::text(match report.verdict.at_fault {
             AtFault::None => "neither",
-            AtFault::Candidate => "candidate",
-            AtFault::Reference => "reference",
+            AtFault::Candidate => Role::Candidate.name(),
+            AtFault::Reference => Role::Reference.name(),
             AtFault::Both => "both",
             AtFault::Undetermined => "undetermined",
         }))

@@ -2,13 +2,11 @@
 
 use super::{Direction, Reading, Subject, factor_two, keys, ordered};
 use crate::facts::measured;
-use crate::model::{BenchKernel, BenchRow, Engine, Measured, Report, TimedPair};
+use crate::model::{BenchKernel, BenchRow, Engine, Measured, Report, Role, TimedPair};
 use crate::number;
 
 /// A reading of memory that moved by no more than this share of it is unchanged.
 const MEMORY: f64 = 0.05;
-
-const ROLES: [&str; 2] = ["reference", "candidate"];
 
 pub(super) fn subjects(a: &Report, b: &Report) -> [Subject; 4] {
     [timed(a, b), kernels(a, b), memory(a, b), load(a, b)]
@@ -28,10 +26,6 @@ fn timed(a: &Report, b: &Report) -> Subject {
         let find = |pairs: &[TimedPair<'_>]| pairs.iter().position(|pair| key(pair) == wanted);
         let (in_a, in_b) = (find(&pairs_a), find(&pairs_b));
         let name = format!("{}, {}", wanted.0, threads(wanted.1));
-        let sides = |pairs: &[TimedPair], at: Option<usize>| match at {
-            Some(at) => [row(pairs[at].reference), row(pairs[at].candidate)],
-            None => [None, None],
-        };
         let ratio = |pairs: &[TimedPair], at: Option<usize>| {
             let ratio = pairs[at?].ratio?;
             let (median, low, high) = (ratio.median, ratio.low, ratio.high);
@@ -40,8 +34,9 @@ fn timed(a: &Report, b: &Report) -> Subject {
         let ratios = (ratio(&pairs_a, in_a), ratio(&pairs_b, in_b));
         let more = |a: &Reading, b: &Reading| apart(a, b, true);
         subject.figure(&format!("{name}, ratio"), None, ratios, more);
-        let rows = sides(&pairs_a, in_a).into_iter().zip(sides(&pairs_b, in_b));
-        for (role, (a, b)) in ROLES.into_iter().zip(rows) {
+        for role in Role::BOTH {
+            let of_role = |pairs: &[TimedPair], at: Option<usize>| row(pairs[at?].row(role)?);
+            let (a, b) = (of_role(&pairs_a, in_a), of_role(&pairs_b, in_b));
             // Another unit is another test.
             let faster = a
                 .as_ref()
@@ -58,8 +53,7 @@ fn timed(a: &Report, b: &Report) -> Subject {
 }
 
 /// A test's figure, and whether more of it is better.
-fn row(row: Option<&BenchRow>) -> Option<(Reading, bool)> {
-    let row = row?;
+fn row(row: &BenchRow) -> Option<(Reading, bool)> {
     let (m, format) = measured(row)?;
     Some((of_measured(m, format), row.tps.is_some()))
 }
@@ -135,7 +129,7 @@ fn memory(a: &Report, b: &Report) -> Subject {
     };
     for n in keys(&counts(a), &counts(b)) {
         let timed = a.timed_memory(n).into_iter().zip(b.timed_memory(n));
-        for (role, (a, b)) in ROLES.into_iter().zip(timed) {
+        for (role, (a, b)) in Role::BOTH.into_iter().zip(timed) {
             let name = format!("timed runs, {}, {role}", threads(n));
             subject.figure(&name, None, (a.map(reading), b.map(reading)), less);
         }
@@ -147,12 +141,8 @@ fn memory(a: &Report, b: &Report) -> Subject {
     subject
 }
 
-fn engines<'a>(a: &'a Report, b: &'a Report) -> [(&'static str, (&'a Engine, &'a Engine)); 2] {
-    let (a, b) = (&a.engines, &b.engines);
-    [
-        (ROLES[0], (&a.reference, &b.reference)),
-        (ROLES[1], (&a.candidate, &b.candidate)),
-    ]
+fn engines<'a>(a: &'a Report, b: &'a Report) -> [(Role, (&'a Engine, &'a Engine)); 2] {
+    Role::BOTH.map(|role| (role, (a.engines.engine(role), b.engines.engine(role))))
 }
 
 /// The workers' load times: single readings.

@@ -1,14 +1,14 @@
 //! Timings and memory as bars.
 
 use super::plots::plotted;
-use super::speed::{Format, SIDES, Side, measured, memory_threads, sides, threads};
-use crate::model::{Engine, Report};
+use super::speed::{Format, measured, memory_threads, threads};
+use crate::model::{Engine, Report, Role};
 use crate::number;
 
 /// One bar of a chart.
 pub(crate) struct Bar {
     pub name: String,
-    pub side: Side,
+    pub role: Role,
     pub value: f64,
     /// 95% interval of the median.
     pub interval: Option<(f64, f64)>,
@@ -32,16 +32,16 @@ fn ratio_bars(report: &Report) -> [BarGroup; 2] {
         let name = format!("{}, {}", pair.test, threads(pair.threads));
         ratios.extend(pair.ratio.map(|ratio| Bar {
             name: name.clone(),
-            side: Side::Candidate,
+            role: Role::Candidate,
             value: ratio.median,
             interval: Some((ratio.low, ratio.high)),
             text: number::times(ratio.median),
         }));
-        for (side, row) in SIDES.into_iter().zip([pair.reference, pair.candidate]) {
+        for (role, row) in Role::BOTH.map(|role| (role, pair.row(role))) {
             let share = row.and_then(|row| Some((row, row.roofline_share?)));
             shares.extend(share.map(|(row, share)| Bar {
                 name: format!("{name}, {}", row.engine),
-                side,
+                role,
                 value: share,
                 interval: None,
                 text: number::share(share),
@@ -68,7 +68,7 @@ pub(super) fn bars(report: &Report) -> Vec<BarGroup> {
     let mut groups: Vec<BarGroup> = Vec::new();
     let pairs = report.timed_pairs();
     for pair in pairs.iter().filter(|pair| !plotted(pair, &pairs)) {
-        for (side, row) in SIDES.into_iter().zip([pair.reference, pair.candidate]) {
+        for (role, row) in Role::BOTH.map(|role| (role, pair.row(role))) {
             let Some((row, (m, format))) = row.and_then(|row| Some((row, measured(row)?))) else {
                 continue;
             };
@@ -79,7 +79,7 @@ pub(super) fn bars(report: &Report) -> Vec<BarGroup> {
             };
             let bar = Bar {
                 name: format!("{}, {}", row.engine, threads(pair.threads)),
-                side,
+                role,
                 value: m.median,
                 interval: Some((m.low, m.high)),
                 text: format(m.median),
@@ -96,16 +96,20 @@ pub(super) fn bars(report: &Report) -> Vec<BarGroup> {
         }
     }
     let worker_bars = |value: fn(&Engine) -> Option<f64>, format: Format| {
-        let bars = sides(report).into_iter().filter_map(|(side, engine)| {
-            let value = value(engine)?;
-            Some(Bar {
-                name: engine.name.clone(),
-                side,
-                value,
-                interval: None,
-                text: format(value),
-            })
-        });
+        let bars = report
+            .engines
+            .by_role()
+            .into_iter()
+            .filter_map(|(role, engine)| {
+                let value = value(engine)?;
+                Some(Bar {
+                    name: engine.name.clone(),
+                    role,
+                    value,
+                    interval: None,
+                    text: format(value),
+                })
+            });
         bars.collect::<Vec<_>>()
     };
     // Workers hold more while they compare: the two kinds of peak never share a scale.
@@ -135,7 +139,12 @@ fn timed_memory_bars(report: &Report) -> Option<Vec<Bar>> {
     let all_threads = memory_threads(report);
     let mut bars = Vec::new();
     for &n in &all_threads {
-        for ((side, engine), bytes) in sides(report).into_iter().zip(report.timed_memory(n)) {
+        for ((role, engine), bytes) in report
+            .engines
+            .by_role()
+            .into_iter()
+            .zip(report.timed_memory(n))
+        {
             let value = bytes? as f64;
             let mut name = engine.name.clone();
             if all_threads.len() > 1 {
@@ -143,7 +152,7 @@ fn timed_memory_bars(report: &Report) -> Option<Vec<Bar>> {
             }
             bars.push(Bar {
                 name,
-                side,
+                role,
                 value,
                 interval: None,
                 text: number::bytes(value),

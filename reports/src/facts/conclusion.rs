@@ -3,8 +3,10 @@
 use super::coverage;
 use super::gate::{judged, no_baseline, of_result, shrunk};
 use super::movers::surely_faster;
-use super::speed::{Side, measured, memory_threads, sides, threads};
-use crate::model::{AtFault, Gate, GateResult, KnownState, Measured, Report, Status, TimedPair};
+use super::speed::{measured, memory_threads, threads};
+use crate::model::{
+    AtFault, Gate, GateResult, KnownState, Measured, Report, Role, Source, Status, TimedPair,
+};
 use crate::number;
 use crate::outcome::Outcome;
 
@@ -22,10 +24,10 @@ pub(super) fn advantages(report: &Report) -> [Advantages; 2] {
     let pairs = report.timed_pairs();
     let memory = memory(report);
     let measured = memory.is_some() || pairs.iter().any(|pair| compared(pair).is_some());
-    sides(report).map(|(side, engine)| {
+    report.engines.by_role().map(|(role, engine)| {
         let faster = pairs.iter().filter_map(|pair| {
             let (winner, figures) = compared(pair)?;
-            (winner == Some(side)).then(|| {
+            (winner == Some(role)).then(|| {
                 format!(
                     "Faster in {} at {}: {figures}.",
                     pair.test,
@@ -34,7 +36,7 @@ pub(super) fn advantages(report: &Report) -> [Advantages; 2] {
             })
         });
         let mut sentences: Vec<String> = faster.collect();
-        let less = memory.iter().filter(|(winner, _)| *winner == Some(side));
+        let less = memory.iter().filter(|(winner, _)| *winner == Some(role));
         sentences.extend(less.map(|(_, figures)| {
             format!("Less peak memory in timed runs, by one reading each: {figures}.")
         }));
@@ -47,7 +49,7 @@ pub(super) fn advantages(report: &Report) -> [Advantages; 2] {
 }
 
 /// The engine that is surely faster in a test, if one is, and the figures; `None` if there is nothing to compare.
-fn compared(pair: &TimedPair) -> Option<(Option<Side>, String)> {
+fn compared(pair: &TimedPair) -> Option<(Option<Role>, String)> {
     if let Some(ratio) = pair.ratio {
         let figures = format!(
             "candidate over reference {} ({} to {})",
@@ -71,9 +73,9 @@ fn compared(pair: &TimedPair) -> Option<(Option<Side>, String)> {
         }
     };
     let winner = if faster(candidate, reference) {
-        Some(Side::Candidate)
+        Some(Role::Candidate)
     } else {
-        faster(reference, candidate).then_some(Side::Reference)
+        faster(reference, candidate).then_some(Role::Reference)
     };
     let figure = |m, format| {
         let (median, interval) = number::measured(m, format);
@@ -90,7 +92,7 @@ fn compared(pair: &TimedPair) -> Option<(Option<Side>, String)> {
 }
 
 /// The engine that takes less memory at every thread count, if one does, and the figures.
-fn memory(report: &Report) -> Option<(Option<Side>, String)> {
+fn memory(report: &Report) -> Option<(Option<Role>, String)> {
     let mut winners = Vec::new();
     let mut figures = Vec::new();
     for n in memory_threads(report) {
@@ -98,9 +100,9 @@ fn memory(report: &Report) -> Option<(Option<Side>, String)> {
             continue;
         };
         winners.push(match candidate.cmp(&reference) {
-            std::cmp::Ordering::Less => Some(Side::Candidate),
+            std::cmp::Ordering::Less => Some(Role::Candidate),
             std::cmp::Ordering::Equal => None,
-            std::cmp::Ordering::Greater => Some(Side::Reference),
+            std::cmp::Ordering::Greater => Some(Role::Reference),
         });
         figures.push(format!(
             "candidate {}, reference {} at {}",
@@ -129,7 +131,7 @@ pub(super) fn conclusion(report: &Report) -> String {
         (None, Status::Incomplete) if incomplete(report) => format!(
             "{candidate} was not compared with {reference} on {model} in everything that was to be compared"
         ),
-        (None, Status::Fail) if report.verdict.exit_code != Outcome::Performance.exit_code() => {
+        (None, Status::Fail) if report.verdict.outcome() != Outcome::Performance => {
             let fault = match report.verdict.at_fault {
                 AtFault::None => "",
                 AtFault::Candidate => ", at fault: the candidate",
@@ -167,13 +169,11 @@ pub(super) fn conclusion(report: &Report) -> String {
 /// Whether an incomplete run left out anything of what it was to compare itself: a speed that was not judged is none of
 /// that, and neither are rows that only the baseline has.
 fn incomplete(report: &Report) -> bool {
-    let gate = report.gate.as_ref();
-    let only_gate = match Outcome::of_exit_code(report.verdict.exit_code) {
+    let only_gate = match report.verdict.outcome() {
         Outcome::NoBaseline => true,
         _ => {
-            let mut reasons = report.verdict.reasons.iter();
-            shrunk(report).is_some()
-                && reasons.all(|reason| gate.is_some_and(|gate| gate.reasons.contains(reason)))
+            let findings = report.findings();
+            shrunk(report).is_some() && findings.iter().all(|f| f.source == Source::Gate)
         }
     };
     !(only_gate && coverage::complete(&report.coverage))

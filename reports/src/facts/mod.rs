@@ -37,7 +37,7 @@ pub(crate) use plots::{Plot, PlotLine, PlotPoint};
 use run::PromptDetail;
 pub(crate) use share::{Shade, Share};
 pub use speed::bench_notes;
-pub(crate) use speed::{Side, measured};
+pub(crate) use speed::measured;
 pub(crate) use tokenizer::Tokenizer;
 use verdict::Verdict;
 pub(crate) use verdict::{failure, stage};

@@ -4,7 +4,7 @@
 use super::parity::{Parity, nmse};
 use super::share::Share;
 use super::{Kind, State, Table, gate, limit, mode_name, speed};
-use crate::model::{BenchRatio, GateResult, Report};
+use crate::model::{BenchRatio, GateResult, Report, Role};
 use crate::number;
 
 /// Taps shown.
@@ -88,11 +88,11 @@ fn rank(share: Share) -> Option<f64> {
 }
 
 /// Whether the interval of a ratio leaves out 1: which engine is surely faster.
-pub(super) fn surely_faster(ratio: &BenchRatio) -> Option<speed::Side> {
+pub(super) fn surely_faster(ratio: &BenchRatio) -> Option<Role> {
     if ratio.low > 1.0 {
-        Some(speed::Side::Candidate)
+        Some(Role::Candidate)
     } else if ratio.high < 1.0 {
-        Some(speed::Side::Reference)
+        Some(Role::Reference)
     } else {
         None
     }

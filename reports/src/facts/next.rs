@@ -5,8 +5,7 @@ use super::output::generations_of;
 use super::verdict::stage;
 use super::{limit, mode_name};
 use crate::model::{
-    AtFault, Divergence, Engine, Gate, GateResult, GateSeries, Judgement, KnownState, Report,
-    Status,
+    AtFault, Divergence, Engine, Gate, GateResult, GateSeries, KnownState, Report, Role, Status,
 };
 use crate::number;
 
@@ -90,7 +89,7 @@ pub(super) fn steps(report: &Report) -> Vec<String> {
     steps
 }
 
-fn failed((role, engine): (&str, &Engine)) -> Option<String> {
+fn failed((role, engine): (Role, &Engine)) -> Option<String> {
     let failure = engine.failure.as_ref()?;
     let log = match failure.log_tail.len() as u64 {
         0 => "it logged nothing".to_owned(),
@@ -126,22 +125,21 @@ fn divergence(first: &Divergence, report: &Report) -> String {
         )
     };
     let place = at(first.layer, &first.tap);
-    let [(_, reference), (_, candidate)] = report.engines.by_role();
     // The oracle may name another stage than the one that shows the error.
-    let wrong = |role: &str, engine: &Engine, judged: Option<&Judgement>| {
+    let wrong = |role| {
+        let judged = first.arbitration.as_ref().map(|a| a.judgement(role));
         let place = match judged.filter(|judged| !judged.right) {
             Some(judged) => at(judged.layer, &judged.tap),
             None => place.clone(),
         };
         format!(
             "Look at {place} in the {role} ({}), which is at fault there.",
-            engine.name
+            report.engines.engine(role).name
         )
     };
-    let judged = first.arbitration.as_ref();
     match report.verdict.at_fault {
-        AtFault::Candidate => wrong("candidate", candidate, judged.map(|a| &a.candidate)),
-        AtFault::Reference => wrong("reference", reference, judged.map(|a| &a.reference)),
+        AtFault::Candidate => wrong(Role::Candidate),
+        AtFault::Reference => wrong(Role::Reference),
         AtFault::Both => format!("Look at {place} in both engines: both are at fault there."),
         AtFault::None => format!(
             "Look at the limit of {place}, {}: neither engine is at fault there.",
@@ -149,7 +147,7 @@ fn divergence(first: &Divergence, report: &Report) -> String {
         ),
         AtFault::Undetermined => format!(
             "Find out which engine is wrong in {place}: {}.",
-            match judged {
+            match first.arbitration {
                 Some(_) => "the oracle does not settle it",
                 None => "the oracle was not asked",
             }

@@ -22,11 +22,8 @@ pub(super) fn table(report: &Report) -> Table {
         ),
         ("Tokens scored".to_owned(), count(perplexity.tokens)),
     ];
-    for (role, engine, value) in [
-        ("reference", &report.engines.reference, perplexity.reference),
-        ("candidate", &report.engines.candidate, perplexity.candidate),
-    ] {
-        pairs.extend(value.map(|x| {
+    for (role, engine) in report.engines.by_role() {
+        pairs.extend(perplexity.of(role).map(|x| {
             (
                 format!("Perplexity of the {role} ({})", engine.name),
                 number::value(x),

@@ -1,7 +1,7 @@
 //! Throughput by threads and by prompt length, and times between tokens, as lines.
 
-use super::speed::{SIDES, Side, threads};
-use crate::model::{BenchRow, InterToken, Report, TimedPair};
+use super::speed::threads;
+use crate::model::{InterToken, Report, Role, TimedPair};
 use crate::number;
 
 /// Points per line of a distribution.
@@ -20,7 +20,7 @@ pub(crate) struct Plot {
 /// One engine's line.
 pub(crate) struct PlotLine {
     pub name: String,
-    pub side: Side,
+    pub role: Role,
     pub path: Vec<(f64, f64)>,
     pub points: Vec<PlotPoint>,
 }
@@ -120,11 +120,11 @@ fn lines(
     pairs: &[&TimedPair<'_>],
     x: impl Fn(&TimedPair<'_>) -> usize,
 ) -> Vec<PlotLine> {
-    let line = |side| {
+    let line = |role| {
         let mut points: Vec<_> = pairs
             .iter()
             .filter_map(|pair| {
-                let row = row(pair, side)?;
+                let row = pair.row(role)?;
                 let tps = row.tps.as_ref()?;
                 let (median, interval) = number::measured(tps, number::tokens_per_second);
                 let at = format!("{}, {}", pair.test, threads(pair.threads));
@@ -138,29 +138,15 @@ fn lines(
             .collect();
         points.sort_by(|a, b| a.x.total_cmp(&b.x));
         PlotLine {
-            name: name(report, side).to_owned(),
-            side,
+            name: report.engines.engine(role).name.clone(),
+            role,
             path: points.iter().map(|point| (point.x, point.y)).collect(),
             points,
         }
     };
-    let mut lines: Vec<_> = SIDES.into_iter().map(line).collect();
+    let mut lines: Vec<_> = Role::BOTH.into_iter().map(line).collect();
     lines.retain(|line| !line.points.is_empty());
     lines
-}
-
-fn row<'a>(pair: &TimedPair<'a>, side: Side) -> Option<&'a BenchRow> {
-    match side {
-        Side::Reference => pair.reference,
-        Side::Candidate => pair.candidate,
-    }
-}
-
-fn name(report: &Report, side: Side) -> &str {
-    match side {
-        Side::Reference => &report.engines.reference.name,
-        Side::Candidate => &report.engines.candidate.name,
-    }
 }
 
 /// The share of decode steps that took no longer than a time, one plot per test and thread count; only of those whose
@@ -168,9 +154,9 @@ fn name(report: &Report, side: Side) -> &str {
 pub(super) fn latencies(report: &Report) -> Vec<Plot> {
     let pairs = report.timed_pairs();
     let plots = pairs.iter().map(|pair| {
-        let steps: Vec<_> = SIDES
+        let steps: Vec<_> = Role::BOTH
             .into_iter()
-            .filter_map(|side| Some((side, Steps::new(row(pair, side)?.inter_token.as_ref()?)?)))
+            .filter_map(|role| Some((role, Steps::new(pair.row(role)?.inter_token.as_ref()?)?)))
             .collect();
         // A few steps may be far slower than all others: they are counted, not drawn.
         let ends = steps.iter().map(|(_, steps)| steps.times[steps.rank(0.95)]);
@@ -186,7 +172,7 @@ pub(super) fn latencies(report: &Report) -> Vec<Plot> {
             at_points: false,
             lines: steps
                 .iter()
-                .map(|(side, steps)| steps.line(name(report, *side), *side, end))
+                .map(|(role, steps)| steps.line(&report.engines.engine(*role).name, *role, end))
                 .collect(),
         }
     });
@@ -213,7 +199,7 @@ impl Steps<'_> {
         rank.clamp(1, self.times.len()) - 1
     }
 
-    fn line(&self, engine: &str, side: Side, end: f64) -> PlotLine {
+    fn line(&self, engine: &str, role: Role, end: f64) -> PlotLine {
         let n = self.times.len();
         let indices = (0..n).step_by(n.div_ceil(POINTS)).chain([n - 1]);
         let shown = |(x, _): &(f64, f64)| *x <= end;
@@ -233,7 +219,7 @@ impl Steps<'_> {
                 number::plural(n as u64, "step"),
                 number::milliseconds(self.times[n - 1])
             ),
-            side,
+            role,
             path: path.filter(shown).collect(),
             points: points
                 .into_iter()
@@ -269,14 +255,14 @@ mod tests {
         assert_eq!(steps.times, [1.0, 2.0, 3.0, 4.0]);
         assert_eq!(steps.times[steps.rank(0.5)], 2.0);
         assert_eq!(steps.times[steps.rank(0.99)], 4.0);
-        let line = steps.line("rust", Side::Candidate, 4.2);
+        let line = steps.line("rust", Role::Candidate, 4.2);
         assert_eq!(
             line.path,
             [(1.0, 0.25), (2.0, 0.5), (3.0, 0.75), (4.0, 1.0), (4.0, 1.0)]
         );
         assert_eq!(line.points.len(), 2, "p99 lies beyond the end");
         assert_eq!(line.name, "rust (4 steps; the slowest 4.00 ms)");
-        let line = steps.line("rust", Side::Candidate, 2.5);
+        let line = steps.line("rust", Role::Candidate, 2.5);
         assert_eq!(line.path, [(1.0, 0.25), (2.0, 0.5)]);
         assert_eq!(
             line.name,

@@ -1,17 +1,8 @@
 //! Timings and memory.
 
 use super::{Kind, State, Table};
-use crate::model::{BenchCompactHead, BenchRow, Engine, Measured, Report, TimedPair, TokenWork};
+use crate::model::{BenchCompactHead, BenchRow, Measured, Report, TimedPair, TokenWork};
 use crate::number;
-
-/// Which engine a figure belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    Reference,
-    Candidate,
-}
-
-pub(super) const SIDES: [Side; 2] = [Side::Reference, Side::Candidate];
 
 pub(super) type Format = fn(f64) -> String;
 
@@ -74,8 +65,8 @@ pub(super) fn throughput(report: &Report, wanted: impl Fn(&TimedPair) -> bool) -
             ),
         ];
         if shares {
-            let of_side = |row| share(row).map(number::share).unwrap_or_default();
-            cells.extend([of_side(pair.reference), of_side(pair.candidate)]);
+            let of_role = |row| share(row).map(number::share).unwrap_or_default();
+            cells.extend([of_role(pair.reference), of_role(pair.candidate)]);
         }
         table.push(State::Plain, cells);
     }
@@ -163,10 +154,10 @@ pub(super) fn memory(report: &Report) -> Table {
     ]);
     if report.not_compared.is_some() {
         for threads in memory_threads(report) {
-            let of_side = |bytes: Option<u64>| {
+            let of_role = |bytes: Option<u64>| {
                 number::or_not_measured(bytes.map(|b| b as f64), number::bytes)
             };
-            let [reference, candidate] = report.timed_memory(threads).map(of_side);
+            let [reference, candidate] = report.timed_memory(threads).map(of_role);
             table.push(
                 State::Plain,
                 vec![threads.to_string(), reference, candidate],
@@ -200,7 +191,7 @@ pub(super) fn workers(report: &Report) -> Table {
         ("Peak memory, timed runs", Kind::Number),
         ("CPU time, comparing", Kind::Number),
     ]);
-    for ((_, engine), timed) in sides(report).into_iter().zip(timed) {
+    for ((_, engine), timed) in report.engines.by_role().into_iter().zip(timed) {
         table.push(
             State::Plain,
             vec![
@@ -213,13 +204,6 @@ pub(super) fn workers(report: &Report) -> Table {
         );
     }
     table
-}
-
-pub(super) fn sides(report: &Report) -> [(Side, &Engine); 2] {
-    [
-        (Side::Reference, &report.engines.reference),
-        (Side::Candidate, &report.engines.candidate),
-    ]
 }
 
 /// What the timings are, and what they do not say.

@@ -6,8 +6,8 @@ use super::gate::{judged, of_result};
 use super::parity::{Cell, Parity};
 use super::{Kind, State, Table, limit, mode_name, text_or_not_measured};
 use crate::model::{
-    Arbitration, AtFault, Divergence, Engines, GateResult, GateSeries, Judgement, KnownState, Mode,
-    Report, Status,
+    Arbitration, AtFault, Divergence, Engine, Engines, GateResult, GateSeries, Judgement,
+    KnownState, Mode, Report, Role, Status,
 };
 use crate::number;
 use crate::outcome::Outcome;
@@ -104,7 +104,7 @@ fn speed(report: &Report) -> String {
         }
         few => return format!("; slower than the baseline in {}", few.join(" and ")),
     }
-    if report.verdict.exit_code != Outcome::NoBaseline.exit_code() {
+    if report.verdict.outcome() != Outcome::NoBaseline {
         return String::new();
     }
     let all = gate.series.len() as u64;
@@ -149,10 +149,7 @@ fn arbitration<'a>(
         ("Result", Kind::Text),
     ]);
     let mut findings = Vec::new();
-    for (role, engine, judgement) in [
-        ("reference", &engines.reference, &arbitration.reference),
-        ("candidate", &engines.candidate, &arbitration.candidate),
-    ] {
+    for (role, engine) in engines.by_role() {
         let Judgement {
             layer,
             tap,
@@ -161,7 +158,7 @@ fn arbitration<'a>(
             right,
             rounding,
             findings: found,
-        } = judgement;
+        } = arbitration.judgement(role);
         let (state, result) = if *right {
             (State::Pass, "right")
         } else {
@@ -201,8 +198,8 @@ impl First {
         let value = |x: Option<f64>| x.map_or(number::NOT_FINITE.to_owned(), number::value);
         let mut values = vec![
             ("element", divergence.element.to_string()),
-            ("reference", value(divergence.reference)),
-            ("candidate", value(divergence.candidate)),
+            (Role::Reference.name(), value(divergence.reference)),
+            (Role::Candidate.name(), value(divergence.candidate)),
         ];
         values.extend(divergence.oracle.map(|x| ("oracle", number::value(x))));
         let (arbitration, mut findings) = divergence
@@ -279,7 +276,7 @@ fn gates(parity: &Parity<'_>, mode: Mode) -> Option<String> {
 }
 
 /// How a worker failed, in one sentence.
-pub(crate) fn failure(role: &str, engine: &crate::model::Engine) -> Option<String> {
+pub(crate) fn failure(role: Role, engine: &Engine) -> Option<String> {
     let failure = engine.failure.as_ref()?;
     let mut end = Vec::new();
     end.extend(

@@ -4,34 +4,21 @@ use serde_json::json;
 
 use super::Column;
 use crate::model::{
-    BenchRatio, BenchRoofline, BenchRow, BenchTokens, Engine, Measured, Report, TimedPair,
+    BenchRatio, BenchRoofline, BenchRow, BenchTokens, Engine, Measured, Report, Role, TimedPair,
 };
 
 /// One engine's test.
 pub(super) struct Row<'a> {
     report: &'a Report,
     pair: TimedPair<'a>,
-    candidate: bool,
+    role: Role,
     row: &'a BenchRow,
     peak_rss_bytes: Option<u64>,
 }
 
 impl<'a> Row<'a> {
-    fn role(&self) -> &'static str {
-        if self.candidate {
-            "candidate"
-        } else {
-            "reference"
-        }
-    }
-
     fn engine(&self) -> &'a Engine {
-        let engines = &self.report.engines;
-        if self.candidate {
-            &engines.candidate
-        } else {
-            &engines.reference
-        }
+        self.report.engines.engine(self.role)
     }
 
     /// The unit and the figures.
@@ -41,7 +28,7 @@ impl<'a> Row<'a> {
     }
 
     fn ratio(&self) -> Option<&'a BenchRatio> {
-        self.pair.ratio.filter(|_| self.candidate)
+        self.pair.ratio.filter(|_| self.role == Role::Candidate)
     }
 
     fn roofline(&self) -> Option<&'a BenchRoofline> {
@@ -52,11 +39,10 @@ impl<'a> Row<'a> {
     /// What was generated, the hash of this engine's tokens, and whether it generated them every time.
     fn tokens(&self) -> Option<(&'a BenchTokens, &'a str, bool)> {
         let tokens = self.pair.tokens?;
-        Some(if self.candidate {
-            (tokens, &tokens.candidate, tokens.candidate_reproduced)
-        } else {
-            (tokens, &tokens.reference, tokens.reference_reproduced)
-        })
+        Some(self.role.of(
+            (tokens, &tokens.reference, tokens.reference_reproduced),
+            (tokens, &tokens.candidate, tokens.candidate_reproduced),
+        ))
     }
 }
 
@@ -64,12 +50,11 @@ pub(super) fn rows(report: &Report) -> Vec<Row<'_>> {
     let mut rows = Vec::new();
     for pair in report.timed_pairs() {
         let memory = report.memory_of(&pair);
-        let sides = [(false, pair.reference), (true, pair.candidate)];
-        for ((candidate, row), peak_rss_bytes) in sides.into_iter().zip(memory) {
-            rows.extend(row.map(|row| Row {
+        for (role, peak_rss_bytes) in Role::BOTH.into_iter().zip(memory) {
+            rows.extend(pair.row(role).map(|row| Row {
                 report,
                 pair,
-                candidate,
+                role,
                 row,
                 peak_rss_bytes,
             }));
@@ -93,7 +78,7 @@ pub(super) fn columns<'a>() -> Vec<Column<Row<'a>>> {
         ("model_sha256", |r| json!(r.report.model.sha256)),
         ("architecture", |r| json!(r.report.model.architecture)),
         ("engine", |r| json!(r.row.engine)),
-        ("role", |r| json!(r.role())),
+        ("role", |r| json!(r.role)),
         ("engine_version", |r| json!(r.engine().version)),
         ("threads", |r| json!(r.row.threads)),
         ("test", |r| json!(r.row.test)),

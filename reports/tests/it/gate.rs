@@ -14,7 +14,7 @@ pub fn report() -> Report {
     report
 }
 
-fn gate() -> Gate {
+pub fn gate() -> Gate {
     let series = |test: &str, threads, figure, changes: &[f64], result| {
         let level = match figure {
             GateFigure::Ratio => 1.02,

@@ -36,6 +36,9 @@ fn poison(value: &mut Value) {
                 "no_baseline",
                 "not_measured",
                 "machine_changed",
+                "parity",
+                "taps",
+                "generation",
             ];
             if text != reports::model::SCHEMA && !fixed.contains(&text.as_str()) {
                 text.push_str(ATTACK);

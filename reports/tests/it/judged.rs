@@ -14,6 +14,7 @@ pub fn reference_at_fault() -> Report {
             "6 taps beyond the limit; the first: layer 0, ffn_act of prompt 0 at position 0"
                 .to_owned(),
         ],
+        findings: Vec::new(),
         at_fault: AtFault::Reference,
         first_divergence: Some(Divergence {
             prompt: 0,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use reports::model::*;
+use reports::outcome::Outcome;
 
 use crate::{gate, judged, tokens};
 
@@ -92,6 +93,26 @@ pub fn fail() -> Report {
             "isolated: q_rope and k_rope exceed their limits in every layer".to_owned(),
             "generation differs from token 3, not a near tie".to_owned(),
         ],
+        findings: vec![
+            Finding {
+                outcome: Outcome::Parity,
+                source: Source::Taps,
+                place: Some(Place {
+                    prompt: Some(0),
+                    position: Some(1),
+                    layer: Some(0),
+                    tap: Some("q_rope".to_owned()),
+                    ..Place::default()
+                }),
+                text: "isolated: q_rope and k_rope exceed their limits in every layer".to_owned(),
+            },
+            Finding {
+                outcome: Outcome::Parity,
+                source: Source::Generation,
+                place: None,
+                text: "generation differs from token 3, not a near tie".to_owned(),
+            },
+        ],
         at_fault: AtFault::Candidate,
         first_divergence: Some(Divergence {
             prompt: 0,
@@ -172,6 +193,7 @@ pub fn died() -> Report {
         status: Status::Error,
         exit_code: 30,
         reasons: vec!["the reference died with SIGSEGV".to_owned()],
+        findings: Vec::new(),
         at_fault: AtFault::Reference,
         first_divergence: None,
     };
@@ -323,6 +345,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
             status: Status::Pass,
             exit_code: 0,
             reasons: Vec::new(),
+            findings: Vec::new(),
             at_fault: AtFault::None,
             first_divergence: None,
         },

@@ -122,6 +122,7 @@ pub fn report() -> Report {
         status: Status::Fail,
         exit_code: 10,
         reasons: vec!["the tokenizers differ".to_owned()],
+        findings: Vec::new(),
         at_fault: AtFault::Undetermined,
         first_divergence: None,
     };

@@ -31,6 +31,7 @@ use reports::model::{Bench, BenchCompactHead, BenchMemory, BenchRoofline, BenchT
 use reports::number;
 use xxhash_rust::xxh3::xxh3_64;
 
+pub(crate) use self::report::not_reproduced;
 pub use self::report::{BenchOptions, measure};
 use self::test::{Cache, Series, Test};
 use crate::engine::{Engine, EngineError, EngineSpec, Launcher};

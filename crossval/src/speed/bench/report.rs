@@ -3,7 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use reports::model::{Environment, Inputs, Profile, Prompt, Report, SCHEMA};
+use reports::model::{
+    Bench, BenchTokens, Environment, Finding, Inputs, Place, Profile, Prompt, Report, Role, SCHEMA,
+    Source,
+};
+use reports::number;
+use reports::outcome::Outcome;
 
 use super::{Plan, bench, timed_settings};
 use crate::engine::{EngineError, EngineSpec, Launcher};
@@ -12,7 +17,7 @@ use crate::error::Error;
 use crate::progress::Progress;
 use crate::session::lockstep::Side;
 use crate::session::model_file::ModelFile;
-use crate::session::pair::Pair;
+use crate::session::pair::{Pair, failure};
 use crate::session::prompts::hash;
 use crate::speed::roofline;
 use crate::verdict;
@@ -98,7 +103,7 @@ pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report,
     {
         pair.fail(side);
     }
-    let mut failures = pair.failures();
+    let failed = pair.failed();
     // Ends their workers: while the engines are timed nobody else has the model mapped.
     let mut engines = pair.report();
     let list: Vec<String> = threads.iter().map(usize::to_string).collect();
@@ -127,16 +132,14 @@ pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report,
         work: roofline::work_of(&facts),
         kernels: true,
     };
-    let timed = match failures.is_empty().then(|| bench(&plan, progress)) {
+    let timed = match (!failed).then(|| bench(&plan, progress)) {
         Some(Ok(timed)) => Some(timed),
         Some(Err(side)) => {
             let (engine, error): (_, EngineError) = match side {
                 Side::Reference(error) => (&mut engines.reference, error),
                 Side::Candidate(error) => (&mut engines.candidate, error),
             };
-            let failure = error.into_failure(&engine.name, "timing");
-            failures.push(failure.message.clone());
-            engine.failure = Some(failure);
+            engine.failure = Some(error.into_failure(&engine.name, "timing"));
             None
         }
         None => None,
@@ -150,11 +153,18 @@ pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report,
         sha256: String::new(),
     };
     prompt.sha256 = hash(&prompt);
-    let mut report = Report {
+    let mut findings: Vec<Finding> = engines.by_role().into_iter().filter_map(failure).collect();
+    match &timed {
+        Some(timed) => findings.extend(not_reproduced(timed)),
+        None if findings.is_empty() => findings.push(nothing_timed()),
+        None => {}
+    }
+    findings.extend(file.changed());
+    Ok(Report {
         schema: SCHEMA.to_owned(),
         created,
         command: options.command.clone(),
-        verdict: verdict::of_bench(failures, timed.as_ref()),
+        verdict: verdict::conclude(findings, None),
         model: file.clone().report(&facts),
         engines,
         environment: options.environment.clone(),
@@ -182,9 +192,44 @@ pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report,
         known: Vec::new(),
         not_compared: Some("crossval bench times the engines and compares no values".to_owned()),
         gate: None,
+    })
+}
+
+/// Engines that generated other tokens while they were timed than untimed.
+pub(crate) fn not_reproduced(bench: &Bench) -> Vec<Finding> {
+    let others = |role: Role| {
+        let differs = |t: &&BenchTokens| !role.of(t.reference_reproduced, t.candidate_reproduced);
+        let first = bench.tokens.iter().find(differs);
+        let place = first.map_or(String::new(), |t| {
+            let threads = number::plural(t.threads as u64, "thread");
+            format!("; the first: {} at {threads}", t.test)
+        });
+        Finding {
+            outcome: Outcome::Parity,
+            source: Source::Timing,
+            place: Some(Place {
+                test: first.map(|t| t.test.clone()),
+                threads: first.map(|t| t.threads),
+                ..role.into()
+            }),
+            text: format!(
+                "the {role} generated other tokens while it was timed than before{place}"
+            ),
+        }
     };
-    file.check_unchanged(&mut report);
-    Ok(report)
+    let differs = |role: &Role| bench.tokens_reproduced.get(role.name()) == Some(&false);
+    // As the report lists them, by name.
+    let roles = Role::BOTH.into_iter().rev();
+    roles.filter(differs).map(others).collect()
+}
+
+fn nothing_timed() -> Finding {
+    Finding {
+        outcome: Outcome::Incomplete,
+        source: Source::Timing,
+        place: None,
+        text: "nothing was timed".to_owned(),
+    }
 }
 
 /// The lengths asked for; if none are, those of `usual` that fit, or what does.
@@ -215,7 +260,10 @@ fn random_tokens(n: usize, n_vocab: usize) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use reports::model::{AtFault, Status};
+
     use super::*;
+    use crate::verdict::conclude;
 
     #[test]
     fn lengths_fit_the_context() {
@@ -235,5 +283,57 @@ mod tests {
         assert_eq!(tokens[..4], [32, 74, 350, 316]);
         assert!(tokens.iter().all(|&token| token < 512));
         assert_eq!(random_tokens(10, 512), tokens[..10]);
+    }
+
+    #[test]
+    fn an_engine_that_generates_other_tokens_while_timed_is_at_fault() {
+        let tokens = BenchTokens {
+            threads: 2,
+            test: "tg64".into(),
+            count: 65,
+            reference: "0".into(),
+            candidate: "0".into(),
+            first_mismatch: None,
+            reference_reproduced: true,
+            candidate_reproduced: true,
+        };
+        let mut bench = Bench {
+            repetitions: 1,
+            rows: Vec::new(),
+            ratios: Vec::new(),
+            memory: Vec::new(),
+            tokens_reproduced: [("reference".into(), true), ("candidate".into(), true)].into(),
+            tokens: vec![tokens],
+            roofline: Vec::new(),
+            work: None,
+            notes: Vec::new(),
+            compact_heads: Vec::new(),
+            kernels: Vec::new(),
+        };
+        let verdict = conclude(not_reproduced(&bench), None);
+        assert_eq!((verdict.status, verdict.exit_code), (Status::Pass, 0));
+        // That the engines differ from each other is no failure of a benchmark.
+        bench.tokens[0].first_mismatch = Some(3);
+        assert!(not_reproduced(&bench).is_empty());
+        bench.tokens[0].candidate_reproduced = false;
+        bench.tokens_reproduced.insert("candidate".into(), false);
+        let verdict = conclude(not_reproduced(&bench), None);
+        assert_eq!((verdict.status, verdict.exit_code), (Status::Fail, 10));
+        assert_eq!(verdict.at_fault, AtFault::Candidate);
+        assert!(verdict.reasons[0].ends_with("the first: tg64 at 2 threads"));
+        let place = verdict.findings[0].place.as_ref().unwrap();
+        assert_eq!(
+            (place.test.as_deref(), place.threads),
+            (Some("tg64"), Some(2))
+        );
+        bench.tokens_reproduced.insert("reference".into(), false);
+        let verdict = conclude(not_reproduced(&bench), None);
+        assert_eq!(verdict.at_fault, AtFault::Both);
+        assert!(
+            verdict.reasons[0].starts_with("the candidate"),
+            "{:?}",
+            verdict.reasons
+        );
+        assert_eq!(conclude(vec![nothing_timed()], None).exit_code, 20);
     }
 }

@@ -23,7 +23,9 @@ mod speeds;
 
 use std::path::Path;
 
-use reports::model::{Engines, Gate, GateResult, GateSeries, Report};
+use reports::model::{
+    Engines, Finding, Gate, GateFigure, GateResult, GateSeries, Place, Report, Role, Source,
+};
 use reports::number;
 use reports::outcome::Outcome;
 
@@ -72,10 +74,13 @@ pub fn apply(
     (max_regression, accepted): (f64, bool),
     again: &mut Again,
 ) {
-    remove(report);
+    let mut findings = report.findings().into_owned();
+    findings.retain(|finding| finding.source != Source::Gate);
+    report.gate = None;
+    verdict::revise(&mut report.verdict, findings);
     let ungated_exit_code = report.verdict.exit_code;
     let history = baseline.and_then(|baseline| baseline.history(report));
-    let mut reasons: Vec<(Outcome, String)> = Vec::new();
+    let mut findings: Vec<Finding> = Vec::new();
     let mut series = Vec::new();
     let mut baseline_rows = None;
     if let Some(history) = history {
@@ -91,8 +96,8 @@ pub fn apply(
         };
         let why_not = repeat(&judge, &mut series, suspect, again);
         baseline_rows = history.runs.iter().rev().find_map(|run| run.rows);
-        reasons.extend(fewer_rows(report.compared_rows(), baseline_rows));
-        reasons.extend(series.iter().filter_map(|s| reason(s, why_not.as_deref())));
+        findings.extend(fewer_rows(report.compared_rows(), baseline_rows));
+        findings.extend(series.iter().filter_map(|s| judged(s, why_not.as_deref())));
     } else {
         let path = path.display();
         let why = match baseline {
@@ -101,37 +106,38 @@ pub fn apply(
                 "the baseline {path} has no run of this model, these engines and these inputs: --update adds this one"
             ),
         };
-        reasons.push((Outcome::NoBaseline, why));
+        findings.push(found(Outcome::NoBaseline, None, why));
     }
     if accepted {
-        reasons.retain(|(outcome, _)| *outcome == Outcome::Incomplete);
+        findings.retain(|finding| finding.outcome == Outcome::Incomplete);
     }
-    verdict::add(&mut report.verdict, &mut reasons);
+    verdict::add(report, findings);
+    let findings = report.verdict.findings.iter();
+    let of_gate = findings.filter(|finding| finding.source == Source::Gate);
+    let reasons = of_gate.map(|finding| finding.text.clone()).collect();
     report.gate = Some(Gate {
         baseline: path.display().to_string(),
         max_regression,
         baseline_rows,
         ungated_exit_code,
         series,
-        reasons: reasons.into_iter().map(|(_, reason)| reason).collect(),
+        reasons,
     });
 }
 
-/// Takes an earlier gate out of a report and its verdict.
-fn remove(report: &mut Report) {
-    if let Some(gate) = report.gate.take() {
-        report
-            .verdict
-            .reasons
-            .retain(|reason| !gate.reasons.contains(reason));
-        let outcome = Outcome::of_exit_code(gate.ungated_exit_code);
-        verdict::set(&mut report.verdict, outcome);
+fn found(outcome: Outcome, place: Option<Place>, text: String) -> Finding {
+    Finding {
+        outcome,
+        source: Source::Gate,
+        place,
+        text,
     }
 }
 
-fn fewer_rows(now: Option<u64>, before: Option<u64>) -> Option<(Outcome, String)> {
+fn fewer_rows(now: Option<u64>, before: Option<u64>) -> Option<Finding> {
     let (now, before) = (now?, before?);
-    (now < before).then(|| (Outcome::Incomplete, Gate::rows_sentence((now, before))))
+    let text = Gate::rows_sentence((now, before));
+    (now < before).then(|| found(Outcome::Incomplete, None, text))
 }
 
 /// Measures what is suspect once more. Why that could not be done, if so.
@@ -157,7 +163,7 @@ fn repeat(
 }
 
 /// What is wrong with a series, if anything is.
-fn reason(series: &GateSeries, not_repeated: Option<&str>) -> Option<(Outcome, String)> {
+fn judged(series: &GateSeries, not_repeated: Option<&str>) -> Option<Finding> {
     let name = series.name();
     let slower = || {
         let changes = series.measurements.iter().filter_map(|m| m.change);
@@ -168,7 +174,7 @@ fn reason(series: &GateSeries, not_repeated: Option<&str>) -> Option<(Outcome, S
         let changes = changes.join(", and again ");
         format!("{name} is slower than the baseline by {changes}; {through} are let through")
     };
-    Some(match series.result {
+    let (outcome, text) = match series.result {
         GateResult::Pass
         | GateResult::Improved
         | GateResult::NotConfirmed
@@ -205,7 +211,14 @@ fn reason(series: &GateSeries, not_repeated: Option<&str>) -> Option<(Outcome, S
             Outcome::NoBaseline,
             format!("{name} is in the baseline, and was not measured"),
         ),
-    })
+    };
+    let place = Place {
+        role: (series.figure == GateFigure::Absolute).then_some(Role::Candidate),
+        test: Some(series.test.clone()),
+        threads: Some(series.threads),
+        ..Place::default()
+    };
+    Some(found(outcome, Some(place), text))
 }
 
 #[cfg(test)]

@@ -1,0 +1,491 @@
+//! What a run finds, source by source, for the verdict.
+
+use reports::model::{
+    Bench, Coverage, Divergence, Finding, Generation, KnownDeviation, Mode, Perplexity, Place,
+    Role, Source, TokenParity,
+};
+use reports::number;
+use reports::outcome::Outcome;
+
+use crate::compare::site::Site;
+use crate::compare::tap::Exceeded;
+use crate::known::{self, excuses_generation, excuses_site};
+use crate::speed::bench::not_reproduced;
+
+/// Taps with a row over its limit, in the order of the forward pass.
+type Beyond<'a> = Vec<(Site, &'a Exceeded)>;
+
+/// Everything that a run shows.
+#[derive(Debug)]
+pub(super) struct Shown<'a> {
+    pub(super) exceeded: Beyond<'a>,
+    /// Greedy generation, if it was asked for.
+    pub(super) generation: Option<&'a Generation>,
+    /// Expected and compared rows.
+    pub(super) coverage: &'a Coverage,
+    /// Taps that the profile requires and an engine does not offer.
+    pub(super) required_not_compared: Vec<String>,
+    /// Places where the reference's two runs differ.
+    pub(super) not_repeatable: &'a [String],
+    /// How an engine that must not differ from itself does.
+    pub(super) candidate_noise: Vec<String>,
+    /// Tokens of a text to be scored, and what came of it, if one was given.
+    pub(super) text: Option<(usize, Option<&'a Perplexity>)>,
+    /// Timings, if they were asked for.
+    pub(super) bench: Option<&'a Bench>,
+    /// Both tokenizers on the same texts.
+    pub(super) tokens: &'a TokenParity,
+    /// Names of the reference and the candidate.
+    pub(super) engines: [&'a str; 2],
+    /// Known deviations, and whether they occurred.
+    pub(super) known: &'a [KnownDeviation],
+}
+
+impl Shown<'_> {
+    /// Everything that makes the run other than a pass, beside the engines' `failures`.
+    pub(super) fn findings(&self, failures: Vec<Finding>) -> Vec<Finding> {
+        let failed = !failures.is_empty();
+        let mut findings = failures;
+        findings.extend(self.coverage());
+        if !failed {
+            findings.extend(self.perplexity());
+        }
+        findings.extend(self.required());
+        findings.extend(self.repetition());
+        findings.extend(self.taps());
+        findings.extend(self.generation());
+        findings.extend(self.noise());
+        findings.extend(self.bench.into_iter().flat_map(not_reproduced));
+        findings.extend(self.tokens());
+        findings.extend(self.known.iter().filter_map(known::finding));
+        findings
+    }
+
+    /// The earliest divergence, of those that are not excused if there are any.
+    pub(super) fn first_divergence(&self) -> Option<Divergence> {
+        let (known, unknown) = self.by_excuse();
+        first_divergence(&unknown).or_else(|| first_divergence(&known))
+    }
+
+    /// Whether the engines differ anywhere, excused or not.
+    pub(super) fn differ(&self) -> bool {
+        !self.exceeded.is_empty() || excuses_generation(self.known)
+    }
+
+    /// Divergences that are excused, and the others.
+    fn by_excuse(&self) -> (Beyond<'_>, Beyond<'_>) {
+        let exceeded = self.exceeded.iter().copied();
+        exceeded.partition(|(site, _)| excuses_site(self.known, site))
+    }
+
+    fn coverage(&self) -> Vec<Finding> {
+        let Coverage {
+            expected,
+            compared,
+            missing,
+            not_finite,
+            ..
+        } = self.coverage;
+        let mut findings = Vec::new();
+        if *expected == 0 {
+            let text = "nothing was to be compared: the engines have no tap in common";
+            findings.push(incomplete(Source::Coverage, text.to_owned()));
+        } else if let Some(first) = missing.first() {
+            let text =
+                format!("{compared} of {expected} rows were compared; the first missing: {first}");
+            findings.push(incomplete(Source::Coverage, text));
+        }
+        findings.extend(not_finite.first().map(|first| {
+            let text = format!("values that are NaN or infinite in {first}");
+            incomplete(Source::Coverage, text)
+        }));
+        findings
+    }
+
+    fn perplexity(&self) -> Option<Finding> {
+        let (expected, perplexity) = self.text?;
+        let scored = perplexity.map_or(0, |p| p.tokens);
+        let finite = perplexity.is_some_and(|p| Role::BOTH.iter().all(|&r| p.of(r).is_some()));
+        let text = if scored < expected {
+            format!("{scored} of {expected} tokens of the text were scored")
+        } else if !finite {
+            "the perplexity of the text is not finite".to_owned()
+        } else {
+            return None;
+        };
+        Some(incomplete(Source::Perplexity, text))
+    }
+
+    fn required(&self) -> Option<Finding> {
+        let taps = self.required_not_compared.join(", ");
+        let text = format!("required by the profile and not offered by an engine: {taps}");
+        (!taps.is_empty()).then(|| incomplete(Source::Coverage, text))
+    }
+
+    fn repetition(&self) -> Option<Finding> {
+        let first = self.not_repeatable.first()?;
+        let text = format!(
+            "the reference does not repeat itself in {}; the first: {first}",
+            number::plural(self.not_repeatable.len() as u64, "tap")
+        );
+        Some(Finding {
+            place: Some(Role::Reference.into()),
+            ..incomplete(Source::Noise, text)
+        })
+    }
+
+    fn taps(&self) -> Option<Finding> {
+        let (_, unknown) = self.by_excuse();
+        let first = first_divergence(&unknown)?;
+        let layer = first
+            .layer
+            .map_or(String::new(), |l| format!("layer {l}, "));
+        let nmse = first
+            .nmse
+            .map_or(number::NOT_FINITE.to_owned(), number::error);
+        let text = format!(
+            "{} beyond the limit; the first: {layer}{} of prompt {} at position {}, NMSE {nmse}, \
+             limit {}",
+            number::plural(unknown.len() as u64, "tap"),
+            first.tap,
+            first.prompt,
+            first.position,
+            number::error(first.limit)
+        );
+        let place = Place {
+            prompt: Some(first.prompt),
+            position: Some(first.position),
+            layer: first.layer,
+            tap: Some(first.tap),
+            ..Place::default()
+        };
+        Some(parity(Source::Taps, Some(place), text))
+    }
+
+    fn generation(&self) -> Vec<Finding> {
+        if excuses_generation(self.known) {
+            return Vec::new();
+        }
+        let generations = self.generation.into_iter();
+        let generations = generations.flat_map(|g| [g].into_iter().chain(&g.further));
+        let finding = |generation: &Generation| {
+            let mismatch = generation.first_mismatch.as_ref()?;
+            let text = format!(
+                "generation from prompt {} differs at token {}, and that is no near tie of the logits there",
+                generation.prompt, mismatch.index
+            );
+            let place = Place {
+                prompt: Some(generation.prompt),
+                ..Place::default()
+            };
+            (!mismatch.near_tie).then(|| parity(Source::Generation, Some(place), text))
+        };
+        generations.filter_map(finding).collect()
+    }
+
+    fn noise(&self) -> impl Iterator<Item = Finding> {
+        let noise = self.candidate_noise.iter();
+        noise.map(|noise| {
+            let text = format!("the candidate differs from itself, {noise}");
+            parity(Source::Noise, Some(Role::Candidate.into()), text)
+        })
+    }
+
+    fn tokens(&self) -> Option<Finding> {
+        let first = self.tokens.first_difference()?;
+        let [reference, candidate] = self.engines;
+        let text =
+            format!("the tokenizers of {reference} and {candidate} differ; the first: {first}");
+        Some(parity(Source::Tokenizer, None, text))
+    }
+}
+
+fn incomplete(source: Source, text: String) -> Finding {
+    Finding {
+        outcome: Outcome::Incomplete,
+        source,
+        place: None,
+        text,
+    }
+}
+
+fn parity(source: Source, place: Option<Place>, text: String) -> Finding {
+    Finding {
+        outcome: Outcome::Parity,
+        source,
+        place,
+        text,
+    }
+}
+
+/// The earliest by position, then by the order of the forward pass; isolated before cumulative, since it shows
+/// where an error is made.
+fn first_divergence(exceeded: &[(Site, &Exceeded)]) -> Option<Divergence> {
+    let (site, row) = exceeded.iter().min_by_key(|(site, row)| {
+        (
+            site.mode != Mode::Isolated,
+            site.prompt,
+            row.position,
+            *site,
+        )
+    })?;
+    Some(Divergence {
+        prompt: site.prompt,
+        position: row.position,
+        layer: site.layer,
+        tap: site.tap.to_string(),
+        mode: site.mode,
+        element: row.at.element,
+        reference: row.at.reference,
+        candidate: row.at.candidate,
+        oracle: None,
+        nmse: row.nmse,
+        limit: row.limit,
+        hint: None,
+        arbitration: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bitnet_model::tap::Tap;
+    use reports::model::{
+        AtFault, ElementAt, GeneratedTexts, GenerationMismatch, PieceDifference, Status, Verdict,
+    };
+
+    use super::*;
+    use crate::verdict::{Compared, conclude};
+
+    fn decide(shown: &Shown) -> Verdict {
+        let compared = Compared {
+            first_divergence: shown.first_divergence(),
+            differ: shown.differ(),
+            ruling: None,
+        };
+        conclude(shown.findings(Vec::new()), Some(compared))
+    }
+
+    fn complete() -> Coverage {
+        Coverage {
+            expected: 10,
+            compared: 10,
+            ..Coverage::default()
+        }
+    }
+
+    static NOT_COMPARED: TokenParity = TokenParity {
+        fed: None,
+        not_compared: None,
+        texts: Vec::new(),
+        generated: GeneratedTexts {
+            seed: 0,
+            compared: None,
+            different: None,
+            first: Vec::new(),
+            different_pieces: None,
+            first_pieces: Vec::new(),
+        },
+    };
+
+    fn shown(coverage: &Coverage) -> Shown<'_> {
+        Shown {
+            exceeded: Vec::new(),
+            generation: None,
+            coverage,
+            required_not_compared: Vec::new(),
+            not_repeatable: &[],
+            candidate_noise: Vec::new(),
+            text: None,
+            bench: None,
+            tokens: &NOT_COMPARED,
+            engines: ["bitnet.cpp", "rust"],
+            known: &[],
+        }
+    }
+
+    fn site(mode: Mode, layer: usize, tap: Tap) -> Site {
+        Site {
+            prompt: 0,
+            tap,
+            layer: Some(layer),
+            mode,
+        }
+    }
+
+    fn row(position: usize) -> Exceeded {
+        Exceeded {
+            position,
+            at: ElementAt {
+                position,
+                element: 3,
+                reference: Some(1.0),
+                candidate: Some(2.0),
+            },
+            nmse: Some(0.5),
+            limit: 1e-12,
+        }
+    }
+
+    #[test]
+    fn nothing_wrong_is_a_pass() {
+        let coverage = complete();
+        let verdict = decide(&shown(&coverage));
+        assert_eq!((verdict.status, verdict.exit_code), (Status::Pass, 0));
+        assert!(verdict.reasons.is_empty() && verdict.at_fault == AtFault::None);
+    }
+
+    #[test]
+    fn nothing_compared_is_never_a_pass() {
+        let coverage = Coverage::default();
+        let verdict = decide(&shown(&coverage));
+        assert_eq!(
+            (verdict.status, verdict.exit_code),
+            (Status::Incomplete, 20)
+        );
+    }
+
+    #[test]
+    fn a_missing_row_is_incomplete_even_beside_a_failure_to_agree() {
+        let mut coverage = complete();
+        coverage.compared = 9;
+        coverage.missing = vec!["isolated, prompt 0, layer 1, q, positions 3..4".into()];
+        let row = row(0);
+        let mut shown = shown(&coverage);
+        shown.exceeded = vec![(site(Mode::Isolated, 1, Tap::Q), &row)];
+        let verdict = decide(&shown);
+        assert_eq!(
+            (verdict.status, verdict.exit_code),
+            (Status::Incomplete, 20)
+        );
+        assert_eq!(verdict.reasons.len(), 2);
+        assert!(verdict.first_divergence.is_some());
+    }
+
+    #[test]
+    fn what_is_not_finite_was_not_compared() {
+        let mut coverage = complete();
+        coverage.not_finite = vec!["isolated, prompt 0, layer 1, q, positions 3..4".into()];
+        let verdict = decide(&shown(&coverage));
+        assert_eq!(
+            (verdict.status, verdict.exit_code),
+            (Status::Incomplete, 20)
+        );
+        assert!(verdict.reasons[0].contains("layer 1, q"));
+    }
+
+    #[test]
+    fn the_first_divergence_is_the_earliest_isolated_one() {
+        let coverage = complete();
+        let (early, late) = (row(2), row(5));
+        let mut shown = shown(&coverage);
+        shown.exceeded = vec![
+            (site(Mode::Cumulative, 0, Tap::Q), &early),
+            (site(Mode::Isolated, 1, Tap::FfnAct), &late),
+            (site(Mode::Isolated, 4, Tap::KRope), &early),
+            (site(Mode::Isolated, 4, Tap::QRope), &early),
+        ];
+        let verdict = decide(&shown);
+        assert_eq!((verdict.status, verdict.exit_code), (Status::Fail, 10));
+        let first = verdict.first_divergence.unwrap();
+        assert_eq!(
+            (first.tap.as_str(), first.layer, first.position),
+            ("q_rope", Some(4), 2)
+        );
+        assert_eq!(verdict.at_fault, AtFault::Undetermined);
+    }
+
+    #[test]
+    fn generation_fails_unless_it_is_a_near_tie() {
+        let coverage = complete();
+        for (near_tie, exit_code) in [(true, 0), (false, 10)] {
+            let generation = Generation {
+                prompt: 0,
+                reference: vec![1, 2],
+                candidate: vec![1, 3],
+                reference_text: None,
+                candidate_text: None,
+                first_mismatch: Some(GenerationMismatch {
+                    index: 1,
+                    reference: Some(2),
+                    candidate: Some(3),
+                    margin: Some(0.1),
+                    max_logit_difference: Some(0.2),
+                    near_tie,
+                }),
+                further: Vec::new(),
+            };
+            let mut shown = shown(&coverage);
+            shown.generation = Some(&generation);
+            assert_eq!(decide(&shown).exit_code, exit_code);
+        }
+    }
+
+    #[test]
+    fn tokenizers_that_differ_fail_and_blame_nobody() {
+        let coverage = complete();
+        let mut tokens = NOT_COMPARED.clone();
+        tokens.generated.different_pieces = Some(1);
+        tokens.generated.first_pieces = vec![PieceDifference {
+            id: 9,
+            reference: " a".into(),
+            candidate: "a".into(),
+        }];
+        let mut shown = shown(&coverage);
+        shown.tokens = &tokens;
+        let verdict = decide(&shown);
+        assert_eq!((verdict.status, verdict.exit_code), (Status::Fail, 10));
+        assert_eq!(verdict.at_fault, AtFault::Undetermined);
+        let [reason] = &verdict.reasons[..] else {
+            panic!("{:?}", verdict.reasons)
+        };
+        assert!(reason.contains("of bitnet.cpp and rust differ"), "{reason}");
+        assert!(reason.contains("token 9 by itself"), "{reason}");
+    }
+
+    #[test]
+    fn a_dead_engine_outranks_what_it_left_undone() {
+        let mut coverage = complete();
+        coverage.missing = vec!["x".into()];
+        let shown = shown(&coverage);
+        let dead = Finding {
+            outcome: Outcome::Engine,
+            source: Source::Engine,
+            place: Some(Role::Reference.into()),
+            text: "bitnet.cpp died with SIGSEGV while loading".into(),
+        };
+        let verdict = conclude(shown.findings(vec![dead]), None);
+        assert_eq!((verdict.status, verdict.exit_code), (Status::Error, 30));
+        assert!(verdict.reasons[0].contains("SIGSEGV"));
+    }
+
+    #[test]
+    fn findings_say_what_found_them_and_where() {
+        let coverage = complete();
+        let row = row(2);
+        let known = [KnownDeviation {
+            tap: "q".into(),
+            layer: Some(3),
+            mode: None,
+            reason: "r".into(),
+            link: "l".into(),
+            expires: "2027-01-31".into(),
+            state: reports::model::KnownState::Unmatched,
+        }];
+        let mut shown = shown(&coverage);
+        shown.exceeded = vec![(site(Mode::Isolated, 1, Tap::Q), &row)];
+        shown.candidate_noise = vec!["threads 1 and 2: NMSE 1.0e-9 in q".into()];
+        shown.known = &known;
+        let verdict = decide(&shown);
+        let sources: Vec<Source> = verdict.findings.iter().map(|f| f.source).collect();
+        assert_eq!(sources, [Source::Taps, Source::Noise, Source::Known]);
+        let texts: Vec<&String> = verdict.findings.iter().map(|f| &f.text).collect();
+        assert!(texts.into_iter().eq(&verdict.reasons));
+        let taps = verdict.findings[0].place.as_ref().unwrap();
+        assert_eq!(
+            (taps.prompt, taps.position, taps.layer, taps.tap.as_deref()),
+            (Some(0), Some(2), Some(1), Some("q"))
+        );
+        assert_eq!(verdict.findings[1].role(), Some(Role::Candidate));
+        assert_eq!(verdict.findings[2].place.as_ref().unwrap().layer, Some(3));
+    }
+}
