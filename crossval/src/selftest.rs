@@ -19,36 +19,12 @@ use serde::Serialize;
 
 use crate::engine::EngineSpec;
 use crate::error::Error;
-use crate::fault::{Fault, Scope};
+use crate::fault::{FaultKind, ParseFaultError};
 use crate::interrupt;
-use crate::oracle::mistakes::Mistake;
 use crate::run::{self, RunOptions};
 
 /// The value of [`SelfTest::schema`].
 pub const SCHEMA: &str = "crossval.selftest/1";
-
-/// Scopes that narrow a fault down, and the mistake that they are tried with.
-const SCOPES: [(Scope, Mistake); 6] = [
-    (Scope::LastPosition, Mistake::ScaledByHalfAgain),
-    (Scope::BatchTail, Mistake::Negated),
-    (Scope::OneTokenBatches, Mistake::ScaledByHalfAgain),
-    (Scope::OneHead, Mistake::Zero),
-    (Scope::OneHead, Mistake::ScaledByHalfAgain),
-    (Scope::OneThread, Mistake::Zero),
-];
-
-/// Taps whose rows are made of heads.
-const HEADS: [Tap; 9] = [
-    Tap::Q,
-    Tap::K,
-    Tap::V,
-    Tap::QRope,
-    Tap::KRope,
-    Tap::KCache,
-    Tap::VCache,
-    Tap::AttnProbs,
-    Tap::AttnOut,
-];
 
 /// What came of a self-test.
 #[derive(Clone, Debug, Serialize)]
@@ -122,12 +98,26 @@ impl SelfTest {
     }
 }
 
-/// Injects each kind of fault at up to `places` random places.
+/// A fault at one place.
+struct Place<'a> {
+    kind: &'a FaultKind,
+    tap: Tap,
+    layer: Option<usize>,
+}
+
+impl Place<'_> {
+    fn fault(&self) -> String {
+        self.kind.at(self.tap, self.layer)
+    }
+}
+
+/// Injects each of `kinds` at up to `places` random places.
 ///
 /// # Errors
 /// Whatever keeps a run from being carried out.
 pub fn selftest(
     options: &RunOptions,
+    kinds: &[FaultKind],
     places: usize,
     seed: u64,
     progress: &ProgressBar,
@@ -151,29 +141,28 @@ pub fn selftest(
         excluded: Vec::new(),
     };
     let mut rng = SmallRng::seed_from_u64(seed);
-    let kinds = kinds();
     progress.set_length(kinds.len() as u64);
-    for (mistake, scope) in kinds {
-        let mut faults = faults(mistake, scope, &control);
-        faults.shuffle(&mut rng);
-        progress.set_message(kind(mistake, scope));
+    for kind in kinds {
+        let mut places_of_kind = places_of(kind, &control);
+        places_of_kind.shuffle(&mut rng);
+        progress.set_message(kind.name());
         let mut injected = 0;
-        for fault in faults {
+        for place in places_of_kind {
             if injected == places {
                 break;
             }
-            let report = with_fault(options, fault, &quiet)?;
+            let report = with_fault(options, &place, &quiet)?;
             interrupt::check()?;
             match report.engines.candidate.changed_values {
                 Some(0) => test.excluded.push(Excluded {
-                    fault: fault.to_string(),
-                    kind: kind(mistake, scope),
-                    needs: mistake.precondition().map(str::to_owned),
+                    fault: place.fault(),
+                    kind: kind.name(),
+                    needs: kind.needs.map(str::to_owned),
                 }),
                 changed => {
                     injected += 1;
                     test.injected
-                        .push(judge(fault, changed.unwrap_or(0), &report));
+                        .push(judge(&place, changed.unwrap_or(0), &report));
                 }
             }
         }
@@ -182,46 +171,28 @@ pub fn selftest(
     Ok(test)
 }
 
-fn kind(mistake: Mistake, scope: Scope) -> String {
-    match scope {
-        Scope::Everywhere => mistake.name(),
-        scope => format!("{}, {}", mistake.name(), scope.name()),
-    }
-}
-
-fn kinds() -> Vec<(Mistake, Scope)> {
-    let everywhere = Mistake::all().iter().map(|&m| (m, Scope::Everywhere));
-    let narrowed = SCOPES.iter().map(|&(scope, mistake)| (mistake, scope));
-    everywhere.chain(narrowed).collect()
-}
-
-/// Every place that a fault can be at.
-fn faults(mistake: Mistake, scope: Scope, control: &Report) -> Vec<Fault> {
+/// Every place that a fault of a kind can be at.
+fn places_of<'a>(kind: &'a FaultKind, control: &Report) -> Vec<Place<'a>> {
     let taps: BTreeSet<Tap> = control
         .taps
         .iter()
         .filter_map(|t| t.tap.parse().ok())
         .collect();
-    let mut faults = Vec::new();
-    for &tap in mistake.taps().iter().filter(|tap| taps.contains(tap)) {
-        if scope == Scope::OneHead && !HEADS.contains(&tap) {
-            continue;
-        }
+    let mut places = Vec::new();
+    for &tap in kind.taps.iter().filter(|tap| taps.contains(tap)) {
         let layers = match tap.per_layer() {
             true => (0..control.model.n_layer).map(Some).collect(),
             false => vec![None],
         };
-        faults.extend(layers.into_iter().map(|layer| Fault {
-            mistake,
-            tap,
-            layer,
-            scope,
-        }));
+        let layers = layers.into_iter();
+        places.extend(layers.map(|layer| Place { kind, tap, layer }));
     }
-    faults
+    places
 }
 
-fn with_fault(options: &RunOptions, fault: Fault, quiet: &ProgressBar) -> Result<Report, Error> {
+fn with_fault(options: &RunOptions, place: &Place, quiet: &ProgressBar) -> Result<Report, Error> {
+    let fault = place.fault().parse();
+    let fault = fault.map_err(|e: ParseFaultError| Error::Internal(e.to_string()))?;
     let options = RunOptions {
         candidate: EngineSpec::Rust { fault: Some(fault) },
         modes: vec![Mode::Isolated],
@@ -230,16 +201,16 @@ fn with_fault(options: &RunOptions, fault: Fault, quiet: &ProgressBar) -> Result
     run::run(&options, quiet)
 }
 
-fn judge(fault: Fault, changed_values: u64, report: &Report) -> Injected {
+fn judge(place: &Place, changed_values: u64, report: &Report) -> Injected {
     let verdict = &report.verdict;
     let first = verdict.first_divergence.as_ref();
     let detected = verdict.status == Status::Fail;
-    let there = |tap: &str, layer| tap == fault.tap.name() && layer == fault.layer;
+    let there = |tap: &str, layer| tap == place.tap.name() && layer == place.layer;
     Injected {
-        fault: fault.to_string(),
-        kind: kind(fault.mistake, fault.scope),
-        tap: fault.tap.to_string(),
-        layer: fault.layer,
+        fault: place.fault(),
+        kind: place.kind.name(),
+        tap: place.tap.to_string(),
+        layer: place.layer,
         changed_values,
         detected,
         located: detected && first.is_some_and(|f| there(&f.tap, f.layer)),

@@ -13,6 +13,7 @@ use super::terminal::{Terminal, colored};
 use crate::engine::{EngineSpec, Limits};
 use crate::environment::{self, Provenance};
 use crate::error::Error;
+use crate::fault::FaultKind;
 use crate::profile::Profile;
 use crate::run::{PromptSource, RunOptions};
 use crate::selftest::{Injected, SelfTest, selftest};
@@ -82,7 +83,8 @@ pub(super) fn run(
     };
     let mut file = StagedFile::create(&args.out).map_err(|e| Error::io(&args.out, e))?;
     let progress = terminal.progress();
-    let test = selftest(&options, args.places.into(), args.seed, &progress);
+    let kinds = FaultKind::all();
+    let test = selftest(&options, &kinds, args.places.into(), args.seed, &progress);
     progress.finish_and_clear();
     let test = test?;
     let json = serde_json::to_string_pretty(&test)

@@ -110,8 +110,7 @@ impl Backend for RustBackend {
         let model = Model::load(Arc::clone(&gguf))?;
         self.injector = self
             .fault
-            .map(|fault| Injector::new(fault, Arc::clone(&gguf)))
-            .transpose()?;
+            .map(|fault| Injector::new(fault, Arc::clone(&gguf), model.config().clone()));
         let config = model.config();
         let facts = ModelFacts {
             architecture: config.architecture.to_string(),
