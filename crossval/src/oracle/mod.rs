@@ -166,14 +166,7 @@ impl Oracle {
         let Some(name) = self.weight_name(tap, layer) else {
             return Ok(vec![Rounding::None]);
         };
-        Ok(match self.matrix(&name)?.ty() {
-            TensorType::F16 => vec![Rounding::None, Rounding::F16],
-            TensorType::BF16 => vec![Rounding::Bf16, Rounding::None],
-            TensorType::Q8_0 => vec![Rounding::Q8_0, Rounding::None],
-            TensorType::Q6_K => vec![Rounding::Q8K, Rounding::None],
-            TensorType::I2_S => vec![Rounding::None, Rounding::ProductToF32],
-            TensorType::F32 | TensorType::Unknown(_) => vec![Rounding::None],
-        })
+        Ok(roundings_beside(self.matrix(&name)?.ty()).to_vec())
     }
 
     /// The rows of a stage for some positions of a batch.
@@ -442,6 +435,18 @@ impl Oracle {
     fn missing(&self, (tap, layer): TapAt, position: usize) -> OracleError {
         let layer = layer.map_or(String::new(), |l| format!("layer {l}, "));
         OracleError(format!("no values of {layer}{tap} at position {position}"))
+    }
+}
+
+/// What an engine may round beside weights of a type; the first is what the oracle does of its own accord.
+fn roundings_beside(ty: TensorType) -> &'static [Rounding] {
+    match ty {
+        TensorType::F16 => &[Rounding::None, Rounding::F16],
+        TensorType::BF16 => &[Rounding::Bf16, Rounding::None],
+        TensorType::Q8_0 => &[Rounding::Q8_0, Rounding::None],
+        TensorType::Q6_K => &[Rounding::Q8K, Rounding::None],
+        TensorType::I2_S => &[Rounding::None, Rounding::ProductToF32],
+        TensorType::F32 | TensorType::Unknown(_) => &[Rounding::None],
     }
 }
 

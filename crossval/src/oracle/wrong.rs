@@ -1,6 +1,5 @@
 //! The stages of a layer, done wrong: what an engine has that makes a [`Mistake`].
 
-use bitnet_core::gguf::TensorType;
 use bitnet_core::tap::Tap;
 use half::{bf16, f16};
 
@@ -8,7 +7,7 @@ use super::inputs::{Inputs, TapAt};
 use super::maths::{self, Rope};
 use super::mistakes::{CACHES, Mistake, NORMS, PRODUCTS, RESIDUALS, ROTATIONS};
 use super::weights::Matrix;
-use super::{Batch, Oracle};
+use super::{Batch, Oracle, roundings_beside};
 
 /// A stage at a position, and what is right there.
 #[derive(Clone, Copy)]
@@ -281,14 +280,11 @@ impl Stage<'_> {
         }
         let other = |name: &str| {
             let other = oracle.matrix(name).ok()?;
-            let fits = (other.rows, other.columns) == (own.rows, own.columns);
-            Some(
-                oracle
-                    .product(name, &[x], self.default_rounding()?)
-                    .ok()?
-                    .remove(0),
-            )
-            .filter(|_| fits)
+            if (other.rows, other.columns) != (own.rows, own.columns) {
+                return None;
+            }
+            let rounding = roundings_beside(other.ty())[0];
+            Some(oracle.product(name, &[x], rounding).ok()?.remove(0))
         };
         let mut out = match mistake {
             Mistake::OtherLayersWeights => {
@@ -318,16 +314,12 @@ impl Stage<'_> {
         oracle.scale_and_bias(&name, &mut out).ok()?;
         Some(out)
     }
-
-    fn default_rounding(&self) -> Option<maths::Rounding> {
-        Some(self.oracle.roundings(self.at).ok()?.remove(0))
-    }
 }
 
 /// What the weights of a product are multiplied with.
 fn quantised(matrix: &Matrix, x: &[f64]) -> Vec<f64> {
-    if matrix.ty() != TensorType::I2_S {
-        return x.to_vec();
+    if !matrix.is_ternary() {
+        return roundings_beside(matrix.ty())[0].apply(x);
     }
     let (codes, scale) = maths::int8_codes(x);
     codes.iter().map(|&c| c as f64 / scale).collect()
