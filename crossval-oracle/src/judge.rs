@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use super::inputs::{Inputs, TapAt};
 use super::maths::{self, Rounding};
-use super::mistakes::Mistake;
+use super::mistakes::hypotheses;
 use super::wrong::Stage;
 use super::{Batch, Oracle, OracleError};
 
@@ -128,9 +128,8 @@ fn findings(stage: &Stage, row: &[f64]) -> Vec<String> {
     }
     let mut findings = Vec::new();
     findings.extend(overflow(stage, row));
-    for &mistake in Mistake::all() {
-        if let Some(text) = mistake.text()
-            && let Some(wrong) = stage.done_wrong(mistake)
+    for (mistake, text) in hypotheses(stage.at.0) {
+        if let Some(wrong) = stage.done_wrong(mistake)
             && explains(&wrong, stage.right, row, SAME)
         {
             findings.push(text.to_owned());

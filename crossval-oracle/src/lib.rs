@@ -10,16 +10,16 @@
 //! | [`maths`] | norms, RoPE, softmax, activations, quantisers |
 //! | [`weights`] | tensor formats, decoded weight by weight |
 //! | this one | the stages of a layer |
-//! | [`mistakes`], [`wrong`] | the ways in which people get the stages wrong, and what comes of them |
+//! | `mistakes`, `wrong` | the ways in which people get the stages wrong, and what comes of them |
 //! | [`judge`] | is this row right, and if not, which mistake is it? |
 
 mod hyper;
 pub mod inputs;
 pub mod judge;
 pub mod maths;
-pub mod mistakes;
+mod mistakes;
 pub mod weights;
-pub mod wrong;
+mod wrong;
 
 use std::ops::Range;
 use std::path::Path;

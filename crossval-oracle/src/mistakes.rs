@@ -1,16 +1,16 @@
-//! The ways in which engines get the stages of a layer wrong.
+//! Hypotheses: the ways in which engines get the stages of a layer wrong.
 //!
-//! One catalogue for two uses. [`judge`](super::judge) tries each mistake on the inputs of a stage and says which of
-//! them gives the row that an engine has; `crossval selftest` puts them into an engine, one at a time, to prove that
-//! the comparison sees them. The first dozen are what a Rust port of BitNet.cpp got wrong without noticing.
-//! [`wrong`](super::wrong) computes what comes of them.
+//! [`judge`](super::judge) tries each on the inputs of a stage, and says which of them gives the row that an engine has.
+//! The first dozen are what a Rust port of BitNet.cpp got wrong without noticing. [`wrong`](super::wrong) computes what
+//! comes of them.
 
 use bitnet_model::tap::Tap;
-use clap::ValueEnum;
 
-/// A way of getting a stage wrong. The names on the command line are these in kebab-case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
-pub enum Mistake {
+use Mistake as M;
+
+/// A way of getting a stage wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mistake {
     /// Ternary codes read as {-2, -1, +1, +2}.
     CodesShifted,
     /// The sum of the activations is not taken off: codes 0, 1, 2 as they are stored.
@@ -41,8 +41,6 @@ pub enum Mistake {
     OtherMatrix,
     /// The matrix is transposed.
     Transposed,
-    /// One bit of one weight is flipped.
-    FlippedBit,
     /// The bias is left out.
     BiasLeftOut,
     /// The embedding as output head, for `output.weight`.
@@ -131,10 +129,6 @@ pub enum Mistake {
     ResultsF16,
     /// Results are rounded to BF16.
     ResultsBf16,
-    /// Results are half as large again.
-    ScaledByHalfAgain,
-    /// Results are a hundredth too large.
-    ScaledByAHundredth,
     /// The sign is turned.
     Negated,
     /// Nothing is written.
@@ -174,188 +168,202 @@ const FLOATS: &[Tap] = &[
     Tap::FinalNorm,
 ];
 
-impl Mistake {
-    /// Every one.
-    pub fn all() -> &'static [Mistake] {
-        Mistake::value_variants()
-    }
+/// A mistake, and what an engine that makes it does.
+type Hypothesis = (Mistake, &'static str);
 
-    /// Its name on the command line.
-    pub fn name(self) -> String {
-        let value = self.to_possible_value();
-        value.map_or(String::new(), |v| v.get_name().to_owned())
-    }
+/// What is looked for at which taps: where it can be made, and shows first.
+const HYPOTHESES: &[(&[Tap], &[Hypothesis])] = &[
+    (
+        PRODUCTS,
+        &[
+            (M::CodesShifted, "reads the ternary codes as -2, -1, +1, +2"),
+            (
+                M::SumNotSubtracted,
+                "takes the ternary codes as 0, 1, 2: the activations' sum is missing",
+            ),
+            (
+                M::BlockOrder,
+                "reads the weights of a block in another order: four neighbours a byte",
+            ),
+            (M::BitOrder, "reads the four weights of a byte in reverse"),
+            (M::WeightScaleLeftOut, "leaves out the weights' scale"),
+            (M::WeightScaleInverted, "divides by the weights' scale"),
+            (
+                M::ActivationsNotQuantised,
+                "does not quantise the activations to int8",
+            ),
+            (
+                M::ActivationScale128,
+                "scales the activations to 128, the model says 127",
+            ),
+            (
+                M::ActivationScalePerBlock,
+                "scales the activations by blocks of 128, not by rows",
+            ),
+            (
+                M::CodesTruncated,
+                "truncates the activation codes, the model rounds them",
+            ),
+            (
+                M::HalvesAwayFromZero,
+                "rounds halves away from zero, the model rounds to even",
+            ),
+            (M::SumsWrapAt16Bits, "lets the integer sums wrap at 16 bits"),
+            (M::OtherLayersWeights, "uses the weights of another layer"),
+            (M::OtherMatrix, "uses another matrix of the layer"),
+            (M::Transposed, "uses the matrix transposed"),
+            (M::BiasLeftOut, "leaves out the bias"),
+        ],
+    ),
+    (
+        &[Tap::Logits],
+        &[(
+            M::TiedHead,
+            "uses the token embedding as output head, the model has one of its own",
+        )],
+    ),
+    (
+        NORMS,
+        &[
+            (
+                M::MeanSubtracted,
+                "subtracts the mean (LayerNorm), the model says RMSNorm",
+            ),
+            (M::NormLeftOut, "leaves out the norm"),
+            (M::GammaLeftOut, "leaves out the norm's weights"),
+            (M::GammaPlusOne, "multiplies by 1 + the norm's weights"),
+            (
+                M::OtherLayersGamma,
+                "uses the norm's weights of another layer",
+            ),
+            (M::OtherNormsGamma, "uses the weights of another norm"),
+            (M::EpsTenfold, "uses a tenfold eps"),
+            (M::EpsLeftOut, "leaves out eps"),
+            (M::EpsOutsideRoot, "adds eps outside the root"),
+        ],
+    ),
+    (
+        ROTATIONS,
+        &[
+            (
+                M::OtherPairing,
+                "is off by RoPE pairing: it rotates the other pairs of elements",
+            ),
+            (M::PositionLate, "rotates for the position after"),
+            (M::PositionEarly, "rotates for the position before"),
+            (M::OtherRopeBase, "uses another RoPE base"),
+            (M::RopeInverse, "rotates the other way"),
+            (M::RopeLeftOut, "does not rotate"),
+            (M::RopeHalfTheDims, "rotates only half of the dimensions"),
+        ],
+    ),
+    (
+        CACHES,
+        &[(M::StaleRow, "has the row of the position before")],
+    ),
+    (
+        &[Tap::KCache],
+        &[(M::CachedBeforeRope, "stores the keys before their rotation")],
+    ),
+    (
+        CACHES,
+        &[
+            (M::KeysForValues, "confuses keys and values"),
+            (
+                M::CacheTruncated,
+                "truncates to F16, the cache rounds to nearest",
+            ),
+            (M::CacheBf16, "rounds to BF16, the cache is F16"),
+        ],
+    ),
+    (
+        &[Tap::AttnProbs],
+        &[
+            (
+                M::MaskHidesItself,
+                "has a mask that is off by one: it hides the token itself",
+            ),
+            (
+                M::MaskShowsNext,
+                "has a mask that is off by one: it shows the next token",
+            ),
+            (M::ScoresUnscaled, "does not scale the scores"),
+            (
+                M::ScoresOverDim,
+                "divides the scores by the head's width, not by its root",
+            ),
+            (M::SoftmaxBaseTwo, "raises 2 to the scores, not e"),
+        ],
+    ),
+    (
+        &[Tap::AttnProbs, Tap::AttnOut],
+        &[
+            (
+                M::HeadsInTurn,
+                "maps query heads to key/value heads in turn, not in groups",
+            ),
+            (M::FirstHeadForAll, "uses the first key/value head for all"),
+        ],
+    ),
+    (
+        &[Tap::AttnOut],
+        &[(
+            M::NewestValueLeftOut,
+            "leaves out the newest position's value",
+        )],
+    ),
+    (
+        RESIDUALS,
+        &[
+            (M::ResidualDropped, "drops the residual"),
+            (M::BranchDropped, "adds nothing to the residual"),
+            (
+                M::ResidualFromNorm,
+                "adds the normed stream for the residual",
+            ),
+        ],
+    ),
+    (
+        &[Tap::FfnAct],
+        &[
+            (M::Silu, "matches SiLU, the model says ReLU²"),
+            (M::Relu2, "matches ReLU², the model says SiLU"),
+            (M::Relu, "matches ReLU"),
+            (M::Gelu, "matches GELU"),
+            (M::UpLeftOut, "does not multiply by up"),
+            (M::GateAndUpSwapped, "has gate and up swapped"),
+        ],
+    ),
+    (
+        &[Tap::Embd],
+        &[
+            (M::NextTokensRow, "has the embedding of the next token ID"),
+            (
+                M::EmbeddingsScaled,
+                "multiplies the embedding by the root of its width",
+            ),
+        ],
+    ),
+    (
+        FLOATS,
+        &[
+            (M::ResultsF16, "is rounded to F16"),
+            (M::ResultsBf16, "is rounded to BF16"),
+        ],
+    ),
+    (
+        &Tap::ALL,
+        &[
+            (M::Negated, "has the sign turned"),
+            (M::Zero, "is all zeros"),
+        ],
+    ),
+];
 
-    /// What an engine that makes it does, in words; `None` where a figure says it better.
-    pub fn text(self) -> Option<&'static str> {
-        use Mistake as M;
-        Some(match self {
-            M::CodesShifted => "reads the ternary codes as -2, -1, +1, +2",
-            M::SumNotSubtracted => {
-                "takes the ternary codes as 0, 1, 2: the activations' sum is missing"
-            }
-            M::BlockOrder => {
-                "reads the weights of a block in another order: four neighbours a byte"
-            }
-            M::BitOrder => "reads the four weights of a byte in reverse",
-            M::WeightScaleLeftOut => "leaves out the weights' scale",
-            M::WeightScaleInverted => "divides by the weights' scale",
-            M::ActivationsNotQuantised => "does not quantise the activations to int8",
-            M::ActivationScale128 => "scales the activations to 128, the model says 127",
-            M::ActivationScalePerBlock => "scales the activations by blocks of 128, not by rows",
-            M::CodesTruncated => "truncates the activation codes, the model rounds them",
-            M::HalvesAwayFromZero => "rounds halves away from zero, the model rounds to even",
-            M::SumsWrapAt16Bits => "lets the integer sums wrap at 16 bits",
-            M::OtherLayersWeights => "uses the weights of another layer",
-            M::OtherMatrix => "uses another matrix of the layer",
-            M::Transposed => "uses the matrix transposed",
-            M::FlippedBit => return None,
-            M::BiasLeftOut => "leaves out the bias",
-            M::TiedHead => "uses the token embedding as output head, the model has one of its own",
-            M::MeanSubtracted => "subtracts the mean (LayerNorm), the model says RMSNorm",
-            M::NormLeftOut => "leaves out the norm",
-            M::GammaLeftOut => "leaves out the norm's weights",
-            M::GammaPlusOne => "multiplies by 1 + the norm's weights",
-            M::OtherLayersGamma => "uses the norm's weights of another layer",
-            M::OtherNormsGamma => "uses the weights of another norm",
-            M::EpsTenfold => "uses a tenfold eps",
-            M::EpsLeftOut => "leaves out eps",
-            M::EpsOutsideRoot => "adds eps outside the root",
-            M::OtherPairing => "is off by RoPE pairing: it rotates the other pairs of elements",
-            M::PositionLate => "rotates for the position after",
-            M::PositionEarly => "rotates for the position before",
-            M::OtherRopeBase => "uses another RoPE base",
-            M::RopeInverse => "rotates the other way",
-            M::RopeLeftOut => "does not rotate",
-            M::RopeHalfTheDims => "rotates only half of the dimensions",
-            M::StaleRow => "has the row of the position before",
-            M::CachedBeforeRope => "stores the keys before their rotation",
-            M::KeysForValues => "confuses keys and values",
-            M::CacheTruncated => "truncates to F16, the cache rounds to nearest",
-            M::CacheBf16 => "rounds to BF16, the cache is F16",
-            M::MaskHidesItself => "has a mask that is off by one: it hides the token itself",
-            M::MaskShowsNext => "has a mask that is off by one: it shows the next token",
-            M::ScoresUnscaled => "does not scale the scores",
-            M::ScoresOverDim => "divides the scores by the head's width, not by its root",
-            M::SoftmaxBaseTwo => "raises 2 to the scores, not e",
-            M::HeadsInTurn => "maps query heads to key/value heads in turn, not in groups",
-            M::FirstHeadForAll => "uses the first key/value head for all",
-            M::NewestValueLeftOut => "leaves out the newest position's value",
-            M::ResidualDropped => "drops the residual",
-            M::BranchDropped => "adds nothing to the residual",
-            M::ResidualFromNorm => "adds the normed stream for the residual",
-            M::Silu => "matches SiLU, the model says ReLU²",
-            M::Relu2 => "matches ReLU², the model says SiLU",
-            M::Relu => "matches ReLU",
-            M::Gelu => "matches GELU",
-            M::UpLeftOut => "does not multiply by up",
-            M::GateAndUpSwapped => "has gate and up swapped",
-            M::NextTokensRow => "has the embedding of the next token ID",
-            M::EmbeddingsScaled => "multiplies the embedding by the root of its width",
-            M::ResultsF16 => "is rounded to F16",
-            M::ResultsBf16 => "is rounded to BF16",
-            M::ScaledByHalfAgain | M::ScaledByAHundredth => return None,
-            M::Negated => "has the sign turned",
-            M::Zero => "is all zeros",
-        })
-    }
-
-    /// What must be there for the mistake to have consequences; `None` if it always has.
-    pub fn precondition(self) -> Option<&'static str> {
-        use Mistake as M;
-        Some(match self {
-            M::BiasLeftOut => "a bias",
-            M::TiedHead => "an output matrix of its own",
-            M::Transposed => "a square matrix",
-            M::OtherMatrix => "another matrix of the same shape",
-            M::OtherLayersWeights | M::OtherLayersGamma => "another layer",
-            M::OtherNormsGamma => "another norm of the same width",
-            M::ActivationScalePerBlock => "ternary rows of more than one block",
-            M::CodesShifted
-            | M::SumNotSubtracted
-            | M::BlockOrder
-            | M::BitOrder
-            | M::WeightScaleLeftOut
-            | M::WeightScaleInverted
-            | M::ActivationsNotQuantised
-            | M::ActivationScale128
-            | M::CodesTruncated => "ternary weights",
-            M::HalvesAwayFromZero => "ternary weights, and an activation right between two codes",
-            M::SumsWrapAt16Bits => "ternary weights, and an integer sum beyond 16 bits",
-            M::FlippedBit => "an activation that is not 0 at the weight",
-            M::Silu => "a model with ReLU²",
-            M::Relu2 => "a model with SiLU",
-            M::HeadsInTurn => "several key/value heads that query heads share",
-            M::FirstHeadForAll => "several key/value heads",
-            M::StaleRow | M::MaskHidesItself => "a position before",
-            M::MaskShowsNext => "a batch of several tokens",
-            M::OtherPairing | M::RopeInverse | M::RopeLeftOut | M::OtherRopeBase => {
-                "a position other than 0"
-            }
-            M::RopeHalfTheDims => "a position other than 0",
-            M::EpsTenfold | M::EpsLeftOut | M::EpsOutsideRoot => {
-                "inputs so small that eps does more than f32 rounding"
-            }
-            M::MeanSubtracted => "inputs whose mean is not 0",
-            M::GammaLeftOut => "norm weights other than 1",
-            _ => return None,
-        })
-    }
-
-    /// Where it can be made, and shows first.
-    pub fn taps(self) -> &'static [Tap] {
-        use Mistake as M;
-        match self {
-            M::CodesShifted
-            | M::SumNotSubtracted
-            | M::BlockOrder
-            | M::BitOrder
-            | M::WeightScaleLeftOut
-            | M::WeightScaleInverted
-            | M::ActivationsNotQuantised
-            | M::ActivationScale128
-            | M::ActivationScalePerBlock
-            | M::CodesTruncated
-            | M::HalvesAwayFromZero
-            | M::SumsWrapAt16Bits
-            | M::OtherLayersWeights
-            | M::OtherMatrix
-            | M::Transposed
-            | M::FlippedBit
-            | M::BiasLeftOut => PRODUCTS,
-            M::TiedHead => &[Tap::Logits],
-            M::MeanSubtracted
-            | M::NormLeftOut
-            | M::GammaLeftOut
-            | M::GammaPlusOne
-            | M::OtherLayersGamma
-            | M::OtherNormsGamma
-            | M::EpsTenfold
-            | M::EpsLeftOut
-            | M::EpsOutsideRoot => NORMS,
-            M::OtherPairing
-            | M::PositionLate
-            | M::PositionEarly
-            | M::OtherRopeBase
-            | M::RopeInverse
-            | M::RopeLeftOut
-            | M::RopeHalfTheDims => ROTATIONS,
-            M::StaleRow | M::KeysForValues | M::CacheTruncated | M::CacheBf16 => CACHES,
-            M::CachedBeforeRope => &[Tap::KCache],
-            M::MaskHidesItself
-            | M::MaskShowsNext
-            | M::ScoresUnscaled
-            | M::ScoresOverDim
-            | M::SoftmaxBaseTwo => &[Tap::AttnProbs],
-            M::HeadsInTurn | M::FirstHeadForAll => &[Tap::AttnProbs, Tap::AttnOut],
-            M::NewestValueLeftOut => &[Tap::AttnOut],
-            M::ResidualDropped | M::BranchDropped | M::ResidualFromNorm => RESIDUALS,
-            M::Silu | M::Relu2 | M::Relu | M::Gelu | M::UpLeftOut | M::GateAndUpSwapped => {
-                &[Tap::FfnAct]
-            }
-            M::NextTokensRow | M::EmbeddingsScaled => &[Tap::Embd],
-            M::ResultsF16 | M::ResultsBf16 => FLOATS,
-            M::ScaledByHalfAgain | M::ScaledByAHundredth | M::Negated | M::Zero => &Tap::ALL,
-        }
-    }
+/// What is looked for at a tap, in the order in which findings name it.
+pub(super) fn hypotheses(tap: Tap) -> impl Iterator<Item = Hypothesis> {
+    let here = HYPOTHESES
+        .iter()
+        .filter(move |(taps, _)| taps.contains(&tap));
+    here.flat_map(|(_, mistakes)| mistakes.iter().copied())
 }

@@ -1,6 +1,5 @@
 //! The stages of a layer, done wrong: what an engine has that makes a [`Mistake`].
 
-use bitnet_model::gguf::TensorType;
 use bitnet_model::tap::Tap;
 use half::{bf16, f16};
 
@@ -12,7 +11,7 @@ use super::{Batch, Oracle};
 
 /// A stage at a position, and what is right there.
 #[derive(Clone, Copy)]
-pub struct Stage<'a> {
+pub(super) struct Stage<'a> {
     /// The model.
     pub oracle: &'a Oracle,
     /// The stage.
@@ -29,16 +28,11 @@ pub struct Stage<'a> {
 
 impl Stage<'_> {
     /// The row that an engine gets that makes `mistake` here; `None` where it cannot be made.
-    pub fn done_wrong(&self, mistake: Mistake) -> Option<Vec<f64>> {
-        if !mistake.taps().contains(&self.at.0) {
-            return None;
-        }
+    pub(super) fn done_wrong(&self, mistake: Mistake) -> Option<Vec<f64>> {
         let right = || self.right.iter();
         let row = match mistake {
             Mistake::ResultsF16 => right().map(|&v| f64::from(f16::from_f64(v))).collect(),
             Mistake::ResultsBf16 => right().map(|&v| f64::from(bf16::from_f64(v))).collect(),
-            Mistake::ScaledByHalfAgain => right().map(|v| v * 1.5).collect(),
-            Mistake::ScaledByAHundredth => right().map(|v| v * 1.01).collect(),
             Mistake::Negated => right().map(|v| -v).collect(),
             Mistake::Zero => vec![0.0; self.right.len()],
             _ => match self.at.0 {
@@ -286,14 +280,11 @@ impl Stage<'_> {
         }
         let other = |name: &str| {
             let other = oracle.matrix(name).ok()?;
-            let fits = (other.rows, other.columns) == (own.rows, own.columns);
-            Some(
-                oracle
-                    .product(name, &[x], self.default_rounding()?)
-                    .ok()?
-                    .remove(0),
-            )
-            .filter(|_| fits)
+            if (other.rows, other.columns) != (own.rows, own.columns) {
+                return None;
+            }
+            let rounding = other.roundings()[0];
+            Some(oracle.product(name, &[x], rounding).ok()?.remove(0))
         };
         let mut out = match mistake {
             Mistake::OtherLayersWeights => {
@@ -318,38 +309,17 @@ impl Stage<'_> {
                     .map(|c| rows.iter().zip(&x).map(|(row, x)| row[c] * x).sum())
                     .collect()
             }
-            Mistake::FlippedBit => return self.flipped_bit(&own, x),
             _ => ternary(mistake, &own, x)?,
         };
         oracle.scale_and_bias(&name, &mut out).ok()?;
-        Some(out)
-    }
-
-    fn default_rounding(&self) -> Option<maths::Rounding> {
-        Some(self.oracle.roundings(self.at).ok()?.remove(0))
-    }
-
-    /// The low bit of a ternary code, the sign of any other weight: of one in the middle.
-    fn flipped_bit(&self, matrix: &Matrix, x: &[f64]) -> Option<Vec<f64>> {
-        let (row, column) = (matrix.rows / 2, matrix.columns / 3);
-        let x = quantised(matrix, x);
-        let weight = matrix.row(row)[column];
-        let flipped = if matrix.is_ternary() {
-            let code = matrix.ternary_codes(row)[column] ^ 1;
-            (code - 1) as f64 * matrix.ternary_scale()
-        } else {
-            -weight
-        };
-        let mut out = self.right.to_vec();
-        out[row] += (flipped - weight) * x[column];
         Some(out)
     }
 }
 
 /// What the weights of a product are multiplied with.
 fn quantised(matrix: &Matrix, x: &[f64]) -> Vec<f64> {
-    if matrix.ty() != TensorType::I2_S {
-        return x.to_vec();
+    if !matrix.is_ternary() {
+        return matrix.roundings()[0].apply(x);
     }
     let (codes, scale) = maths::int8_codes(x);
     codes.iter().map(|&c| c as f64 / scale).collect()

@@ -96,11 +96,7 @@ impl Backend for RustBackend {
         let gguf = Arc::new(Gguf::open(path)?);
         let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
         let model = Model::load(Arc::clone(&gguf))?;
-        self.injector = self
-            .fault
-            .map(|fault| Injector::new(fault, Arc::clone(&gguf)))
-            .transpose()
-            .map_err(|e| Refusal::new(ErrorKind::BadModel, e))?;
+        self.injector = self.fault.map(|fault| Injector::new(fault, &model));
         let facts = ModelFacts {
             vocab: Some(vocab_facts(&gguf, &tokenizer)?),
             ..facts::model(&gguf, model.hyperparameters())

@@ -62,7 +62,7 @@ pub fn add(report: &mut Report, more: impl IntoIterator<Item = Finding>) {
 }
 
 /// Marks a report as what was there when a signal came: an engine that was ended for it has not failed.
-pub(crate) fn interrupted(report: &mut Report, interruption: Interruption) {
+pub fn interrupted(report: &mut Report, interruption: Interruption) {
     let mut findings = report.findings().into_owned();
     let mut during = None;
     for role in Role::BOTH {

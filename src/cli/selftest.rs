@@ -85,7 +85,7 @@ pub(super) fn run(
         environment: environment::describe(provenance),
     };
     let mut file = StagedFile::create(&args.out).map_err(|e| Error::io(&args.out, e))?;
-    let kinds: Vec<FaultKind> = fault::kinds().into_iter().map(kind).collect();
+    let kinds: Vec<FaultKind> = fault::FaultKind::all().into_iter().map(kind).collect();
     let places = args.places.into();
     let test = terminal
         .bar()
@@ -107,10 +107,10 @@ pub(super) fn run(
     })
 }
 
-fn kind(kind: fault::Kind) -> FaultKind {
+fn kind(kind: fault::FaultKind) -> FaultKind {
     FaultKind {
-        mistake: kind.mistake,
-        scope: kind.scope,
+        mistake: kind.mistake.to_owned(),
+        scope: kind.scope.map(str::to_owned),
         taps: kind.taps,
         needs: kind.needs.map(str::to_owned),
     }

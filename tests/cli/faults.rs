@@ -209,6 +209,8 @@ fn selftest_finds_every_fault() {
         for is in ["detected", "located", "blamed"] {
             assert_eq!(fault[is], true, "{fault}");
         }
+        // Faults and hypotheses are written by two hands.
+        assert!(fault["hint"].is_string(), "{fault}");
     }
     let of_excluded = |e: &serde_json::Value| e["kind"].as_str().map(str::to_owned);
     let excluded = test["excluded"].as_array().expect("a list");

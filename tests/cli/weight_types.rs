@@ -224,6 +224,35 @@ fn scales() {
     assert_passes(&copy, TensorType::I2_S);
 }
 
+/// Activations are rounded for the matrix that is used, not for the right one.
+#[test]
+fn wrong_matrices_of_every_type_are_named() {
+    let scratch = Scratch::new();
+    let model = synth(&scratch, "llama", &[]);
+    let copy = scratch.path("mixed.gguf");
+    let ty = |name: &str| match name {
+        "output.weight" => Some(TensorType::Q6_K),
+        "token_embd.weight" => Some(TensorType::Q8_0),
+        "blk.0.attn_q.weight" => Some(TensorType::BF16),
+        _ => None,
+    };
+    rewrite(&model, &copy, ty, &[]);
+    for (fault, says) in [
+        ("transposed:q:0", "uses the matrix transposed"),
+        (
+            "tied-head:logits",
+            "uses the token embedding as output head",
+        ),
+    ] {
+        let args = ["--fault", fault, "--no-bench", "--n-predict", "8"];
+        let (code, report, _) = run(&copy, &args);
+        let verdict = report.verdict;
+        assert_eq!((code, verdict.at_fault), (10, AtFault::Candidate));
+        let hint = verdict.first_divergence.and_then(|first| first.hint);
+        assert!(hint.as_ref().is_some_and(|h| h.contains(says)), "{hint:?}");
+    }
+}
+
 /// The reference loads the output matrix of a `bitnet-b1.58` file and then uses the embedding.
 #[test]
 fn a_head_of_its_own_that_the_reference_ignores() {

@@ -1,0 +1,357 @@
+//! Puts a fault into the values that pass by.
+
+use std::sync::Arc;
+
+use bitnet_core::model::{Definition, Model};
+use bitnet_model::Hyperparameters;
+use bitnet_model::gguf::Gguf;
+use bitnet_model::tap::{Tap, TapData, TapView, Width};
+use half::f16;
+
+use super::rows::Rows;
+use super::stages::{Stage, sources};
+use super::{Fault, InjectError};
+
+/// NMSE of a row that another order of f32 operations may give: a norm's factor is rounded four times, (2.5 * 2^-24)^2.
+/// A mistake that does no more is none.
+const ROUNDING: f64 = 3e-14;
+
+/// The observer's part of a fault.
+pub(crate) struct Injector {
+    fault: Fault,
+    gguf: Arc<Gguf>,
+    config: Hyperparameters,
+    definition: Definition,
+    inputs: Rows,
+    first_position: usize,
+    tokens: Vec<u32>,
+    changed: u64,
+}
+
+impl Injector {
+    /// For a model.
+    pub(crate) fn new(fault: Fault, model: &Model) -> Injector {
+        Injector {
+            fault,
+            gguf: Arc::clone(model.gguf()),
+            config: model.hyperparameters().clone(),
+            definition: model.definition(),
+            inputs: Rows::default(),
+            first_position: 0,
+            tokens: Vec::new(),
+            changed: 0,
+        }
+    }
+
+    /// A batch is about to be evaluated.
+    pub(crate) fn begin(&mut self, first_position: usize, tokens: &[u32]) {
+        if first_position == 0 {
+            self.inputs.clear();
+        } else {
+            self.inputs.keep_cache();
+        }
+        self.first_position = first_position;
+        self.tokens = tokens.to_vec();
+    }
+
+    /// Values changed so far.
+    pub(crate) fn changed(&self) -> u64 {
+        self.changed
+    }
+
+    /// Alters the values of a tap, if it is the one.
+    pub(crate) fn alter(&mut self, view: &mut TapView<'_>) -> Result<(), InjectError> {
+        let Fault {
+            mistake,
+            tap,
+            layer,
+            scope,
+        } = self.fault;
+        if view.tap != tap || layer.is_some_and(|layer| Some(layer) != view.layer) {
+            return Ok(());
+        }
+        let n_tokens = self.tokens.len();
+        let positions = view.first_position..view.first_position + view.n_tokens;
+        let positions = positions.filter(|p| scope.row(p - self.first_position, n_tokens));
+        let positions: Vec<usize> = positions.collect();
+        let stage = Stage {
+            gguf: &self.gguf,
+            config: &self.config,
+            definition: self.definition,
+            inputs: &self.inputs,
+            tap,
+            layer: view.layer,
+            first_position: self.first_position,
+            tokens: &self.tokens,
+            mistake: None,
+        };
+        let right = stage.rows(&positions)?;
+        let mistaken = Stage {
+            mistake: Some(mistake),
+            ..stage
+        };
+        let wrong = mistaken.rows(&positions)?;
+        let heads = self.heads();
+        for ((position, right), wrong) in positions.into_iter().zip(right).zip(wrong) {
+            let energy: f64 = right.iter().map(|v| v * v).sum();
+            let error: f64 = right.iter().zip(&wrong).map(|(r, w)| (w - r).powi(2)).sum();
+            if error <= ROUNDING * energy {
+                continue;
+            }
+            let rounding = 1e-12 * (energy / right.len() as f64).sqrt();
+            let start = (position - view.first_position) * view.width;
+            for (i, (wrong, right)) in wrong.iter().zip(right).enumerate() {
+                // Where the mistake changes nothing but the last bits of f64, the engine's own rounding stays.
+                if (wrong - right).abs() <= rounding || !scope.element(i, view.width, heads) {
+                    continue;
+                }
+                self.changed += u64::from(match &mut view.data {
+                    TapData::F32(values) => replace(&mut values[start + i], *wrong as f32),
+                    TapData::F16(values) => replace(&mut values[start + i], f16::from_f64(*wrong)),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers what a tap has become, if the fault's stage starts from it.
+    pub(crate) fn remember(&mut self, view: &TapView<'_>) {
+        if !self.starts_from(view.tap, view.layer) {
+            return;
+        }
+        for row in 0..view.n_tokens {
+            let values = row * view.width..(row + 1) * view.width;
+            let values = match &view.data {
+                TapData::F32(all) => all[values].iter().map(|&v| f64::from(v)).collect(),
+                TapData::F16(all) => all[values].iter().map(|&v| f64::from(v)).collect(),
+            };
+            let position = view.first_position + row;
+            self.inputs.put(view.tap, view.layer, position, values);
+        }
+    }
+
+    fn starts_from(&self, tap: Tap, layer: Option<usize>) -> bool {
+        let read_in = match tap {
+            Tap::Embd => Some(0),
+            Tap::LayerOut => layer.map(|layer| layer + 1),
+            _ => layer,
+        };
+        let Fault { tap: at, layer, .. } = self.fault;
+        sources(at).any(|source| source == tap) && (layer.is_none() || layer == read_in)
+    }
+
+    /// Heads that a row is made of; otherwise it counts as one.
+    fn heads(&self) -> usize {
+        match self.fault.tap.width() {
+            Width::Heads | Width::Probabilities => self.config.n_head,
+            Width::KvHeads => self.config.n_head_kv,
+            Width::Embd | Width::Ff | Width::Vocab => 1,
+        }
+    }
+}
+
+fn replace<T: Copy + PartialEq>(value: &mut T, by: T) -> bool {
+    let changed = *value != by;
+    *value = by;
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use bitnet_core::model::{Logits, Session, SessionOptions};
+    use bitnet_model::tap::{Observer, ObserverError};
+
+    use super::super::{Mistake, Scope};
+    use super::*;
+
+    const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/tiny-bitnet.gguf");
+    const BATCHES: [&[u32]; 2] = [&[1, 17, 300, 17, 42], &[7]];
+
+    fn demo() -> Arc<Model> {
+        let gguf = Gguf::open(Path::new(DEMO)).unwrap();
+        Arc::new(Model::load(Arc::new(gguf)).unwrap())
+    }
+
+    fn injector(model: &Model, fault: Fault) -> Injector {
+        Injector::new(fault, model)
+    }
+
+    fn session(model: &Arc<Model>) -> Session {
+        let options = SessionOptions {
+            n_ctx: 16,
+            threads: 1,
+        };
+        Session::new(Arc::clone(model), options).unwrap()
+    }
+
+    /// Compares the stages that make no mistake to the engine's.
+    struct Comparison {
+        injector: Injector,
+        compared: Vec<Tap>,
+    }
+
+    impl Observer for Comparison {
+        fn tap(&mut self, view: TapView<'_>) -> Result<(), ObserverError> {
+            let TapView { tap, layer, .. } = view;
+            let Injector {
+                gguf,
+                config,
+                definition,
+                inputs,
+                first_position,
+                tokens,
+                ..
+            } = &mut self.injector;
+            let values: Vec<f64> = match &view.data {
+                TapData::F32(values) => values.iter().map(|&v| f64::from(v)).collect(),
+                TapData::F16(values) => values.iter().map(|&v| f64::from(v)).collect(),
+            };
+            let positions = view.first_position..view.first_position + view.n_tokens;
+            let positions: Vec<usize> = positions.collect();
+            let stage = Stage {
+                gguf,
+                config,
+                definition: *definition,
+                inputs,
+                tap,
+                layer,
+                first_position: *first_position,
+                tokens,
+                mistake: None,
+            };
+            let rows = stage.rows(&positions)?;
+            // The engine rounds queries to F16.
+            let limit = match tap {
+                Tap::AttnProbs => 1e-6,
+                _ => 1e-11,
+            };
+            for ((row, values), position) in
+                rows.iter().zip(values.chunks(view.width)).zip(positions)
+            {
+                assert_eq!(row.len(), values.len(), "{tap}");
+                let pairs = row.iter().zip(values);
+                let error: f64 = pairs.map(|(r, v)| (r - v).powi(2)).sum();
+                let energy: f64 = values.iter().map(|v| v * v).sum();
+                assert!(error <= limit * energy, "{tap}: {}", error / energy);
+                inputs.put(tap, layer, position, values.to_vec());
+            }
+            self.compared.push(tap);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn stages_without_a_mistake_are_the_engines() {
+        let model = demo();
+        let mut comparison = Comparison {
+            injector: injector(&model, "zero:q:*".parse().unwrap()),
+            compared: Vec::new(),
+        };
+        let mut session = session(&model);
+        for tokens in BATCHES {
+            comparison.injector.begin(session.position(), tokens);
+            let observer = Some(&mut comparison as &mut dyn Observer);
+            session.eval(tokens, Logits::All, observer).unwrap();
+        }
+        for tap in model.hyperparameters().architecture.taps() {
+            assert!(comparison.compared.contains(&tap), "{tap}");
+        }
+    }
+
+    #[test]
+    fn every_mistake_changes_something_or_says_what_it_needs() {
+        let model = demo();
+        let mut without_consequences = Vec::new();
+        for &mistake in Mistake::ALL {
+            let mut changed = 0;
+            for &tap in mistake.taps() {
+                let fault = Fault {
+                    mistake,
+                    tap,
+                    layer: tap.per_layer().then_some(1),
+                    scope: Scope::Everywhere,
+                };
+                let mut injector = injector(&model, fault);
+                injector.begin(0, BATCHES[0]);
+                let observer = Some(&mut injector as &mut dyn Observer);
+                let mut session = session(&model);
+                session.eval(BATCHES[0], Logits::All, observer).unwrap();
+                changed += injector.changed();
+                assert!(
+                    injector.changed() > 0 || mistake.needs().is_some(),
+                    "{fault}"
+                );
+            }
+            if changed == 0 {
+                without_consequences.push(mistake.name());
+            }
+        }
+        // No activation of the demo model is a half, no sum large, no head its own.
+        assert_eq!(
+            without_consequences,
+            [
+                "halves-away-from-zero",
+                "sums-wrap-at16-bits",
+                "bias-left-out",
+                "tied-head",
+                "relu2"
+            ]
+        );
+    }
+
+    /// What a fault makes of a tap, beside what the engine has there.
+    struct Altered {
+        injector: Injector,
+        before: Vec<f32>,
+        after: Vec<f32>,
+    }
+
+    impl Observer for Altered {
+        fn tap(&mut self, mut view: TapView<'_>) -> Result<(), ObserverError> {
+            let here = (view.tap, view.layer) == (self.injector.fault.tap, Some(1));
+            let values = |view: &TapView<'_>| match &view.data {
+                TapData::F32(values) => values.to_vec(),
+                TapData::F16(_) => Vec::new(),
+            };
+            if here {
+                self.before = values(&view);
+            }
+            self.injector.alter(&mut view)?;
+            if here {
+                self.after = values(&view);
+            }
+            self.injector.remember(&view);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_fault_stays_in_its_layer_and_scope() {
+        let model = demo();
+        let mut altered = Altered {
+            injector: injector(&model, "negated:attn_out:1:one-head".parse().unwrap()),
+            before: Vec::new(),
+            after: Vec::new(),
+        };
+        altered.injector.begin(0, BATCHES[0]);
+        let observer = Some(&mut altered as &mut dyn Observer);
+        session(&model)
+            .eval(BATCHES[0], Logits::All, observer)
+            .unwrap();
+        let (width, dim) = (
+            model.hyperparameters().q_dim(),
+            model.hyperparameters().head_dim,
+        );
+        let pairs = altered.before.iter().zip(&altered.after).enumerate();
+        for (i, (before, after)) in pairs {
+            if i % width < width - dim {
+                assert_eq!(before.to_bits(), after.to_bits(), "element {i}");
+            } else {
+                approx::assert_relative_eq!(*after, -before, max_relative = 1e-3);
+            }
+        }
+        assert_eq!(altered.injector.changed(), (dim * BATCHES[0].len()) as u64);
+    }
+}

@@ -1,0 +1,114 @@
+//! A model's tensors, decoded row by row.
+
+use bitnet_core::quant::{self, i2_s};
+use bitnet_model::Error;
+use bitnet_model::gguf::{Gguf, TensorType};
+
+use super::InjectError;
+use super::mistake::Mistake;
+
+/// A matrix of the file.
+pub(super) struct Matrix<'a> {
+    pub ty: TensorType,
+    data: &'a [u8],
+    pub rows: usize,
+    pub columns: usize,
+}
+
+/// The matrix of that name.
+///
+/// # Errors
+/// If the file has none.
+pub(super) fn matrix<'a>(gguf: &'a Gguf, name: &str) -> Result<Matrix<'a>, InjectError> {
+    let missing = || InjectError::Missing(format!("the matrix {name}"));
+    let info = gguf.tensor(name).ok_or_else(missing)?;
+    let [columns, rows] = info.shape[..] else {
+        return Err(missing());
+    };
+    Ok(Matrix {
+        ty: info.ty,
+        data: gguf.data(info)?,
+        rows: rows as usize,
+        columns: columns as usize,
+    })
+}
+
+/// The F32 vector of that name; `None` if the file has none.
+pub(super) fn vector(gguf: &Gguf, name: &str) -> Result<Option<Vec<f64>>, Error> {
+    let Some(info) = gguf.tensor(name) else {
+        return Ok(None);
+    };
+    let (values, _) = gguf.data(info)?.as_chunks();
+    let values = values.iter().map(|&v| f64::from(f32::from_le_bytes(v)));
+    Ok(Some(values.collect()))
+}
+
+impl Matrix<'_> {
+    pub(super) fn is_ternary(&self) -> bool {
+        self.ty == TensorType::I2_S
+    }
+
+    /// What every weight of [`row`](Self::row) is still to be multiplied with.
+    pub(super) fn scale(&self) -> f64 {
+        let trailer = match self.is_ternary() {
+            true => self.data[self.rows * self.columns / 4..].first_chunk(),
+            false => None,
+        };
+        trailer.map_or(1.0, |scale| f64::from(f32::from_le_bytes(*scale)))
+    }
+
+    /// The weights of a row: of a ternary matrix without its scale, as an engine reads them that makes `mistake`.
+    pub(super) fn row(&self, row: usize, mistake: Option<Mistake>) -> Vec<f64> {
+        let bytes = self.columns / self.ty.block_len() as usize * self.ty.block_bytes() as usize;
+        let data = &self.data[row * bytes..][..bytes];
+        if self.is_ternary() {
+            let (blocks, _) = data.as_chunks();
+            return blocks.iter().flat_map(|b| ternary(b, mistake)).collect();
+        }
+        let mut weights = vec![0.0; self.columns];
+        // Models have no matrices that the engine does not read.
+        let _ = quant::dequantize_row(self.ty, data, &mut weights);
+        weights.into_iter().map(f64::from).collect()
+    }
+}
+
+/// One block: weight `j` is in byte `j % 32`, the first 32 in the highest two bits.
+fn ternary(block: &[u8; i2_s::BLOCK_BYTES], mistake: Option<Mistake>) -> [f64; i2_s::BLOCK] {
+    std::array::from_fn(|j| {
+        let (byte, quarter) = match mistake {
+            Some(Mistake::BlockOrder) => (j / 4, j % 4),
+            Some(Mistake::BitOrder) => (j % 32, 3 - j / 32),
+            _ => (j % 32, j / 32),
+        };
+        let code = block[byte] >> (6 - 2 * quarter) & 3;
+        match mistake {
+            Some(Mistake::CodesShifted) => [-2.0, -1.0, 1.0, 2.0][usize::from(code)],
+            Some(Mistake::SumNotSubtracted) => f64::from(code),
+            _ => f64::from(code) - 1.0,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the format's documentation has it, not as the engine's packer does.
+    #[test]
+    fn codes_of_a_block_read_rightly_and_wrongly() {
+        let mut block = [0b01_01_01_01; i2_s::BLOCK_BYTES];
+        block[1] = 0b10_01_00_01;
+        let off_zero = |mistake| {
+            let weights = ternary(&block, mistake);
+            let off = weights.into_iter().enumerate().filter(|(_, w)| *w != 0.0);
+            off.collect::<Vec<_>>()
+        };
+        assert_eq!(off_zero(None), [(1, 1.0), (65, -1.0)]);
+        assert_eq!(off_zero(Some(Mistake::BlockOrder)), [(4, 1.0), (6, -1.0)]);
+        assert_eq!(off_zero(Some(Mistake::BitOrder)), [(33, -1.0), (97, 1.0)]);
+        let shifted = ternary(&block, Some(Mistake::CodesShifted));
+        assert_eq!((shifted[0], shifted[1], shifted[65]), (-1.0, 1.0, -2.0));
+        let stored = ternary(&block, Some(Mistake::SumNotSubtracted));
+        assert_eq!((stored[0], stored[1], stored[65]), (1.0, 2.0, 0.0));
+    }
+}
