@@ -5,6 +5,7 @@ mod bad_input;
 mod bench;
 mod chat;
 mod dying_engine;
+mod engines_of_others;
 mod exec;
 mod false_alarms;
 mod faults;
@@ -164,7 +165,6 @@ fn write_metadata(metadata: Metadata) -> PathBuf {
 }
 
 /// A file of ../shared, which not every checkout has.
-#[cfg(feature = "reference")]
 fn shared(path: &str) -> Option<PathBuf> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../shared/data")
