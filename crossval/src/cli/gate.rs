@@ -10,7 +10,6 @@ use reports::outcome::Outcome;
 use serde::Serialize;
 
 use super::report::{Files, read_report};
-use super::summary;
 use super::terminal::{self, Terminal};
 use crate::engine::Limits;
 use crate::environment::{self, Provenance};
@@ -149,7 +148,7 @@ pub(super) fn run(
                 .collect(),
         })?,
         false => {
-            let summaries = gated.map(|(path, report)| summary::render_gate(report, &path));
+            let summaries = gated.map(|(path, report)| reports::terminal::gate(report, &path));
             terminal.print(&summaries.collect::<Vec<_>>().join("\n"))?;
         }
     }

@@ -10,7 +10,6 @@ use reports::outcome::Outcome;
 use super::folder::Folder;
 use super::gate::{Rule, hold};
 use super::report::pointer;
-use super::summary;
 use super::terminal::Terminal;
 use crate::engine::{EngineSpec, Limits};
 use crate::environment::{self, Provenance};
@@ -194,7 +193,7 @@ pub(super) fn run(
     }
     match args.json {
         true => terminal.print_json(&report)?,
-        false => terminal.print(&(summary::render(&report) + &pointer(&written)))?,
+        false => terminal.print(&(reports::terminal::summary(&report) + &pointer(&written)))?,
     }
     Ok(report.verdict.outcome())
 }

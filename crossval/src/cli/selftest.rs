@@ -9,7 +9,7 @@ use reports::model::{Mode, Status};
 use reports::outcome::Outcome;
 
 use super::inspect::table;
-use super::terminal::{Terminal, colored};
+use super::terminal::Terminal;
 use crate::engine::{EngineSpec, Limits};
 use crate::environment::{self, Provenance};
 use crate::error::Error;
@@ -173,7 +173,10 @@ fn render(test: &SelfTest) -> String {
         ));
         out.push_str(&excluded(test));
     }
-    let verdict = colored(if test.passed() { "PASS" } else { "FAIL" });
+    let verdict = reports::terminal::status(match test.passed() {
+        true => Status::Pass,
+        false => Status::Fail,
+    });
     let located = all.iter().filter(|i| i.located).count();
     out.push_str(&format!(
         "\n{verdict}  {} of {} faults detected, {located} located, {} kinds\n",

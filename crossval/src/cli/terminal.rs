@@ -3,7 +3,6 @@
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
-use anstyle::AnsiColor;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
@@ -58,17 +57,6 @@ impl Terminal {
         let json = json.map_err(|e| Error::Internal(format!("the result as JSON: {e}")))?;
         write(&(json + "\n"))
     }
-}
-
-/// A verdict's word in its colour.
-pub(super) fn colored(word: &str) -> String {
-    let color = match word {
-        "PASS" => AnsiColor::Green,
-        "INCOMPLETE" => AnsiColor::Yellow,
-        _ => AnsiColor::Red,
-    };
-    let style = color.on_default().bold();
-    format!("{style}{word}{style:#}")
 }
 
 /// Says on standard error what is wrong; if that is gone, nobody wants to know.
