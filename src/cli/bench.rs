@@ -14,6 +14,7 @@ use super::terminal::{self, Terminal};
 use crossval::Error;
 use crossval::environment::{self, Provenance};
 use crossval::interrupt;
+use crossval::session::setup::Setup;
 use crossval::speed::bench::{BenchOptions, REPETITIONS, measure};
 use crossval::verdict;
 
@@ -93,12 +94,13 @@ pub(super) fn run(
     provenance: &Provenance,
     terminal: Terminal,
 ) -> Result<Outcome, Error> {
-    let launcher = args.limits.launcher();
     let options = BenchOptions {
-        launcher,
-        reference: args.reference.parse()?,
-        candidate: args.candidate.parse()?,
-        model: args.model,
+        setup: Setup {
+            launcher: args.limits.launcher(),
+            model: args.model,
+            reference: args.reference.parse()?,
+            candidate: args.candidate.parse()?,
+        },
         threads: unique(args.threads),
         prefill: unique(args.prefill),
         decode: args.decode,
