@@ -69,6 +69,7 @@ impl FromStr for Format {
         all.find(|format| format.name() == name)
             .ok_or_else(|| Error::UnknownFormat {
                 name: name.to_owned(),
+                known: Format::ALL.map(Format::name).join(", "),
             })
     }
 }

@@ -150,7 +150,7 @@ fn rows(report: &Report) -> Vec<(TimedPair<'_>, Role, &BenchRow)> {
 
 fn cells(pair: &TimedPair, role: Role, row: &BenchRow) -> Vec<String> {
     let (median, interval) = match measured(row) {
-        Some((m, format)) => number::measured(m, format),
+        Some((m, format)) => m.written(format),
         None => (number::NOT_MEASURED.to_owned(), String::new()),
     };
     let ratio = pair.ratio.filter(|_| role == Role::Candidate);
