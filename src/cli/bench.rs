@@ -1,7 +1,5 @@
 //! `crossval bench`.
 
-mod output;
-
 use std::path::PathBuf;
 
 use clap::ValueEnum;
@@ -124,8 +122,10 @@ pub(super) fn run(
     let written = args.files.write(&report)?;
     match args.print {
         _ if args.json => terminal.print_json(&report)?,
-        Print::Table => terminal.print(&(output::table(&report) + &pointer(&written)))?,
-        Print::Md => terminal.print(&output::markdown(&report))?,
+        Print::Table => {
+            terminal.print(&(reports::terminal::bench(&report) + &pointer(&written)))?
+        }
+        Print::Md => terminal.print(&reports::terminal::bench_markdown(&report))?,
         Print::Csv => terminal.print(&bench_csv(&report))?,
         Print::Jsonl => terminal.print(&bench_jsonl(&report))?,
     }

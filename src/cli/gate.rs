@@ -11,7 +11,6 @@ use serde::Serialize;
 
 use super::limits::LimitFlags;
 use super::report::{Files, read_report};
-use super::summary;
 use super::terminal::{self, Terminal};
 use crossval::Error;
 use crossval::environment::{self, Provenance};
@@ -151,7 +150,7 @@ pub(super) fn run(
                 .collect(),
         })?,
         false => {
-            let summaries = gated.map(|(path, report)| summary::render_gate(report, &path));
+            let summaries = gated.map(|(path, report)| reports::terminal::gate(report, &path));
             terminal.print(&summaries.collect::<Vec<_>>().join("\n"))?;
         }
     }

@@ -11,7 +11,6 @@ use super::folder::Folder;
 use super::gate::{Rule, hold};
 use super::limits::LimitFlags;
 use super::report::pointer;
-use super::summary;
 use super::terminal::Terminal;
 use crossval::Error;
 use crossval::engine::EngineSpec;
@@ -202,7 +201,7 @@ pub(super) fn run(
     }
     match args.json {
         true => terminal.print_json(&report)?,
-        false => terminal.print(&(summary::render(&report) + &pointer(&written)))?,
+        false => terminal.print(&(reports::terminal::summary(&report) + &pointer(&written)))?,
     }
     Ok(report.verdict.outcome())
 }

@@ -10,7 +10,7 @@ use reports::outcome::Outcome;
 
 use super::inspect::table;
 use super::limits::LimitFlags;
-use super::terminal::{Terminal, colored};
+use super::terminal::Terminal;
 use crossval::Error;
 use crossval::engine::EngineSpec;
 use crossval::environment::{self, Provenance};
@@ -187,7 +187,10 @@ fn render(test: &SelfTest) -> String {
         ));
         out.push_str(&excluded(test));
     }
-    let verdict = colored(if test.passed() { "PASS" } else { "FAIL" });
+    let verdict = reports::terminal::status(match test.passed() {
+        true => Status::Pass,
+        false => Status::Fail,
+    });
     let located = all.iter().filter(|i| i.located).count();
     out.push_str(&format!(
         "\n{verdict}  {} of {} faults detected, {located} located, {} kinds\n",

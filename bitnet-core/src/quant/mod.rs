@@ -1,7 +1,7 @@
 //! Formats of weights: how the matrices of a file are decoded, and multiplied with activations.
 //!
 //! A type of weights is a line of [`TensorType`]'s table and a `WeightFormat` in a file of its own here, registered
-//! in `FORMATS`. Where kernels of its own read its blocks, what they share with it is in [`blocks`](crate::blocks).
+//! in `FORMATS`. A type with kernels of its own shares the layout of its [`blocks`](crate::blocks) with them.
 
 pub(crate) mod activations;
 mod float;
