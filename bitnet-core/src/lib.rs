@@ -3,6 +3,7 @@
 //! Arithmetic follows BitNet.cpp where it defines the answer (int8 activations, exact ternary dot products,
 //! F16 KV cache), with one rounding rule and one reduction order for every batch size and thread count.
 
+pub mod blocks;
 pub mod kernels;
 pub mod model;
 pub mod pool;

@@ -347,7 +347,7 @@ fn i16_overflow_is_in_the_down_projection_and_nowhere_else() {
                 let name = format!("blk.{}.{product}.weight", i / 30);
                 let data = gguf.data(gguf.tensor(&name).unwrap()).unwrap();
                 let mut codes = vec![0; row.len()];
-                bitnet_core::quant::i2_s::quantize_row(row, &mut codes);
+                bitnet_core::blocks::i2_s::quantize_row(row, &mut codes);
                 largest_lane(&data[..row.len() / 4], &codes) > i32::from(i16::MAX)
             });
             let wrapping = wrapping.count();
