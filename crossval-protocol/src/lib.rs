@@ -2,7 +2,8 @@
 //!
 //! Whatever speaks it can be compared: `crossval run --candidate exec:COMMAND` starts the program and arguments of
 //! `COMMAND`, split as a shell does it, in the driver's working directory. `examples/` in the source tree has whole
-//! workers; those in C and C++ include `crossval-protocol/include/crossval_protocol.h`.
+//! workers to copy: in Rust (`examples/rust`, a [`Backend`] behind [`serve`], which needs no other crate of ours), in C
+//! (`examples/c`; C and C++ include `crossval-protocol/include/crossval_protocol.h`) and in Python (`examples/python`).
 //!
 //! A worker reads requests from its standard input and writes responses to its standard output. (Workers of
 //! this crate keep that descriptor to themselves and point descriptor 1 at standard error, since C++ libraries
