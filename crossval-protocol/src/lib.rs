@@ -25,8 +25,8 @@
 //! Token IDs are always payload, never JSON: each a u32, little-endian.
 //!
 //! # Versions
-//! [`Hello::protocol`] says which version a worker speaks; the driver refuses every one but its own ([`VERSION`]), without
-//! a look at the rest of the hello. What changed:
+//! [`Hello::protocol`] says which version a worker speaks; the driver refuses every one but its own ([`VERSION`]) and
+//! then does not look at the rest of the hello. What changed:
 //! - **2**: token IDs travel as payload everywhere. [`Request::Eval`], [`Request::Generate`] and
 //!   [`Response::Generated`] have no field `tokens` any more, [`Request::Judge`] has `n_tokens` in its place and the IDs
 //!   in front of its other values. The messages of the tokenizer are as they were.

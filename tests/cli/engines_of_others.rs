@@ -168,7 +168,7 @@ fn the_header_is_cpp_too() {
     }
 }
 
-/// The example in Rust, built as its author would: tests of the workspace build no programs but those of their own crate.
+/// The example in Rust, built as its author would: for a test, cargo builds no program of another crate.
 fn rust_engine() -> &'static str {
     static ENGINE: LazyLock<String> = LazyLock::new(|| {
         let output = Command::new(env!("CARGO"))
