@@ -290,10 +290,3 @@ void bn_kv_clear(bn_context * context) {
         return true;
     });
 }
-
-bn_timings bn_get_timings(bn_context * context) {
-    const llama_perf_context_data data = llama_perf_context(context->llama);
-    return {data.t_load_ms, data.t_p_eval_ms, data.t_eval_ms, data.n_p_eval, data.n_eval};
-}
-
-void bn_reset_timings(bn_context * context) { llama_perf_context_reset(context->llama); }

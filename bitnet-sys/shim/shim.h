@@ -118,16 +118,6 @@ bn_status bn_decode(bn_context *context, const int32_t *tokens, int32_t n, int32
 const float *bn_logits_row(bn_context *context, int32_t i);
 void bn_kv_clear(bn_context *context);
 
-typedef struct bn_timings {
-    double load_ms;
-    double prompt_ms; /* batches of two tokens or more */
-    double eval_ms;   /* batches of one token */
-    int32_t n_prompt;
-    int32_t n_eval;
-} bn_timings;
-bn_timings bn_get_timings(bn_context *context);
-void bn_reset_timings(bn_context *context);
-
 #ifdef __cplusplus
 }
 #endif

@@ -51,22 +51,6 @@ pub enum Logits {
     All,
 }
 
-/// Times measured by the library since the context was made or [`Context::reset_timings`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Timings {
-    /// Loading the model, milliseconds.
-    pub load_ms: f64,
-    /// Evaluating batches of two tokens or more, milliseconds.
-    pub prompt_ms: f64,
-    /// Tokens in those.
-    pub prompt_tokens: u32,
-    /// Evaluating single tokens, milliseconds.
-    pub eval_ms: f64,
-    /// Tokens in those.
-    pub eval_tokens: u32,
-}
-
 /// A KV cache of one sequence, and the buffers to evaluate its tokens. Keeps its model alive.
 #[derive(Debug)]
 pub struct Context {
@@ -163,8 +147,7 @@ impl Context {
 
     /// Evaluates tokens at the positions from `first_position`, which must be where the KV cache ends.
     ///
-    /// With an observer at most [`n_ubatch`](Self::n_ubatch) tokens are taken, so that one evaluation is one graph
-    /// and occurrences have a meaning.
+    /// With an observer at most [`n_ubatch`](Self::n_ubatch) tokens are taken, so that one evaluation is one graph.
     ///
     /// # Errors
     /// Arguments that do not fit leave the context as it was. After [`Error::Decode`], [`Error::Stopped`] and
@@ -281,25 +264,6 @@ impl Context {
         unsafe { ffi::bn_kv_clear(self.raw.as_ptr()) };
         self.n_past = 0;
         self.computed = (0, Logits::None);
-    }
-
-    /// Times measured by the library itself.
-    pub fn timings(&self) -> Timings {
-        // SAFETY: the context is alive.
-        let t = unsafe { ffi::bn_get_timings(self.raw.as_ptr()) };
-        Timings {
-            load_ms: t.load_ms,
-            prompt_ms: t.prompt_ms,
-            prompt_tokens: u32::try_from(t.n_prompt).unwrap_or(0),
-            eval_ms: t.eval_ms,
-            eval_tokens: u32::try_from(t.n_eval).unwrap_or(0),
-        }
-    }
-
-    /// Starts [`timings`](Self::timings) anew.
-    pub fn reset_timings(&mut self) {
-        // SAFETY: the context is alive.
-        unsafe { ffi::bn_reset_timings(self.raw.as_ptr()) }
     }
 }
 

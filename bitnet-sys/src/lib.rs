@@ -44,7 +44,7 @@ mod node;
 #[cfg(feature = "reference")]
 pub use self::{
     chat::apply_chat_template,
-    context::{Context, ContextOptions, Logits, Timings},
+    context::{Context, ContextOptions, Logits},
     error::Error,
     library::{LibraryFacts, library},
     log::take_log,

@@ -25,13 +25,6 @@ fn prefill_equals_single_steps_within_its_noise() {
         nmse(&prefill[1..], &prefill[..prefill.len() - 1]) > 1e-2,
         "rows differ from position to position"
     );
-
-    let timings = context.timings();
-    assert_eq!(timings.prompt_tokens as usize, tokens.len());
-    assert_eq!(timings.eval_tokens as usize, tokens.len());
-    assert!(timings.prompt_ms > 0.0 && timings.eval_ms > 0.0);
-    context.reset_timings();
-    assert!(context.timings().eval_tokens <= 1);
 }
 
 #[test]
