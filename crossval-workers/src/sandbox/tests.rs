@@ -18,7 +18,7 @@ const FOLDER: &str = "CROSSVAL_TEST_SANDBOX";
 fn again(test: &str, folder: &Path) -> Output {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--nocapture"])
-        .arg(format!("worker::sandbox::tests::{test}"))
+        .arg(format!("sandbox::tests::{test}"))
         .env(FOLDER, folder)
         .output()
         .unwrap()
