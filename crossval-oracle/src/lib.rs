@@ -27,9 +27,9 @@ use std::sync::Arc;
 
 use bitnet_model::gguf::Gguf;
 use bitnet_model::layout;
-use bitnet_model::tap::Tap;
+use bitnet_model::tap::{Tap, Width};
 
-pub use self::hyper::Hyperparameters;
+pub use self::hyper::{Hyperparameters, architectures};
 use self::inputs::{Inputs, TapAt};
 use self::maths::Rounding;
 use self::weights::{Matrix, vector};
@@ -129,20 +129,13 @@ impl Oracle {
     /// If the embedding is missing.
     pub fn width(&self, tap: Tap, batch: Batch) -> Result<usize, OracleError> {
         let h = &self.hyper;
-        Ok(match tap {
-            Tap::Q | Tap::QRope | Tap::AttnOut | Tap::AttnSubNorm => h.n_head * h.head_dim,
-            Tap::K | Tap::V | Tap::KRope | Tap::KCache | Tap::VCache => h.n_head_kv * h.head_dim,
-            Tap::AttnProbs => h.n_head * batch.n_kv(),
-            Tap::FfnGate | Tap::FfnUp | Tap::FfnAct | Tap::FfnSubNorm => h.n_ff,
-            Tap::Logits => self.n_vocab()?,
-            Tap::Embd
-            | Tap::AttnNorm
-            | Tap::AttnProj
-            | Tap::FfnInp
-            | Tap::FfnNorm
-            | Tap::FfnDown
-            | Tap::LayerOut
-            | Tap::FinalNorm => h.n_embd,
+        Ok(match tap.width() {
+            Width::Embd => h.n_embd,
+            Width::Heads => h.n_head * h.head_dim,
+            Width::KvHeads => h.n_head_kv * h.head_dim,
+            Width::Probabilities => h.n_head * batch.n_kv(),
+            Width::Ff => h.n_ff,
+            Width::Vocab => self.n_vocab()?,
         })
     }
 
