@@ -1,6 +1,6 @@
 //! Tensors, decoded one weight at a time from the formats' definitions (ggml's `ggml-common.h`, BitNet.cpp's
 //! `ggml-bitnet-mad.cpp`). Nothing of `bitnet-core`'s decoding is used, and none of its geometry: two readings of a
-//! format that agree are worth more than one. All that is known of a type is its line of [`FORMATS`].
+//! format that agree are worth more than one. All that is known of a type is its entry in `FORMATS`.
 
 use bitnet_model::gguf::{Gguf, TensorInfo, TensorType};
 use half::{bf16, f16};

@@ -224,13 +224,11 @@ fn places_of<'a>(kind: &'a FaultKind, control: &Report) -> Vec<Place<'a>> {
 }
 
 fn with_fault(options: &RunOptions, place: &Place) -> Result<Report, Error> {
-    let options = RunOptions {
-        candidate: EngineSpec::Rust {
-            fault: Some(place.fault()),
-        },
-        modes: vec![Mode::Isolated],
-        ..options.clone()
+    let mut options = options.clone();
+    options.setup.candidate = EngineSpec::Rust {
+        fault: Some(place.fault()),
     };
+    options.scope.modes = vec![Mode::Isolated];
     parity::run(&options, Progress::silent())
 }
 

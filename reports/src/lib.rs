@@ -1,5 +1,5 @@
-//! The cross-validation report: data model, JSON Schema, charts, and the writers of HTML, Markdown, JUnit, CSV and
-//! JSON lines; and two reports side by side.
+//! The cross-validation report: data model, JSON Schema, charts, and the writers of HTML, Markdown, JUnit, CSV, JSON
+//! lines and for a terminal; and two reports side by side.
 //!
 //! Depends on no engine: a report renders again from its JSON alone. Every string in a report counts as
 //! untrusted: the writers escape all of them, and no report that parses makes a writer panic.
@@ -19,10 +19,10 @@ pub mod number;
 pub mod outcome;
 pub mod records;
 mod staged;
+pub mod terminal;
 mod write;
 
 pub use error::Error;
-pub use facts::bench_notes;
 pub use model::Report;
 pub use staged::StagedFile;
 pub use write::{Format, write_comparison, write_dir};

@@ -1,7 +1,5 @@
 //! `crossval bench`.
 
-mod output;
-
 use std::path::PathBuf;
 
 use clap::ValueEnum;
@@ -16,6 +14,7 @@ use super::terminal::{self, Terminal};
 use crossval::Error;
 use crossval::environment::{self, Provenance};
 use crossval::interrupt;
+use crossval::session::setup::Setup;
 use crossval::speed::bench::{BenchOptions, REPETITIONS, measure};
 use crossval::verdict;
 
@@ -95,12 +94,13 @@ pub(super) fn run(
     provenance: &Provenance,
     terminal: Terminal,
 ) -> Result<Outcome, Error> {
-    let launcher = args.limits.launcher();
     let options = BenchOptions {
-        launcher,
-        reference: args.reference.parse()?,
-        candidate: args.candidate.parse()?,
-        model: args.model,
+        setup: Setup {
+            launcher: args.limits.launcher(),
+            model: args.model,
+            reference: args.reference.parse()?,
+            candidate: args.candidate.parse()?,
+        },
         threads: unique(args.threads),
         prefill: unique(args.prefill),
         decode: args.decode,
@@ -124,8 +124,10 @@ pub(super) fn run(
     let written = args.files.write(&report)?;
     match args.print {
         _ if args.json => terminal.print_json(&report)?,
-        Print::Table => terminal.print(&(output::table(&report) + &pointer(&written)))?,
-        Print::Md => terminal.print(&output::markdown(&report))?,
+        Print::Table => {
+            terminal.print(&(reports::terminal::bench(&report) + &pointer(&written)))?
+        }
+        Print::Md => terminal.print(&reports::terminal::bench_markdown(&report))?,
         Print::Csv => terminal.print(&bench_csv(&report))?,
         Print::Jsonl => terminal.print(&bench_jsonl(&report))?,
     }

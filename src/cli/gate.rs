@@ -11,12 +11,11 @@ use serde::Serialize;
 
 use super::limits::LimitFlags;
 use super::report::{Files, read_report};
-use super::summary;
 use super::terminal::{self, Terminal};
 use crossval::Error;
 use crossval::environment::{self, Provenance};
 use crossval::interrupt;
-use crossval::speed::gate::{self, Again, Baseline, MAX_REGRESSION, measure_again};
+use crossval::speed::gate::{self, Again, Baseline, MAX_REGRESSION, Standard, measure_again};
 
 /// When a series is red, for `--help`.
 const NOTES: &str = "\
@@ -115,8 +114,8 @@ pub(super) fn run(
         // The next that repeats it, around the end.
         let others = reports[i + 1..].iter().chain(&reports[..i]);
         let before = report.clone();
-        let gate = (args.baseline.as_path(), baseline.as_ref());
-        hold(report, gate, args.rule, &mut |tests| match others
+        let standard = args.rule.standard(&args.baseline, baseline.as_ref());
+        hold(report, standard, &mut |tests| match others
             .clone()
             .find(|other| gate::repeats(other, &before, tests))
         {
@@ -151,7 +150,7 @@ pub(super) fn run(
                 .collect(),
         })?,
         false => {
-            let summaries = gated.map(|(path, report)| summary::render_gate(report, &path));
+            let summaries = gated.map(|(path, report)| reports::terminal::gate(report, &path));
             terminal.print(&summaries.collect::<Vec<_>>().join("\n"))?;
         }
     }
@@ -159,18 +158,27 @@ pub(super) fn run(
 }
 
 /// Holds a report against the baseline. One that was interrupted is not timed once more.
-pub(super) fn hold(
-    report: &mut Report,
-    gate: (&Path, Option<&Baseline>),
-    rule: Rule,
-    again: &mut Again,
-) {
+pub(super) fn hold(report: &mut Report, standard: Standard, again: &mut Again) {
     if interrupt::received().is_none() {
-        gate::apply(report, gate, (rule.max_regression.0, rule.update), again);
+        gate::apply(report, standard, again);
     }
 }
 
 impl Rule {
+    /// What a report is held against by this rule.
+    pub(super) fn standard<'a>(
+        self,
+        path: &'a Path,
+        baseline: Option<&'a Baseline>,
+    ) -> Standard<'a> {
+        Standard {
+            path,
+            baseline,
+            max_regression: self.max_regression.0,
+            accepted: self.update,
+        }
+    }
+
     /// Takes a report that was held against the baseline into it, if that is asked for and nothing is wrong with it;
     /// returns what the baseline is then.
     ///

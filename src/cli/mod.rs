@@ -12,7 +12,6 @@ mod record;
 mod report;
 mod run;
 mod selftest;
-mod summary;
 mod synth;
 mod terminal;
 mod tokenize;

@@ -11,16 +11,16 @@ use super::folder::Folder;
 use super::gate::{Rule, hold};
 use super::limits::LimitFlags;
 use super::report::pointer;
-use super::summary;
 use super::terminal::Terminal;
 use crossval::Error;
 use crossval::engine::EngineSpec;
 use crossval::environment::{self, Provenance};
 use crossval::interrupt;
 use crossval::known::Ledger;
-use crossval::parity::{RunOptions, TextSource};
+use crossval::parity::{RunOptions, Scope, TextSource, Texts};
 use crossval::profile::Profile;
 use crossval::session::prompts::PromptSource;
+use crossval::session::setup::Setup;
 use crossval::speed::gate::{Baseline, measure_again};
 use crossval::verdict;
 use crossval_trace::Trace;
@@ -143,22 +143,29 @@ pub(super) fn run(
     }
     let recorded = trace.map(|t| t.info().n_predict);
     let options = RunOptions {
-        launcher,
-        reference,
-        candidate,
-        prompts,
-        chat: args.chat,
-        text: text(args.text.as_deref(), args.chunks)?,
-        strings: STRINGS,
-        n_predict: args.n_predict.or(recorded).unwrap_or(DEFAULT_N_PREDICT),
-        threads: args.threads,
-        modes: match args.mode {
-            None => Vec::new(),
-            Some(ModeArg::Both) => vec![Mode::Isolated, Mode::Cumulative],
-            Some(ModeArg::Isolated) => vec![Mode::Isolated],
-            Some(ModeArg::Cumulative) => vec![Mode::Cumulative],
+        setup: Setup {
+            launcher,
+            model: args.model,
+            reference,
+            candidate,
         },
-        profile: Profile::open(&args.profile)?,
+        texts: Texts {
+            prompts,
+            chat: args.chat,
+            text: text(args.text.as_deref(), args.chunks)?,
+            strings: STRINGS,
+        },
+        scope: Scope {
+            n_predict: args.n_predict.or(recorded).unwrap_or(DEFAULT_N_PREDICT),
+            threads: args.threads,
+            modes: match args.mode {
+                None => Vec::new(),
+                Some(ModeArg::Both) => vec![Mode::Isolated, Mode::Cumulative],
+                Some(ModeArg::Isolated) => vec![Mode::Isolated],
+                Some(ModeArg::Cumulative) => vec![Mode::Cumulative],
+            },
+            profile: Profile::open(&args.profile)?,
+        },
         known: match &args.known {
             Some(file) => Ledger::open(file)?,
             None => Ledger::default(),
@@ -168,7 +175,6 @@ pub(super) fn run(
             .map(|a| a.to_string_lossy().into_owned())
             .collect(),
         environment: environment::describe(provenance),
-        model: args.model,
     };
     let folder = Folder::claim(&args.out)?;
     let baseline = match &args.baseline {
@@ -179,16 +185,12 @@ pub(super) fn run(
     let mut report = bar.during(|progress| crossval::parity::run(&options, progress))?;
     if let Some(file) = &args.baseline {
         let before = report.clone();
-        hold(
-            &mut report,
-            (file, baseline.as_ref()),
-            args.rule,
-            &mut |tests| {
-                bar.during(|progress| {
-                    measure_again(&launcher, &before, tests, &before.environment, progress)
-                })
-            },
-        );
+        let standard = args.rule.standard(file, baseline.as_ref());
+        hold(&mut report, standard, &mut |tests| {
+            bar.during(|progress| {
+                measure_again(&launcher, &before, tests, &before.environment, progress)
+            })
+        });
     }
     drop(bar);
     if let Some(interruption) = interrupt::received() {
@@ -202,7 +204,7 @@ pub(super) fn run(
     }
     match args.json {
         true => terminal.print_json(&report)?,
-        false => terminal.print(&(summary::render(&report) + &pointer(&written)))?,
+        false => terminal.print(&(reports::terminal::summary(&report) + &pointer(&written)))?,
     }
     Ok(report.verdict.outcome())
 }

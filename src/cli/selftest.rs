@@ -10,14 +10,15 @@ use reports::outcome::Outcome;
 
 use super::inspect::table;
 use super::limits::LimitFlags;
-use super::terminal::{Terminal, colored};
+use super::terminal::Terminal;
 use crossval::Error;
 use crossval::engine::EngineSpec;
 use crossval::environment::{self, Provenance};
-use crossval::parity::RunOptions;
+use crossval::parity::{RunOptions, Scope, Texts};
 use crossval::profile::Profile;
 use crossval::selftest::{FaultKind, Injected, SelfTest, selftest};
 use crossval::session::prompts::PromptSource;
+use crossval::session::setup::Setup;
 use crossval_workers::fault;
 
 const DEMO_MODEL: &[u8] = include_bytes!("../../assets/tiny-bitnet.gguf");
@@ -60,25 +61,30 @@ pub(super) fn run(
     provenance: &Provenance,
     terminal: Terminal,
 ) -> Result<Outcome, Error> {
-    let launcher = args.limits.launcher();
     let demo = bundled().map_err(|e| Error::io(std::env::temp_dir(), e))?;
     let options = RunOptions {
-        launcher,
-        model: args.model.unwrap_or_else(|| demo.path().to_owned()),
-        reference: args.reference.parse()?,
-        candidate: EngineSpec::Rust { fault: None },
-        prompts: vec![PromptSource::Text {
-            text: PROMPT.into(),
-            source: "default".into(),
-        }],
-        chat: false,
-        // The faults are not in the tokenizer.
-        strings: 0,
-        text: None,
-        n_predict: 0,
-        threads: 1,
-        modes: vec![Mode::Isolated],
-        profile: Profile::open(&args.profile)?,
+        setup: Setup {
+            launcher: args.limits.launcher(),
+            model: args.model.unwrap_or_else(|| demo.path().to_owned()),
+            reference: args.reference.parse()?,
+            candidate: EngineSpec::Rust { fault: None },
+        },
+        texts: Texts {
+            prompts: vec![PromptSource::Text {
+                text: PROMPT.into(),
+                source: "default".into(),
+            }],
+            chat: false,
+            text: None,
+            // The faults are not in the tokenizer.
+            strings: 0,
+        },
+        scope: Scope {
+            n_predict: 0,
+            threads: 1,
+            modes: vec![Mode::Isolated],
+            profile: Profile::open(&args.profile)?,
+        },
         bench: false,
         known: Default::default(),
         command: Vec::new(),
@@ -187,7 +193,10 @@ fn render(test: &SelfTest) -> String {
         ));
         out.push_str(&excluded(test));
     }
-    let verdict = colored(if test.passed() { "PASS" } else { "FAIL" });
+    let verdict = reports::terminal::status(match test.passed() {
+        true => Status::Pass,
+        false => Status::Fail,
+    });
     let located = all.iter().filter(|i| i.located).count();
     out.push_str(&format!(
         "\n{verdict}  {} of {} faults detected, {located} located, {} kinds\n",

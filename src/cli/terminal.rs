@@ -3,7 +3,6 @@
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
-use anstyle::AnsiColor;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
@@ -87,17 +86,6 @@ impl Drop for Bar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }
-}
-
-/// A verdict's word in its colour.
-pub(super) fn colored(word: &str) -> String {
-    let color = match word {
-        "PASS" => AnsiColor::Green,
-        "INCOMPLETE" => AnsiColor::Yellow,
-        _ => AnsiColor::Red,
-    };
-    let style = color.on_default().bold();
-    format!("{style}{word}{style:#}")
 }
 
 /// Says on standard error what is wrong; if that is gone, nobody wants to know.

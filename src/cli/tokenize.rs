@@ -8,6 +8,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crossval_protocol::EncodeOptions;
+use reports::model::Role;
 use reports::number;
 use reports::outcome::Outcome;
 use serde::{Serialize, Serializer};
@@ -16,12 +17,13 @@ use serde_json::{Value, json};
 use super::limits::LimitFlags;
 use super::terminal::Terminal;
 use crossval::Error;
-use crossval::engine::{Engine, EngineError, EngineSpec};
+use crossval::engine::{Engine, EngineError, EngineSpec, Failed, by};
 use crossval::progress::Progress;
 use crossval::session::chat;
-use crossval::session::lockstep::Side;
+use crossval::session::pair::Pair;
+use crossval::session::setup::Setup;
 use crossval::stats;
-use crossval::tokens::{Answer, Comparison, Engines, Pair, escape};
+use crossval::tokens::{self, Answer, Compared, Tokenizers, escape};
 use crossval_protocol::{MAX_TEXT, VocabFacts};
 
 /// Outputs of more tokens are not shown token by token.
@@ -99,28 +101,34 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
             "--reference and --candidate are both {reference}"
         )));
     }
+    let setup = Setup {
+        launcher,
+        model: args.model.clone(),
+        reference,
+        candidate,
+    };
     if let Some(count) = args.fuzz {
         let corpus = args.file.as_deref().map(read).transpose()?;
-        let engines = Engines::load(&launcher, &reference, &candidate, &args.model)?;
+        let engines = Tokenizers::load(&setup)?;
         return fuzz::run(&args, engines, count, corpus, terminal);
     }
     let text = args.text()?;
-    let engines = Engines::load(&launcher, &reference, &candidate, &args.model)?;
+    let engines = Tokenizers::load(&setup)?;
     let (text, options) = args.input(text, &engines.facts)?;
     compare(&args, engines, &text, options, terminal)
 }
 
 fn compare(
     args: &Args,
-    mut engines: Engines,
+    mut engines: Tokenizers,
     text: &[u8],
     options: EncodeOptions,
     terminal: Terminal,
 ) -> Result<Outcome, Error> {
     engines.reference.set_task("tokenizing");
     engines.candidate.set_task("tokenizing");
-    let comparison = engines.pair().compare(text, options);
-    let comparison = comparison.map_err(|side| engines.failed(side, "on the text"))?;
+    let comparison = tokens::compare(&mut engines.pair(), text, options);
+    let comparison = comparison.map_err(|failed| engines.failed(failed, "on the text"))?;
     let times = match (&comparison.candidate, &comparison.reference) {
         (Ok(_), Ok(_)) if args.file.is_some() => {
             let repetitions = args.reps.unwrap_or(1);
@@ -128,7 +136,7 @@ fn compare(
             let times = terminal
                 .bar()
                 .during(|progress| Times::measure(pair, text, options, repetitions, progress));
-            times.map_err(|side| engines.failed(side, "on the text, timed"))?
+            times.map_err(|failed| engines.failed(failed, "on the text, timed"))?
         }
         _ => None,
     };
@@ -154,7 +162,7 @@ fn compare(
         }
     } else {
         let shown = table::render(&mut engines, text, options, &comparison);
-        terminal.print(&shown.map_err(|side| engines.failed(side, "showing the tokens"))?)?;
+        terminal.print(&shown.map_err(|failed| engines.failed(failed, "showing the tokens"))?)?;
         if let Some(times) = times {
             terminal.print(&times.line(&names, text.len()))?;
         }
@@ -213,7 +221,7 @@ fn read(file: &Path) -> Result<Vec<u8>, Error> {
 
 /// What the JSON says beyond the tokens, where the engines differ or refuse.
 fn differences(
-    comparison: &Comparison,
+    comparison: &Compared,
     [candidate, reference]: &[String; 2],
 ) -> Vec<(String, Value)> {
     let mut out = Vec::new();
@@ -278,7 +286,7 @@ impl Times {
         options: EncodeOptions,
         repetitions: u32,
         progress: Progress,
-    ) -> Result<Option<Times>, Side> {
+    ) -> Result<Option<Times>, Failed> {
         progress.stage("timing");
         progress.steps(2 * u64::from(repetitions));
         let mut times = Times {
@@ -289,17 +297,14 @@ impl Times {
             Ok(engine.tokenize(text, options)?.1)
         };
         for repetition in 0..repetitions {
-            for turn in 0..2 {
-                let (ms, times) = match (repetition + turn) % 2 {
-                    0 => (
-                        time(pair.candidate).map_err(Side::Candidate)?,
-                        &mut times.candidate,
-                    ),
-                    _ => (
-                        time(pair.reference).map_err(Side::Reference)?,
-                        &mut times.reference,
-                    ),
-                };
+            let mut turns = [Role::Candidate, Role::Reference];
+            if repetition % 2 == 1 {
+                turns.reverse();
+            }
+            for role in turns {
+                let engine = role.of(&mut *pair.reference, &mut *pair.candidate);
+                let ms = time(engine).map_err(by(role))?;
+                let times = role.of(&mut times.reference, &mut times.candidate);
                 progress.done(1);
                 match ms {
                     Some(ms) => times.push(ms),

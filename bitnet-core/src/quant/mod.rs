@@ -1,7 +1,7 @@
 //! Formats of weights: how they lie in the file, or in memory, and how activations are quantised for them.
 //!
-//! A type of weights is a line of [`TensorType`]'s table and a [`WeightFormat`] in a file of its own here, registered
-//! in [`FORMATS`]. Rounding follows ggml, so that integer dot products are the reference's to the bit.
+//! A type of weights is a line of [`TensorType`]'s table and a `WeightFormat` in a file of its own here, registered
+//! in `FORMATS`. Rounding follows ggml, so that integer dot products are the reference's to the bit.
 
 pub(crate) mod activations;
 mod float;

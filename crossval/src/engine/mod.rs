@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use reports::model::EngineFailure;
+use reports::model::{EngineFailure, Role};
 
 pub use self::limits::Limits;
 use self::pipe::Timed;
@@ -55,6 +55,20 @@ pub enum EngineError {
     },
     /// The worker died or broke the protocol; it is gone.
     Failed(EngineFailure),
+}
+
+/// An engine that failed in the midst of a comparison.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// Which of the two.
+    pub role: Role,
+    /// How.
+    pub error: EngineError,
+}
+
+/// Makes the error of an engine that of a comparison in which it has this role.
+pub fn by(role: Role) -> impl Fn(EngineError) -> Failed {
+    move |error| Failed { role, error }
 }
 
 /// How workers are started.

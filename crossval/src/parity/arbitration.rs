@@ -3,20 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bitnet_model::tap::Tap;
+use crossval_oracle::inputs::{TapAt, needs};
+use crossval_protocol::{JudgeRequest, RowJudgement, TapHeader, token_bytes};
 use half::f16;
-use reports::model::{Arbitration, AtFault, Divergence, Judgement, Mode, Prompt};
+use reports::model::{Arbitration, AtFault, Divergence, Judgement, Mode, Role};
 
-use super::RunOptions;
-use super::comparison::Comparison;
+use super::plan::Plan;
 use crate::compare::finite;
 use crate::compare::tap::row_nmse;
-use crate::engine::{Engine, EngineError, EngineSpec};
-use crate::session::batches::{batches, rows};
-use crate::session::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side, aligned};
+use crate::engine::{Engine, EngineError, EngineSpec, Failed, by};
+use crate::session::batches::{Sequence, rows};
+use crate::session::loaded::Loaded;
+use crate::session::lockstep::{self, Evaluation, ReferenceHashes, RowAt, RowSink, aligned};
 use crate::session::pair::Pair;
-use crate::session::settings::COMPARED_UBATCH;
-use crossval_oracle::inputs::{TapAt, needs};
-use crossval_protocol::{JudgeRequest, ModelFacts, RowJudgement, TapHeader, token_bytes};
+use crate::session::setup::Setup;
 
 /// Has the oracle judge a divergence, puts what it says there, and returns the engine at fault; `None` without a ruling.
 ///
@@ -24,18 +24,19 @@ use crossval_protocol::{JudgeRequest, ModelFacts, RowJudgement, TapHeader, token
 /// The engine that failed when it was asked again.
 pub(super) fn arbitrate(
     divergence: &mut Divergence,
-    pair: &mut Pair,
-    options: &RunOptions,
-    comparison: &Comparison,
-) -> Result<Option<AtFault>, Side> {
-    match hear(pair, options, comparison, divergence) {
+    engines: &mut Loaded,
+    setup: &Setup,
+    plan: &Plan,
+    sequence: Sequence,
+) -> Result<Option<AtFault>, Failed> {
+    match hear(engines, setup, plan, sequence, divergence) {
         Ok(ruling) => {
             divergence.oracle = ruling.value;
             divergence.hint = ruling.hint;
             divergence.arbitration = ruling.arbitration;
             Ok(Some(ruling.at_fault))
         }
-        Err(NoRuling::Engine(side)) => Err(side),
+        Err(NoRuling::Engine(failed)) => Err(failed),
         Err(NoRuling::Oracle(e)) => {
             divergence.hint = Some(format!(
                 "no ruling: {}",
@@ -58,14 +59,14 @@ struct Ruling {
 /// Why there is no ruling.
 enum NoRuling {
     /// An engine failed when it was asked again.
-    Engine(Side),
+    Engine(Failed),
     /// The oracle failed, or does not know the model.
     Oracle(EngineError),
 }
 
-impl From<Side> for NoRuling {
-    fn from(side: Side) -> NoRuling {
-        NoRuling::Engine(side)
+impl From<Failed> for NoRuling {
+    fn from(failed: Failed) -> NoRuling {
+        NoRuling::Engine(failed)
     }
 }
 
@@ -109,13 +110,13 @@ impl Wanted {
 }
 
 /// Takes rows of both engines from the lockstep.
-struct Sink<'a> {
+struct Both<'a> {
     wanted: &'a Wanted,
     reference: Captured,
     candidate: Captured,
 }
 
-impl Sink<'_> {
+impl Both<'_> {
     fn keep(&mut self, at: RowAt, reference: &[u8], candidate: &[u8]) {
         let place = (at.tap, at.layer);
         if self.wanted.wants(place, at.position) {
@@ -130,7 +131,7 @@ impl Sink<'_> {
     }
 }
 
-impl RowSink for Sink<'_> {
+impl RowSink for Both<'_> {
     fn row_f32(&mut self, at: RowAt, reference: &[f32], candidate: &[f32]) {
         let bytes = bytemuck::cast_slice;
         self.keep(at, bytes(reference), bytes(candidate));
@@ -144,140 +145,129 @@ impl RowSink for Sink<'_> {
 
 /// Asks both engines again up to the divergence, and has the oracle judge what they say.
 fn hear(
-    pair: &mut Pair,
-    options: &RunOptions,
-    comparison: &Comparison,
+    engines: &mut Loaded,
+    setup: &Setup,
+    plan: &Plan,
+    sequence: Sequence,
     divergence: &Divergence,
 ) -> Result<Ruling, NoRuling> {
-    let (prompt, taps) = (&comparison.prompts[divergence.prompt], &comparison.taps);
     // Something else may have been measured since.
-    pair.configure(comparison.settings)?;
-    let facts = pair.facts.clone();
-    let task = format!(
+    engines.configure(plan.settings)?;
+    let pair = &mut engines.pair();
+    pair.set_task(&format!(
         "evaluating prompt {} again, for the oracle",
         divergence.prompt
-    );
-    let (reference, candidate) = pair.engines();
-    reference.set_task(&task);
-    candidate.set_task(&task);
-    let mut court = Court::open(options, &facts, prompt, divergence)?;
-    let names = [reference.name().to_owned(), candidate.name().to_owned()];
+    ));
+    let mut court = Court::open(setup, plan, sequence, divergence)?;
     let Ok(tap) = divergence.tap.parse::<Tap>() else {
         return Ok(Ruling::undetermined(NOT_REPEATED));
     };
     let at = (tap, divergence.layer);
     match divergence.mode {
-        Mode::Isolated => {
-            let wanted = Wanted {
-                position: divergence.position,
-                layers: Some(
-                    court
-                        .needs(at)
-                        .into_iter()
-                        .map(|(_, layer)| layer)
-                        .collect(),
-                ),
-            };
-            let mut sink = Sink {
-                wanted: &wanted,
-                reference: Captured::default(),
-                candidate: Captured::default(),
-            };
-            for (first_position, tokens) in court.batches() {
-                let batch = Batch {
-                    first_position,
-                    tokens,
-                    taps,
-                    isolated: true,
-                };
-                let hashes = &mut ReferenceHashes::default();
-                lockstep::evaluate(reference, candidate, batch, hashes, &mut sink)?;
-            }
-            let rows = [&sink.reference, &sink.candidate].map(|c| c.row(at, divergence.position));
-            let [Some(of_reference), Some(of_candidate)] = rows else {
-                return Ok(Ruling::undetermined(NOT_REPEATED));
-            };
-            let again = nmse(tap, of_reference, of_candidate);
-            if finite(again) != divergence.nmse {
-                return Ok(Ruling::undetermined(NOT_REPEATED));
-            }
-            let (value, judged) =
-                court.judge(at, &sink.reference, &[of_reference, of_candidate])?;
-            let mut judged = judged.into_iter();
-            let (Some(reference), Some(candidate)) = (judged.next(), judged.next()) else {
-                return Ok(Ruling::undetermined(NOT_REPEATED));
-            };
-            Ok(Ruling::of(names, at, value, reference, candidate))
-        }
-        // Each engine went its own way: is every stage of it right, given its own inputs?
-        Mode::Cumulative => {
-            let mut judgements = Vec::new();
-            for (engine, side) in [
-                (reference, Side::Reference as fn(EngineError) -> Side),
-                (candidate, Side::Candidate),
-            ] {
-                let captured = court.capture(engine, taps).map_err(side)?;
-                judgements.push(court.first_wrong_stage(&captured, taps)?);
-            }
-            let mut judgements = judgements.into_iter().flatten();
-            match (judgements.next(), judgements.next()) {
-                (Some(reference), Some(candidate)) => {
-                    let mut ruling = Ruling::of(names, at, None, reference, candidate);
-                    // What came before the position may be at fault too.
-                    if ruling.at_fault == AtFault::None {
-                        ruling.at_fault = AtFault::Undetermined;
-                        ruling.hint = Some(format!(
-                            "no ruling: every stage of both engines is right at position {}, from its own inputs",
-                            divergence.position
-                        ));
-                    }
-                    Ok(ruling)
-                }
-                _ => Ok(Ruling::undetermined(NOT_REPEATED)),
-            }
-        }
+        Mode::Isolated => court.one_stage(pair, at),
+        Mode::Cumulative => court.all_stages(pair, at),
     }
 }
 
 /// The oracle, and the case before it.
 struct Court<'a> {
     oracle: Engine,
-    options: &'a RunOptions,
-    facts: &'a ModelFacts,
-    prompt: &'a Prompt,
+    plan: &'a Plan<'a>,
+    sequence: Sequence<'a>,
     divergence: &'a Divergence,
 }
 
 impl<'a> Court<'a> {
     fn open(
-        options: &'a RunOptions,
-        facts: &'a ModelFacts,
-        prompt: &'a Prompt,
+        setup: &Setup,
+        plan: &'a Plan<'a>,
+        sequence: Sequence<'a>,
         divergence: &'a Divergence,
     ) -> Result<Court<'a>, NoRuling> {
-        let mut oracle = options
-            .launcher
-            .start_another(&EngineSpec::Oracle, None)
-            .map_err(NoRuling::Oracle)?;
-        oracle.load(&options.model).map_err(NoRuling::Oracle)?;
+        let oracle = setup.launcher.start_another(&EngineSpec::Oracle, None);
+        let mut oracle = oracle.map_err(NoRuling::Oracle)?;
+        oracle.load(&setup.model).map_err(NoRuling::Oracle)?;
         oracle.set_task("judging");
         Ok(Court {
             oracle,
-            options,
-            facts,
-            prompt,
+            plan,
+            sequence,
             divergence,
         })
     }
 
+    /// Both engines have computed a stage from the reference's values.
+    fn one_stage(&mut self, pair: &mut Pair, at: TapAt) -> Result<Ruling, NoRuling> {
+        let position = self.divergence.position;
+        let layers = self.needs(at).into_iter().map(|(_, layer)| layer);
+        let wanted = Wanted {
+            position,
+            layers: Some(layers.collect()),
+        };
+        let mut both = Both {
+            wanted: &wanted,
+            reference: Captured::default(),
+            candidate: Captured::default(),
+        };
+        for (first_position, tokens) in self.batches() {
+            let evaluation = Evaluation {
+                first_position,
+                tokens,
+                taps: &self.plan.taps,
+                isolated: true,
+            };
+            let hashes = &mut ReferenceHashes::default();
+            lockstep::evaluate(pair, evaluation, hashes, &mut both)?;
+        }
+        let rows = [&both.reference, &both.candidate].map(|c| c.row(at, position));
+        let [Some(of_reference), Some(of_candidate)] = rows else {
+            return Ok(Ruling::undetermined(NOT_REPEATED));
+        };
+        if finite(nmse(at.0, of_reference, of_candidate)) != self.divergence.nmse {
+            return Ok(Ruling::undetermined(NOT_REPEATED));
+        }
+        let (value, judged) = self.judge(at, &both.reference, &[of_reference, of_candidate])?;
+        let mut judged = judged.into_iter();
+        let (Some(reference), Some(candidate)) = (judged.next(), judged.next()) else {
+            return Ok(Ruling::undetermined(NOT_REPEATED));
+        };
+        let judged = Arbitration {
+            reference,
+            candidate,
+        };
+        Ok(Ruling::of(pair, at, value, judged))
+    }
+
+    /// Each engine went its own way: is every stage of it right, given its own inputs?
+    fn all_stages(&mut self, pair: &mut Pair, at: TapAt) -> Result<Ruling, NoRuling> {
+        let mut first_wrong = |role| {
+            let captured = self.capture(pair.engine(role)).map_err(by(role))?;
+            self.first_wrong_stage(&captured)
+        };
+        let (reference, candidate) = (first_wrong(Role::Reference)?, first_wrong(Role::Candidate)?);
+        let (Some(reference), Some(candidate)) = (reference, candidate) else {
+            return Ok(Ruling::undetermined(NOT_REPEATED));
+        };
+        let judged = Arbitration {
+            reference,
+            candidate,
+        };
+        let mut ruling = Ruling::of(pair, at, None, judged);
+        // What came before the position may be at fault too.
+        if ruling.at_fault == AtFault::None {
+            ruling.at_fault = AtFault::Undetermined;
+            ruling.hint = Some(format!(
+                "no ruling: every stage of both engines is right at position {}, from its own inputs",
+                self.divergence.position
+            ));
+        }
+        Ok(ruling)
+    }
+
     /// The batches of the comparison, up to the one of the divergence.
     fn batches(&self) -> Vec<(usize, &'a [u32])> {
-        let Prompt {
-            tokens,
-            decode_tokens,
-            ..
-        } = self.prompt;
-        batches(tokens, decode_tokens, COMPARED_UBATCH)
+        let batches = self.sequence.batches(self.plan.settings.n_ubatch);
+        batches
             .take_while(|&(first_position, _)| first_position <= self.divergence.position)
             .collect()
     }
@@ -289,8 +279,8 @@ impl<'a> Court<'a> {
 
     /// The inputs of a stage.
     fn needs(&self, at: TapAt) -> Vec<TapAt> {
-        let sub_norms = self.facts.taps.contains(&Tap::AttnSubNorm);
-        let needs = needs(at.0, at.1, self.facts.n_layer, sub_norms);
+        let sub_norms = self.plan.facts.taps.contains(&Tap::AttnSubNorm);
+        let needs = needs(at.0, at.1, self.plan.facts.n_layer, sub_norms);
         needs.iter().map(|need| need.at).chain([at]).collect()
     }
 
@@ -302,10 +292,10 @@ impl<'a> Court<'a> {
     ) -> Result<(Option<f64>, Vec<Judgement>), NoRuling> {
         let (first_position, tokens) = self.last_batch();
         let position = self.divergence.position;
-        let sub_norms = self.facts.taps.contains(&Tap::AttnSubNorm);
+        let sub_norms = self.plan.facts.taps.contains(&Tap::AttnSubNorm);
         let mut headers = Vec::new();
         let mut payload = token_bytes(tokens);
-        for need in needs(at.0, at.1, self.facts.n_layer, sub_norms) {
+        for need in needs(at.0, at.1, self.plan.facts.n_layer, sub_norms) {
             let end = first_position + tokens.len();
             let positions = if need.history {
                 0..end
@@ -330,10 +320,8 @@ impl<'a> Court<'a> {
             }
         }
         rows.iter().for_each(|row| payload.extend_from_slice(row));
-        let limit = self
-            .options
-            .profile
-            .oracle_limit(at.0, position, self.facts);
+        let profile = &self.plan.profile;
+        let limit = profile.oracle_limit(at.0, position, &self.plan.facts);
         let request = JudgeRequest {
             tap: at.0,
             layer: at.1,
@@ -360,12 +348,13 @@ impl<'a> Court<'a> {
     }
 
     /// Every tap of an engine at the position of the divergence, and its cache.
-    fn capture(&self, engine: &mut Engine, taps: &[Tap]) -> Result<Captured, EngineError> {
+    fn capture(&self, engine: &mut Engine) -> Result<Captured, EngineError> {
         let wanted = Wanted {
             position: self.divergence.position,
             layers: None,
         };
         let mut captured = Captured::default();
+        let taps = &self.plan.taps;
         rows(engine, self.batches().into_iter(), taps, |at, _, row| {
             let place = (at.tap, at.layer);
             if wanted.wants(place, at.position) {
@@ -378,12 +367,9 @@ impl<'a> Court<'a> {
 
     /// The first stage at which an engine leaves the oracle; the last one if it never does. `None` if there is none to
     /// judge.
-    fn first_wrong_stage(
-        &mut self,
-        captured: &Captured,
-        taps: &[Tap],
-    ) -> Result<Option<Judgement>, NoRuling> {
-        let layers = 0..self.facts.n_layer;
+    fn first_wrong_stage(&mut self, captured: &Captured) -> Result<Option<Judgement>, NoRuling> {
+        let taps = &self.plan.taps;
+        let layers = 0..self.plan.facts.n_layer;
         let outside = |tap: &&Tap| !tap.per_layer();
         let mut stages: Vec<TapAt> = taps.iter().filter(outside).map(|&t| (t, None)).collect();
         let behind = stages.split_off(usize::from(taps.contains(&Tap::Embd)));
@@ -417,41 +403,36 @@ impl Ruling {
         }
     }
 
-    fn of(
-        names: [String; 2],
-        at: TapAt,
-        value: Option<f64>,
-        reference: Judgement,
-        candidate: Judgement,
-    ) -> Ruling {
+    fn of(pair: &mut Pair, at: TapAt, value: Option<f64>, judged: Arbitration) -> Ruling {
+        let Arbitration {
+            reference,
+            candidate,
+        } = &judged;
         let at_fault = match (reference.right, candidate.right) {
             (true, true) => AtFault::None,
             (true, false) => AtFault::Candidate,
             (false, true) => AtFault::Reference,
             (false, false) => AtFault::Both,
         };
-        let [of_reference, of_candidate] = names;
-        let sides = [
-            ("reference", of_reference, &reference),
-            ("candidate", of_candidate, &candidate),
-        ];
-        let clauses = sides.iter().filter(|(.., j)| !j.findings.is_empty());
+        let clauses = Role::BOTH.map(|role| (role, judged.judgement(role)));
+        let clauses = clauses.into_iter().filter(|(_, j)| !j.findings.is_empty());
         let clauses: Vec<String> = clauses
-            .map(|(side, name, j)| {
+            .map(|(role, j)| {
                 // Judged where it leaves the oracle, which need not be where it leaves the other engine.
                 let place = match j.layer {
                     _ if (j.tap.as_str(), j.layer) == (at.0.name(), at.1) => String::new(),
                     Some(layer) => format!(", at layer {layer}, {},", j.tap),
                     None => format!(", at {},", j.tap),
                 };
-                format!("the {side} ({name}){place} {}", j.findings.join(", and "))
+                let name = pair.engine(role).name();
+                format!("the {role} ({name}){place} {}", j.findings.join(", and "))
             })
             .collect();
         let hint = if at_fault == AtFault::None && reference.rounding != candidate.rounding {
             Some(format!(
                 "both are what the model's types allow: in the reference, {}; in the candidate, {}",
-                rounding(&reference),
-                rounding(&candidate)
+                rounding(reference),
+                rounding(candidate)
             ))
         } else {
             (!clauses.is_empty()).then(|| clauses.join("; "))
@@ -460,10 +441,7 @@ impl Ruling {
             at_fault,
             hint,
             value,
-            arbitration: Some(Arbitration {
-                reference,
-                candidate,
-            }),
+            arbitration: Some(judged),
         }
     }
 }

@@ -29,8 +29,10 @@ pub(super) struct Shown<'a> {
     pub(super) not_repeatable: &'a [String],
     /// How an engine that must not differ from itself does.
     pub(super) candidate_noise: Vec<String>,
-    /// Tokens of a text to be scored, and what came of it, if one was given.
-    pub(super) text: Option<(usize, Option<&'a Perplexity>)>,
+    /// Tokens of a text to be scored, if one was given.
+    pub(super) to_score: Option<usize>,
+    /// What came of it.
+    pub(super) perplexity: Option<&'a Perplexity>,
     /// Timings, if they were asked for.
     pub(super) bench: Option<&'a Bench>,
     /// Both tokenizers on the same texts.
@@ -103,9 +105,11 @@ impl Shown<'_> {
     }
 
     fn perplexity(&self) -> Option<Finding> {
-        let (expected, perplexity) = self.text?;
-        let scored = perplexity.map_or(0, |p| p.tokens);
-        let finite = perplexity.is_some_and(|p| Role::BOTH.iter().all(|&r| p.of(r).is_some()));
+        let expected = self.to_score?;
+        let scored = self.perplexity.map_or(0, |p| p.tokens);
+        let finite = self
+            .perplexity
+            .is_some_and(|p| Role::BOTH.iter().all(|&r| p.of(r).is_some()));
         let text = if scored < expected {
             format!("{scored} of {expected} tokens of the text were scored")
         } else if !finite {
@@ -295,7 +299,8 @@ mod tests {
             required_not_compared: Vec::new(),
             not_repeatable: &[],
             candidate_noise: Vec::new(),
-            text: None,
+            to_score: None,
+            perplexity: None,
             bench: None,
             tokens: &NOT_COMPARED,
             engines: ["bitnet.cpp", "rust"],

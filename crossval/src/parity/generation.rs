@@ -1,83 +1,81 @@
 //! Greedy generation of both engines, and the logits at the place where they part.
 
 use bitnet_model::tap::Tap;
-use crossval_protocol::DecodeOptions;
-use reports::model::{Generation, GenerationMismatch, Prompt};
+use crossval_protocol::{DecodeOptions, EvalRequest};
+use reports::model::{Generation, GenerationMismatch, Role};
 
+use super::plan::Plan;
 use crate::compare::finite;
 use crate::compare::logits::max_difference;
 use crate::compare::tap::row_nmse;
-use crate::engine::{Engine, EngineError, EvalEvent};
-use crate::profile::Profile;
-use crate::session::batches::{batches, rows};
-use crate::session::lockstep::{Side, aligned};
+use crate::engine::{Engine, EngineError, EvalEvent, Failed, by};
+use crate::session::batches::{Sequence, rows};
+use crate::session::lockstep::aligned;
 use crate::session::pair::Pair;
-use crate::session::prompts::hash;
 use crate::session::settings::DECODE_STEPS;
 use crate::session::traces::Traces;
-use crossval_protocol::{EvalRequest, Settings};
 
-/// Generates from the prompt at `index`. The reference's first tokens become the prompt's teacher-forced decode
-/// steps. `None` if nothing was to be generated.
+/// What was generated from a prompt.
+pub(super) struct Generated {
+    /// The reference's first tokens, which become the prompt's teacher-forced decode steps.
+    pub(super) steps: Vec<u32>,
+    /// `None` if nothing was to be generated.
+    pub(super) generation: Option<Generation>,
+}
+
+/// Generates from the prompt at `index`.
+///
+/// # Errors
+/// The engine that failed.
 pub(super) fn generate(
     pair: &mut Pair,
+    plan: &Plan,
+    traces: &Traces,
     index: usize,
-    prompt: &mut Prompt,
-    n_predict: usize,
-    settings: Settings,
-    (profile, traces): (&Profile, &Traces),
-) -> Result<Option<Generation>, Side> {
-    let n_vocab = pair.facts.n_vocab;
-    let (reference, candidate) = pair.engines();
-    let task = format!("generating from prompt {index}");
-    reference.set_task(&task);
-    candidate.set_task(&task);
-    let generate = |engine: &mut Engine, n: usize| {
-        let (tokens, ..) = engine.generate(&prompt.tokens, n)?;
-        match tokens.iter().find(|&&token| token as usize >= n_vocab) {
+) -> Result<Generated, Failed> {
+    let (prompt, n_predict) = (&plan.prompts[index].tokens, plan.n_predict);
+    pair.set_task(&format!("generating from prompt {index}"));
+    let mut generate = |role, n: usize| {
+        let engine = pair.engine(role);
+        let (tokens, ..) = engine.generate(prompt, n).map_err(by(role))?;
+        let unknown = |&&token: &&u32| token as usize >= plan.facts.n_vocab;
+        match tokens.iter().find(unknown) {
             Some(token) => {
-                let what = format!("token {token} of a vocabulary of {n_vocab}");
-                Err(engine.broke_protocol(&what))
+                let what = format!("token {token} of a vocabulary of {}", plan.facts.n_vocab);
+                Err(by(role)(engine.broke_protocol(&what)))
             }
             None => Ok(tokens),
         }
     };
-    let generated = generate(reference, n_predict.max(DECODE_STEPS)).map_err(Side::Reference)?;
-    let of_candidate = match n_predict {
+    let forced = generate(Role::Reference, n_predict.max(DECODE_STEPS))?;
+    let candidate = match n_predict {
         0 => Vec::new(),
-        n => generate(candidate, n).map_err(Side::Candidate)?,
+        n => generate(Role::Candidate, n)?,
     };
-    prompt.decode_tokens = generated.iter().copied().take(DECODE_STEPS).collect();
-    prompt.sha256 = hash(prompt);
-    let mut of_reference = generated.clone();
-    of_reference.truncate(n_predict);
+    let steps = forced.iter().copied().take(DECODE_STEPS).collect();
     if n_predict == 0 {
-        return Ok(None);
+        return Ok(Generated {
+            steps,
+            generation: None,
+        });
     }
-    let n = of_reference.len().max(of_candidate.len());
-    let first_mismatch = (0..n)
-        .find(|&i| of_reference.get(i) != of_candidate.get(i))
-        .map(|i| {
-            let tokens = [&of_reference, &of_candidate].map(|ids| ids.get(i).copied());
-            mismatch(
-                pair,
-                &prompt.tokens,
-                (&generated, i),
-                tokens,
-                settings,
-                (profile, traces),
-            )
-        })
-        .transpose()?;
-    Ok(Some(Generation {
+    let reference = forced[..n_predict.min(forced.len())].to_vec();
+    let mut generation = Generation {
         prompt: index,
-        reference_text: text(pair, &of_reference)?,
-        candidate_text: text(pair, &of_candidate)?,
-        reference: of_reference,
-        candidate: of_candidate,
-        first_mismatch,
+        reference,
+        candidate,
+        reference_text: None,
+        candidate_text: None,
+        first_mismatch: None,
         further: Vec::new(),
-    }))
+    };
+    generation.first_mismatch = first_mismatch(pair, plan, traces, &generation, &forced)?;
+    generation.reference_text = text(pair, &generation.reference)?;
+    generation.candidate_text = text(pair, &generation.candidate)?;
+    Ok(Generated {
+        steps,
+        generation: Some(generation),
+    })
 }
 
 /// Whether the tokens from any prompt differ by more than a near tie.
@@ -90,58 +88,62 @@ pub(super) fn differs(generation: &Generation) -> bool {
 }
 
 /// Both generations go through one detokenizer.
-fn text(pair: &mut Pair, tokens: &[u32]) -> Result<Option<String>, Side> {
-    let (reference, candidate) = pair.engines();
+fn text(pair: &mut Pair, tokens: &[u32]) -> Result<Option<String>, Failed> {
+    let Some((role, engine)) = pair.tokenizer() else {
+        return Ok(None);
+    };
     let options = DecodeOptions {
         unparse_special: true,
         ..DecodeOptions::default()
     };
-    let text = if reference.hello().tokenizer {
-        let text = reference.detokenize(tokens, options);
-        text.map_err(Side::Reference)?
-    } else if candidate.hello().tokenizer {
-        let text = candidate.detokenize(tokens, options);
-        text.map_err(Side::Candidate)?
-    } else {
-        return Ok(None);
-    };
+    let text = engine.detokenize(tokens, options).map_err(by(role))?;
     Ok(Some(String::from_utf8_lossy(&text).into_owned()))
 }
 
-/// What the logits say at the first token that differs, number `index` of those that the reference generated. Its own
-/// noise at that place, its prefill of them all against its decode steps, counts towards the limit.
-fn mismatch(
+/// What the logits say at the first token that differs. The reference's own noise at that place, its prefill of all
+/// that it generated (`forced`) against its decode steps, counts towards the limit.
+fn first_mismatch(
     pair: &mut Pair,
-    prompt: &[u32],
-    (generated, index): (&[u32], usize),
-    [reference_token, candidate_token]: [Option<u32>; 2],
-    settings: Settings,
-    (profile, traces): (&Profile, &Traces),
-) -> Result<GenerationMismatch, Side> {
-    let (reference, candidate) = pair.engines();
-    let (same, last_token) = (&generated[..index], generated.len().saturating_sub(1));
-    let last = |rows: Vec<Vec<f32>>| rows.into_iter().last().unwrap_or_default();
-    let of_reference = logits_by_steps(reference, prompt, same, settings)
-        .map(last)
-        .map_err(Side::Reference)?;
+    plan: &Plan,
+    traces: &Traces,
+    generation: &Generation,
+    forced: &[u32],
+) -> Result<Option<GenerationMismatch>, Failed> {
+    let (reference, candidate) = (&generation.reference, &generation.candidate);
+    let n = reference.len().max(candidate.len());
+    let Some(index) = (0..n).find(|&i| reference.get(i) != candidate.get(i)) else {
+        return Ok(None);
+    };
+    let (reference_token, candidate_token) =
+        (reference.get(index).copied(), candidate.get(index).copied());
+    let n_ubatch = plan.settings.n_ubatch;
+    let prompt = &plan.prompts[generation.prompt].tokens;
+    let same = Sequence {
+        prompt,
+        steps: &forced[..index],
+    };
+    let mut last = |role| {
+        let rows = logits_by_steps(pair.engine(role), same, n_ubatch).map_err(by(role))?;
+        Ok(rows.into_iter().next_back().unwrap_or_default())
+    };
+    let (of_reference, of_candidate) = (last(Role::Reference)?, last(Role::Candidate)?);
     let noise = match traces.generation_noise(prompt, index) {
         Some(recorded) => recorded,
         None => {
-            let steps = &generated[..last_token];
-            let as_prefill =
-                logits_by_prefill(reference, prompt, steps, settings).map_err(Side::Reference)?;
-            let row = as_prefill
-                .get(index)
-                .filter(|row| row.len() == of_reference.len());
-            row.map_or(f64::NAN, |row| row_nmse(&of_reference, row))
+            let all = Sequence {
+                prompt,
+                steps: &forced[..forced.len().saturating_sub(1)],
+            };
+            let as_prefill = logits_by_prefill(pair.reference, all, n_ubatch);
+            let as_prefill = as_prefill.map_err(by(Role::Reference))?;
+            let row = as_prefill.get(index);
+            row.filter(|row| row.len() == of_reference.len())
+                .map_or(f64::NAN, |row| row_nmse(&of_reference, row))
         }
     };
-    let of_candidate = logits_by_steps(candidate, prompt, same, settings)
-        .map(last)
-        .map_err(Side::Candidate)?;
     let n = of_reference.len();
     let comparable = n > 0 && of_candidate.len() == n;
-    let limit = profile.cumulative_logits_limit(noise);
+    let limit = plan.profile.cumulative_logits_limit(noise);
     let logit = |id: Option<u32>| Some(f64::from(*of_reference.get(id? as usize)?));
     let margin = logit(reference_token).zip(logit(candidate_token));
     let margin = margin.and_then(|(r, c)| finite(r - c));
@@ -152,26 +154,24 @@ fn mismatch(
     let explained = margin
         .zip(max_logit_difference)
         .is_some_and(|(margin, difference)| margin <= 2.0 * difference);
-    Ok(GenerationMismatch {
-        index: same.len(),
+    Ok(Some(GenerationMismatch {
+        index,
         reference: reference_token,
         candidate: candidate_token,
         margin,
         max_logit_difference,
         near_tie: explained && row_nmse(&of_reference, &of_candidate) <= limit,
-    })
+    }))
 }
 
-/// The rows of logits after the prompt and after each of `steps`, which are evaluated one by one, as in
-/// generation.
-pub(super) fn logits_by_steps(
+/// The rows of logits after the prompt and after each of the steps, which are evaluated one by one, as in generation.
+fn logits_by_steps(
     engine: &mut Engine,
-    prompt: &[u32],
-    steps: &[u32],
-    settings: Settings,
+    sequence: Sequence,
+    n_ubatch: usize,
 ) -> Result<Vec<Vec<f32>>, EngineError> {
     let mut rows = Vec::new();
-    for (first_position, tokens) in batches(prompt, steps, settings.n_ubatch) {
+    for (first_position, tokens) in sequence.batches(n_ubatch) {
         engine.begin_eval(EvalRequest {
             first_position,
             tokens,
@@ -180,7 +180,7 @@ pub(super) fn logits_by_steps(
             last_logits: true,
         })?;
         while engine.next_event()? != EvalEvent::Done {}
-        if first_position + tokens.len() >= prompt.len() {
+        if first_position + tokens.len() >= sequence.prompt.len() {
             rows.push(bytemuck::allocation::pod_collect_to_vec(engine.payload()));
         }
     }
@@ -188,17 +188,20 @@ pub(super) fn logits_by_steps(
 }
 
 /// The same rows, with all tokens evaluated as a prompt.
-pub(super) fn logits_by_prefill(
+fn logits_by_prefill(
     engine: &mut Engine,
-    prompt: &[u32],
-    steps: &[u32],
-    settings: Settings,
+    sequence: Sequence,
+    n_ubatch: usize,
 ) -> Result<Vec<Vec<f32>>, EngineError> {
-    let tokens = [prompt, steps].concat();
-    let as_prompt = batches(&tokens, &[], settings.n_ubatch);
+    let tokens = sequence.tokens();
+    let as_prompt = Sequence {
+        prompt: &tokens,
+        steps: &[],
+    };
     let mut logits = Vec::new();
+    let as_prompt = as_prompt.batches(n_ubatch);
     rows(engine, as_prompt, &[Tap::Logits], |at, _, row| {
-        if at.position + 1 >= prompt.len() {
+        if at.position + 1 >= sequence.prompt.len() {
             logits.push(aligned(row).into_owned());
         }
     })?;

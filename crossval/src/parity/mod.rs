@@ -1,72 +1,50 @@
 //! `crossval run`: both engines, every layer, one report.
 
 mod arbitration;
-mod comparison;
 mod findings;
 mod generation;
+mod measured;
 mod perplexity;
 mod pieces;
+mod plan;
 mod tokenizers;
 
-use std::path::PathBuf;
-
-use reports::model::{Bench, Environment, Inputs, Mode, Profile as ProfileReport, Report, SCHEMA};
+use reports::model::{
+    Bench, Environment, Generation, Inputs, KnownDeviation, LogitsResult, Mode, Perplexity, Report,
+    Role, SCHEMA, TokenParity, Verdict,
+};
 
 use self::arbitration::arbitrate;
-use self::comparison::Comparison;
 use self::findings::Shown;
+use self::measured::Measured;
 pub use self::perplexity::TextSource;
 use self::perplexity::Windows;
-use crate::engine::{EngineSpec, Launcher};
+use self::plan::Plan;
+use crate::engine::EngineSpec;
 use crate::error::Error;
 use crate::interrupt;
 use crate::known::{Ledger, Occurred};
 use crate::profile::Profile;
 use crate::progress::Progress;
 use crate::session::chat;
+use crate::session::loaded::Loaded;
 use crate::session::model_file::ModelFile;
-use crate::session::pair::Pair;
-use crate::session::prompts::PromptSource;
+use crate::session::prompts::{Prompt, PromptSource, Tokenized};
 use crate::session::settings::DECODE_STEPS;
+use crate::session::setup::Setup;
 use crate::session::traces::Traces;
 use crate::speed::{bench, roofline};
 use crate::verdict::{self, Compared};
 
-/// Why the tokenizers were not compared after all.
-fn cut_off() -> String {
-    match interrupt::received() {
-        Some(_) => "the run was interrupted".to_owned(),
-        None => "an engine failed".to_owned(),
-    }
-}
-
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// How workers are started.
-    pub launcher: Launcher,
-    /// The GGUF file.
-    pub model: PathBuf,
-    /// The engine compared against.
-    pub reference: EngineSpec,
-    /// The engine under test.
-    pub candidate: EngineSpec,
-    /// At least one, but for a trace: then none means those recorded.
-    pub prompts: Vec<PromptSource>,
-    /// Whether each prompt is one message of the user, rendered by the model's chat template.
-    pub chat: bool,
-    /// A text to measure the perplexity of both engines on.
-    pub text: Option<TextSource>,
-    /// Strings to generate for comparing the tokenizers.
-    pub strings: u64,
-    /// Tokens to generate from each prompt.
-    pub n_predict: usize,
-    /// Threads per engine.
-    pub threads: usize,
-    /// Modes to compare in; empty for both, or for cumulative alone if the candidate takes no values.
-    pub modes: Vec<Mode>,
-    /// The limits.
-    pub profile: Profile,
+    /// The engines and the model.
+    pub setup: Setup,
+    /// What they are fed.
+    pub texts: Texts,
+    /// What is compared.
+    pub scope: Scope,
     /// Divergences that are expected.
     pub known: Ledger,
     /// Whether to time both engines.
@@ -77,6 +55,32 @@ pub struct RunOptions {
     pub environment: Environment,
 }
 
+/// What the engines are fed.
+#[derive(Clone, Debug)]
+pub struct Texts {
+    /// At least one, but for a trace: then none means those recorded.
+    pub prompts: Vec<PromptSource>,
+    /// Whether each prompt is one message of the user, rendered by the model's chat template.
+    pub chat: bool,
+    /// A text to measure the perplexity of both engines on.
+    pub text: Option<TextSource>,
+    /// Strings to generate for comparing the tokenizers.
+    pub strings: u64,
+}
+
+/// What is compared, and how strictly.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// Tokens to generate from each prompt.
+    pub n_predict: usize,
+    /// Threads per engine.
+    pub threads: usize,
+    /// Modes to compare in; empty for both, or for cumulative alone if the candidate takes no values.
+    pub modes: Vec<Mode>,
+    /// The limits.
+    pub profile: Profile,
+}
+
 /// Runs and compares both engines.
 ///
 /// # Errors
@@ -84,80 +88,246 @@ pub struct RunOptions {
 /// is part of the report.
 pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error> {
     let created = jiff::Timestamp::now().to_string();
-    let traces = Traces::open(&options.reference, &options.candidate)?;
-    if options.text.is_some() && traces.any() {
+    let RunOptions {
+        setup,
+        texts,
+        scope,
+        ..
+    } = options;
+    let mut opened = open(setup, texts.text.is_some(), progress)?;
+    let fed = tokenize(&mut opened, setup, texts, scope.n_predict)?;
+    let plan = Plan::new(setup, scope, &mut opened.engines, &fed.prompts)?;
+    let results = compare(&mut opened, options, &plan, &fed, progress);
+    let bench = match options.bench {
+        true => {
+            let generation = results.measured.generation.as_ref();
+            time(&mut opened, setup, &plan, generation, progress)
+        }
+        false => None,
+    };
+    let judged = judge(
+        &mut opened,
+        options,
+        &plan,
+        &results,
+        bench.as_ref(),
+        progress,
+    );
+    let Results {
+        measured,
+        logits,
+        perplexity,
+        tokens,
+        ..
+    } = results;
+    Ok(Report {
+        schema: SCHEMA.to_owned(),
+        created,
+        command: options.command.clone(),
+        verdict: judged.verdict,
+        model: opened.file.report(&plan.facts),
+        engines: opened.engines.report(),
+        environment: options.environment.clone(),
+        inputs: Inputs {
+            prompts: measured.prompts(),
+            tokenizer: fed.tokenizer.clone(),
+            n_predict: plan.n_predict,
+            decode_steps: DECODE_STEPS,
+            threads: scope.threads,
+            modes: plan.modes.clone(),
+            profile: plan.profile(),
+        },
+        taps: measured.tap_results(),
+        logits,
+        noise_floor: measured.noise_floor(),
+        coverage: measured.coverage(),
+        generation: measured.generation,
+        bench,
+        perplexity,
+        tokenizer: Some(tokens),
+        known: judged.known,
+        not_compared: None,
+        gate: None,
+    })
+}
+
+/// A model, and the engines that have loaded it.
+struct Opened {
+    traces: Traces,
+    file: ModelFile,
+    engines: Loaded,
+}
+
+fn open(setup: &Setup, with_text: bool, progress: Progress<'_>) -> Result<Opened, Error> {
+    let traces = Traces::open(setup)?;
+    if with_text && traces.any() {
         return Err(Error::option(
             "text",
             "a trace evaluates no text but its prompts",
         ));
     }
     progress.stage("hashing the model");
-    let file = ModelFile::hash(&options.model)?;
-    traces.check_model(&options.model, &file.sha256)?;
+    let file = ModelFile::hash(&setup.model)?;
+    traces.check_model(&setup.model, &file.sha256)?;
     progress.stage("loading");
-    let mut pair = Pair::start(
-        &options.launcher,
-        [&options.reference, &options.candidate],
-        &options.model,
-    )?;
-    let options = &RunOptions {
-        modes: pair.modes(&options.modes),
-        ..options.clone()
-    };
-    let mut sources = traces.sources(&options.prompts);
-    if options.chat {
-        sources = chat::render_prompts(sources, &options.model, pair.vocab_for_chat())?;
+    Ok(Opened {
+        traces,
+        file,
+        engines: Loaded::start(setup)?,
+    })
+}
+
+/// What the engines are fed, as tokens.
+struct Fed<'a> {
+    sources: Vec<PromptSource>,
+    prompts: Vec<Prompt>,
+    /// The engine that made their tokens, if one did.
+    tokenizer: Option<String>,
+    text: Option<&'a TextSource>,
+    /// That text.
+    windows: Option<Windows>,
+}
+
+fn tokenize<'a>(
+    Opened {
+        traces, engines, ..
+    }: &mut Opened,
+    setup: &Setup,
+    texts: &'a Texts,
+    n_predict: usize,
+) -> Result<Fed<'a>, Error> {
+    let mut sources = traces.sources(&texts.prompts);
+    if texts.chat {
+        sources = chat::render_prompts(sources, &setup.model, engines.vocab_for_chat())?;
     }
-    let prompts = pair.tokenize(&sources)?;
-    traces.check_prompts(&prompts.0, options.n_predict)?;
-    let windows = Windows::new(options, &mut pair)?;
-    let mut comparison = Comparison::new(options, &mut pair, prompts)?;
-    if let Err(side) = comparison.drive(&mut pair, options, &traces, progress) {
-        pair.fail(side);
+    let Tokenized { prompts, tokenizer } = engines.tokenize(&sources)?;
+    traces.check_prompts(&prompts, n_predict)?;
+    let text = texts.text.as_ref();
+    let windows = text.map(|text| Windows::new(text, engines)).transpose()?;
+    Ok(Fed {
+        sources,
+        prompts,
+        tokenizer,
+        text,
+        windows,
+    })
+}
+
+/// What came of the comparison.
+struct Results<'p> {
+    measured: Measured<'p>,
+    logits: Vec<LogitsResult>,
+    /// Tokens of the text that were to be scored, if there is one.
+    to_score: Option<usize>,
+    perplexity: Option<Perplexity>,
+    tokens: TokenParity,
+}
+
+/// Compares as long as both engines live.
+fn compare<'p>(
+    Opened {
+        traces, engines, ..
+    }: &mut Opened,
+    options: &RunOptions,
+    plan: &'p Plan<'p>,
+    fed: &Fed,
+    progress: Progress<'_>,
+) -> Results<'p> {
+    let mut measured = Measured::nothing(plan);
+    engines.attempt(|engines| measured.measure(engines, &options.setup, traces, progress));
+    let windows = fed.windows.as_ref();
+    let perplexity = windows.and_then(|windows| {
+        let threads = options.scope.threads;
+        engines.attempt(|engines| windows.measure(&mut engines.pair(), threads, progress))
+    });
+    let strings = options.texts.strings;
+    let tokens = engines.attempt(|engines| tokenizers::compare(engines, fed, strings, progress));
+    let tokens = tokens.unwrap_or_else(|| {
+        let why = match interrupt::received() {
+            Some(_) => "the run was interrupted",
+            None => "an engine failed",
+        };
+        tokenizers::not_compared(fed.tokenizer.clone(), why.to_owned())
+    });
+    let mut logits = measured.logits_results();
+    engines.attempt(|engines| pieces::name_tokens(&mut engines.pair(), &mut logits));
+    Results {
+        measured,
+        logits,
+        to_score: windows.map(Windows::scored),
+        perplexity: perplexity.flatten(),
+        tokens,
     }
-    let to_score = windows.as_ref().map(Windows::scored);
-    let perplexity = match windows.filter(|_| !pair.failed()) {
-        Some(windows) => windows
-            .measure(&mut pair, options, progress)
-            .unwrap_or_else(|side| {
-                pair.fail(side);
-                None
-            }),
-        None => None,
-    };
-    let parity = if pair.failed() {
-        tokenizers::not_compared(comparison.tokenizer.clone(), cut_off())
-    } else {
-        let fed = comparison.tokenizer.clone();
-        let compared = tokenizers::compare(&mut pair, &sources, options, fed.clone(), progress);
-        compared.unwrap_or_else(|side| {
-            pair.fail(side);
-            tokenizers::not_compared(fed, cut_off())
-        })
-    };
-    let mut logits = comparison.logits_results();
-    if !pair.failed()
-        && let Err(side) = pieces::name_tokens(&mut pair, &mut logits)
-    {
-        pair.fail(side);
+}
+
+/// Times both engines on the first prompt. Their tokens must be those of the comparison.
+fn time(
+    Opened {
+        traces, engines, ..
+    }: &mut Opened,
+    setup: &Setup,
+    plan: &Plan,
+    generation: Option<&Generation>,
+    progress: Progress<'_>,
+) -> Option<Bench> {
+    if traces.any() {
+        return None;
     }
-    let bench = if options.bench && !pair.failed() && !traces.any() {
+    let prompt = plan.prompts.first()?.tokens.as_slice();
+    let steps = plan.n_predict.saturating_sub(1);
+    let timed = bench::Plan {
+        setup,
+        threads: &[plan.settings.threads],
+        repetitions: bench::REPETITIONS,
+        most_repetitions: bench::MOST_REPETITIONS,
+        n_ctx: plan.settings.n_ctx,
+        prefill: &[prompt],
+        decode: (steps > 0).then_some(bench::Decode { prompt, steps }),
+        untimed: generation,
+        load: prompt.get(..1),
+        // The workers of the comparison have it mapped.
+        cold: false,
+        compact_head_budget: 0,
+        work: roofline::work_of(&plan.facts),
+        kernels: true,
+    };
+    engines.attempt(|_| {
         progress.stage("timing");
-        time(&mut pair, &comparison, options, progress)
-    } else {
-        None
-    };
-    let facts = pair.facts.clone();
-    let coverage = comparison.coverage();
-    let exceeded = comparison.exceeded();
-    let [reference, candidate] = traces.engines([&options.reference, &options.candidate]);
+        bench::bench(&timed, progress)
+    })
+}
+
+/// What the results mean.
+struct Judged {
+    verdict: Verdict,
+    known: Vec<KnownDeviation>,
+}
+
+fn judge(
+    Opened {
+        traces,
+        engines,
+        file,
+    }: &mut Opened,
+    options: &RunOptions,
+    plan: &Plan,
+    results: &Results,
+    bench: Option<&Bench>,
+    progress: Progress<'_>,
+) -> Judged {
+    let (setup, measured) = (&options.setup, &results.measured);
+    let generation = measured.generation.as_ref();
+    let coverage = measured.coverage();
+    let exceeded = measured.exceeded();
+    let names = Role::BOTH.map(|role| traces.name(setup, role));
+    let [reference, candidate] = names.each_ref().map(String::as_str);
     let known = options.known.apply(&Occurred {
-        architecture: &facts.architecture,
-        reference: &reference,
-        candidate: &candidate,
-        modes: &options.modes,
+        architecture: &plan.facts.architecture,
+        reference,
+        candidate,
+        modes: &plan.modes,
         sites: exceeded.iter().map(|&(site, _)| site).collect(),
-        generation: comparison.generation.as_ref().map(generation::differs),
+        generation: generation.map(generation::differs),
         complete: coverage.compared == coverage.expected,
         today: jiff::Timestamp::now()
             .to_zoned(jiff::tz::TimeZone::UTC)
@@ -165,18 +335,19 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
     });
     let shown = Shown {
         exceeded,
-        generation: comparison.generation.as_ref(),
+        generation,
         coverage: &coverage,
-        required_not_compared: comparison.required_not_compared(&options.profile, &facts),
-        not_repeatable: &comparison.not_repeatable,
-        candidate_noise: match options.candidate {
-            EngineSpec::Rust { .. } => comparison.candidate_noise(),
+        required_not_compared: plan.required_not_compared(),
+        not_repeatable: &measured.not_repeatable,
+        candidate_noise: match setup.candidate {
+            EngineSpec::Rust { .. } => measured.candidate_noise(),
             _ => Vec::new(),
         },
-        bench: bench.as_ref(),
-        text: to_score.map(|n| (n, perplexity.as_ref())),
-        tokens: &parity,
-        engines: [&reference, &candidate],
+        bench,
+        to_score: results.to_score,
+        perplexity: results.perplexity.as_ref(),
+        tokens: &results.tokens,
+        engines: [reference, candidate],
         known: &known,
     };
     let mut compared = Compared {
@@ -184,90 +355,18 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
         differ: shown.differ(),
         ruling: None,
     };
-    if let Some(first) = &mut compared.first_divergence
-        && !pair.failed()
-    {
-        progress.stage("asking the oracle");
-        match arbitrate(first, &mut pair, options, &comparison) {
-            Ok(ruling) => compared.ruling = ruling,
-            Err(side) => pair.fail(side),
-        }
+    if let Some(first) = &mut compared.first_divergence {
+        let sequence = measured.sequence(first.prompt);
+        let ruling = engines.attempt(|engines| {
+            progress.stage("asking the oracle");
+            arbitrate(first, engines, setup, plan, sequence)
+        });
+        compared.ruling = ruling.flatten();
     }
-    let mut findings = shown.findings(pair.failures());
-    let engines = pair.report();
+    let mut findings = shown.findings(engines.failures());
     findings.extend(file.changed());
-    let verdict = verdict::conclude(findings, Some(compared));
-    Ok(Report {
-        schema: SCHEMA.to_owned(),
-        created,
-        command: options.command.clone(),
-        verdict,
-        model: file.clone().report(&facts),
-        engines,
-        environment: options.environment.clone(),
-        taps: comparison.tap_results(),
-        logits,
-        noise_floor: comparison.noise_floor(),
-        inputs: Inputs {
-            prompts: comparison.prompts,
-            tokenizer: comparison.tokenizer,
-            n_predict: options.n_predict,
-            decode_steps: DECODE_STEPS,
-            threads: options.threads,
-            modes: options.modes.clone(),
-            profile: ProfileReport {
-                name: options.profile.name.clone(),
-                isolated_nmse: comparison
-                    .limits
-                    .iter()
-                    .map(|(tap, &limit)| (tap.to_string(), limit))
-                    .collect(),
-                cumulative_logits_nmse: Some(comparison.profile.cumulative_logits),
-            },
-        },
-        coverage,
-        generation: comparison.generation,
-        bench,
-        perplexity,
-        tokenizer: Some(parity),
+    Judged {
+        verdict: verdict::conclude(findings, Some(compared)),
         known,
-        not_compared: None,
-        gate: None,
-    })
-}
-
-/// Times both engines on the first prompt. Their tokens must be those of the comparison.
-fn time(
-    pair: &mut Pair,
-    comparison: &Comparison,
-    options: &RunOptions,
-    progress: Progress<'_>,
-) -> Option<Bench> {
-    let prompt = comparison.prompts.first()?.tokens.as_slice();
-    let facts = pair.facts.clone();
-    let steps = options.n_predict.saturating_sub(1);
-    let plan = bench::Plan {
-        launcher: &options.launcher,
-        model: &options.model,
-        specs: [&options.reference, &options.candidate],
-        threads: &[options.threads],
-        repetitions: bench::REPETITIONS,
-        most_repetitions: bench::MOST_REPETITIONS,
-        n_ctx: comparison.settings.n_ctx,
-        prefill: &[prompt],
-        decode: (steps > 0).then_some((prompt, steps)),
-        untimed: comparison
-            .generation
-            .as_ref()
-            .map(|g| [g.reference.as_slice(), &g.candidate]),
-        load: prompt.get(..1),
-        // The workers of the comparison have it mapped.
-        cold: false,
-        compact_head_budget: 0,
-        work: roofline::work_of(&facts),
-        kernels: true,
-    };
-    bench::bench(&plan, progress)
-        .map_err(|side| pair.fail(side))
-        .ok()
+    }
 }

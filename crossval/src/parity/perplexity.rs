@@ -3,14 +3,15 @@
 
 use bitnet_model::tap::Tap;
 use half::f16;
-use reports::model::{Perplexity, PerplexityDifference};
+use reports::model::{Perplexity, PerplexityDifference, Role};
 
-use super::RunOptions;
 use crate::compare::finite;
 use crate::compare::logits::{kl_divergence, most_likely, negative_log_likelihood};
+use crate::engine::{Failed, by};
 use crate::error::Error;
 use crate::progress::Progress;
-use crate::session::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side};
+use crate::session::loaded::Loaded;
+use crate::session::lockstep::{self, Evaluation, ReferenceHashes, RowAt, RowSink};
 use crate::session::pair::Pair;
 use crate::session::settings::COMPARED_UBATCH;
 use crate::stats::grouped_mean;
@@ -38,28 +39,26 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    /// Tokenizes the text of the options, if there is one.
+    /// Tokenizes a text.
     ///
     /// # Errors
     /// [`Error::BadInput`] if the text does not fill one window; [`Error::Usage`] if an engine does not offer logits,
     /// or the model has no context to speak of; what the tokenizer says.
-    pub(super) fn new(options: &RunOptions, pair: &mut Pair) -> Result<Option<Windows>, Error> {
-        let Some(text) = &options.text else {
-            return Ok(None);
-        };
-        let (reference, candidate) = pair.engines();
-        for engine in [&*reference, &*candidate] {
+    pub(super) fn new(text: &TextSource, engines: &mut Loaded) -> Result<Windows, Error> {
+        let mut pair = engines.pair();
+        for role in Role::BOTH {
+            let engine = pair.engine(role);
             if !engine.hello().taps.contains(&Tap::Logits) {
                 let what = format!("engine {} does not offer logits", engine.name());
                 return Err(Error::option("text", what));
             }
         }
-        let window = WINDOW.min(pair.facts.n_ctx_train);
+        let window = WINDOW.min(engines.facts.n_ctx_train);
         if scored(window) == 0 {
             let what = format!("the model's context of {window} tokens is too short to score any");
             return Err(Error::option("text", what));
         }
-        let (tokens, bos) = pair.tokenize_text(&text.text, &text.source)?;
+        let (tokens, bos) = engines.tokenize_text(&text.text, &text.source)?;
         let windows: Vec<Vec<u32>> = split(&tokens, window, bos)
             .take(text.chunks.unwrap_or(usize::MAX))
             .collect();
@@ -70,11 +69,11 @@ impl Windows {
                 tokens.len()
             )));
         }
-        Ok(Some(Windows {
+        Ok(Windows {
             source: text.source.clone(),
             window,
             tokens: windows,
-        }))
+        })
     }
 
     /// Tokens that are to be scored.
@@ -89,22 +88,22 @@ impl Windows {
     pub(super) fn measure(
         &self,
         pair: &mut Pair,
-        options: &RunOptions,
+        threads: usize,
         progress: Progress<'_>,
-    ) -> Result<Option<Perplexity>, Side> {
+    ) -> Result<Option<Perplexity>, Failed> {
         progress.stage("perplexity");
         progress.steps(self.tokens.len() as u64);
         let settings = Settings {
             n_ctx: self.window.next_multiple_of(32),
             n_ubatch: COMPARED_UBATCH,
-            threads: options.threads,
+            threads,
             observe: true,
             compact_head_budget: 0,
         };
         // The report keeps the settings of the comparison.
-        let (reference, candidate) = pair.engines();
-        reference.configure(settings).map_err(Side::Reference)?;
-        candidate.configure(settings).map_err(Side::Candidate)?;
+        for role in Role::BOTH {
+            pair.engine(role).configure(settings).map_err(by(role))?;
+        }
         let mut scores = Vec::new();
         for (index, tokens) in self.tokens.iter().enumerate() {
             let mut scorer = Scorer {
@@ -121,18 +120,17 @@ impl Windows {
             let mut position = 0;
             for (tokens, taps) in before.chain(rest) {
                 let end = position + tokens.len();
-                let task =
-                    format!("evaluating window {index} of the text, positions {position}..{end}");
-                reference.set_task(&task);
-                candidate.set_task(&task);
-                let batch = Batch {
+                pair.set_task(&format!(
+                    "evaluating window {index} of the text, positions {position}..{end}"
+                ));
+                let evaluation = Evaluation {
                     first_position: position,
                     tokens,
                     taps,
                     isolated: false,
                 };
                 let hashes = &mut ReferenceHashes::default();
-                lockstep::evaluate(reference, candidate, batch, hashes, &mut scorer)?;
+                lockstep::evaluate(pair, evaluation, hashes, &mut scorer)?;
                 position = end;
             }
             scores.push(scorer.score);

@@ -2,12 +2,11 @@
 
 use reports::model::{LogitsResult, TokenLogit};
 
-use crate::engine::EngineError;
-use crate::session::lockstep::Side;
+use crate::engine::{EngineError, Failed, by};
 use crate::session::pair::Pair;
 
 /// Writes their texts to the likeliest tokens. They stay without where no engine has a tokenizer or it refuses.
-pub(super) fn name_tokens(pair: &mut Pair, logits: &mut [LogitsResult]) -> Result<(), Side> {
+pub(super) fn name_tokens(pair: &mut Pair, logits: &mut [LogitsResult]) -> Result<(), Failed> {
     let stats = logits
         .iter_mut()
         .flat_map(|l| [l.isolated.as_mut(), l.cumulative.as_mut()]);
@@ -16,23 +15,12 @@ pub(super) fn name_tokens(pair: &mut Pair, logits: &mut [LogitsResult]) -> Resul
         .flat_map(|at| at.reference.iter_mut().chain(&mut at.candidate))
         .collect();
     let ids: Vec<u32> = tokens.iter().map(|token| token.token).collect();
-    let (reference, candidate) = pair.engines();
-    let pieces = if reference.hello().tokenizer {
-        reference.pieces(&ids).map_err(Side::Reference)
-    } else if candidate.hello().tokenizer {
-        candidate.pieces(&ids).map_err(Side::Candidate)
-    } else {
+    let Some((role, engine)) = pair.tokenizer() else {
         return Ok(());
     };
-    let pieces = match pieces {
-        Ok(pieces) => pieces,
-        Err(
-            Side::Reference(EngineError::Refused { .. })
-            | Side::Candidate(EngineError::Refused { .. }),
-        ) => {
-            return Ok(());
-        }
-        Err(side) => return Err(side),
+    let pieces = match engine.pieces(&ids) {
+        Err(EngineError::Refused { .. }) => return Ok(()),
+        pieces => pieces.map_err(by(role))?,
     };
     for (token, piece) in tokens.iter_mut().zip(pieces) {
         token.text = String::from_utf8(piece).ok();

@@ -2,17 +2,17 @@
 
 use crossval_protocol::EncodeOptions;
 use reports::model::{
-    GeneratedText, GeneratedTexts, PieceDifference, TokenAt, TokenComparison, TokenParity,
+    GeneratedText, GeneratedTexts, PieceDifference, Role, TokenAt, TokenComparison, TokenParity,
     TokenizedText, TokensOf,
 };
 
-use super::RunOptions;
-use crate::engine::{Engine, EngineError};
+use super::Fed;
+use crate::engine::{Engine, EngineError, Failed, by};
 use crate::progress::Progress;
-use crate::session::lockstep::Side;
+use crate::session::loaded::Loaded;
 use crate::session::pair::Pair;
 use crate::session::prompts::PromptSource;
-use crate::tokens::{self, Answer, Comparison, FuzzOptions, escape};
+use crate::tokens::{self, Answer, Compared, FuzzOptions, escape};
 
 /// Of the generated strings: they are those of `crossval tokenize --fuzz`.
 const SEED: u64 = 0;
@@ -42,24 +42,19 @@ pub(super) fn not_compared(fed: Option<String>, why: String) -> TokenParity {
 /// # Errors
 /// The engine that failed.
 pub(super) fn compare(
-    pair: &mut Pair,
-    sources: &[PromptSource],
-    options: &RunOptions,
-    fed: Option<String>,
+    engines: &mut Loaded,
+    fed: &Fed,
+    strings: u64,
     progress: Progress<'_>,
-) -> Result<TokenParity, Side> {
-    let vocab = match pair.comparable_vocab() {
+) -> Result<TokenParity, Failed> {
+    let vocab = match engines.comparable_vocab() {
         Ok(vocab) => vocab.clone(),
-        Err(why) => return Ok(not_compared(fed, why)),
+        Err(why) => return Ok(not_compared(fed.tokenizer.clone(), why)),
     };
     progress.stage("tokenizing");
-    let (reference, candidate) = pair.engines();
-    let mut pair = tokens::Pair {
-        reference,
-        candidate,
-    };
+    let mut pair = engines.pair();
     let mut texts = Vec::new();
-    for (index, source) in sources.iter().enumerate() {
+    for (index, source) in fed.sources.iter().enumerate() {
         let (text, source, add_special) = match source {
             PromptSource::Text { text, source } => (text, source, true),
             PromptSource::Rendered {
@@ -78,7 +73,7 @@ pub(super) fn compare(
             comparison: compare_text(&mut pair, text, options, &task)?,
         });
     }
-    if let Some(text) = &options.text {
+    if let Some(text) = fed.text {
         let options = EncodeOptions {
             add_special: true,
             parse_special: false,
@@ -91,11 +86,11 @@ pub(super) fn compare(
         });
     }
     let fuzzed = FuzzOptions {
-        count: options.strings,
+        count: strings,
         seed: SEED,
         corpus: None,
     };
-    progress.steps(options.strings);
+    progress.steps(strings);
     let found = tokens::fuzz(&mut pair, &vocab, fuzzed, progress)?;
     let mut first = Vec::new();
     for mismatch in found.mismatches {
@@ -108,7 +103,7 @@ pub(super) fn compare(
         });
     }
     Ok(TokenParity {
-        fed,
+        fed: fed.tokenizer.clone(),
         not_compared: None,
         texts,
         generated: GeneratedTexts {
@@ -131,27 +126,26 @@ pub(super) fn compare(
 }
 
 fn compare_text(
-    pair: &mut tokens::Pair<'_>,
+    pair: &mut Pair,
     text: &str,
     options: EncodeOptions,
     task: &str,
-) -> Result<TokenComparison, Side> {
-    pair.reference.set_task(task);
-    pair.candidate.set_task(task);
-    let comparison = pair.compare(text.as_bytes(), options)?;
+) -> Result<TokenComparison, Failed> {
+    pair.set_task(task);
+    let comparison = tokens::compare(pair, text.as_bytes(), options)?;
     describe(pair, comparison)
 }
 
-fn describe(pair: &mut tokens::Pair<'_>, comparison: Comparison) -> Result<TokenComparison, Side> {
+fn describe(pair: &mut Pair, comparison: Compared) -> Result<TokenComparison, Failed> {
     let first = comparison.first_difference();
     let both = comparison.reference.is_ok() && comparison.candidate.is_ok();
     let equal = comparison.equal();
     Ok(TokenComparison {
         equal,
         reference: of_engine(pair.reference, comparison.reference, first)
-            .map_err(Side::Reference)?,
+            .map_err(by(Role::Reference))?,
         candidate: of_engine(pair.candidate, comparison.candidate, first)
-            .map_err(Side::Candidate)?,
+            .map_err(by(Role::Candidate))?,
         first_difference: first,
         same_text: both.then_some(comparison.texts.is_empty()),
     })

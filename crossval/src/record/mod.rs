@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use bitnet_model::tap::Tap;
-use reports::model::{Environment, Prompt};
+use reports::model::Environment;
 use safetensors::tensor::Dtype;
 use serde_json::{Map, Value};
 
@@ -18,12 +18,12 @@ use crate::compare::tap::row_nmse;
 use crate::engine::{Engine, EngineError, EngineSpec, EvalEvent, Launcher};
 use crate::error::Error;
 use crate::progress::Progress;
-use crate::session::batches::batches;
+use crate::session::batches::Sequence;
 use crate::session::chat;
 use crate::session::lockstep::aligned;
 use crate::session::model_file::ModelFile;
-use crate::session::noise::{Meter, Noise};
-use crate::session::prompts::{PromptSource, tokenize};
+use crate::session::noise::{Noise, NoiseSource};
+use crate::session::prompts::{Prompt, PromptSource, Tokenized, tokenize};
 use crate::session::settings::{DECODE_STEPS, compared_settings};
 use crossval_protocol::{EvalRequest, ModelFacts, Settings, TapHeader};
 use crossval_trace::{
@@ -82,7 +82,7 @@ pub fn record(options: &RecordOptions, progress: Progress<'_>) -> Result<u64, Er
         sources = chat::render_prompts(sources, &options.model, facts.vocab.as_ref())?;
     }
     let tokenizer = engine.hello().tokenizer.then_some(&mut engine);
-    let (prompts, tokenizer) = tokenize(&sources, tokenizer, facts.n_vocab)?;
+    let Tokenized { prompts, tokenizer } = tokenize(&sources, tokenizer, facts.n_vocab)?;
     let settings = compared_settings(&facts, &prompts, options.n_predict, options.threads)?;
     let rows = prompts.iter().map(|p| p.tokens.len() + DECODE_STEPS);
     progress.steps(2 * rows.sum::<usize>() as u64);
@@ -98,7 +98,7 @@ pub fn record(options: &RecordOptions, progress: Progress<'_>) -> Result<u64, Er
         facts,
         settings,
         progress,
-        meter: Meter::new(&options.launcher, &options.engine, &options.model, settings)
+        noise: NoiseSource::live(&options.launcher, &options.engine, &options.model, settings)
             .map_err(failed)?,
         not_repeatable: BTreeSet::new(),
     };
@@ -144,7 +144,7 @@ struct Recorder<'a> {
     settings: Settings,
     taps: Vec<Tap>,
     progress: Progress<'a>,
-    meter: Meter<'static>,
+    noise: NoiseSource<'static>,
     not_repeatable: BTreeSet<String>,
 }
 
@@ -168,6 +168,10 @@ impl Recorder<'_> {
             return Err(broken(self.engine.name(), &what));
         }
         let steps = &generated[..DECODE_STEPS];
+        let sequence = Sequence {
+            prompt: &prompt.tokens,
+            steps,
+        };
         for (what, ids) in [
             (TOKENS, &prompt.tokens[..]),
             (DECODE_TOKENS, steps),
@@ -176,19 +180,15 @@ impl Recorder<'_> {
             self.writer.vector(prompt_tensor(index, what), ids)?;
         }
         let generation_noise = self.generated_logits(index, &prompt.tokens, &generated)?;
-        let prompt = Prompt {
-            decode_tokens: steps.to_vec(),
-            ..prompt
-        };
         self.progress.stage("measuring noise");
         let task = format!("measuring its noise on prompt {index}");
         self.engine.set_task(task);
         let noise = self
-            .meter
-            .measure(&mut self.engine, &prompt, &self.taps)
+            .noise
+            .measure(&mut self.engine, sequence, &self.taps)
             .map_err(|e| e.into_error(self.engine.name()))?;
         self.progress.stage("recording");
-        self.activations(index, &prompt.tokens, steps)?;
+        self.activations(index, sequence)?;
         Ok(PromptInfo {
             text: prompt.text,
             rendered: prompt.rendered,
@@ -210,9 +210,12 @@ impl Recorder<'_> {
         let row_bytes = self.facts.n_vocab * size_of::<f32>();
         let shape = vec![generated.len(), self.facts.n_vocab];
         self.writer.begin(name.clone(), Dtype::F32, shape)?;
-        let steps = &generated[..generated.len() - 1];
+        let by_steps = Sequence {
+            prompt,
+            steps: &generated[..generated.len() - 1],
+        };
         let n_ubatch = self.settings.n_ubatch;
-        for (position, tokens) in batches(prompt, steps, n_ubatch) {
+        for (position, tokens) in by_steps.batches(n_ubatch) {
             let row = evaluate(&mut self.engine, position, tokens, &[], &mut |_, _| Ok(()))?;
             if row.len() != row_bytes {
                 let what = format!("{} of {row_bytes} bytes of logits", row.len());
@@ -222,9 +225,13 @@ impl Recorder<'_> {
                 self.writer.put_row(&name, at, &row)?;
             }
         }
-        let sequence = [prompt, steps].concat();
+        let all = by_steps.tokens();
+        let as_prompt = Sequence {
+            prompt: &all,
+            steps: &[],
+        };
         let mut noise = vec![None; generated.len()];
-        for (position, tokens) in batches(&sequence, &[], n_ubatch) {
+        for (position, tokens) in as_prompt.batches(n_ubatch) {
             let mut compare = |header: &TapHeader, payload: &[u8]| {
                 for (i, row) in payload.chunks_exact(header.row_bytes()).enumerate() {
                     let next = header.first_position.saturating_add(i + 1);
@@ -244,7 +251,7 @@ impl Recorder<'_> {
 
     /// Every tap of the prompt and its decode steps, in the batches of a comparison; and once more, to tell whether
     /// the engine repeats itself.
-    fn activations(&mut self, index: usize, prompt: &[u32], steps: &[u32]) -> Result<(), Error> {
+    fn activations(&mut self, index: usize, sequence: Sequence) -> Result<(), Error> {
         let engine_name = self.engine.name().to_owned();
         let mut activations = Activations {
             writer: &mut self.writer,
@@ -252,11 +259,11 @@ impl Recorder<'_> {
             taps: &self.taps,
             n_layer: self.facts.n_layer,
             prompt: index,
-            positions: prompt.len() + steps.len(),
+            positions: sequence.prompt.len() + sequence.steps.len(),
             differing: BTreeSet::new(),
         };
         for again in [false, true] {
-            for (position, tokens) in batches(prompt, steps, self.settings.n_ubatch) {
+            for (position, tokens) in sequence.batches(self.settings.n_ubatch) {
                 let end = position + tokens.len();
                 let task = format!("evaluating prompt {index}, positions {position}..{end}");
                 self.engine.set_task(task);

@@ -6,21 +6,31 @@ use crate::engine::{Engine, EngineError, EvalEvent};
 use crate::session::lockstep::RowAt;
 use crossval_protocol::EvalRequest;
 
-/// The prompt in batches of `n_ubatch`, then the steps one by one; each with the position of its first token.
-pub(crate) fn batches<'a>(
-    prompt: &'a [u32],
-    steps: &'a [u32],
-    n_ubatch: usize,
-) -> impl Iterator<Item = (usize, &'a [u32])> {
-    let mut end = 0;
-    prompt
-        .chunks(n_ubatch)
-        .chain(steps.chunks(1))
-        .map(move |tokens| {
+/// A prompt and what is decoded after it.
+#[derive(Clone, Copy, Debug)]
+pub struct Sequence<'a> {
+    /// Token IDs of the prompt.
+    pub prompt: &'a [u32],
+    /// Those that are evaluated one by one.
+    pub steps: &'a [u32],
+}
+
+impl<'a> Sequence<'a> {
+    /// The prompt in batches of `n_ubatch`, then the steps one by one; each with the position of its first token.
+    pub(crate) fn batches(self, n_ubatch: usize) -> impl Iterator<Item = (usize, &'a [u32])> {
+        let mut end = 0;
+        let batches = self.prompt.chunks(n_ubatch).chain(self.steps.chunks(1));
+        batches.map(move |tokens| {
             let first_position = end;
             end += tokens.len();
             (first_position, tokens)
         })
+    }
+
+    /// All of its tokens.
+    pub(crate) fn tokens(self) -> Vec<u32> {
+        [self.prompt, self.steps].concat()
+    }
 }
 
 /// Evaluates batches; `see` gets every row, with the positions that its batch sees.
@@ -59,7 +69,11 @@ mod tests {
 
     #[test]
     fn steps_follow_the_prompt_one_by_one() {
-        let got: Vec<(usize, &[u32])> = batches(&[1, 2, 3], &[4, 5], 2).collect();
+        let sequence = Sequence {
+            prompt: &[1, 2, 3],
+            steps: &[4, 5],
+        };
+        let got: Vec<(usize, &[u32])> = sequence.batches(2).collect();
         assert_eq!(got, [(0, &[1, 2][..]), (2, &[3]), (3, &[4]), (4, &[5])]);
     }
 }

@@ -8,10 +8,12 @@ use std::collections::{HashMap, HashSet};
 
 use bitnet_model::tap::Tap;
 use half::f16;
+use reports::model::Role;
 use xxhash_rust::xxh3::Xxh3Default;
 
+use super::pair::Pair;
 use crate::compare::site::stage;
-use crate::engine::{Engine, EngineError, EvalEvent};
+use crate::engine::{Engine, EngineError, EvalEvent, Failed, by};
 use crossval_protocol::{EvalRequest, TapHeader};
 
 /// What sees the rows.
@@ -33,9 +35,9 @@ pub struct RowAt {
     pub position: usize,
 }
 
-/// One batch.
+/// One batch, and what is to be compared of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Batch<'a> {
+pub struct Evaluation<'a> {
     /// Position of the first token.
     pub first_position: usize,
     /// Token IDs.
@@ -44,15 +46,6 @@ pub struct Batch<'a> {
     pub taps: &'a [Tap],
     /// Whether the candidate goes on with the reference's values.
     pub isolated: bool,
-}
-
-/// Which engine an error came from.
-#[derive(Clone, Debug)]
-pub enum Side {
-    /// The reference.
-    Reference(EngineError),
-    /// The candidate.
-    Candidate(EngineError),
 }
 
 /// Hashes of the reference's taps, to tell whether it repeats itself.
@@ -93,12 +86,15 @@ impl ReferenceHashes {
 /// # Errors
 /// The engine that failed. What was compared until then stays compared.
 pub fn evaluate(
-    reference: &mut Engine,
-    candidate: &mut Engine,
-    batch: Batch,
+    pair: &mut Pair,
+    batch: Evaluation,
     hashes: &mut ReferenceHashes,
     sink: &mut dyn RowSink,
-) -> Result<(), Side> {
+) -> Result<(), Failed> {
+    let Pair {
+        reference,
+        candidate,
+    } = pair;
     let request = |overwrite| EvalRequest {
         first_position: batch.first_position,
         tokens: batch.tokens,
@@ -108,10 +104,10 @@ pub fn evaluate(
     };
     reference
         .begin_eval(request(false))
-        .map_err(Side::Reference)?;
+        .map_err(by(Role::Reference))?;
     candidate
         .begin_eval(request(batch.isolated))
-        .map_err(Side::Candidate)?;
+        .map_err(by(Role::Candidate))?;
     let mut candidate_pieces = HashSet::new();
     let mut ahead = Ahead {
         engine: reference,
@@ -123,12 +119,12 @@ pub fn evaluate(
         hashes,
     };
     loop {
-        let event = candidate.next_event().map_err(Side::Candidate)?;
+        let event = candidate.next_event().map_err(by(Role::Candidate))?;
         let EvalEvent::Tap(header) = event else { break };
         if !candidate_pieces.insert(piece_key(&header)) || !batch.taps.contains(&header.tap) {
-            return Err(Side::Candidate(unasked(candidate, &header)));
+            return Err(by(Role::Candidate)(unasked(candidate, &header)));
         }
-        let piece = ahead.take(&header).map_err(Side::Reference)?;
+        let piece = ahead.take(&header).map_err(by(Role::Reference))?;
         let piece = piece.filter(|(of_reference, _)| *of_reference == header);
         if let Some((_, values)) = &piece {
             compare(&header, values, candidate.payload(), sink);
@@ -137,10 +133,10 @@ pub fn evaluate(
             let values = piece.as_ref().map(|(_, values)| values.as_slice());
             // What is the same already need not travel.
             let values = values.filter(|values| *values != candidate.payload());
-            candidate.overwrite(values).map_err(Side::Candidate)?;
+            candidate.overwrite(values).map_err(by(Role::Candidate))?;
         }
     }
-    ahead.drain().map_err(Side::Reference)
+    ahead.drain().map_err(by(Role::Reference))
 }
 
 /// A piece of a tap and its values.

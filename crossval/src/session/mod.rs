@@ -2,10 +2,12 @@
 
 pub mod batches;
 pub mod chat;
+pub mod loaded;
 pub mod lockstep;
 pub mod model_file;
 pub mod noise;
 pub mod pair;
 pub mod prompts;
 pub mod settings;
+pub mod setup;
 pub mod traces;

@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bitnet_model::tap::Tap;
-use half::f16;
-use reports::model::Prompt;
-
-use super::batches::{batches, rows};
-use super::traces::Traces;
+use super::batches::{Sequence, rows};
+use super::pair::Pair;
 use crate::compare::tap::row_nmse;
+use crate::engine::Failed;
 use crate::engine::{Engine, EngineError, EngineSpec, Launcher};
-use crate::session::lockstep::{self, Batch, ReferenceHashes, RowAt, RowSink, Side, aligned};
-use crossval_protocol::{ErrorKind, Settings};
+use crate::session::lockstep::{self, Evaluation, ReferenceHashes, RowAt, RowSink, aligned};
+use bitnet_model::tap::Tap;
+use crossval_protocol::Settings;
 use crossval_trace::Trace;
+use half::f16;
 
 /// Worst NMSE of a row per tap, each run on its own values. NaN if a value is not finite.
 pub type TapNoise = BTreeMap<Tap, f64>;
@@ -27,33 +26,8 @@ pub struct Noise {
     pub nmse: TapNoise,
 }
 
-/// Where the noise of both engines is known from.
-pub(crate) struct Meters<'a> {
-    pub(crate) reference: Meter<'a>,
-    pub(crate) candidate: Meter<'a>,
-}
-
-impl<'a> Meters<'a> {
-    pub(crate) fn new(
-        launcher: &Launcher,
-        [reference, candidate]: [&EngineSpec; 2],
-        model: &Path,
-        traces: &'a Traces,
-        settings: Settings,
-    ) -> Result<Meters<'a>, Side> {
-        let meter = |spec, trace: Option<&'a Trace>| match trace {
-            Some(trace) => Ok(Meter::Recorded(trace)),
-            None => Meter::new(launcher, spec, model, settings),
-        };
-        Ok(Meters {
-            reference: meter(reference, traces.reference()).map_err(Side::Reference)?,
-            candidate: meter(candidate, traces.candidate()).map_err(Side::Candidate)?,
-        })
-    }
-}
-
 /// Where the noise of an engine is known from.
-pub enum Meter<'a> {
+pub(crate) enum NoiseSource<'a> {
     /// From measuring it.
     Live(Box<NoiseMeter>),
     /// From a trace.
@@ -62,21 +36,21 @@ pub enum Meter<'a> {
     Silent,
 }
 
-impl Meter<'_> {
-    /// `settings` are those of the engine that is to be measured.
+impl NoiseSource<'_> {
+    /// Of an engine that is no trace; `settings` are those of the worker that is to be measured.
     ///
     /// # Errors
     /// As for [`NoiseMeter::new`].
-    pub fn new(
+    pub(crate) fn live(
         launcher: &Launcher,
         spec: &EngineSpec,
         model: &Path,
         settings: Settings,
-    ) -> Result<Meter<'static>, EngineError> {
+    ) -> Result<NoiseSource<'static>, EngineError> {
         match spec {
             // One thread, one token at a time, and slow.
-            EngineSpec::Oracle => Ok(Meter::Silent),
-            spec => Ok(Meter::Live(
+            EngineSpec::Oracle => Ok(NoiseSource::Silent),
+            spec => Ok(NoiseSource::Live(
                 NoiseMeter::new(launcher, spec, model, settings)?.into(),
             )),
         }
@@ -86,16 +60,16 @@ impl Meter<'_> {
     ///
     /// # Errors
     /// If a worker fails.
-    pub fn measure(
+    pub(crate) fn measure(
         &mut self,
         engine: &mut Engine,
-        prompt: &Prompt,
+        sequence: Sequence,
         taps: &[Tap],
     ) -> Result<Vec<Noise>, EngineError> {
         match self {
-            Meter::Live(meter) => Ok(meter.measure(engine, prompt, taps)?.into()),
-            Meter::Recorded(trace) => Ok(recorded(trace, &prompt.tokens, taps)),
-            Meter::Silent => Ok(Vec::new()),
+            NoiseSource::Live(meter) => Ok(meter.measure(engine, sequence, taps)?.into()),
+            NoiseSource::Recorded(trace) => Ok(recorded(trace, sequence.prompt, taps)),
+            NoiseSource::Silent => Ok(Vec::new()),
         }
     }
 }
@@ -117,7 +91,7 @@ fn recorded(trace: &Trace, tokens: &[u32], taps: &[Tap]) -> Vec<Noise> {
 }
 
 /// Measures one engine, beside which it runs another worker of the same.
-pub struct NoiseMeter {
+pub(crate) struct NoiseMeter {
     twin: Engine,
     settings: Settings,
     twin_threads: usize,
@@ -128,18 +102,13 @@ impl NoiseMeter {
     ///
     /// # Errors
     /// If the second worker cannot be started, or fails.
-    pub fn new(
+    fn new(
         launcher: &Launcher,
         spec: &EngineSpec,
         model: &Path,
         settings: Settings,
     ) -> Result<NoiseMeter, EngineError> {
-        let mut twin = launcher
-            .start(spec, None)
-            .map_err(|e| EngineError::Refused {
-                kind: ErrorKind::Internal,
-                message: e.to_string(),
-            })?;
+        let mut twin = launcher.start_another(spec, None)?;
         let twin_threads = if settings.threads == 1 { 2 } else { 1 };
         twin.load(model)?;
         twin.configure(Settings {
@@ -157,24 +126,24 @@ impl NoiseMeter {
     ///
     /// # Errors
     /// If either worker fails.
-    pub fn measure(
+    fn measure(
         &mut self,
         engine: &mut Engine,
-        prompt: &Prompt,
+        sequence: Sequence,
         taps: &[Tap],
     ) -> Result<[Noise; 2], EngineError> {
         let (own, twin) = (self.settings.threads, self.twin_threads);
         Ok([
             Noise {
                 varied: format!("threads {} and {}", own.min(twin), own.max(twin)),
-                nmse: self.across_threads(engine, prompt, taps)?,
+                nmse: self.across_threads(engine, sequence, taps)?,
             },
             Noise {
                 varied: format!(
                     "{} tokens one by one and as part of the prompt",
-                    prompt.decode_tokens.len()
+                    sequence.steps.len()
                 ),
-                nmse: self.across_batches(engine, prompt, taps)?,
+                nmse: self.across_batches(engine, sequence, taps)?,
             },
         ])
     }
@@ -182,28 +151,24 @@ impl NoiseMeter {
     fn across_threads(
         &mut self,
         engine: &mut Engine,
-        prompt: &Prompt,
+        sequence: Sequence,
         taps: &[Tap],
     ) -> Result<TapNoise, EngineError> {
         let mut worst = Worst::default();
-        let Prompt {
-            tokens,
-            decode_tokens,
-            ..
-        } = prompt;
-        for (first_position, tokens) in batches(tokens, decode_tokens, self.settings.n_ubatch) {
-            let batch = Batch {
+        let mut pair = Pair {
+            reference: engine,
+            candidate: &mut self.twin,
+        };
+        for (first_position, tokens) in sequence.batches(self.settings.n_ubatch) {
+            let batch = Evaluation {
                 first_position,
                 tokens,
                 taps,
                 isolated: false,
             };
             let hashes = &mut ReferenceHashes::default();
-            lockstep::evaluate(engine, &mut self.twin, batch, hashes, &mut worst).map_err(
-                |side| match side {
-                    Side::Reference(e) | Side::Candidate(e) => e,
-                },
-            )?;
+            lockstep::evaluate(&mut pair, batch, hashes, &mut worst)
+                .map_err(|Failed { error, .. }| error)?;
         }
         Ok(worst.0)
     }
@@ -211,21 +176,25 @@ impl NoiseMeter {
     fn across_batches(
         &self,
         engine: &mut Engine,
-        prompt: &Prompt,
+        sequence: Sequence,
         taps: &[Tap],
     ) -> Result<TapNoise, EngineError> {
-        let n_prompt = prompt.tokens.len();
+        let n_prompt = sequence.prompt.len();
         let mut stepwise: BTreeMap<(Tap, Option<usize>, usize), Vec<u8>> = BTreeMap::new();
         let n_ubatch = self.settings.n_ubatch;
-        let one_by_one = batches(&prompt.tokens, &prompt.decode_tokens, n_ubatch);
+        let one_by_one = sequence.batches(n_ubatch);
         rows(engine, one_by_one, taps, |at, _, row| {
             if at.position >= n_prompt {
                 stepwise.insert((at.tap, at.layer, at.position), row.to_vec());
             }
         })?;
-        let tokens = [&prompt.tokens[..], &prompt.decode_tokens].concat();
+        let tokens = sequence.tokens();
         let mut worst = Worst::default();
-        let as_prompt = batches(&tokens, &[], n_ubatch);
+        let as_prompt = Sequence {
+            prompt: &tokens,
+            steps: &[],
+        };
+        let as_prompt = as_prompt.batches(n_ubatch);
         rows(engine, as_prompt, taps, |at, n_kv, batched| {
             let Some(single) = stepwise.remove(&(at.tap, at.layer, at.position)) else {
                 return;

@@ -1,310 +1,38 @@
-//! The two engines of a run, and how they fared.
+//! Two engines, and their roles.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use reports::model::Role;
 
-use crossval_protocol::EncodeOptions;
-use reports::model::{Engine as EngineReport, Engines, Finding, Mode, Prompt, Role, Source};
-use reports::outcome::Outcome;
+use crate::engine::Engine;
 
-use super::prompts::{PromptSource, check_range, tokenize};
-use crate::engine::{Engine, EngineError, EngineSpec, Launcher};
-use crate::error::Error;
-use crate::session::lockstep::Side;
-use crossval_protocol::{ErrorKind, ModelFacts, Settings, VocabFacts};
-
-/// The two engines, and how they fared.
-pub(crate) struct Pair {
-    reference: Worker,
-    candidate: Worker,
-    /// What the model is.
-    pub(crate) facts: ModelFacts,
+/// Two engines side by side.
+#[derive(Debug)]
+pub struct Pair<'a> {
+    /// The engine compared against.
+    pub reference: &'a mut Engine,
+    /// The engine under test.
+    pub candidate: &'a mut Engine,
 }
 
-struct Worker {
-    engine: Engine,
-    report: EngineReport,
-    vocab: Option<VocabFacts>,
-    /// A trace loads and uses nothing that says anything about the engine recorded.
-    replayed: bool,
-}
-
-impl Worker {
-    fn start(launcher: &Launcher, spec: &EngineSpec) -> Result<Worker, Error> {
-        let engine = launcher.start(spec, None)?;
-        let hello = engine.hello();
-        let report = EngineReport {
-            name: engine.name().to_owned(),
-            version: hello.version.clone(),
-            build: hello.build.clone(),
-            settings: BTreeMap::new(),
-            load_ms: None,
-            peak_rss_bytes: None,
-            cpu_seconds: None,
-            failure: None,
-            changed_values: None,
-        };
-        Ok(Worker {
-            engine,
-            report,
-            vocab: None,
-            replayed: spec.trace().is_some(),
-        })
-    }
-
-    fn load(&mut self, model: &Path) -> Result<ModelFacts, EngineError> {
-        let (facts, load_ms) = self.engine.load(model)?;
-        self.vocab.clone_from(&facts.vocab);
-        self.report.load_ms = (!self.replayed).then_some(load_ms);
-        Ok(facts)
-    }
-
-    fn finish(mut self) -> EngineReport {
-        if self.report.failure.is_none()
-            && !self.replayed
-            && let Ok(usage) = self.engine.usage()
-        {
-            self.report.peak_rss_bytes = usage.peak_rss_bytes;
-            self.report.cpu_seconds = usage.cpu_seconds;
-            self.report.changed_values = usage.changed_values;
+impl Pair<'_> {
+    /// The engine in a role.
+    pub(crate) fn engine(&mut self, role: Role) -> &mut Engine {
+        match role {
+            Role::Reference => self.reference,
+            Role::Candidate => self.candidate,
         }
-        self.report
-    }
-}
-
-impl Pair {
-    /// Starts both and loads the model.
-    ///
-    /// # Errors
-    /// Where no engine is left that says what the model is.
-    pub(crate) fn start(
-        launcher: &Launcher,
-        [reference, candidate]: [&EngineSpec; 2],
-        model: &Path,
-    ) -> Result<Pair, Error> {
-        let ours = [reference, candidate].map(EngineSpec::is_ours);
-        let mut candidate = Worker::start(launcher, candidate)?;
-        let mut reference = Worker::start(launcher, reference)?;
-        // Ours first: it names what is wrong with a file, where the reference aborts.
-        let of_candidate = candidate.load(model);
-        if let Err(EngineError::Refused {
-            kind: ErrorKind::BadModel,
-            message,
-        }) = of_candidate
-        {
-            return Err(Error::BadInput(message));
-        }
-        let of_reference = reference.load(model);
-        // A kernel would make something of them, and both engines perhaps the same. Whoever looks, it is one file.
-        let findings = [
-            (&mut candidate, of_candidate.is_ok() && ours[1]),
-            (&mut reference, of_reference.is_ok() && ours[0]),
-        ]
-        .into_iter()
-        .filter(|(_, may_look)| *may_look)
-        .find_map(|(worker, _)| worker.engine.check_weights().ok());
-        if let Some(finding) = findings.iter().flatten().next() {
-            return Err(Error::BadInput(format!("{}: {finding}", model.display())));
-        }
-        let facts = match (of_reference, of_candidate) {
-            (Ok(r), Ok(c)) => {
-                check_agreement(&r, &c)?;
-                // A stranger's engine does not decide what it is compared in.
-                let facts = if ours[1] {
-                    c
-                } else if ours[0] {
-                    r
-                } else {
-                    let facts = facts_of_oracle(launcher, model)?;
-                    check_agreement(&facts, &c)?;
-                    facts
-                };
-                return Ok(Pair {
-                    reference,
-                    candidate,
-                    facts,
-                });
-            }
-            (Ok(facts), Err(e)) => {
-                candidate.report.failure = Some(e.into_failure(candidate.engine.name(), "loading"));
-                facts
-            }
-            (Err(e), Ok(facts)) => {
-                reference.report.failure = Some(e.into_failure(reference.engine.name(), "loading"));
-                facts
-            }
-            // Where one says what is wrong with the file, the other has crashed over it.
-            (Err(e), Err(EngineError::Failed(_))) => {
-                return Err(e.into_error(reference.engine.name()));
-            }
-            (Err(_), Err(e)) => return Err(e.into_error(candidate.engine.name())),
-        };
-        Ok(Pair {
-            reference,
-            candidate,
-            facts,
-        })
     }
 
-    /// Token IDs of every prompt, and the engine that made them.
-    pub(crate) fn tokenize(
-        &mut self,
-        sources: &[PromptSource],
-    ) -> Result<(Vec<Prompt>, Option<String>), Error> {
-        let n_vocab = self.facts.n_vocab;
-        let tokenizer = self.tokenizer().map(|worker| &mut worker.engine);
-        tokenize(sources, tokenizer, n_vocab)
+    /// Says what both are asked to do next.
+    pub(crate) fn set_task(&mut self, task: &str) {
+        self.reference.set_task(task);
+        self.candidate.set_task(task);
     }
 
-    /// What an engine says of the vocabulary, the reference first, if it has a chat template.
-    pub(crate) fn vocab_for_chat(&self) -> Option<&VocabFacts> {
-        [&self.reference, &self.candidate]
+    /// The first that has a tokenizer, and its role.
+    pub(crate) fn tokenizer(&mut self) -> Option<(Role, &mut Engine)> {
+        let role = Role::BOTH
             .into_iter()
-            .filter_map(|worker| worker.vocab.as_ref())
-            .find(|vocab| vocab.chat_template.is_some())
+            .find(|&role| self.engine(role).hello().tokenizer)?;
+        Some((role, self.engine(role)))
     }
-
-    /// The vocabulary, if both engines have a tokenizer; else why their tokenizers cannot be compared.
-    pub(crate) fn comparable_vocab(&self) -> Result<&VocabFacts, String> {
-        for (role, worker) in [
-            ("reference", &self.reference),
-            ("candidate", &self.candidate),
-        ] {
-            let engine = &worker.engine;
-            if !engine.hello().tokenizer {
-                return Err(format!("the {role} ({}) has no tokenizer", engine.name()));
-            }
-        }
-        // The candidate's, as in `crossval tokenize`.
-        [&self.candidate, &self.reference]
-            .into_iter()
-            .find_map(|worker| worker.vocab.as_ref())
-            .ok_or_else(|| "no engine says what the vocabulary is".to_owned())
-    }
-
-    /// The modes asked for; if there are none, those that the candidate can be compared in.
-    pub(crate) fn modes(&self, asked: &[Mode]) -> Vec<Mode> {
-        match asked {
-            [] if self.candidate.engine.hello().overwrite => {
-                vec![Mode::Isolated, Mode::Cumulative]
-            }
-            [] => vec![Mode::Cumulative],
-            asked => asked.to_vec(),
-        }
-    }
-
-    /// Token IDs of a text, whose special tokens are not read as such, and BOS where the model adds it.
-    pub(crate) fn tokenize_text(
-        &mut self,
-        text: &str,
-        source: &str,
-    ) -> Result<(Vec<u32>, Option<u32>), Error> {
-        let worker = self
-            .tokenizer()
-            .ok_or_else(|| Error::Engine("--text: no engine has a tokenizer".into()))?;
-        let mut tokenize = |text: &[u8]| {
-            let options = EncodeOptions {
-                add_special: true,
-                parse_special: false,
-            };
-            let tokens = worker.engine.tokenize(text, options);
-            tokens
-                .map(|(tokens, _)| tokens)
-                .map_err(|e| match e.into_error(worker.engine.name()) {
-                    Error::Usage(message) => Error::Usage(format!("text {source}: {message}")),
-                    other => other,
-                })
-        };
-        let tokens = tokenize(text.as_bytes())?;
-        // What is added to nothing is BOS if it also stands before the text, and not EOS.
-        let bos = tokenize(b"")?.first().copied();
-        let bos = bos.filter(|bos| tokens.first() == Some(bos));
-        check_range(&tokens, self.facts.n_vocab, &format!("text {source}"))?;
-        Ok((tokens, bos))
-    }
-
-    /// The first worker that has a tokenizer.
-    fn tokenizer(&mut self) -> Option<&mut Worker> {
-        [&mut self.reference, &mut self.candidate]
-            .into_iter()
-            .find(|w| w.report.failure.is_none() && w.engine.hello().tokenizer)
-    }
-
-    /// Reference, candidate.
-    pub(crate) fn engines(&mut self) -> (&mut Engine, &mut Engine) {
-        (&mut self.reference.engine, &mut self.candidate.engine)
-    }
-
-    /// Makes both ready to evaluate.
-    pub(crate) fn configure(&mut self, settings: Settings) -> Result<(), Side> {
-        let configure = |worker: &mut Worker| -> Result<(), EngineError> {
-            worker.report.settings = worker.engine.configure(settings)?;
-            Ok(())
-        };
-        configure(&mut self.reference).map_err(Side::Reference)?;
-        configure(&mut self.candidate).map_err(Side::Candidate)
-    }
-
-    /// Puts the failure of an engine on its report; the first one counts.
-    pub(crate) fn fail(&mut self, side: Side) {
-        let (worker, error) = match side {
-            Side::Reference(e) => (&mut self.reference, e),
-            Side::Candidate(e) => (&mut self.candidate, e),
-        };
-        let failure = error.into_failure(worker.engine.name(), worker.engine.task());
-        worker.report.failure.get_or_insert(failure);
-    }
-
-    pub(crate) fn failed(&self) -> bool {
-        !self.failures().is_empty()
-    }
-
-    /// One finding per engine that failed.
-    pub(crate) fn failures(&self) -> Vec<Finding> {
-        let of_role = |role: Role| (role, &role.of(&self.reference, &self.candidate).report);
-        Role::BOTH
-            .map(of_role)
-            .into_iter()
-            .filter_map(failure)
-            .collect()
-    }
-
-    pub(crate) fn report(self) -> Engines {
-        Engines {
-            reference: self.reference.finish(),
-            candidate: self.candidate.finish(),
-        }
-    }
-}
-
-fn facts_of_oracle(launcher: &Launcher, model: &Path) -> Result<ModelFacts, Error> {
-    let mut oracle = launcher.start(&EngineSpec::Oracle, None)?;
-    let facts = oracle.load(model).map_err(|e| e.into_error("oracle"))?;
-    Ok(facts.0)
-}
-
-/// Engines that read different shapes from one file cannot be compared.
-fn check_agreement(reference: &ModelFacts, candidate: &ModelFacts) -> Result<(), Error> {
-    for (what, r, c) in [
-        ("layers", reference.n_layer, candidate.n_layer),
-        ("embedding width", reference.n_embd, candidate.n_embd),
-        ("vocabulary", reference.n_vocab, candidate.n_vocab),
-    ] {
-        if r != c {
-            return Err(Error::BadInput(format!(
-                "the engines read the model differently: {what} {r} in the reference, {c} in the candidate"
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// That an engine failed, if it did.
-pub(crate) fn failure((role, engine): (Role, &EngineReport)) -> Option<Finding> {
-    Some(Finding {
-        outcome: Outcome::Engine,
-        source: Source::Engine,
-        place: Some(role.into()),
-        text: engine.failure.as_ref()?.message.clone(),
-    })
 }

@@ -1,7 +1,7 @@
 //! What engines are fed.
 
 use crossval_protocol::EncodeOptions;
-use reports::model::Prompt;
+use reports::model::Prompt as PromptReport;
 use sha2::{Digest, Sha256};
 
 use crate::engine::Engine;
@@ -44,12 +44,56 @@ pub enum PromptSource {
     },
 }
 
-/// Token IDs of every prompt, and the engine that made them.
+/// A prompt, tokenized.
+#[derive(Clone, Debug)]
+pub(crate) struct Prompt {
+    /// As it was given, if it was a text.
+    pub(crate) text: Option<String>,
+    /// As a chat template rendered it.
+    pub(crate) rendered: Option<String>,
+    /// Where it came from.
+    pub(crate) source: String,
+    /// Token IDs, at least one.
+    pub(crate) tokens: Vec<u32>,
+}
+
+impl Prompt {
+    /// Token IDs alone.
+    pub(crate) fn of_tokens(source: String, tokens: Vec<u32>) -> Prompt {
+        Prompt {
+            text: None,
+            rendered: None,
+            source,
+            tokens,
+        }
+    }
+
+    /// Its entry in a report, with its decode steps; `None` if there were none yet.
+    pub(crate) fn report(self, steps: Option<&[u32]>) -> PromptReport {
+        let sha256 = steps.map(|steps| sha256(&[&self.tokens, steps]));
+        PromptReport {
+            text: self.text,
+            rendered: self.rendered,
+            source: self.source,
+            tokens: self.tokens,
+            decode_tokens: steps.unwrap_or_default().to_vec(),
+            sha256: sha256.unwrap_or_default(),
+        }
+    }
+}
+
+/// Prompts, and the engine that made their tokens, if one did.
+pub(crate) struct Tokenized {
+    pub(crate) prompts: Vec<Prompt>,
+    pub(crate) tokenizer: Option<String>,
+}
+
+/// Tokenizes every prompt.
 pub(crate) fn tokenize(
     sources: &[PromptSource],
     mut engine: Option<&mut Engine>,
     n_vocab: usize,
-) -> Result<(Vec<Prompt>, Option<String>), Error> {
+) -> Result<Tokenized, Error> {
     let mut tokenizer = None;
     let mut tokens_of = |text: &str, add_special| -> Result<Vec<u32>, Error> {
         let engine = engine
@@ -104,11 +148,12 @@ pub(crate) fn tokenize(
             rendered,
             source,
             tokens,
-            decode_tokens: Vec::new(),
-            sha256: String::new(),
         });
     }
-    Ok((prompts, tokenizer.or(recorded_tokenizer)))
+    Ok(Tokenized {
+        prompts,
+        tokenizer: tokenizer.or(recorded_tokenizer),
+    })
 }
 
 pub(crate) fn check_range(tokens: &[u32], n_vocab: usize, what: &str) -> Result<(), Error> {
@@ -120,10 +165,10 @@ pub(crate) fn check_range(tokens: &[u32], n_vocab: usize, what: &str) -> Result<
     }
 }
 
-/// SHA-256 over its token IDs and those of its decode steps.
-pub(crate) fn hash(prompt: &Prompt) -> String {
+/// SHA-256 over token IDs.
+fn sha256(tokens: &[&[u32]]) -> String {
     let mut hasher = Sha256::new();
-    for token in prompt.tokens.iter().chain(&prompt.decode_tokens) {
+    for token in tokens.iter().copied().flatten() {
         hasher.update(token.to_le_bytes());
     }
     hex(&hasher.finalize())

@@ -1,7 +1,6 @@
 //! How engines run while they are compared, or recorded to be compared.
 
-use reports::model::Prompt;
-
+use super::prompts::Prompt;
 use crate::error::Error;
 use crossval_protocol::{ModelFacts, Settings};
 

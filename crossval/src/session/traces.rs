@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
-use reports::model::Prompt;
+use crossval_protocol::Settings;
+use reports::model::Role;
 
-use super::prompts::PromptSource;
+use super::noise::NoiseSource;
+use super::prompts::{Prompt, PromptSource};
 use super::settings::{COMPARED_UBATCH, DECODE_STEPS};
-use crate::engine::EngineSpec;
+use super::setup::Setup;
+use crate::engine::{EngineSpec, Failed, by};
 use crate::error::Error;
 use crossval_trace::Trace;
 
@@ -21,7 +24,7 @@ impl Traces {
     ///
     /// # Errors
     /// [`Error::BadInput`] for a file that is no usable trace, or was recorded in other batches than are compared.
-    pub(crate) fn open(reference: &EngineSpec, candidate: &EngineSpec) -> Result<Traces, Error> {
+    pub(crate) fn open(setup: &Setup) -> Result<Traces, Error> {
         let open = |spec: &EngineSpec| -> Result<Option<Trace>, Error> {
             let Some(path) = spec.trace() else {
                 return Ok(None);
@@ -43,8 +46,8 @@ impl Traces {
             Ok(Some(trace))
         };
         Ok(Traces {
-            reference: open(reference)?,
-            candidate: open(candidate)?,
+            reference: open(&setup.reference)?,
+            candidate: open(&setup.candidate)?,
         })
     }
 
@@ -114,39 +117,46 @@ impl Traces {
         Ok(())
     }
 
-    /// That of the reference.
-    pub(crate) fn reference(&self) -> Option<&Trace> {
-        self.reference.as_ref()
+    /// That of an engine, if it is one.
+    fn of(&self, role: Role) -> Option<&Trace> {
+        role.of(&self.reference, &self.candidate).as_ref()
     }
 
-    /// That of the candidate.
-    pub(crate) fn candidate(&self) -> Option<&Trace> {
-        self.candidate.as_ref()
-    }
-
-    /// Names of the two engines: of a trace, that of the engine recorded.
-    pub(crate) fn engines(&self, specs: [&EngineSpec; 2]) -> [String; 2] {
-        let name = |trace: Option<&Trace>, spec: &EngineSpec| match trace {
+    /// Name of an engine: of a trace, that of the engine recorded.
+    pub(crate) fn name(&self, setup: &Setup, role: Role) -> String {
+        match self.of(role) {
             Some(trace) => trace.info().engine.clone(),
-            None => spec.to_string(),
-        };
-        let [reference, candidate] = specs;
-        [
-            name(self.reference(), reference),
-            name(self.candidate(), candidate),
-        ]
+            None => setup.spec(role).to_string(),
+        }
+    }
+
+    /// Where the noise of an engine is known from.
+    ///
+    /// # Errors
+    /// If it is to be measured, and the worker for that fails.
+    pub(crate) fn noise(
+        &self,
+        setup: &Setup,
+        role: Role,
+        settings: Settings,
+    ) -> Result<NoiseSource<'_>, Failed> {
+        match self.of(role) {
+            Some(trace) => Ok(NoiseSource::Recorded(trace)),
+            None => NoiseSource::live(&setup.launcher, setup.spec(role), &setup.model, settings)
+                .map_err(by(role)),
+        }
     }
 
     /// The reference's logits before the generated token `index` against themselves; NaN if not finite.
     pub(crate) fn generation_noise(&self, prompt: &[u32], index: usize) -> Option<f64> {
-        let trace = self.reference()?;
+        let trace = self.of(Role::Reference)?;
         let about = trace.info().prompts.get(trace.prompt(prompt)?.index)?;
         Some(about.generation_noise.get(index)?.unwrap_or(f64::NAN))
     }
 
     /// Taps in which two runs of the reference differed while it was recorded.
     pub(crate) fn not_repeatable(&self) -> Vec<String> {
-        let trace = self.reference.as_ref();
+        let trace = self.of(Role::Reference);
         trace.map_or(Vec::new(), |t| t.info().not_repeatable.clone())
     }
 }

@@ -1,9 +1,10 @@
 //! One text through both tokenizers, and back.
 
 use crossval_protocol::{DecodeOptions, EncodeOptions};
+use reports::model::Role;
 
-use crate::engine::{Engine, EngineError};
-use crate::session::lockstep::Side;
+use crate::engine::{Engine, EngineError, Failed, by};
+use crate::session::pair::Pair;
 
 /// How tokens are turned back into text for the comparison.
 pub const DECODINGS: [DecodeOptions; 2] = [
@@ -20,18 +21,9 @@ pub const DECODINGS: [DecodeOptions; 2] = [
 /// What an engine answered, or why it refused to.
 pub type Answer<T> = Result<T, String>;
 
-/// Two engines with a vocabulary loaded.
-#[derive(Debug)]
-pub struct Pair<'a> {
-    /// The engine compared against.
-    pub reference: &'a mut Engine,
-    /// The engine under test.
-    pub candidate: &'a mut Engine,
-}
-
 /// What both made of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Comparison {
+pub struct Compared {
     /// Token IDs of the reference.
     pub reference: Answer<Vec<u32>>,
     /// Token IDs of the candidate.
@@ -51,7 +43,7 @@ pub struct TextDifference {
     pub candidate: Answer<Vec<u8>>,
 }
 
-impl Comparison {
+impl Compared {
     /// Whether both gave the same tokens and from them the same texts, or both refused.
     pub fn equal(&self) -> bool {
         match (&self.reference, &self.candidate) {
@@ -69,72 +61,66 @@ impl Comparison {
     }
 }
 
-impl Pair<'_> {
-    /// Tokenizes a text, of [`MAX_TEXT`](crossval_protocol::MAX_TEXT) bytes at most, in both engines at the same time, and turns
-    /// the reference's tokens back into text.
-    ///
-    /// # Errors
-    /// If an engine dies or breaks the protocol.
-    pub fn compare(&mut self, text: &[u8], options: EncodeOptions) -> Result<Comparison, Side> {
-        let [reference, candidate] = self.both(
-            |engine| engine.begin_tokenize(text, options),
-            |engine| Ok(engine.end_tokenize()?.0),
-        )?;
-        let mut texts = Vec::new();
-        if let (Ok(tokens), Ok(_)) = (&reference, &candidate) {
-            for options in DECODINGS {
-                let [reference, candidate] = self.both(
-                    |engine| engine.begin_detokenize(tokens, options),
-                    |engine| engine.end_detokenize(),
-                )?;
-                if reference != candidate {
-                    texts.push(TextDifference {
-                        options,
-                        reference,
-                        candidate,
-                    });
-                }
+/// Tokenizes a text, of [`MAX_TEXT`](crossval_protocol::MAX_TEXT) bytes at most, in both engines at the same time, and
+/// turns the reference's tokens back into text.
+///
+/// # Errors
+/// If an engine dies or breaks the protocol.
+pub fn compare(pair: &mut Pair, text: &[u8], options: EncodeOptions) -> Result<Compared, Failed> {
+    let [reference, candidate] = both(
+        pair,
+        |engine| engine.begin_tokenize(text, options),
+        |engine| Ok(engine.end_tokenize()?.0),
+    )?;
+    let mut texts = Vec::new();
+    if let (Ok(tokens), Ok(_)) = (&reference, &candidate) {
+        for options in DECODINGS {
+            let [reference, candidate] = both(
+                pair,
+                |engine| engine.begin_detokenize(tokens, options),
+                |engine| engine.end_detokenize(),
+            )?;
+            if reference != candidate {
+                texts.push(TextDifference {
+                    options,
+                    reference,
+                    candidate,
+                });
             }
         }
-        Ok(Comparison {
-            reference,
-            candidate,
-            texts,
-        })
     }
+    Ok(Compared {
+        reference,
+        candidate,
+        texts,
+    })
+}
 
-    /// One request to both. Neither is left with an answer that nobody has read, whatever the other does.
-    fn both<T>(
-        &mut self,
-        begin: impl Fn(&mut Engine) -> Result<(), EngineError>,
-        end: impl Fn(&mut Engine) -> Result<T, EngineError>,
-    ) -> Result<[Answer<T>; 2], Side> {
-        let begun = [begin(self.reference), begin(self.candidate)];
-        let answer = |engine: &mut Engine, begun: Result<(), EngineError>| {
-            // What could not be sent has not been refused by the tokenizer.
-            begun?;
-            match end(engine) {
-                Ok(answer) => Ok(Ok(answer)),
-                Err(EngineError::Refused { message, .. }) => Ok(Err(message)),
-                Err(e) => Err(e),
-            }
-        };
-        let [of_reference, of_candidate] = begun;
-        let reference = answer(self.reference, of_reference);
-        let candidate = answer(self.candidate, of_candidate);
-        Ok([
-            reference.map_err(Side::Reference)?,
-            candidate.map_err(Side::Candidate)?,
-        ])
-    }
+/// One request to both. Neither is left with an answer that nobody has read, whatever the other does.
+fn both<T>(
+    pair: &mut Pair,
+    begin: impl Fn(&mut Engine) -> Result<(), EngineError>,
+    end: impl Fn(&mut Engine) -> Result<T, EngineError>,
+) -> Result<[Answer<T>; 2], Failed> {
+    let begun = Role::BOTH.map(|role| (role, begin(pair.engine(role))));
+    let [reference, candidate] = begun.map(|(role, begun)| {
+        // What could not be sent has not been refused by the tokenizer.
+        begun.map_err(by(role))?;
+        match end(pair.engine(role)) {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(EngineError::Refused { message, .. }) => Ok(Err(message)),
+            Err(e) => Err(by(role)(e)),
+        }
+    });
+    Ok([reference?, candidate?])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn comparison(reference: &[u32], candidate: &[u32]) -> Comparison {
-        Comparison {
+    fn compared(reference: &[u32], candidate: &[u32]) -> Compared {
+        Compared {
             reference: Ok(reference.to_vec()),
             candidate: Ok(candidate.to_vec()),
             texts: Vec::new(),
@@ -150,30 +136,30 @@ mod tests {
             (&[1, 2], &[1, 2, 3], Some(2)),
             (&[1], &[], Some(0)),
         ] {
-            let comparison = comparison(reference, candidate);
-            assert_eq!(comparison.first_difference(), first);
-            assert_eq!(comparison.equal(), first.is_none());
+            let compared = compared(reference, candidate);
+            assert_eq!(compared.first_difference(), first);
+            assert_eq!(compared.equal(), first.is_none());
         }
     }
 
     #[test]
     fn one_refusal_is_a_difference_and_two_are_none() {
-        let mut comparison = comparison(&[1], &[1]);
-        comparison.candidate = Err("not UTF-8".into());
-        assert!(!comparison.equal());
-        comparison.reference = Err("invalid character".into());
-        assert!(comparison.equal());
-        assert_eq!(comparison.first_difference(), None);
+        let mut compared = compared(&[1], &[1]);
+        compared.candidate = Err("not UTF-8".into());
+        assert!(!compared.equal());
+        compared.reference = Err("invalid character".into());
+        assert!(compared.equal());
+        assert_eq!(compared.first_difference(), None);
     }
 
     #[test]
     fn another_text_is_a_difference() {
-        let mut comparison = comparison(&[1], &[1]);
-        comparison.texts.push(TextDifference {
+        let mut compared = compared(&[1], &[1]);
+        compared.texts.push(TextDifference {
             options: DECODINGS[0],
             reference: Ok(b" a".to_vec()),
             candidate: Ok(b"a".to_vec()),
         });
-        assert!(!comparison.equal());
+        assert!(!compared.equal());
     }
 }

@@ -1,11 +1,14 @@
 //! Many random strings through both tokenizers.
 
 use crossval_protocol::EncodeOptions;
+use reports::model::Role;
 
+use super::compare::{Compared, compare};
+use super::escape;
 use super::generate::{Case, Generator, Vocabulary};
-use super::{Comparison, Pair, escape};
+use crate::engine::{Failed, by};
 use crate::progress::Progress;
-use crate::session::lockstep::Side;
+use crate::session::pair::Pair;
 use crossval_protocol::VocabFacts;
 
 /// Mismatches that are shrunk and kept; the others are counted.
@@ -58,7 +61,7 @@ pub struct Mismatch {
     /// As little of it as still differs.
     pub text: Vec<u8>,
     /// What the engines make of that.
-    pub comparison: Comparison,
+    pub comparison: Compared,
 }
 
 /// A token whose text by itself differs.
@@ -88,7 +91,7 @@ pub fn fuzz(
     vocab: &VocabFacts,
     options: FuzzOptions,
     progress: Progress<'_>,
-) -> Result<FuzzReport, Side> {
+) -> Result<FuzzReport, Failed> {
     let [reference, candidate] = pieces(pair, vocab.n_vocab)?;
     let different = (0..).zip(reference.iter().zip(&candidate));
     let different = different.filter(|(_, (r, c))| r != c);
@@ -151,11 +154,11 @@ pub fn fuzz(
 }
 
 /// The text of every token by itself, of the reference and the candidate.
-fn pieces(pair: &mut Pair<'_>, n_vocab: usize) -> Result<[Vec<Vec<u8>>; 2], Side> {
+fn pieces(pair: &mut Pair<'_>, n_vocab: usize) -> Result<[Vec<Vec<u8>>; 2], Failed> {
     let ids: Vec<u32> = (0..).take(n_vocab).collect();
     Ok([
-        pair.reference.pieces(&ids).map_err(Side::Reference)?,
-        pair.candidate.pieces(&ids).map_err(Side::Candidate)?,
+        pair.reference.pieces(&ids).map_err(by(Role::Reference))?,
+        pair.candidate.pieces(&ids).map_err(by(Role::Candidate))?,
     ])
 }
 
@@ -167,20 +170,19 @@ struct FuzzedString<'a, 'b> {
 }
 
 impl FuzzedString<'_, '_> {
-    fn compare(&mut self, text: &[u8], options: EncodeOptions) -> Result<Comparison, Side> {
+    fn compare(&mut self, text: &[u8], options: EncodeOptions) -> Result<Compared, Failed> {
         let (index, seed, escaped) = (self.index, self.seed, escape(text));
         let task = format!("tokenizing string {index} of seed {seed}: \"{escaped}\"");
-        self.pair.reference.set_task(&task);
-        self.pair.candidate.set_task(task);
-        self.pair.compare(text, options)
+        self.pair.set_task(&task);
+        compare(self.pair, text, options)
     }
 
     /// Leaves out what is not needed for the engines to differ: halves, then quarters, down to characters.
     fn shrink(
         &mut self,
         case: &Case,
-        mut comparison: Comparison,
-    ) -> Result<(Vec<u8>, Comparison), Side> {
+        mut comparison: Compared,
+    ) -> Result<(Vec<u8>, Compared), Failed> {
         let mut units = units(&case.text);
         let mut steps = 0;
         let mut size = units.len().div_ceil(2);

@@ -10,18 +10,19 @@ mod generate;
 
 use std::path::Path;
 
-pub use self::compare::{Answer, Comparison, DECODINGS, Pair, TextDifference};
+pub use self::compare::{Answer, Compared, DECODINGS, TextDifference, compare};
 pub use self::escape::{escape, printf_argument};
 pub use self::fuzz::{FuzzOptions, FuzzReport, Mismatch, PieceMismatch, fuzz};
 pub use self::generate::{Case, Generator, Vocabulary};
-use crate::engine::{Engine, EngineSpec, Launcher};
+use crate::engine::{Engine, EngineSpec, Failed, Launcher};
 use crate::error::Error;
-use crate::session::lockstep::Side;
+use crate::session::pair::Pair;
+use crate::session::setup::Setup;
 use crossval_protocol::VocabFacts;
 
 /// Two engines that have loaded the vocabulary of one file, and nothing else of it.
 #[derive(Debug)]
-pub struct Engines {
+pub struct Tokenizers {
     /// The engine compared against.
     pub reference: Engine,
     /// The engine under test.
@@ -30,20 +31,18 @@ pub struct Engines {
     pub facts: VocabFacts,
 }
 
-impl Engines {
+impl Tokenizers {
     /// Starts both and loads the vocabulary.
     ///
     /// # Errors
     /// If an engine cannot be started, has no tokenizer, or does not load the file; if they see different
     /// vocabularies.
-    pub fn load(
-        launcher: &Launcher,
-        reference: &EngineSpec,
-        candidate: &EngineSpec,
-        model: &Path,
-    ) -> Result<Engines, Error> {
-        let candidate = start(launcher, candidate)?;
-        let reference = start(launcher, reference)?;
+    pub fn load(setup: &Setup) -> Result<Tokenizers, Error> {
+        let Setup {
+            launcher, model, ..
+        } = setup;
+        let candidate = start(launcher, &setup.candidate)?;
+        let reference = start(launcher, &setup.reference)?;
         // Ours first: it names what is wrong with a file, where the reference aborts.
         let (candidate, facts) = load(candidate, model)?;
         let name = reference.name().to_owned();
@@ -61,7 +60,7 @@ impl Engines {
                 candidate.name()
             )));
         }
-        Ok(Engines {
+        Ok(Tokenizers {
             reference,
             candidate,
             facts,
@@ -77,11 +76,8 @@ impl Engines {
     }
 
     /// An engine that failed, as an error of the command; `what` says what it was at.
-    pub fn failed(&self, side: Side, what: &str) -> Error {
-        let (error, engine) = match side {
-            Side::Reference(e) => (e, &self.reference),
-            Side::Candidate(e) => (e, &self.candidate),
-        };
+    pub fn failed(&self, Failed { role, error }: Failed, what: &str) -> Error {
+        let engine = role.of(&self.reference, &self.candidate);
         match error.into_error(engine.name()) {
             Error::Engine(message) => Error::Engine(format!("{message} ({what})")),
             other => other,
@@ -92,7 +88,7 @@ impl Engines {
 /// One engine with the vocabulary of a file, and what that is.
 ///
 /// # Errors
-/// As [`Engines::load`].
+/// As [`Tokenizers::load`].
 pub fn load_one(
     launcher: &Launcher,
     spec: &EngineSpec,

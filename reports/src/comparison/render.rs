@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::facts::{Kind, Table};
 use crate::html;
 use crate::markdown::writer::fitting;
+use crate::terminal::line_without_controls;
 
 /// Columns of the terminal.
 const WIDTH: u16 = 100;
@@ -67,13 +68,7 @@ pub(super) fn html(comparison: &Comparison) -> Result<String, Error> {
 /// Nothing in it moves the cursor or breaks a line.
 fn plain(text: &str) -> String {
     let shown = text.chars().take(CELL);
-    let mut plain: String = shown
-        .map(|c| match c {
-            '\n' | '\r' | '\t' => ' ',
-            c if c.is_control() => '\u{fffd}',
-            c => c,
-        })
-        .collect();
+    let mut plain = line_without_controls(&shown.collect::<String>());
     if text.chars().count() > CELL {
         plain.push('…');
     }

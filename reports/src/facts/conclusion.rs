@@ -3,6 +3,7 @@
 use super::coverage;
 use super::gate::{judged, no_baseline, of_result, shrunk};
 use super::movers::surely_faster;
+use super::parity::gated;
 use super::speed::{measured, memory_threads, threads};
 use crate::model::{
     AtFault, Gate, GateResult, KnownState, Measured, Report, Role, Source, Status, TimedPair,
@@ -142,10 +143,9 @@ pub(super) fn conclusion(report: &Report) -> String {
             format!("{candidate} does not pass against {reference} on {model}{fault}")
         }
         (None, Status::Pass | Status::Fail | Status::Incomplete) => {
-            let mut taps = report.taps.iter().flat_map(|entry| entry.modes());
-            let within = match taps.any(|(_, stats)| stats.pass.is_some()) {
-                true => " within every limit",
-                false => "",
+            let within = match gated(report).next() {
+                Some(_) => " within every limit",
+                None => "",
             };
             let known = report.known.iter();
             let matched = known.filter(|known| known.state == KnownState::Matched);

@@ -32,15 +32,14 @@ use conclusion::Advantages;
 pub(crate) use gate::{rows as gate_rows, sentence as series_sentence};
 use output::Generated;
 pub(crate) use output::{LogitsCurve, generations_of};
-pub(crate) use parity::{Level, Parity, nmse, tap_group};
+pub(crate) use parity::{Cell, Level, Parity, gated, nmse, tap_group};
 pub(crate) use plots::{Plot, PlotLine, PlotPoint};
 use run::PromptDetail;
 pub(crate) use share::{Shade, Share};
-pub use speed::bench_notes;
-pub(crate) use speed::measured;
+pub(crate) use speed::{bench_notes, measured};
 pub(crate) use tokenizer::Tokenizer;
 use verdict::Verdict;
-pub(crate) use verdict::{failure, stage};
+pub(crate) use verdict::{at_fault, excused, failure, stage};
 use worst::WorstOfMode;
 
 /// A report, digested.

@@ -55,6 +55,13 @@ impl Level {
     }
 }
 
+/// Every tap that has a limit, by prompt, layer and mode.
+pub(crate) fn gated(report: &Report) -> impl Iterator<Item = &TapStats> {
+    let modes = report.taps.iter().flat_map(|entry| entry.modes());
+    let stats = modes.map(|(_, stats)| stats);
+    stats.filter(|stats| stats.pass.is_some())
+}
+
 /// The NMSE of the worst row. A row that was compared and has none is not finite.
 pub(crate) fn nmse(stats: &TapStats) -> Level {
     match stats.nmse {
@@ -189,6 +196,12 @@ impl<'a> Parity<'a> {
             .map(|(_, cell)| cell)
     }
 
+    /// The worst of one tap over all layers.
+    pub(crate) fn worst(&self, mode: Mode, tap: &'a str) -> Option<&Cell<'a>> {
+        let cells = self.column(mode, tap);
+        cells.reduce(|a, b| if b.worse_than(a) { b } else { a })
+    }
+
     /// `layer 3, position 5`, with the prompt where there are several.
     pub(crate) fn place(&self, cell: &Cell<'_>) -> String {
         let mut parts = Vec::new();
@@ -243,11 +256,7 @@ impl<'a> Parity<'a> {
         let mut table = Table::new(&columns);
         for &tap in &self.taps {
             let cells: Vec<_> = self.column(mode, tap).collect();
-            let Some(worst) = cells
-                .iter()
-                .copied()
-                .reduce(|a, b| if b.worse_than(a) { b } else { a })
-            else {
+            let Some(worst) = self.worst(mode, tap) else {
                 continue;
             };
             let phase = |decode| {

@@ -207,7 +207,7 @@ pub(super) fn workers(report: &Report) -> Table {
 }
 
 /// What the timings are, and what they do not say.
-pub fn bench_notes(report: &Report) -> Vec<String> {
+pub(crate) fn bench_notes(report: &Report) -> Vec<String> {
     let Some(bench) = &report.bench else {
         return Vec::new();
     };

@@ -49,13 +49,9 @@ impl Verdict {
         };
         let reference = &report.engines.reference.name;
         let candidate = &report.engines.candidate.name;
-        let fault = match verdict.at_fault {
-            AtFault::None if verdict.parity_failed() => "; at fault: neither engine".to_owned(),
-            AtFault::None => String::new(),
-            AtFault::Candidate => format!("; at fault: the candidate ({candidate})"),
-            AtFault::Reference => format!("; at fault: the reference ({reference})"),
-            AtFault::Both => "; at fault: both engines".to_owned(),
-            AtFault::Undetermined => "; at fault: undetermined".to_owned(),
+        let fault = match at_fault(report) {
+            Some(fault) => format!("; at fault: {fault}"),
+            None => String::new(),
         };
         let speed = speed(report);
         let model = report.model.file_name();
@@ -118,8 +114,24 @@ fn speed(report: &Report) -> String {
     }
 }
 
+/// `the candidate (rust)`; `None` if there is no fault.
+pub(crate) fn at_fault(report: &Report) -> Option<String> {
+    let engine = |role| {
+        let name = &report.engines.engine(role).name;
+        Some(format!("the {role} ({name})"))
+    };
+    match report.verdict.at_fault {
+        AtFault::None if report.verdict.parity_failed() => Some("neither engine".to_owned()),
+        AtFault::None => None,
+        AtFault::Candidate => engine(Role::Candidate),
+        AtFault::Reference => engine(Role::Reference),
+        AtFault::Both => Some("both engines".to_owned()),
+        AtFault::Undetermined => Some("undetermined".to_owned()),
+    }
+}
+
 /// ` with 2 known deviations`, if the run passed thanks to them.
-fn excused(report: &Report) -> String {
+pub(crate) fn excused(report: &Report) -> String {
     let matched = report
         .known
         .iter()

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::html::embedded;
 use crate::{gate, judged, sample};
 
-const ATTACK: &str = "</script><script>alert(1)</script><img src=x onerror=\"alert(2)\"> | `x` {{ 1234 * 4321 }} \u{1b}[2J";
+pub const ATTACK: &str = "</script><script>alert(1)</script><img src=x onerror=\"alert(2)\"> | `x` {{ 1234 * 4321 }} \u{1b}[2J";
 
 /// Puts the attack into every string and key that is not one of a fixed set of words.
 fn poison(value: &mut Value) {

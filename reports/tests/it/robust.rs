@@ -4,7 +4,7 @@ use proptest::option;
 use proptest::prelude::*;
 use reports::comparison::Comparison;
 use reports::model::{Report, Status, TapStats};
-use reports::{html, json, junit, markdown, records};
+use reports::{html, json, junit, markdown, records, terminal};
 
 use crate::{gate, judged, sample};
 
@@ -126,6 +126,10 @@ proptest! {
     #[test]
     fn every_report_renders(report in report()) {
         prop_assert!(!markdown::render(&report).is_empty());
+        prop_assert!(!terminal::summary(&report).is_empty());
+        prop_assert!(!terminal::gate(&report, "report.json").is_empty());
+        prop_assert_eq!(terminal::bench(&report).is_empty(), report.bench.is_none());
+        prop_assert_eq!(terminal::bench_markdown(&report).is_empty(), report.bench.is_none());
         prop_assert!(!html::render(&report).unwrap().is_empty());
         let read = json::parse(&json::write(&report).unwrap(), "report").unwrap();
         prop_assert!(!html::render(&read).unwrap().is_empty());

@@ -10,12 +10,12 @@ use super::{Args, Entries, differences, ids_or_refusal};
 use crate::cli::terminal::Terminal;
 use crossval::Error;
 use crossval::tokens::{
-    Engines, FuzzOptions, FuzzReport, Mismatch, PieceMismatch, escape, fuzz, printf_argument,
+    FuzzOptions, FuzzReport, Mismatch, PieceMismatch, Tokenizers, escape, fuzz, printf_argument,
 };
 
 pub(super) fn run(
     args: &Args,
-    mut engines: Engines,
+    mut engines: Tokenizers,
     count: u64,
     corpus: Option<Vec<u8>>,
     terminal: Terminal,
@@ -34,7 +34,9 @@ pub(super) fn run(
             progress.steps(count);
             fuzz(pair, &facts, options, progress)
         })
-        .map_err(|side| engines.failed(side, &format!("--fuzz {count} --seed {}", args.seed)))?;
+        .map_err(|failed| {
+            engines.failed(failed, &format!("--fuzz {count} --seed {}", args.seed))
+        })?;
     let names = [&engines.candidate, &engines.reference].map(|engine| engine.name().to_owned());
     if args.json {
         terminal.print_json(&Entries(as_json(args, &report, &names)))?;

@@ -5,13 +5,13 @@ use std::ops::Range;
 
 use comfy_table::CellAlignment;
 use crossval_protocol::{DecodeOptions, EncodeOptions};
+use reports::model::Role;
 use reports::number;
 
 use super::{SHOWN_TOKENS, ids_or_refusal};
 use crate::cli::inspect::table;
-use crossval::engine::{Engine, EngineError};
-use crossval::session::lockstep::Side;
-use crossval::tokens::{Answer, Comparison, Engines, TextDifference, escape};
+use crossval::engine::{Engine, EngineError, Failed, by};
+use crossval::tokens::{Answer, Compared, TextDifference, Tokenizers, escape};
 
 /// Tokens, and bytes of text, shown on either side of a difference.
 const CONTEXT: usize = 8;
@@ -19,11 +19,11 @@ const CONTEXT_BYTES: usize = 40;
 
 /// The table if it is short or there is a difference, and what it comes to.
 pub(super) fn render(
-    engines: &mut Engines,
+    engines: &mut Tokenizers,
     text: &[u8],
     options: EncodeOptions,
-    comparison: &Comparison,
-) -> Result<String, Side> {
+    comparison: &Compared,
+) -> Result<String, Failed> {
     let mut out = String::new();
     let names = [&engines.candidate, &engines.reference].map(|engine| engine.name().to_owned());
     let bytes = number::plural(text.len() as u64, "byte");
@@ -48,13 +48,13 @@ pub(super) fn render(
         None => 0..0,
     };
     if !window.is_empty() {
-        let c = cells(&mut engines.candidate, c, &window).map_err(Side::Candidate)?;
-        let r = cells(&mut engines.reference, r, &window).map_err(Side::Reference)?;
+        let c = cells(&mut engines.candidate, c, &window).map_err(by(Role::Candidate))?;
+        let r = cells(&mut engines.reference, r, &window).map_err(by(Role::Reference))?;
         let _ = writeln!(out, "{}\n", side_by_side(&names, &c, &r));
     }
     if let Some(first) = first {
         let offset = offset(&mut engines.reference, text, &r[..first], options);
-        let offset = offset.map_err(Side::Reference)?;
+        let offset = offset.map_err(by(Role::Reference))?;
         out.push_str(&context(first, text, offset));
     }
     for difference in &comparison.texts {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The packages' energy counters.
-pub(super) struct Meter {
+pub(super) struct Packages {
     packages: Vec<Package>,
 }
 
@@ -13,13 +13,13 @@ struct Package {
     range: u64,
 }
 
-impl Meter {
+impl Packages {
     /// Those that can be read; `None` if there are none, or not all can be.
-    pub(super) fn open() -> Option<Meter> {
-        Meter::in_folder(Path::new("/sys/class/powercap"))
+    pub(super) fn open() -> Option<Packages> {
+        Packages::in_folder(Path::new("/sys/class/powercap"))
     }
 
-    fn in_folder(folder: &Path) -> Option<Meter> {
+    fn in_folder(folder: &Path) -> Option<Packages> {
         let mut packages = Vec::new();
         for entry in std::fs::read_dir(folder).ok()? {
             let zone = entry.ok()?.path();
@@ -33,7 +33,7 @@ impl Meter {
                 });
             }
         }
-        let meter = Meter { packages };
+        let meter = Packages { packages };
         meter.read().map(|_| meter)
     }
 
@@ -78,16 +78,16 @@ mod tests {
     #[test]
     fn packages_are_summed_and_their_parts_are_not() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(Meter::in_folder(folder.path()).is_none());
+        assert!(Packages::in_folder(folder.path()).is_none());
         zone(folder.path(), "intel-rapl:0", "package-0", "900000\n");
         zone(folder.path(), "intel-rapl:0:0", "core", "5\n");
         zone(folder.path(), "intel-rapl:1", "psys", "5\n");
-        let meter = Meter::in_folder(folder.path()).unwrap();
+        let meter = Packages::in_folder(folder.path()).unwrap();
         assert_eq!(meter.read(), Some(vec![900_000]));
         assert_eq!(meter.joules(&[100_000], &[900_000]), 0.8);
         // Past the end of the range.
         assert_eq!(meter.joules(&[900_000], &[400_000]), 0.5);
         zone(folder.path(), "intel-rapl:2", "package-1", "unreadable");
-        assert!(Meter::in_folder(folder.path()).is_none());
+        assert!(Packages::in_folder(folder.path()).is_none());
     }
 }

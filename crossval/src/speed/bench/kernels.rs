@@ -1,28 +1,14 @@
 //! The Rust engine's matrix products by themselves, as shares of the limits of one thread.
 
-use std::path::Path;
-
 use crossval_protocol::KernelTime;
 use reports::model::{BenchKernel, BenchRoofline};
 
-use crate::engine::{EngineError, EngineSpec, Launcher};
 use crate::stats::measured;
 
-/// Times every product of the model on `cpu`, in a worker of its own.
-///
-/// # Errors
-/// As for any request to a worker.
-pub(super) fn measure(
-    launcher: &Launcher,
-    spec: &EngineSpec,
-    model: &Path,
-    cpu: usize,
-    one: &BenchRoofline,
-) -> Result<Vec<BenchKernel>, EngineError> {
-    let mut engine = launcher.start_another(spec, Some(&[cpu]))?;
-    engine.load(model)?;
-    let products = engine.time_kernels()?;
-    Ok(products.into_iter().filter_map(|p| share(p, one)).collect())
+/// Products that a worker has timed on one CPU, whose limits are `one`'s.
+pub(super) fn shares(products: Vec<KernelTime>, one: &BenchRoofline) -> Vec<BenchKernel> {
+    let shares = products.into_iter().filter_map(|p| share(p, one));
+    shares.collect()
 }
 
 fn share(product: KernelTime, one: &BenchRoofline) -> Option<BenchKernel> {

@@ -24,20 +24,22 @@ mod report;
 mod test;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use reports::model::{Bench, BenchCompactHead, BenchMemory, BenchRoofline, BenchTokens, TokenWork};
+use reports::model::{
+    Bench, BenchCompactHead, BenchMemory, BenchRoofline, BenchTokens, Generation, Role, TokenWork,
+};
 use reports::number;
 use xxhash_rust::xxh3::xxh3_64;
 
 pub(crate) use self::report::not_reproduced;
 pub use self::report::{BenchOptions, measure};
-use self::test::{Cache, Series, Test};
-use crate::engine::{Engine, EngineError, EngineSpec, Launcher};
+use self::test::Series;
+pub(crate) use self::test::{Cache, Test, Timed};
+use crate::engine::{Engine, EngineError, EngineSpec, Failed, by};
 use crate::environment::cpus_by_core;
 use crate::progress::Progress;
-use crate::session::lockstep::Side;
+use crate::session::setup::Setup;
 use crate::speed::roofline;
 use crossval_protocol::{Settings, token_bytes};
 
@@ -56,17 +58,10 @@ const SHORT: Duration = Duration::from_secs(2);
 /// Idle threads of either engine have stopped spinning by then: OpenMP's and our pool's do within a few milliseconds.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// What wraps an engine's error, by index.
-const SIDES: [fn(EngineError) -> Side; 2] = [Side::Reference, Side::Candidate];
-
 /// What to time.
 pub(crate) struct Plan<'a> {
-    /// How workers are started.
-    pub(crate) launcher: &'a Launcher,
-    /// The GGUF file.
-    pub(crate) model: &'a Path,
-    /// Reference, candidate.
-    pub(crate) specs: [&'a EngineSpec; 2],
+    /// The engines and the model.
+    pub(crate) setup: &'a Setup,
     /// Threads per engine; everything is timed at each.
     pub(crate) threads: &'a [usize],
     /// Pairs per test, warm-up apart.
@@ -77,11 +72,11 @@ pub(crate) struct Plan<'a> {
     pub(crate) n_ctx: usize,
     /// Prompts to prefill, none of them empty; the first one's is the time to first token.
     pub(crate) prefill: &'a [&'a [u32]],
-    /// A prompt that is not empty, and steps to decode behind it.
-    pub(crate) decode: Option<(&'a [u32], usize)>,
+    /// What is decoded.
+    pub(crate) decode: Option<Decode<'a>>,
     /// What each engine has generated untimed from the one prompt of all tests. `None` for untimed runs of workers of
     /// their own.
-    pub(crate) untimed: Option<[&'a [u32]; 2]>,
+    pub(crate) untimed: Option<&'a Generation>,
     /// What is timed after loading, a prompt of one token; `None` not to time loading.
     pub(crate) load: Option<&'a [u32]>,
     /// Whether to load with a cold page cache too. No process may have the model mapped then.
@@ -94,12 +89,43 @@ pub(crate) struct Plan<'a> {
     pub(crate) kernels: bool,
 }
 
+/// Decoding behind a prompt.
+#[derive(Clone, Copy)]
+pub(crate) struct Decode<'a> {
+    /// Token IDs, at least one.
+    pub(crate) prompt: &'a [u32],
+    /// How many.
+    pub(crate) steps: usize,
+}
+
 /// One generation that is timed, and the test that it is for.
 #[derive(Clone, Copy)]
 struct Job<'a> {
     test: Test,
     prompt: &'a [u32],
     n_predict: usize,
+}
+
+/// Whether the tokens of a job were always those generated untimed.
+#[derive(Clone, Copy)]
+struct Reproduced {
+    reference: bool,
+    candidate: bool,
+}
+
+impl Default for Reproduced {
+    fn default() -> Reproduced {
+        Reproduced {
+            reference: true,
+            candidate: true,
+        }
+    }
+}
+
+impl Reproduced {
+    fn of(&mut self, role: Role) -> &mut bool {
+        role.of(&mut self.reference, &mut self.candidate)
+    }
 }
 
 /// What a job came to.
@@ -115,7 +141,7 @@ struct Sample {
 ///
 /// # Errors
 /// Which engine failed, and how.
-pub(crate) fn bench(plan: &Plan, progress: Progress<'_>) -> Result<Bench, Side> {
+pub(crate) fn bench(plan: &Plan, progress: Progress<'_>) -> Result<Bench, Failed> {
     let mut bench = Bench {
         repetitions: plan.repetitions,
         rows: Vec::new(),
@@ -130,28 +156,21 @@ pub(crate) fn bench(plan: &Plan, progress: Progress<'_>) -> Result<Bench, Side> 
         kernels: Vec::new(),
     };
     progress.steps((plan.jobs().len() * 2 * (plan.repetitions + 1) * plan.threads.len()) as u64);
-    let mut meter = Meter {
+    let mut timing = Timing {
         plan,
-        energy: energy::Meter::open(),
+        energy: energy::Packages::open(),
         progress,
         bench: &mut bench,
     };
     for (i, &threads) in plan.threads.iter().enumerate() {
-        let cpus: Vec<usize> = cpus_by_core().0.into_iter().take(threads).collect();
+        let cores = Cores {
+            threads,
+            cpus: cpus_by_core().0.into_iter().take(threads).collect(),
+        };
         progress.stage("measuring the machine");
-        let roofline = roofline::measure(threads, &cpus);
-        let ours = |&side: &usize| matches!(plan.specs[side], EngineSpec::Rust { .. });
-        if i == 0
-            && plan.kernels
-            && let Some(side) = [0, 1].into_iter().find(ours)
-            && let Some(&cpu) = cpus.first()
-        {
-            progress.stage("timing the kernels");
-            let of_one = (threads > 1).then(|| roofline::measure(1, &[cpu]));
-            let of_one = of_one.as_ref().unwrap_or(&roofline);
-            let spec = plan.specs[side];
-            let products = kernels::measure(plan.launcher, spec, plan.model, cpu, of_one);
-            meter.bench.kernels = products.map_err(SIDES[side])?;
+        let roofline = roofline::measure(threads, &cores.cpus);
+        if i == 0 && plan.kernels {
+            timing.kernels(&cores, &roofline)?;
         }
         let mut tests = BTreeMap::new();
         // Loading takes one thread.
@@ -159,26 +178,16 @@ pub(crate) fn bench(plan: &Plan, progress: Progress<'_>) -> Result<Bench, Side> 
             && let Some(prompt) = plan.load
         {
             progress.stage("timing the load");
-            meter.load(prompt, threads, &cpus, &mut tests)?;
+            timing.load(prompt, &cores, &mut tests)?;
         }
-        let jobs = plan.jobs();
         progress.stage("generating untimed");
-        let untimed = match plan.untimed {
-            Some(generated) => generated.map(|tokens| {
-                let of_job = |job: &Job| tokens[..job.n_predict.min(tokens.len())].to_vec();
-                jobs.iter().map(of_job).collect()
-            }),
-            None => [
-                meter.untimed(0, threads, &cpus)?,
-                meter.untimed(1, threads, &cpus)?,
-            ],
-        };
+        let untimed = timing.untimed(&cores)?;
         let with = number::plural(threads as u64, "thread");
         progress.stage(format!("timing, {with}"));
-        meter.time(threads, &cpus, &untimed, &mut tests)?;
-        meter.report(threads, roofline, &tests);
+        timing.time(&cores, &untimed, &mut tests)?;
+        timing.report(threads, roofline, &tests);
     }
-    if meter.energy.is_none() {
+    if timing.energy.is_none() {
         let why = "energy: no counters of the CPU packages (RAPL) that may be read";
         bench.notes.push(why.to_owned());
     }
@@ -196,7 +205,7 @@ impl<'a> Plan<'a> {
             prompt,
             n_predict: 1,
         });
-        let decode = self.decode.iter().map(|&(prompt, steps)| Job {
+        let decode = self.decode.iter().map(|&Decode { prompt, steps }| Job {
             test: Test::Decode(steps),
             prompt,
             n_predict: steps + 1,
@@ -205,43 +214,75 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// Where workers run.
+struct Cores {
+    threads: usize,
+    cpus: Vec<usize>,
+}
+
+/// The tokens of every job.
+struct Untimed {
+    reference: Vec<Vec<u32>>,
+    candidate: Vec<Vec<u32>>,
+}
+
+impl Untimed {
+    fn of(&self, role: Role) -> &[Vec<u32>] {
+        role.of(&self.reference, &self.candidate)
+    }
+}
+
 /// Measures into a report.
-struct Meter<'a> {
+struct Timing<'a> {
     plan: &'a Plan<'a>,
-    energy: Option<energy::Meter>,
+    energy: Option<energy::Packages>,
     progress: Progress<'a>,
     bench: &'a mut Bench,
 }
 
 type Tests = BTreeMap<Test, Series>;
 
-impl<'a> Meter<'a> {
+impl Timing<'_> {
+    /// The Rust engine's matrix products by themselves, if it is among the engines.
+    fn kernels(&mut self, cores: &Cores, roofline: &BenchRoofline) -> Result<(), Failed> {
+        let setup = self.plan.setup;
+        let ours = |&role: &Role| matches!(setup.spec(role), EngineSpec::Rust { .. });
+        let (Some(role), Some(&cpu)) = (Role::BOTH.into_iter().find(ours), cores.cpus.first())
+        else {
+            return Ok(());
+        };
+        self.progress.stage("timing the kernels");
+        let of_one = (cores.threads > 1).then(|| roofline::measure(1, &[cpu]));
+        let (mut engine, _) = setup.start_another(role, Some(&[cpu]))?;
+        let products = engine.time_kernels().map_err(by(role))?;
+        self.bench.kernels = kernels::shares(products, of_one.as_ref().unwrap_or(roofline));
+        Ok(())
+    }
+
     /// Loads the model in one fresh worker after the other, and takes the first token of a one-token prompt.
-    fn load(
-        &mut self,
-        prompt: &[u32],
-        threads: usize,
-        cpus: &[usize],
-        tests: &mut Tests,
-    ) -> Result<(), Side> {
+    fn load(&mut self, prompt: &[u32], cores: &Cores, tests: &mut Tests) -> Result<(), Failed> {
         if self.plan.cold {
-            self.load_with(prompt, (Cache::Cold, 0), (threads, cpus), tests)?;
+            self.load_with(prompt, Cache::Cold, cores, tests)?;
         }
-        self.load_with(prompt, (Cache::Warm, 1), (threads, cpus), tests)
+        self.load_with(prompt, Cache::Warm, cores, tests)
     }
 
     fn load_with(
         &mut self,
         prompt: &[u32],
-        (cache, warm_up): (Cache, usize),
-        (threads, cpus): (usize, &[usize]),
+        cache: Cache,
+        cores: &Cores,
         tests: &mut Tests,
-    ) -> Result<(), Side> {
+    ) -> Result<(), Failed> {
+        let warm_up = match cache {
+            Cache::Cold => 0,
+            Cache::Warm => 1,
+        };
         let (mut loads, mut first_tokens) = (Series::default(), Series::default());
         'measuring: for repetition in 0..warm_up + self.plan.repetitions {
-            for side in order(repetition) {
+            for role in order(repetition) {
                 if cache == Cache::Cold
-                    && let Err(why) = cache::drop_pages(self.plan.model)
+                    && let Err(why) = cache::drop_pages(&self.plan.setup.model)
                 {
                     let what = format!("{} and {}", Test::Load(cache), Test::FirstToken(cache));
                     self.bench.notes.push(format!("{what}: {why}"));
@@ -249,16 +290,16 @@ impl<'a> Meter<'a> {
                     (loads, first_tokens) = (Series::default(), Series::default());
                     break 'measuring;
                 }
-                let (mut engine, load_ms) = self.start(side, threads, cpus)?;
+                let (mut engine, load_ms) = self.start(role, cores)?;
                 let job = Job {
                     test: Test::FirstToken(cache),
                     prompt,
                     n_predict: 1,
                 };
-                let sample = generate(&mut engine, &job).map_err(SIDES[side])?;
+                let sample = generate(&mut engine, &job).map_err(by(role))?;
                 if repetition >= warm_up {
-                    loads.push_ms(side, load_ms);
-                    first_tokens.push_ms(side, load_ms + sample.prefill_ms);
+                    loads.push_ms(role, load_ms);
+                    first_tokens.push_ms(role, load_ms + sample.prefill_ms);
                 }
             }
         }
@@ -267,63 +308,71 @@ impl<'a> Meter<'a> {
         Ok(())
     }
 
-    /// The tokens of every job.
-    fn untimed(&self, side: usize, threads: usize, cpus: &[usize]) -> Result<Vec<Vec<u32>>, Side> {
-        let mut engine = self.start(side, threads, cpus)?.0;
-        let tokens = self.plan.jobs().into_iter().map(|job| {
-            engine.set_task(format!("generating for {}, untimed", job.test));
-            Ok(generate(&mut engine, &job).map_err(SIDES[side])?.tokens)
-        });
-        tokens.collect()
+    /// What both generate where nobody times them.
+    fn untimed(&self, cores: &Cores) -> Result<Untimed, Failed> {
+        let of = |role: Role| -> Result<Vec<Vec<u32>>, Failed> {
+            let jobs = self.plan.jobs().into_iter();
+            if let Some(generated) = self.plan.untimed {
+                let tokens = role.of(&generated.reference, &generated.candidate);
+                let of_job = |job: Job| tokens[..job.n_predict.min(tokens.len())].to_vec();
+                return Ok(jobs.map(of_job).collect());
+            }
+            let mut engine = self.start(role, cores)?.0;
+            jobs.map(|job| {
+                engine.set_task(format!("generating for {}, untimed", job.test));
+                Ok(generate(&mut engine, &job).map_err(by(role))?.tokens)
+            })
+            .collect()
+        };
+        Ok(Untimed {
+            reference: of(Role::Reference)?,
+            candidate: of(Role::Candidate)?,
+        })
     }
 
-    fn time(
-        &mut self,
-        threads: usize,
-        cpus: &[usize],
-        untimed: &[Vec<Vec<u32>>; 2],
-        tests: &mut Tests,
-    ) -> Result<(), Side> {
+    fn time(&mut self, cores: &Cores, untimed: &Untimed, tests: &mut Tests) -> Result<(), Failed> {
         let jobs = self.plan.jobs();
-        let mut engines = [
-            self.start(0, threads, cpus)?.0,
-            self.start(1, threads, cpus)?.0,
-        ];
-        let mut certified = self.start_certified(threads, cpus)?;
+        let threads = cores.threads;
+        let (mut reference, _) = self.start(Role::Reference, cores)?;
+        let (mut candidate, _) = self.start(Role::Candidate, cores)?;
+        let mut certified = self.start_certified(cores)?;
         let mut certified_reproduced = true;
-        let mut reproduced = vec![[true; 2]; jobs.len()];
+        let mut reproduced = vec![Reproduced::default(); jobs.len()];
         let mut repetitions = self.plan.repetitions;
         let mut repetition = 0;
         while repetition <= repetitions {
             let started = Instant::now();
             for (i, job) in jobs.iter().enumerate() {
-                for side in order(repetition) {
-                    let sample = self
-                        .sample(&mut engines[side], job, repetition)
-                        .map_err(SIDES[side])?;
-                    reproduced[i][side] &= sample.tokens == untimed[side][i];
+                for role in order(repetition) {
+                    let engine = role.of(&mut reference, &mut candidate);
+                    let sample = self.sample(engine, job, repetition).map_err(by(role))?;
+                    *reproduced[i].of(role) &= sample.tokens == untimed.of(role)[i];
                     self.progress.done(1);
                     // The first is the warm-up.
                     if repetition == 0 {
                         continue;
                     }
                     if let Test::Decode(steps) = job.test
-                        && side == 0
+                        && role == Role::Reference
                         && certified.is_some()
                     {
-                        record(tests, Test::Certified(steps), false, side, &sample);
+                        record(tests, Test::Certified(steps), role, &sample);
                     }
-                    record(tests, job.test, i == 0, side, &sample);
+                    record(tests, job.test, role, &sample);
+                    if i == 0 {
+                        let first = tests.entry(Test::TimeToFirstToken).or_default();
+                        first.push_ms(role, sample.prefill_ms);
+                    }
                 }
                 if let Test::Decode(steps) = job.test
                     && let Some(engine) = &mut certified
                 {
                     let sample = self
                         .sample(engine, job, repetition)
-                        .map_err(Side::Candidate)?;
-                    certified_reproduced &= sample.tokens == untimed[1][i];
+                        .map_err(by(Role::Candidate))?;
+                    certified_reproduced &= sample.tokens == untimed.candidate[i];
                     if repetition > 0 {
-                        record(tests, Test::Certified(steps), false, 1, &sample);
+                        record(tests, Test::Certified(steps), Role::Candidate, &sample);
                     }
                 }
             }
@@ -336,8 +385,9 @@ impl<'a> Meter<'a> {
             repetition += 1;
         }
         self.bench.repetitions = repetitions;
-        for (side, engine) in engines.iter_mut().enumerate() {
-            let usage = engine.usage().map_err(SIDES[side])?;
+        for role in Role::BOTH {
+            let engine = role.of(&mut reference, &mut candidate);
+            let usage = engine.usage().map_err(by(role))?;
             self.bench
                 .memory
                 .extend(usage.peak_rss_bytes.map(|peak| BenchMemory {
@@ -347,7 +397,7 @@ impl<'a> Meter<'a> {
                 }));
         }
         if let Some(engine) = &mut certified {
-            let usage = engine.usage().map_err(Side::Candidate)?;
+            let usage = engine.usage().map_err(by(Role::Candidate))?;
             self.bench
                 .compact_heads
                 .extend(usage.compact_head.map(|head| BenchCompactHead {
@@ -362,22 +412,22 @@ impl<'a> Meter<'a> {
             let all = self.bench.tokens_reproduced.entry("candidate".to_owned());
             *all.or_insert(true) &= certified_reproduced;
         }
-        for (i, (job, [reference, candidate])) in jobs.iter().zip(reproduced).enumerate() {
-            let [of_reference, of_candidate] = [0, 1].map(|side| &untimed[side][i]);
+        for (i, (job, mut reproduced)) in jobs.iter().zip(reproduced).enumerate() {
+            let (reference, candidate) = (&untimed.reference[i], &untimed.candidate[i]);
             self.bench.tokens.push(BenchTokens {
                 threads,
                 test: job.test.to_string(),
                 count: job.n_predict,
-                reference: hash(of_reference),
-                candidate: hash(of_candidate),
-                first_mismatch: (0..of_reference.len().max(of_candidate.len()))
-                    .find(|&i| of_reference.get(i) != of_candidate.get(i)),
-                reference_reproduced: reference,
-                candidate_reproduced: candidate,
+                reference: hash(reference),
+                candidate: hash(candidate),
+                first_mismatch: (0..reference.len().max(candidate.len()))
+                    .find(|&i| reference.get(i) != candidate.get(i)),
+                reference_reproduced: reproduced.reference,
+                candidate_reproduced: reproduced.candidate,
             });
-            for (role, same) in [("reference", reference), ("candidate", candidate)] {
-                let all = self.bench.tokens_reproduced.entry(role.to_owned());
-                *all.or_insert(true) &= same;
+            for role in Role::BOTH {
+                let all = self.bench.tokens_reproduced.entry(role.name().to_owned());
+                *all.or_insert(true) &= *reproduced.of(role);
             }
         }
         Ok(())
@@ -393,7 +443,7 @@ impl<'a> Meter<'a> {
         engine.set_task(format!("timing {}, repetition {repetition}", job.test));
         std::thread::sleep(SETTLE);
         let cpu_before = engine.usage()?.cpu_seconds;
-        let counters = || self.energy.as_ref().and_then(energy::Meter::read);
+        let counters = || self.energy.as_ref().and_then(energy::Packages::read);
         let energy_before = counters();
         let mut sample = generate(engine, job)?;
         if let (Some(energy), Some(before), Some(after)) = (&self.energy, energy_before, counters())
@@ -406,7 +456,6 @@ impl<'a> Meter<'a> {
     }
 
     fn report(&mut self, threads: usize, roofline: BenchRoofline, tests: &Tests) {
-        let names = self.plan.specs.map(ToString::to_string);
         for (test, series) in tests {
             let share = |tps| match test {
                 Test::Prefill(_) => {
@@ -415,44 +464,40 @@ impl<'a> Meter<'a> {
                 Test::Decode(_) => roofline::decode_share(tps, self.plan.work.as_ref(), &roofline),
                 _ => None,
             };
-            for (side, name) in names.iter().enumerate() {
-                let row = series.row(side, (name, threads, *test), share);
-                self.bench.rows.push(row);
+            let at = Timed {
+                test: *test,
+                threads,
+            };
+            for role in Role::BOTH {
+                let engine = self.plan.setup.spec(role).to_string();
+                self.bench.rows.push(series.row(role, engine, at, share));
             }
-            self.bench.ratios.extend(series.ratio(threads, *test));
+            self.bench.ratios.extend(series.ratio(at));
         }
         self.bench.roofline.push(roofline);
     }
 
-    fn start(&self, side: usize, threads: usize, cpus: &[usize]) -> Result<(Engine, f64), Side> {
-        let at = SIDES[side];
-        let spec = self.plan.specs[side];
-        let mut engine = self
-            .plan
-            .launcher
-            .start_another(spec, Some(cpus))
-            .map_err(at)?;
-        let (_, load_ms) = engine.load(self.plan.model).map_err(at)?;
+    fn start(&self, role: Role, cores: &Cores) -> Result<(Engine, f64), Failed> {
+        let (mut engine, load_ms) = self.plan.setup.start_another(role, Some(&cores.cpus))?;
         if !is_time(load_ms) {
             let what = format!("{load_ms} ms to load the model");
-            return Err(at(engine.broke_protocol(&what)));
+            return Err(by(role)(engine.broke_protocol(&what)));
         }
-        engine
-            .configure(timed_settings(self.plan.n_ctx, threads, 0))
-            .map_err(at)?;
+        let settings = timed_settings(self.plan.n_ctx, cores.threads, 0);
+        engine.configure(settings).map_err(by(role))?;
         Ok((engine, load_ms))
     }
 
     /// A worker of the candidate with a compact head, if one is asked for and the candidate builds it.
-    fn start_certified(&mut self, threads: usize, cpus: &[usize]) -> Result<Option<Engine>, Side> {
+    fn start_certified(&mut self, cores: &Cores) -> Result<Option<Engine>, Failed> {
         let budget = self.plan.compact_head_budget;
         if budget == 0 || self.plan.decode.is_none() {
             return Ok(None);
         }
-        let mut engine = self.start(1, threads, cpus)?.0;
-        let settings = timed_settings(self.plan.n_ctx, threads, budget);
-        engine.configure(settings).map_err(Side::Candidate)?;
-        let usage = engine.usage().map_err(Side::Candidate)?;
+        let (mut engine, _) = self.start(Role::Candidate, cores)?;
+        let settings = timed_settings(self.plan.n_ctx, cores.threads, budget);
+        engine.configure(settings).map_err(by(Role::Candidate))?;
+        let usage = engine.usage().map_err(by(Role::Candidate))?;
         if usage.compact_head.is_none() {
             let budget = number::bytes(budget as f64);
             let why = format!("compact head: the candidate built none within {budget}");
@@ -477,11 +522,11 @@ fn timed_settings(n_ctx: usize, threads: usize, compact_head_budget: u64) -> Set
 }
 
 /// A B, then B A: neither engine always runs on the warmer machine.
-fn order(repetition: usize) -> [usize; 2] {
+fn order(repetition: usize) -> [Role; 2] {
     if repetition.is_multiple_of(2) {
-        [0, 1]
+        [Role::Reference, Role::Candidate]
     } else {
-        [1, 0]
+        [Role::Candidate, Role::Reference]
     }
 }
 
@@ -511,16 +556,12 @@ fn is_time(ms: f64) -> bool {
     ms.is_finite() && ms > 0.0
 }
 
-fn record(tests: &mut Tests, test: Test, first: bool, side: usize, sample: &Sample) {
+fn record(tests: &mut Tests, test: Test, role: Role, sample: &Sample) {
     let series = tests.entry(test).or_default();
-    series.push_usage(side, sample.cpu_seconds, sample.joules);
+    series.push_usage(role, sample.cpu_seconds, sample.joules);
     match test {
-        Test::Decode(_) | Test::Certified(_) => series.push_steps(side, &sample.decode_ms),
-        _ => series.push_ms(side, sample.prefill_ms),
-    }
-    if first {
-        let test = tests.entry(Test::TimeToFirstToken).or_default();
-        test.push_ms(side, sample.prefill_ms);
+        Test::Decode(_) | Test::Certified(_) => series.push_steps(role, &sample.decode_ms),
+        _ => series.push_ms(role, sample.prefill_ms),
     }
 }
 

@@ -1,24 +1,21 @@
 //! `crossval bench`: both engines on random tokens, at every thread count, in one report.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use reports::model::{
-    Bench, BenchTokens, Environment, Finding, Inputs, Place, Profile, Prompt, Report, Role, SCHEMA,
-    Source,
+    Bench, BenchTokens, Environment, Finding, Inputs, Place, Profile, Report, Role, SCHEMA, Source,
 };
 use reports::number;
 use reports::outcome::Outcome;
 
-use super::{Plan, bench, timed_settings};
-use crate::engine::{EngineError, EngineSpec, Launcher};
+use super::{Decode, Plan, bench, timed_settings};
 use crate::environment::cpus_by_core;
 use crate::error::Error;
 use crate::progress::Progress;
-use crate::session::lockstep::Side;
+use crate::session::loaded::{Loaded, failure};
 use crate::session::model_file::ModelFile;
-use crate::session::pair::{Pair, failure};
-use crate::session::prompts::hash;
+use crate::session::prompts::Prompt;
+use crate::session::setup::Setup;
 use crate::speed::roofline;
 use crate::verdict;
 use bitnet_model::random::Rng;
@@ -35,14 +32,8 @@ const SEED: u64 = 0;
 /// What to time.
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
-    /// How workers are started.
-    pub launcher: Launcher,
-    /// The GGUF file.
-    pub model: PathBuf,
-    /// The engine compared against.
-    pub reference: EngineSpec,
-    /// The engine under test.
-    pub candidate: EngineSpec,
+    /// The engines and the model.
+    pub setup: Setup,
     /// Thread counts; empty for 1 and one per core.
     pub threads: Vec<usize>,
     /// Prompt lengths, tokens, at least 1; empty for 128 and 512.
@@ -68,16 +59,17 @@ pub struct BenchOptions {
 /// Where there is nothing to report on: bad flags, a bad model, a missing engine. An engine that fails later
 /// is part of the report.
 pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report, Error> {
-    let specs = [&options.reference, &options.candidate];
+    let setup = &options.setup;
+    let specs = Role::BOTH.map(|role| setup.spec(role));
     if let Some(trace) = specs.iter().find(|spec| spec.trace().is_some()) {
         return Err(Error::Usage(format!("{trace}: a trace cannot be timed")));
     }
     let created = jiff::Timestamp::now().to_string();
     progress.stage("hashing the model");
-    let file = ModelFile::hash(&options.model)?;
+    let file = ModelFile::hash(&setup.model)?;
     progress.stage("loading");
-    let mut pair = Pair::start(&options.launcher, specs, &options.model)?;
-    let facts = pair.facts.clone();
+    let mut loaded = Loaded::start(setup)?;
+    let facts = loaded.facts.clone();
     let prefill = fitting(&options.prefill, &PREFILL, facts.n_ctx_train, "prefill")?;
     let asked: Vec<usize> = options.decode.into_iter().collect();
     // A prompt of one token comes before the steps.
@@ -98,14 +90,10 @@ pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report,
     let longest = prefill.iter().copied().fold(1, usize::max);
     let tokens = random_tokens(longest, facts.n_vocab);
     let n_ctx = longest.max(1 + decode).next_multiple_of(32);
-    if !pair.failed()
-        && let Err(side) = pair.configure(timed_settings(n_ctx, threads[0], 0))
-    {
-        pair.fail(side);
-    }
-    let failed = pair.failed();
+    let settings = timed_settings(n_ctx, threads[0], 0);
+    let ready = loaded.attempt(|loaded| loaded.configure(settings));
     // Ends their workers: while the engines are timed nobody else has the model mapped.
-    let mut engines = pair.report();
+    let mut engines = loaded.report();
     let list: Vec<String> = threads.iter().map(usize::to_string).collect();
     for engine in [&mut engines.reference, &mut engines.candidate] {
         // Of workers that have only loaded the model.
@@ -116,15 +104,16 @@ pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report,
     }
     let prompts: Vec<&[u32]> = prefill.iter().map(|&n| &tokens[..n]).collect();
     let plan = Plan {
-        launcher: &options.launcher,
-        model: &options.model,
-        specs,
+        setup,
         threads: &threads,
         repetitions: options.repetitions,
         most_repetitions: options.repetitions,
         n_ctx,
         prefill: &prompts,
-        decode: Some((&tokens[..1], decode)),
+        decode: Some(Decode {
+            prompt: &tokens[..1],
+            steps: decode,
+        }),
         untimed: None,
         load: Some(&tokens[..1]),
         cold: true,
@@ -132,28 +121,22 @@ pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report,
         work: roofline::work_of(&facts),
         kernels: true,
     };
-    let timed = match (!failed).then(|| bench(&plan, progress)) {
-        Some(Ok(timed)) => Some(timed),
-        Some(Err(side)) => {
-            let (engine, error): (_, EngineError) = match side {
-                Side::Reference(error) => (&mut engines.reference, error),
-                Side::Candidate(error) => (&mut engines.candidate, error),
-            };
-            engine.failure = Some(error.into_failure(&engine.name, "timing"));
-            None
-        }
-        None => None,
-    };
-    let mut prompt = Prompt {
-        text: None,
-        rendered: None,
-        source: format!("random token IDs, seed {SEED}"),
-        tokens,
-        decode_tokens: Vec::new(),
-        sha256: String::new(),
-    };
-    prompt.sha256 = hash(&prompt);
-    let mut findings: Vec<Finding> = engines.by_role().into_iter().filter_map(failure).collect();
+    let timed = ready.and_then(|()| {
+        let timed = bench(&plan, progress);
+        timed
+            .map_err(|failed| {
+                let engine = engines.engine_mut(failed.role);
+                engine.failure = Some(failed.error.into_failure(&engine.name, "timing"));
+            })
+            .ok()
+    });
+    let source = format!("random token IDs, seed {SEED}");
+    let prompt = Prompt::of_tokens(source, tokens).report(Some(&[]));
+    let mut findings: Vec<Finding> = engines
+        .by_role()
+        .into_iter()
+        .filter_map(|(role, engine)| failure(role, engine))
+        .collect();
     match &timed {
         Some(timed) => findings.extend(not_reproduced(timed)),
         None if findings.is_empty() => findings.push(nothing_timed()),

@@ -1,21 +1,24 @@
 //! Tests and their samples.
 
 use std::fmt;
+use std::str::FromStr;
 
-use reports::model::{BenchRatio, BenchRow, CERTIFIED, InterToken};
+use reports::model::{BenchRatio, BenchRow, CERTIFIED, InterToken, Role};
 
 use crate::stats::{measured, median, quantile};
 
 /// What is timed, in the order of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Test {
+pub(crate) enum Test {
     /// Tokens from an empty context.
     Prefill(usize),
     /// Steps.
     Decode(usize),
     /// The same with the candidate's compact head.
     Certified(usize),
+    /// The prefill of the first prompt, as a time.
     TimeToFirstToken,
+    /// Loading the model.
     Load(Cache),
     /// Loading, then the first token.
     FirstToken(Cache),
@@ -23,9 +26,20 @@ pub(super) enum Test {
 
 /// The state of the page cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Cache {
+pub(crate) enum Cache {
+    /// Holds the model.
     Warm,
+    /// Holds nothing of it.
     Cold,
+}
+
+/// A test, and its threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Timed {
+    /// The test.
+    pub(crate) test: Test,
+    /// Threads.
+    pub(crate) threads: usize,
 }
 
 impl fmt::Display for Test {
@@ -51,6 +65,34 @@ impl fmt::Display for Cache {
     }
 }
 
+/// Reads a test's name, as it stands in reports and baselines.
+impl FromStr for Test {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Test, String> {
+        let test = |name: &str| -> Option<Test> {
+            let count = |prefix: &str| name.strip_prefix(prefix)?.parse().ok();
+            if let Some(tokens) = count("pp") {
+                return Some(Test::Prefill(tokens));
+            }
+            if let Some(steps) = count("tg") {
+                return Some(Test::Decode(steps));
+            }
+            let of_cache = [Cache::Warm, Cache::Cold]
+                .into_iter()
+                .flat_map(|cache| [Test::Load(cache), Test::FirstToken(cache)]);
+            let mut named = of_cache.chain([Test::TimeToFirstToken]);
+            named.find(|test| test.to_string() == name)
+        };
+        match name.strip_suffix(CERTIFIED).map(test) {
+            Some(Some(Test::Decode(steps))) => Some(Test::Certified(steps)),
+            Some(_) => None,
+            None => test(name),
+        }
+        .ok_or_else(|| format!("{name:?} is no test that this crossval knows"))
+    }
+}
+
 impl Test {
     /// Tokens that the time is for; `None` where it is the time itself that counts.
     fn tokens(self) -> Option<usize> {
@@ -63,7 +105,10 @@ impl Test {
 
 /// Samples of one test, of reference and candidate.
 #[derive(Default)]
-pub(super) struct Series([Samples; 2]);
+pub(super) struct Series {
+    reference: Samples,
+    candidate: Samples,
+}
 
 #[derive(Default)]
 struct Samples {
@@ -76,32 +121,34 @@ struct Samples {
 }
 
 impl Series {
-    pub(super) fn push_ms(&mut self, side: usize, ms: f64) {
-        self.0[side].ms.push(ms);
+    fn of(&mut self, role: Role) -> &mut Samples {
+        role.of(&mut self.reference, &mut self.candidate)
     }
 
-    pub(super) fn push_steps(&mut self, side: usize, steps_ms: &[f64]) {
-        self.0[side].ms.push(steps_ms.iter().sum());
-        self.0[side].steps_ms.extend(steps_ms);
+    pub(super) fn push_ms(&mut self, role: Role, ms: f64) {
+        self.of(role).ms.push(ms);
     }
 
-    pub(super) fn push_usage(
-        &mut self,
-        side: usize,
-        cpu_seconds: Option<f64>,
-        joules: Option<f64>,
-    ) {
-        self.0[side].cpu_seconds.extend(cpu_seconds);
-        self.0[side].joules.extend(joules);
+    pub(super) fn push_steps(&mut self, role: Role, steps_ms: &[f64]) {
+        let samples = self.of(role);
+        samples.ms.push(steps_ms.iter().sum());
+        samples.steps_ms.extend(steps_ms);
+    }
+
+    pub(super) fn push_usage(&mut self, role: Role, cpu_seconds: Option<f64>, joules: Option<f64>) {
+        let samples = self.of(role);
+        samples.cpu_seconds.extend(cpu_seconds);
+        samples.joules.extend(joules);
     }
 
     pub(super) fn row(
         &self,
-        side: usize,
-        (engine, threads, test): (&str, usize, Test),
+        role: Role,
+        engine: String,
+        Timed { test, threads }: Timed,
         share: impl Fn(f64) -> Option<f64>,
     ) -> BenchRow {
-        let samples = &self.0[side];
+        let samples = role.of(&self.reference, &self.candidate);
         let (tps, ms) = match test.tokens() {
             Some(n) => {
                 let per_second = samples.ms.iter().map(|ms| n as f64 * 1e3 / ms);
@@ -111,7 +158,7 @@ impl Series {
         };
         let median = |x: &[f64]| (!x.is_empty()).then(|| median(&mut x.to_vec()));
         BenchRow {
-            engine: engine.to_owned(),
+            engine,
             threads,
             test: test.to_string(),
             roofline_share: tps.as_ref().and_then(|tps| share(tps.median)),
@@ -124,9 +171,8 @@ impl Series {
     }
 
     /// Of the speeds, candidate over reference, pair by pair.
-    pub(super) fn ratio(&self, threads: usize, test: Test) -> Option<BenchRatio> {
-        let [reference, candidate] = &self.0;
-        let pairs = reference.ms.iter().zip(&candidate.ms);
+    pub(super) fn ratio(&self, Timed { test, threads }: Timed) -> Option<BenchRatio> {
+        let pairs = self.reference.ms.iter().zip(&self.candidate.ms);
         let ratio = measured(pairs.map(|(r, c)| r / c).collect())?;
         Some(BenchRatio {
             threads,
@@ -157,30 +203,36 @@ mod tests {
     fn decode_steps_become_speed_percentiles_and_a_ratio() {
         let mut series = Series::default();
         for repetition in 0..2 {
-            series.push_steps(0, &[10.0, 30.0]);
-            series.push_steps(1, &[4.0, 4.0]);
-            series.push_usage(0, Some(0.5 + f64::from(repetition)), None);
+            series.push_steps(Role::Reference, &[10.0, 30.0]);
+            series.push_steps(Role::Candidate, &[4.0, 4.0]);
+            series.push_usage(Role::Reference, Some(0.5 + f64::from(repetition)), None);
         }
-        let test = Test::Decode(2);
-        let row = series.row(0, ("r", 3, test), |tps| Some(tps / 100.0));
+        let at = Timed {
+            test: Test::Decode(2),
+            threads: 3,
+        };
+        let row = series.row(Role::Reference, "r".into(), at, |tps| Some(tps / 100.0));
         assert_eq!((row.test.as_str(), row.threads, row.ms), ("tg2", 3, None));
         assert_eq!(row.tps.unwrap().samples, [50.0, 50.0]);
         assert_eq!(row.roofline_share, Some(0.5));
         let inter_token = row.inter_token.unwrap();
         assert_eq!((inter_token.p50, inter_token.p99), (10.0, 30.0));
         assert_eq!((row.cpu_seconds, row.energy), (Some(1.0), None));
-        assert_eq!(series.ratio(3, test).unwrap().median, 5.0);
+        assert_eq!(series.ratio(at).unwrap().median, 5.0);
     }
 
     #[test]
     fn what_was_not_measured_is_null() {
         let series = Series::default();
-        let test = Test::Load(Cache::Cold);
-        let row = series.row(1, ("c", 1, test), Some);
+        let at = Timed {
+            test: Test::Load(Cache::Cold),
+            threads: 1,
+        };
+        let row = series.row(Role::Candidate, "c".into(), at, Some);
         assert_eq!(row.test, "load cold");
         assert_eq!((row.tps, row.ms, row.inter_token), (None, None, None));
         assert_eq!((row.roofline_share, row.cpu_seconds), (None, None));
-        assert_eq!(series.ratio(1, test), None);
+        assert_eq!(series.ratio(at), None);
     }
 
     #[test]
@@ -196,6 +248,12 @@ mod tests {
             Test::FirstToken(Cache::Cold),
         ];
         assert!(names.is_sorted());
+        for test in names {
+            assert_eq!(test.to_string().parse(), Ok(test));
+        }
+        for other in ["ppx", "pp128 certified", "tg", "load warm", ""] {
+            assert!(other.parse::<Test>().unwrap_err().contains(other));
+        }
         let names = names.map(|test| test.to_string());
         let want = [
             "pp128",

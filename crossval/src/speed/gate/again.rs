@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use reports::model::{CERTIFIED, Environment, Report};
+use reports::model::{Environment, Report};
 
 use super::TestAt;
 use crate::engine::{EngineSpec, Launcher};
 use crate::progress::Progress;
-use crate::session::lockstep::Side;
 use crate::session::model_file::ModelFile;
-use crate::speed::bench::{Plan, bench};
+use crate::session::setup::Setup;
+use crate::speed::bench::{Cache, Decode, Plan, Test, bench};
 
 /// The report with nothing timed but `tests`, measured again.
 ///
@@ -38,10 +38,12 @@ pub fn measure_again(
     }
     let spec = |name: &str| name.parse::<EngineSpec>().map_err(|e| e.to_string());
     let engines = &report.engines;
-    let (reference, candidate) = (
-        spec(&engines.reference.name)?,
-        spec(&engines.candidate.name)?,
-    );
+    let setup = Setup {
+        launcher: *launcher,
+        model: model.to_owned(),
+        reference: spec(&engines.reference.name)?,
+        candidate: spec(&engines.candidate.name)?,
+    };
     let timed = report.bench.as_ref().ok_or("it was not timed")?;
     let prompt = report
         .inputs
@@ -60,15 +62,16 @@ pub fn measure_again(
         None => prompt,
     };
     let plan = Plan {
-        launcher,
-        model,
-        specs: [&reference, &candidate],
+        setup: &setup,
         threads: &wanted.threads,
         repetitions: timed.repetitions,
         most_repetitions: timed.repetitions,
         n_ctx: (prompt.len() + report.inputs.n_predict).next_multiple_of(32),
         prefill: &prefill,
-        decode: wanted.decode.map(|steps| (start, steps)),
+        decode: wanted.decode.map(|steps| Decode {
+            prompt: start,
+            steps,
+        }),
         untimed: None,
         load: start.get(..1).filter(|_| wanted.load),
         cold: wanted.cold,
@@ -84,9 +87,9 @@ pub fn measure_again(
         work: timed.work,
         kernels: false,
     };
-    let again = bench(&plan, progress).map_err(|side| match side {
-        Side::Reference(e) => e.into_failure(&engines.reference.name, "timing").message,
-        Side::Candidate(e) => e.into_failure(&engines.candidate.name, "timing").message,
+    let again = bench(&plan, progress).map_err(|failed| {
+        let engine = &engines.engine(failed.role).name;
+        failed.error.into_failure(engine, "timing").message
     })?;
     Ok(Report {
         bench: Some(again),
@@ -109,21 +112,21 @@ impl Wanted {
     fn new(tests: &[TestAt]) -> Result<Wanted, String> {
         let mut wanted = Wanted::default();
         for (test, threads) in tests {
-            let name = test.strip_suffix(CERTIFIED).unwrap_or(test);
-            wanted.certified |= name != test;
-            let count = |prefix: &str| name.strip_prefix(prefix)?.parse::<usize>().ok();
-            if let Some(steps) = count("tg") {
-                wanted.decode = Some(steps);
-            } else if let Some(n) = count("pp") {
-                add(&mut wanted.prefill, n);
-            } else if name.starts_with("load") {
-                // Loading is timed at the first thread count.
-                wanted.load = true;
-                wanted.threads.retain(|n| n != threads);
-                wanted.threads.insert(0, *threads);
-                wanted.cold |= name.ends_with(" cold");
-            } else {
-                return Err(format!("{test:?} is no test that this crossval knows"));
+            match test.parse()? {
+                Test::Prefill(n) => add(&mut wanted.prefill, n),
+                Test::Decode(steps) => wanted.decode = Some(steps),
+                Test::Certified(steps) => {
+                    wanted.decode = Some(steps);
+                    wanted.certified = true;
+                }
+                Test::Load(cache) | Test::FirstToken(cache) => {
+                    // Loading is timed at the first thread count.
+                    wanted.load = true;
+                    wanted.threads.retain(|n| n != threads);
+                    wanted.threads.insert(0, *threads);
+                    wanted.cold |= cache == Cache::Cold;
+                }
+                Test::TimeToFirstToken => return Err(format!("{test} is not timed by itself")),
             }
             add(&mut wanted.threads, *threads);
         }

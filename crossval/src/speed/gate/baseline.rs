@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 
 use reports::StagedFile;
-use reports::model::{Environment, GateResult, GateSeries, Report};
+use reports::model::{Environment, GateFigure, GateResult, GateSeries, Report};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -14,6 +14,7 @@ use super::TestAt;
 use super::speeds::{Speed, speeds};
 use crate::error::Error;
 use crate::hex::hex;
+use crate::stats::median;
 
 /// The value of [`Baseline::schema`].
 const SCHEMA: &str = "crossval.baseline/1";
@@ -87,6 +88,22 @@ pub struct RunSpeed {
     /// The speed had changed, and was accepted: what came before is no longer the level.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub new_level: bool,
+}
+
+impl RunSpeed {
+    /// The medians of a speed.
+    fn of(speed: &Speed, new_level: bool) -> RunSpeed {
+        let middle = |samples: &[f64]| median(&mut samples.to_vec());
+        RunSpeed {
+            test: speed.test.clone(),
+            threads: speed.threads,
+            samples: speed.reference.len(),
+            ratio: middle(&speed.samples(GateFigure::Ratio)),
+            reference: middle(&speed.reference),
+            candidate: middle(&speed.candidate),
+            new_level,
+        }
+    }
 }
 
 impl Baseline {
@@ -186,7 +203,7 @@ impl Baseline {
             rows: report.compared_rows(),
             speeds: speeds(report)
                 .iter()
-                .map(|speed| speed.recorded(changed(speed)))
+                .map(|speed| RunSpeed::of(speed, changed(speed)))
                 .collect(),
         };
         let known = self

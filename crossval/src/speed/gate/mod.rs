@@ -65,15 +65,29 @@ pub fn repeats(other: &Report, report: &Report, tests: &[TestAt]) -> bool {
             .all(|test| speeds(other).iter().any(|speed| speed.at() == *test))
 }
 
-/// Holds a report against a baseline, and makes what comes of it part of the report and its verdict. `baseline` is `None`
-/// if the file does not exist. What is red is measured `again`. Where the run is to be `accepted`, no speed is held
-/// against it, and what is surely faster is measured again too: either may be a level to judge by from now on.
-pub fn apply(
-    report: &mut Report,
-    (path, baseline): (&Path, Option<&Baseline>),
-    (max_regression, accepted): (f64, bool),
-    again: &mut Again,
-) {
+/// What a report is held against.
+#[derive(Clone, Copy, Debug)]
+pub struct Standard<'a> {
+    /// The baseline's file.
+    pub path: &'a Path,
+    /// `None` if it does not exist.
+    pub baseline: Option<&'a Baseline>,
+    /// The slowdown that is let through.
+    pub max_regression: f64,
+    /// Whether the run is to be accepted: no speed is held against it, and what is surely faster is measured again too,
+    /// for either may be a level to judge by from now on.
+    pub accepted: bool,
+}
+
+/// Holds a report against a standard, and makes what comes of it part of the report and its verdict. What is red is
+/// measured `again`.
+pub fn apply(report: &mut Report, standard: Standard, again: &mut Again) {
+    let Standard {
+        path,
+        baseline,
+        max_regression,
+        accepted,
+    } = standard;
     let mut findings = report.findings().into_owned();
     findings.retain(|finding| finding.source != Source::Gate);
     report.gate = None;

@@ -35,7 +35,7 @@ impl Judge<'_> {
             if !now.iter().any(|speed| speed.at() == at) {
                 let levels = self.levels(&at, GateFigure::Ratio, ratio);
                 let result = GateResult::NotMeasured;
-                all.push(self.judged(at, (GateFigure::Ratio, &levels), None, result));
+                all.push(self.judged(at, GateFigure::Ratio, &levels, None, result));
             }
         }
         all
@@ -81,13 +81,14 @@ impl Judge<'_> {
             Some(threshold) if is_improved(&now, threshold) => GateResult::Improved,
             Some(_) => GateResult::Pass,
         };
-        self.judged(speed.at(), (figure, &levels), Some(now), result)
+        self.judged(speed.at(), figure, &levels, Some(now), result)
     }
 
     fn judged(
         &self,
         (test, threads): TestAt,
-        (figure, levels): (GateFigure, &[Vec<f64>]),
+        figure: GateFigure,
+        levels: &[Vec<f64>],
         now: Option<GateMeasurement>,
         result: GateResult,
     ) -> GateSeries {

@@ -3,8 +3,6 @@
 use reports::model::{BenchRow, GateFigure, Report};
 
 use super::TestAt;
-use super::baseline::RunSpeed;
-use crate::stats::median;
 
 /// One test at one thread count, in pairs.
 #[derive(Clone, Debug)]
@@ -14,8 +12,9 @@ pub struct Speed {
     /// Threads.
     pub threads: usize,
     /// Per second, one per pair; as many as of the candidate.
-    reference: Vec<f64>,
-    candidate: Vec<f64>,
+    pub reference: Vec<f64>,
+    /// Likewise.
+    pub candidate: Vec<f64>,
 }
 
 /// Every test that both engines ran. `ttft` is the first `pp` test, in other words.
@@ -61,20 +60,6 @@ impl Speed {
                     .collect()
             }
             GateFigure::Absolute => self.candidate.clone(),
-        }
-    }
-
-    /// For a baseline.
-    pub fn recorded(&self, new_level: bool) -> RunSpeed {
-        let middle = |samples: &[f64]| median(&mut samples.to_vec());
-        RunSpeed {
-            test: self.test.clone(),
-            threads: self.threads,
-            samples: self.reference.len(),
-            ratio: middle(&self.samples(GateFigure::Ratio)),
-            reference: middle(&self.reference),
-            candidate: middle(&self.candidate),
-            new_level,
         }
     }
 }

@@ -86,18 +86,24 @@ fn calm() -> Baseline {
     baseline([1.99, 2.0, 2.01, 2.0, 2.0].map(|ratio| steady(50.0, ratio)))
 }
 
+fn against(baseline: Option<&Baseline>, accepted: bool) -> Standard<'_> {
+    Standard {
+        path: Path::new("b.json"),
+        baseline,
+        max_regression: 0.05,
+        accepted,
+    }
+}
+
 fn gated(
     mut report: Report,
     baseline: Option<&Baseline>,
     again: impl FnOnce() -> Result<Report, String>,
 ) -> Report {
     let mut again = Some(again);
-    apply(
-        &mut report,
-        (Path::new("b.json"), baseline),
-        (0.05, false),
-        &mut |_| again.take().expect("measured again once")(),
-    );
+    apply(&mut report, against(baseline, false), &mut |_| {
+        again.take().expect("measured again once")()
+    });
     report
 }
 
@@ -341,13 +347,9 @@ fn accepted(again: impl Fn() -> Result<Report, String>) -> (Baseline, Gate) {
     let mut baseline = calm();
     let mut slower = steady(50.0, 1.7);
     slower.created = "accepted".into();
-    let limits = (0.05, true);
-    apply(
-        &mut slower,
-        (Path::new("b.json"), Some(&baseline)),
-        limits,
-        &mut |_| again(),
-    );
+    apply(&mut slower, against(Some(&baseline), true), &mut |_| {
+        again()
+    });
     assert_eq!(
         (slower.verdict.exit_code, slower.verdict.reasons.len()),
         (0, 0)
@@ -379,12 +381,7 @@ fn rows_are_not_given_up_with_the_speeds_accepted() {
     let baseline = baseline([100; 5].map(compared));
     let mut fewer = compared(99);
     let again = &mut |_: &[TestAt]| never();
-    apply(
-        &mut fewer,
-        (Path::new("b.json"), Some(&baseline)),
-        (0.05, true),
-        again,
-    );
+    apply(&mut fewer, against(Some(&baseline), true), again);
     assert_eq!(fewer.verdict.exit_code, 20);
 }
 

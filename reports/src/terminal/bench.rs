@@ -1,11 +1,9 @@
-//! The results for people: a table on the terminal, or in Markdown.
+//! The results of a benchmark: a table, or Markdown.
 
-use comfy_table::{CellAlignment, Table};
-use reports::model::{BenchRow, Report, Status, TimedPair};
-use reports::number;
-
-use crate::cli::inspect;
-use crate::cli::summary::{line_without_controls, paragraph};
+use super::text::{Grid, line_without_controls, paragraph};
+use crate::facts::{bench_notes, measured};
+use crate::model::{BenchRow, Report, Role, Status, TimedPair};
+use crate::number;
 
 const COLUMNS: [&str; 8] = [
     "engine",
@@ -19,10 +17,10 @@ const COLUMNS: [&str; 8] = [
 ];
 
 /// Columns that hold figures, of those above.
-const FIGURES: [usize; 6] = [1, 3, 4, 5, 6, 7];
+const FIGURES: &[usize] = &[1, 3, 4, 5, 6, 7];
 
 /// The results as plain text, at most 100 columns where names are short.
-pub(super) fn table(report: &Report) -> String {
+pub fn bench(report: &Report) -> String {
     let Some(bench) = &report.bench else {
         return String::new();
     };
@@ -33,13 +31,12 @@ pub(super) fn table(report: &Report) -> String {
         line_without_controls(&report.model.architecture),
         number::plural(bench.repetitions as u64, "pair"),
     );
-    let mut results = inspect::table(&COLUMNS);
-    for (pair, candidate, row) in rows(report) {
-        results.add_row(cells(&pair, candidate, row));
+    let mut results = Grid::new(&COLUMNS, FIGURES);
+    for (pair, role, row) in rows(report) {
+        results.row(cells(&pair, role, row));
     }
-    align(&mut results, &FIGURES);
-    out += &format!("{results}\n");
-    let mut latencies = inspect::table(&[
+    out += &format!("{}\n", results.text());
+    let titles = [
         "engine",
         "threads",
         "test",
@@ -49,15 +46,17 @@ pub(super) fn table(report: &Report) -> String {
         "CPU time",
         "energy",
         "peak memory",
-    ]);
-    for (pair, candidate, row) in rows(report) {
+    ];
+    let mut latencies = Grid::new(&titles, &[1, 3, 4, 5, 6, 7, 8]);
+    for (pair, role, row) in rows(report) {
         let Some(inter_token) = &row.inter_token else {
             continue;
         };
-        let memory = report.memory_of(&pair)[usize::from(candidate)];
+        let [reference, candidate] = report.memory_of(&pair);
+        let memory = role.of(reference, candidate);
         let known = |x: Option<f64>, format: fn(f64) -> String| x.map(format).unwrap_or_default();
-        latencies.add_row([
-            line_without_controls(&row.engine),
+        latencies.row([
+            row.engine.clone(),
             row.threads.to_string(),
             row.test.clone(),
             number::milliseconds(inter_token.p50),
@@ -69,21 +68,21 @@ pub(super) fn table(report: &Report) -> String {
         ]);
     }
     if !latencies.is_empty() {
-        align(&mut latencies, &[1, 3, 4, 5, 6, 7, 8]);
-        out += &format!("\n{latencies}\n");
+        out += &format!("\n{}\n", latencies.text());
     }
-    let mut machine = inspect::table(&[
+    let titles = [
         "machine",
         "threads",
         "CPUs",
         "read bandwidth",
         "int8 peak",
         "",
-    ]);
+    ];
+    let mut machine = Grid::new(&titles, &[1, 3, 4]);
     for roofline in &bench.roofline {
         let known = |x: Option<f64>, unit| x.map(|x| number::billions(x, unit)).unwrap_or_default();
         let cpus: Vec<String> = roofline.cpus.iter().map(usize::to_string).collect();
-        machine.add_row([
+        machine.row([
             "roofline".to_owned(),
             roofline.threads.to_string(),
             cpus.join(" "),
@@ -92,9 +91,8 @@ pub(super) fn table(report: &Report) -> String {
             roofline.int8_instructions.clone().unwrap_or_default(),
         ]);
     }
-    align(&mut machine, &[1, 3, 4]);
-    out += &format!("\n{machine}\n\n");
-    for note in reports::bench_notes(report) {
+    out += &format!("\n{}\n\n", machine.text());
+    for note in bench_notes(report) {
         // Writing to a String cannot fail.
         let _ = paragraph(&mut out, 0, &note);
     }
@@ -102,7 +100,7 @@ pub(super) fn table(report: &Report) -> String {
 }
 
 /// The results as one Markdown table, in the manner of llama-bench.
-pub(super) fn markdown(report: &Report) -> String {
+pub fn bench_markdown(report: &Report) -> String {
     if report.bench.is_none() {
         return String::new();
     }
@@ -120,10 +118,10 @@ pub(super) fn markdown(report: &Report) -> String {
         _ => "---",
     });
     out += &line(&rules.map(str::to_owned).collect::<Vec<_>>());
-    for (pair, candidate, row) in rows(report) {
+    for (pair, role, row) in rows(report) {
         let size = number::bytes(report.model.size_bytes as f64);
         let mut of_row = vec![model_name(report).to_owned(), size];
-        of_row.extend(cells(&pair, candidate, row));
+        of_row.extend(cells(&pair, role, row));
         out += &line(&of_row);
     }
     if report.verdict.status != Status::Pass {
@@ -141,26 +139,24 @@ fn model_name(report: &Report) -> &str {
     model.name.as_deref().unwrap_or(model.file_name())
 }
 
-fn rows(report: &Report) -> Vec<(TimedPair<'_>, bool, &BenchRow)> {
+fn rows(report: &Report) -> Vec<(TimedPair<'_>, Role, &BenchRow)> {
     let pairs = report.timed_pairs().into_iter();
     let rows = pairs.flat_map(|pair| {
-        [(pair, false, pair.reference), (pair, true, pair.candidate)]
-            .into_iter()
-            .filter_map(|(pair, candidate, row)| Some((pair, candidate, row?)))
+        let of_role = move |role| Some((pair, role, pair.row(role)?));
+        Role::BOTH.into_iter().filter_map(of_role)
     });
     rows.collect()
 }
 
-fn cells(pair: &TimedPair, candidate: bool, row: &BenchRow) -> Vec<String> {
-    let (median, interval) = match (&row.tps, &row.ms) {
-        (Some(tps), _) => number::measured(tps, number::tokens_per_second),
-        (None, Some(ms)) => number::measured(ms, number::milliseconds),
-        (None, None) => (number::NOT_MEASURED.to_owned(), String::new()),
+fn cells(pair: &TimedPair, role: Role, row: &BenchRow) -> Vec<String> {
+    let (median, interval) = match measured(row) {
+        Some((m, format)) => number::measured(m, format),
+        None => (number::NOT_MEASURED.to_owned(), String::new()),
     };
-    let ratio = pair.ratio.filter(|_| candidate);
+    let ratio = pair.ratio.filter(|_| role == Role::Candidate);
     let digits = |x: f64| number::significant(x, 3);
     vec![
-        line_without_controls(&row.engine),
+        row.engine.clone(),
         row.threads.to_string(),
         row.test.clone(),
         median,
@@ -171,12 +167,4 @@ fn cells(pair: &TimedPair, candidate: bool, row: &BenchRow) -> Vec<String> {
         }),
         row.roofline_share.map(number::share).unwrap_or_default(),
     ]
-}
-
-fn align(table: &mut Table, figures: &[usize]) {
-    for &column in figures {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
 }

@@ -1,5 +1,6 @@
 use serde_json::{Value, json};
 
+use super::text::WIDTH;
 use super::*;
 
 /// The reference at fault, which the ledger excuses; a text was read.
@@ -18,7 +19,7 @@ fn excused_report() -> Value {
         })
     };
     json!({
-        "schema": reports::model::SCHEMA,
+        "schema": crate::model::SCHEMA,
         "created": "2026-08-01T12:00:00Z",
         "command": [],
         "verdict": {
@@ -59,8 +60,8 @@ fn excused_report() -> Value {
     })
 }
 
-fn summary(report: Value) -> String {
-    let summary = render(&serde_json::from_value(report).unwrap());
+fn plain(report: Value) -> String {
+    let summary = summary(&serde_json::from_value(report).unwrap());
     let summary = anstream::adapter::strip_str(&summary).to_string();
     let wide = summary.lines().find(|line| line.chars().count() > WIDTH);
     assert_eq!(wide, None);
@@ -87,7 +88,7 @@ noise floor  logits, reference against itself: NMSE 1.2e-4
 perplexity  reference 17.2503, candidate 17.2505, difference 1.22e-5 nats (-3.00e-6 to 2.85e-5),
       ratio 1.000012, KL 2.2e-6, same top-1 99.90%, 1,016 tokens scored in 8 windows
 ";
-    assert_eq!(summary(excused_report()), want);
+    assert_eq!(plain(excused_report()), want);
 }
 
 #[test]
@@ -108,7 +109,7 @@ PASS  rust against bitnet.cpp: 10 of 10 rows compared, 0 of 0 within their limit
 
 perplexity  same top-1 99.90%, 1,016 tokens scored in 8 windows
 ";
-    assert_eq!(summary(report), want);
+    assert_eq!(plain(report), want);
 }
 
 #[test]
@@ -117,7 +118,7 @@ fn a_ledger_out_of_date_is_a_failure() {
     report["verdict"]["status"] = "fail".into();
     report["known"][0]["state"] = "unmatched".into();
     report["known"][1]["state"] = "expired".into();
-    let summary = summary(report);
+    let summary = plain(report);
     assert!(summary.starts_with("FAIL  rust"), "{summary}");
     for says in [
         "FAILED, did not occur: ffn_act",

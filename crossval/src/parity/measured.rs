@@ -1,0 +1,366 @@
+//! How far the engines lie apart: rows compared and counted, tokens generated, noise measured.
+
+use std::collections::BTreeMap;
+
+use bitnet_model::tap::Tap;
+use half::f16;
+use reports::model::{
+    Coverage, Generation, LogitsResult, Mode, NoiseFloor, NoiseMeasurement, Prompt as PromptReport,
+    Role, TapResult,
+};
+
+use super::generation::generate;
+use super::plan::{Plan, feeds_quantiser};
+use crate::compare::coverage::CoverageLedger;
+use crate::compare::finite;
+use crate::compare::logits::LogitsAccumulator;
+use crate::compare::site::Site;
+use crate::compare::tap::{Exceeded, TapAccumulator, Value};
+use crate::engine::{Failed, by};
+use crate::progress::Progress;
+use crate::session::batches::Sequence;
+use crate::session::loaded::Loaded;
+use crate::session::lockstep::{self, Evaluation, ReferenceHashes, RowAt, RowSink};
+use crate::session::noise::{NoiseSource, TapNoise, worse};
+use crate::session::pair::Pair;
+use crate::session::settings::DECODE_STEPS;
+use crate::session::setup::Setup;
+use crate::session::traces::Traces;
+
+/// What has been measured of a plan so far.
+pub(super) struct Measured<'p> {
+    plan: &'p Plan<'p>,
+    /// What is decoded after each prompt, of those that were generated from.
+    steps: Vec<Vec<u32>>,
+    /// Every engine against itself, by what was varied; worst of all prompts.
+    noise: BTreeMap<(Role, String), TapNoise>,
+    accumulators: BTreeMap<Site, TapAccumulator>,
+    logits: BTreeMap<(usize, Mode), LogitsAccumulator>,
+    ledger: CoverageLedger,
+    pub(super) generation: Option<Generation>,
+    /// Places where two runs of the reference differ.
+    pub(super) not_repeatable: Vec<String>,
+}
+
+/// Where the noise of both engines is known from.
+struct NoiseSources<'a> {
+    reference: NoiseSource<'a>,
+    candidate: NoiseSource<'a>,
+}
+
+impl<'p> Measured<'p> {
+    /// Nothing yet, with every row of the plan on the ledger.
+    pub(super) fn nothing(plan: &'p Plan<'p>) -> Measured<'p> {
+        let mut measured = Measured {
+            plan,
+            steps: Vec::new(),
+            noise: BTreeMap::new(),
+            accumulators: BTreeMap::new(),
+            logits: BTreeMap::new(),
+            ledger: CoverageLedger::default(),
+            generation: None,
+            not_repeatable: Vec::new(),
+        };
+        for site in plan.sites() {
+            let n_prefill = plan.prompts[site.prompt].tokens.len();
+            measured.ledger.expect(site, n_prefill + DECODE_STEPS);
+            let limit = plan.limit(site);
+            let quantised = feeds_quantiser(site.tap, &plan.facts);
+            let accumulator = TapAccumulator::new(limit, n_prefill, quantised);
+            measured.accumulators.insert(site, accumulator);
+            if let (Tap::Logits, Some(limit)) = (site.tap, limit) {
+                let logits = LogitsAccumulator::new(limit);
+                measured.logits.insert((site.prompt, site.mode), logits);
+            }
+        }
+        measured
+    }
+
+    /// Generates, then compares every prompt in every mode.
+    ///
+    /// # Errors
+    /// The engine that failed. What was measured until then stays.
+    pub(super) fn measure(
+        &mut self,
+        engines: &mut Loaded,
+        setup: &Setup,
+        traces: &Traces,
+        progress: Progress<'_>,
+    ) -> Result<(), Failed> {
+        let plan = self.plan;
+        self.not_repeatable.extend(traces.not_repeatable());
+        progress.steps(self.coverage().expected);
+        engines.configure(plan.settings)?;
+        let pair = &mut engines.pair();
+        let mut generations = Vec::new();
+        let mut noise = None;
+        progress.stage("generating");
+        for index in 0..plan.prompts.len() {
+            let generated = generate(pair, plan, traces, index)?;
+            self.steps.push(generated.steps);
+            generations.extend(generated.generation);
+            if plan.modes.contains(&Mode::Cumulative) {
+                progress.stage("measuring noise");
+                let noise = match &mut noise {
+                    Some(noise) => noise,
+                    None => noise.insert(NoiseSources {
+                        reference: traces.noise(setup, Role::Reference, plan.settings)?,
+                        candidate: traces.noise(setup, Role::Candidate, plan.settings)?,
+                    }),
+                };
+                self.measure_noise(index, pair, noise)?;
+            }
+        }
+        if !generations.is_empty() {
+            let mut first = generations.remove(0);
+            first.further = generations;
+            self.generation = Some(first);
+        }
+        for prompt in 0..plan.prompts.len() {
+            let mut hashes: Option<ReferenceHashes> = None;
+            for &mode in &plan.modes {
+                progress.stage(match mode {
+                    Mode::Isolated => "comparing, isolated",
+                    Mode::Cumulative => "comparing, cumulative",
+                });
+                let now = self.compare(prompt, mode, pair, progress)?;
+                if let Some(before) = &hashes {
+                    self.not_repeatable
+                        .extend(now.differences(before).into_iter().map(
+                            |(layer, tap)| match layer {
+                                Some(layer) => format!("prompt {prompt}, layer {layer}, {tap}"),
+                                None => format!("prompt {prompt}, {tap}"),
+                            },
+                        ));
+                }
+                hashes = Some(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// A prompt and its decode steps, none if there were none yet.
+    pub(super) fn sequence(&self, prompt: usize) -> Sequence<'_> {
+        Sequence {
+            prompt: &self.plan.prompts[prompt].tokens,
+            steps: self.steps.get(prompt).map_or(&[], Vec::as_slice),
+        }
+    }
+
+    /// The prompts, as they stand in the report.
+    pub(super) fn prompts(&self) -> Vec<PromptReport> {
+        let steps = (0..).map(|prompt| self.steps.get(prompt).map(Vec::as_slice));
+        let prompts = self.plan.prompts.iter().zip(steps);
+        prompts
+            .map(|(prompt, steps)| prompt.clone().report(steps))
+            .collect()
+    }
+
+    /// Both engines against themselves. Ternary models amplify the reference's rounding, so the limit on cumulative
+    /// logits follows what this shows.
+    fn measure_noise(
+        &mut self,
+        index: usize,
+        pair: &mut Pair,
+        sources: &mut NoiseSources,
+    ) -> Result<(), Failed> {
+        let task = format!("measuring its noise on prompt {index}");
+        let mut of_reference = TapNoise::new();
+        for role in Role::BOTH {
+            let source = role.of(&mut sources.reference, &mut sources.candidate);
+            let engine = pair.engine(role);
+            engine.set_task(&task);
+            let measured = source.measure(engine, self.sequence(index), &self.plan.taps);
+            for noise in measured.map_err(by(role))? {
+                if role == Role::Reference {
+                    of_reference = worse(of_reference, &noise.nmse);
+                }
+                let all = self.noise.entry((role, noise.varied)).or_default();
+                *all = worse(std::mem::take(all), &noise.nmse);
+            }
+        }
+        let logits = of_reference.get(&Tap::Logits).copied().unwrap_or(0.0);
+        let limit = self.plan.profile.cumulative_logits_limit(logits);
+        let site = Site {
+            mode: Mode::Cumulative,
+            prompt: index,
+            layer: None,
+            tap: Tap::Logits,
+        };
+        let n_prefill = self.plan.prompts[index].tokens.len();
+        if let Some(accumulator) = self.accumulators.get_mut(&site) {
+            *accumulator = TapAccumulator::new(Some(limit), n_prefill, false);
+            self.logits
+                .insert((index, Mode::Cumulative), LogitsAccumulator::new(limit));
+        }
+        Ok(())
+    }
+
+    /// One prompt in one mode: prefill in batches, then the decode steps one by one.
+    fn compare(
+        &mut self,
+        index: usize,
+        mode: Mode,
+        pair: &mut Pair,
+        progress: Progress<'_>,
+    ) -> Result<ReferenceHashes, Failed> {
+        let plan = self.plan;
+        let steps = self.sequence(index).steps.to_vec();
+        let sequence = Sequence {
+            prompt: &plan.prompts[index].tokens,
+            steps: &steps,
+        };
+        let mut hashes = ReferenceHashes::default();
+        for (first_position, tokens) in sequence.batches(plan.settings.n_ubatch) {
+            let end = first_position + tokens.len();
+            pair.set_task(&format!(
+                "evaluating prompt {index}, positions {first_position}..{end}"
+            ));
+            let mut rows = Rows {
+                measured: self,
+                prompt: index,
+                mode,
+                progress,
+            };
+            let evaluation = Evaluation {
+                first_position,
+                tokens,
+                taps: &plan.taps,
+                isolated: mode == Mode::Isolated,
+            };
+            lockstep::evaluate(pair, evaluation, &mut hashes, &mut rows)?;
+        }
+        Ok(hashes)
+    }
+
+    /// Expected and compared rows, so far.
+    pub(super) fn coverage(&self) -> Coverage {
+        self.ledger.report(self.plan.not_offered.clone())
+    }
+
+    /// How far the engines differ from themselves, if that was measured.
+    pub(super) fn noise_floor(&self) -> Option<NoiseFloor> {
+        let mut of_reference = TapNoise::new();
+        let mut measurements = Vec::new();
+        for ((role, varied), nmse) in &self.noise {
+            if *role == Role::Reference {
+                of_reference = worse(of_reference, nmse);
+            }
+            let named = nmse.iter().map(|(tap, &x)| (tap.to_string(), finite(x)));
+            measurements.push(NoiseMeasurement {
+                engine: role.name().to_owned(),
+                varied: varied.clone(),
+                nmse: named.collect(),
+            });
+        }
+        let named = of_reference.iter();
+        let named = named.filter_map(|(tap, &x)| Some((tap.to_string(), finite(x)?)));
+        (!measurements.is_empty()).then(|| NoiseFloor {
+            description: "each engine against itself, worst row per tap".to_owned(),
+            nmse: named.collect(),
+            measurements,
+        })
+    }
+
+    /// What the candidate differs from itself by, if it is an engine that must not.
+    pub(super) fn candidate_noise(&self) -> Vec<String> {
+        let noisy = self
+            .noise
+            .iter()
+            .filter(|((role, _), _)| *role == Role::Candidate);
+        noisy
+            .filter_map(|((_, varied), nmse)| {
+                let (tap, nmse) = nmse.iter().find(|(_, nmse)| **nmse != 0.0)?;
+                Some(format!("{varied}: NMSE {nmse:.1e} in {tap}"))
+            })
+            .collect()
+    }
+
+    /// Taps with a row over its limit, in the order of the forward pass.
+    pub(super) fn exceeded(&self) -> Vec<(Site, &Exceeded)> {
+        self.accumulators
+            .iter()
+            .filter_map(|(&site, a)| Some((site, a.exceeded()?)))
+            .collect()
+    }
+
+    pub(super) fn tap_results(&self) -> Vec<TapResult> {
+        let mut results: Vec<TapResult> = Vec::new();
+        for (site, accumulator) in &self.accumulators {
+            let Some(stats) = accumulator.stats() else {
+                continue;
+            };
+            let tap = site.tap.to_string();
+            let same = results.last().is_some_and(|last| {
+                (last.prompt, last.layer, &last.tap) == (site.prompt, site.layer, &tap)
+            });
+            if !same {
+                results.push(TapResult {
+                    prompt: site.prompt,
+                    layer: site.layer,
+                    tap,
+                    isolated: None,
+                    cumulative: None,
+                });
+            }
+            if let Some(result) = results.last_mut() {
+                match site.mode {
+                    Mode::Isolated => result.isolated = Some(stats),
+                    Mode::Cumulative => result.cumulative = Some(stats),
+                }
+            }
+        }
+        results
+    }
+
+    pub(super) fn logits_results(&self) -> Vec<LogitsResult> {
+        let stats = |prompt, mode| self.logits.get(&(prompt, mode)).and_then(|l| l.stats());
+        (0..self.plan.prompts.len())
+            .map(|prompt| LogitsResult {
+                prompt,
+                isolated: stats(prompt, Mode::Isolated),
+                cumulative: stats(prompt, Mode::Cumulative),
+            })
+            .filter(|l| l.isolated.is_some() || l.cumulative.is_some())
+            .collect()
+    }
+}
+
+/// Puts the rows of one (prompt, mode) where they belong.
+struct Rows<'a, 'p> {
+    measured: &'a mut Measured<'p>,
+    prompt: usize,
+    mode: Mode,
+    progress: Progress<'a>,
+}
+
+impl Rows<'_, '_> {
+    fn compare<T: Value>(&mut self, at: RowAt, reference: &[T], candidate: &[T]) {
+        let site = Site {
+            mode: self.mode,
+            prompt: self.prompt,
+            layer: at.layer,
+            tap: at.tap,
+        };
+        if let Some(accumulator) = self.measured.accumulators.get_mut(&site) {
+            let finite = accumulator.add(at.position, reference, candidate);
+            self.measured.ledger.record(site, at.position, finite);
+            self.progress.done(1);
+        }
+    }
+}
+
+impl RowSink for Rows<'_, '_> {
+    fn row_f32(&mut self, at: RowAt, reference: &[f32], candidate: &[f32]) {
+        self.compare(at, reference, candidate);
+        if at.tap == Tap::Logits
+            && let Some(logits) = self.measured.logits.get_mut(&(self.prompt, self.mode))
+        {
+            logits.add(at.position, reference, candidate);
+        }
+    }
+
+    fn row_f16(&mut self, at: RowAt, reference: &[f16], candidate: &[f16]) {
+        self.compare(at, reference, candidate);
+    }
+}

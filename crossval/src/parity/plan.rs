@@ -1,0 +1,183 @@
+//! What is to be compared, and within which limits.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bitnet_model::gguf::TensorType;
+use bitnet_model::tap::Tap;
+use crossval_protocol::{Hello, ModelFacts, Settings};
+use reports::model::{Mode, Profile as ProfileReport, Role};
+
+use super::Scope;
+use crate::compare::site::Site;
+use crate::engine::EngineSpec;
+use crate::error::Error;
+use crate::profile::Profile;
+use crate::session::loaded::Loaded;
+use crate::session::prompts::Prompt;
+use crate::session::settings::{compared_settings, positions};
+use crate::session::setup::Setup;
+
+/// What is to be compared.
+pub(super) struct Plan<'a> {
+    pub(super) prompts: &'a [Prompt],
+    pub(super) modes: Vec<Mode>,
+    /// Tokens to generate from each prompt.
+    pub(super) n_predict: usize,
+    pub(super) settings: Settings,
+    pub(super) facts: ModelFacts,
+    /// Taps that both engines offer.
+    pub(super) taps: Vec<Tap>,
+    /// Taps of the model that they do not, by engine.
+    pub(super) not_offered: BTreeMap<String, Vec<String>>,
+    /// The limit of every tap in isolated mode.
+    pub(super) limits: BTreeMap<Tap, f64>,
+    pub(super) profile: Profile,
+}
+
+impl<'a> Plan<'a> {
+    /// # Errors
+    /// [`Error::Usage`] for a prompt that does not fit the context, and for isolated mode where the candidate takes no
+    /// values; what the profile says of the model.
+    pub(super) fn new(
+        setup: &Setup,
+        scope: &Scope,
+        engines: &mut Loaded,
+        prompts: &'a [Prompt],
+    ) -> Result<Plan<'a>, Error> {
+        let modes = engines.modes(&scope.modes);
+        let facts = engines.facts.clone();
+        let n_predict = scope.n_predict;
+        let settings = compared_settings(&facts, prompts, n_predict, scope.threads)?;
+        let mut not_offered = BTreeMap::new();
+        let mut taps: BTreeSet<Tap> = facts.taps.iter().copied().collect();
+        let mut pair = engines.pair();
+        for role in Role::BOTH {
+            let engine = pair.engine(role);
+            let offered = &engine.hello().taps;
+            let lacking = facts.taps.iter().filter(|t| !offered.contains(t));
+            let lacking: Vec<String> = lacking.map(Tap::to_string).collect();
+            taps.retain(|t| offered.contains(t));
+            if !lacking.is_empty() {
+                not_offered.insert(engine.name().to_owned(), lacking);
+            }
+        }
+        if modes.contains(&Mode::Isolated) && !pair.candidate.hello().overwrite {
+            let what = format!(
+                "engine {} does not take values from the reference: it can be compared in cumulative mode",
+                pair.candidate.name()
+            );
+            return Err(Error::option("mode", what));
+        }
+        let oracle = with_oracle(setup, pair.reference.hello());
+        let to_oracle = oracle.then(|| positions(prompts, n_predict));
+        Ok(Plan {
+            limits: isolated_limits(&scope.profile, &facts, &taps, to_oracle)?,
+            profile: match oracle {
+                true => scope.profile.clone().with_oracle(),
+                false => scope.profile.clone(),
+            },
+            prompts,
+            modes,
+            n_predict,
+            settings,
+            facts,
+            taps: taps.into_iter().collect(),
+            not_offered,
+        })
+    }
+
+    /// The limit at a site, where it has one, before the engines' noise is known.
+    pub(super) fn limit(&self, site: Site) -> Option<f64> {
+        match site.mode {
+            Mode::Isolated => self.limits.get(&site.tap).copied(),
+            Mode::Cumulative => (site.tap == Tap::Logits).then_some(self.profile.cumulative_logits),
+        }
+    }
+
+    /// Every place that is to be compared.
+    pub(super) fn sites(&self) -> Vec<Site> {
+        let mut sites = Vec::new();
+        for prompt in 0..self.prompts.len() {
+            for &mode in &self.modes {
+                for &tap in &self.taps {
+                    let layers: Vec<Option<usize>> = match tap.per_layer() {
+                        true => (0..self.facts.n_layer).map(Some).collect(),
+                        false => vec![None],
+                    };
+                    sites.extend(layers.into_iter().map(|layer| Site {
+                        mode,
+                        prompt,
+                        layer,
+                        tap,
+                    }));
+                }
+            }
+        }
+        sites
+    }
+
+    /// The profile, as it stands in the report.
+    pub(super) fn profile(&self) -> ProfileReport {
+        let isolated = self.limits.iter();
+        ProfileReport {
+            name: self.profile.name.clone(),
+            isolated_nmse: isolated
+                .map(|(tap, &limit)| (tap.to_string(), limit))
+                .collect(),
+            cumulative_logits_nmse: Some(self.profile.cumulative_logits),
+        }
+    }
+
+    /// Taps that the profile requires and an engine does not offer.
+    pub(super) fn required_not_compared(&self) -> Vec<String> {
+        let required = self.profile.required.iter();
+        let required = required.filter(|tap| self.facts.taps.contains(tap));
+        required
+            .filter(|tap| !self.taps.contains(tap))
+            .map(Tap::to_string)
+            .collect()
+    }
+}
+
+/// Whether one of the engines is the oracle, now or while a trace of the reference was recorded.
+fn with_oracle(setup: &Setup, reference: &Hello) -> bool {
+    [&setup.reference, &setup.candidate].contains(&&EngineSpec::Oracle)
+        || (setup.reference.trace().is_some() && reference.engine == "oracle")
+}
+
+/// The limit of every tap in isolated mode. The oracle, if it is one of the engines, rounds less than engines do.
+fn isolated_limits(
+    profile: &Profile,
+    facts: &ModelFacts,
+    compared: &BTreeSet<Tap>,
+    oracle_positions: Option<usize>,
+) -> Result<BTreeMap<Tap, f64>, Error> {
+    let mut limits = profile.isolated(facts)?;
+    for (tap, limit) in &mut limits {
+        // Several stages at once, between which codes may flip, where an engine does not offer what lies between.
+        let mut sources = tap.sources().iter().filter(|t| facts.taps.contains(t));
+        if !sources.all(|source| compared.contains(source)) {
+            *limit = limit.max(profile.cumulative_logits);
+        }
+    }
+    if let Some(positions) = oracle_positions {
+        for (&tap, limit) in &mut limits {
+            *limit = limit.max(profile.oracle_limit(tap, positions, facts));
+        }
+    }
+    Ok(limits)
+}
+
+/// Whether the tap is the input of a ternary product, which quantises it to int8.
+pub(super) fn feeds_quantiser(tap: Tap, facts: &ModelFacts) -> bool {
+    let product = match tap {
+        Tap::AttnNorm => Tap::Q,
+        Tap::AttnSubNorm => Tap::AttnProj,
+        Tap::FfnNorm => Tap::FfnGate,
+        Tap::FfnSubNorm => Tap::FfnDown,
+        _ => return false,
+    };
+    let types = facts.weight_types.get(&product);
+    let ternary = |ty: &String| TensorType::from_name(ty).is_some_and(TensorType::is_ternary);
+    types.is_some_and(|types| types.iter().any(ternary))
+}
