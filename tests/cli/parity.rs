@@ -1,6 +1,7 @@
 //! Real and synthetic models agree with the reference.
 #![cfg(feature = "reference")]
 
+use bitnet_model::Architecture;
 use reports::model::{AtFault, Mode, Status, TapStats};
 
 use super::*;
@@ -158,7 +159,7 @@ fn trained_float_model() {
 
 #[test]
 fn synthetic_model_of_every_architecture() {
-    for arch in ["bitnet", "bitnet-25", "bitnet-b1.58", "llama"] {
+    for arch in Architecture::ALL.map(Architecture::name) {
         let scratch = Scratch::new();
         let model = synth(&scratch, arch, &[]);
         let (_, report, _) = run(&model, &["--no-bench"]);
