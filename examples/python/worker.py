@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A worker for `crossval run --candidate exec:worker.py`: BitNet in numpy, written from the model's definition.
 
-It shows all that an engine needs to be compared: the protocol (crossval/src/protocol.rs is its reference), and a
+It shows all that an engine needs to be compared: the protocol (crossval-protocol/src/lib.rs is its reference), and a
 forward pass that hands every intermediate result to `tap` and goes on with what comes back. Runs GGUF files of the
 architectures bitnet, bitnet-25 and bitnet-b1.58 with I2_S, F32 and F16 weights. No tokenizer: the other engine has one.
 """
