@@ -33,7 +33,7 @@ fn assert_parity(report: &Report) {
             assert_eq!(rows as usize, positions * layers, "{name} {mode:?}");
         }
     }
-    let ternary = report.model.architecture != "llama";
+    let ternary = report.model.tensor_types.contains_key("I2_S");
     let worst = |name: &str| {
         stats(report, name, Mode::Isolated)
             .map(|s| s.nmse.unwrap_or(f64::INFINITY))
