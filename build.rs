@@ -6,14 +6,21 @@ use std::path::Path;
 use std::process::Command;
 
 /// What the binary is made of: the revision is dirty, or clean again, only after one of these has changed.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 16] = [
     "build.rs",
     "Cargo.toml",
     "Cargo.lock",
     "src",
+    "assets/tiny-bitnet.gguf",
     "bitnet-core",
+    "bitnet-model",
+    "bitnet-synth",
     "bitnet-sys",
     "crossval",
+    "crossval-oracle",
+    "crossval-protocol",
+    "crossval-trace",
+    "crossval-workers",
     "reports",
     "third_party",
 ];

@@ -9,6 +9,7 @@
 //! | [`tokenizer`] | SentencePiece, byte-level BPE and WordPiece, as llama.cpp reads them |
 //! | [`sampling`] | greedy, and with temperature, top-k and top-p |
 //! | [`quant`] | formats of weights, and of the activations beside them |
+//! | [`blocks`] | how each format packs its numbers |
 //! | [`kernels`] | products of rows for each instruction set, all with the same integers |
 //! | [`pool`] | threads |
 //! | [`gguf`], [`tap`] | of [`bitnet_model`] |
@@ -37,6 +38,7 @@
 //! # }
 //! ```
 
+pub mod blocks;
 pub mod kernels;
 pub mod model;
 pub mod pool;

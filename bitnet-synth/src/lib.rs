@@ -7,11 +7,12 @@
 //!
 //! ```
 //! use bitnet_model::Architecture;
-//! use bitnet_synth::{Preset, SynthOptions, write};
+//! use bitnet_synth::{Preset, SynthOptions, SyntheticModel};
 //!
 //! let options = SynthOptions::new(Architecture::Bitnet, Preset::Tiny, 1);
 //! let mut file = Vec::new();
-//! write(&options, "tiny.gguf".as_ref(), &mut file, &mut |_, _| true)?;
+//! let model = SyntheticModel::new(&options, "tiny.gguf".as_ref())?;
+//! model.write(&mut file, &mut |_, _| true)?;
 //! assert!(file.starts_with(b"GGUF"));
 //! # Ok::<(), bitnet_synth::Error>(())
 //! ```
@@ -343,42 +344,60 @@ fn metadata(o: &SynthOptions, vocab: &Vocab, path: &Path) -> Result<Metadata, bi
 /// Told the bytes of tensor data written so far and in all; `false` ends the work.
 pub type Progress<'a> = dyn FnMut(u64, u64) -> bool + 'a;
 
-/// Writes a synthetic model to `out`; `path` names it in errors.
-///
-/// # Errors
-/// [`Error::Option`] for sizes that the format cannot hold; what `out` returns, or
-/// another error if `progress` ended the work.
-pub fn write(
-    options: &SynthOptions,
-    path: &Path,
-    out: &mut dyn Write,
-    progress: &mut Progress,
-) -> Result<(), Error> {
-    options.check()?;
-    let vocab = Vocab::new(options.n_vocab as usize)?;
-    let tensors = tensors(options);
-    let mut writer = Writer::new(metadata(options, &vocab, path)?)?;
-    for t in &tensors {
-        writer.tensor(&t.name, &t.shape, t.ty)?;
+/// A synthetic model that is about to be written.
+pub struct SyntheticModel {
+    options: SynthOptions,
+    vocab: Vocab,
+    tensors: Vec<Tensor>,
+    writer: Writer,
+}
+
+impl SyntheticModel {
+    /// Decides what will be in it; `path` names it in errors.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for sizes that the format cannot hold.
+    pub fn new(options: &SynthOptions, path: &Path) -> Result<SyntheticModel, Error> {
+        options.check()?;
+        let vocab = Vocab::new(options.n_vocab as usize)?;
+        let tensors = tensors(options);
+        let mut writer = Writer::new(metadata(options, &vocab, path)?)?;
+        for t in &tensors {
+            writer.tensor(&t.name, &t.shape, t.ty)?;
+        }
+        Ok(SyntheticModel {
+            options: options.clone(),
+            vocab,
+            tensors,
+            writer,
+        })
     }
-    let total = writer.data_size();
-    let mut writer = writer.begin(BufWriter::with_capacity(1 << 20, out))?;
-    let table = normal_table();
-    let mut done = 0;
-    for tensor in &tensors {
-        let rng = Rng::new(options.seed, &tensor.name);
-        writer.write_tensor(|out| {
-            let mut out = Counted {
-                out,
-                done: &mut done,
-                total,
-                progress: &mut *progress,
-            };
-            tensor.write(&vocab, rng, &table, &mut out)
-        })?;
+
+    /// Writes it to `out`.
+    ///
+    /// # Errors
+    /// What `out` returns, or another error if `progress` ended the work.
+    pub fn write(self, out: &mut dyn Write, progress: &mut Progress) -> Result<(), Error> {
+        let total = self.writer.data_size();
+        let out = BufWriter::with_capacity(1 << 20, out);
+        let mut writer = self.writer.begin(out)?;
+        let table = normal_table();
+        let mut done = 0;
+        for tensor in &self.tensors {
+            let rng = Rng::new(self.options.seed, &tensor.name);
+            writer.write_tensor(|out| {
+                let mut out = Counted {
+                    out,
+                    done: &mut done,
+                    total,
+                    progress: &mut *progress,
+                };
+                tensor.write(&self.vocab, rng, &table, &mut out)
+            })?;
+        }
+        writer.finish()?;
+        Ok(())
     }
-    writer.finish()?;
-    Ok(())
 }
 
 /// Reports what passes through.

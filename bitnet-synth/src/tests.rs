@@ -24,12 +24,13 @@ fn synth(options: &SynthOptions) -> Written {
     let path = dir.path().join("model.gguf");
     let mut last = (0, 0);
     let mut file = File::create(&path).unwrap();
-    write(options, &path, &mut file, &mut |done, total| {
+    let model = SyntheticModel::new(options, &path).unwrap();
+    let written = model.write(&mut file, &mut |done, total| {
         assert!(done > last.0 && done <= total);
         last = (done, total);
         true
-    })
-    .unwrap();
+    });
+    written.unwrap();
     assert!(
         last.0 == last.1 && last.0 > 0,
         "progress ends with the last byte"
@@ -247,10 +248,10 @@ fn large_vocabularies_are_byte_level() {
 }
 
 fn refused(options: &SynthOptions) -> (&'static str, String) {
-    let mut file = Vec::new();
-    match write(options, Path::new("m.gguf"), &mut file, &mut |_, _| true) {
-        Err(Error::Option { option, what }) if file.is_empty() => (option, what),
-        other => panic!("{other:?} with {} bytes", file.len()),
+    match SyntheticModel::new(options, Path::new("m.gguf")) {
+        Err(Error::Option { option, what }) => (option, what),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("{options:?} are no impossible sizes"),
     }
 }
 
@@ -346,7 +347,7 @@ fn i16_overflow_is_in_the_down_projection_and_nowhere_else() {
                 let name = format!("blk.{}.{product}.weight", i / 30);
                 let data = gguf.data(gguf.tensor(&name).unwrap()).unwrap();
                 let mut codes = vec![0; row.len()];
-                bitnet_core::quant::i2_s::quantize_row(row, &mut codes);
+                bitnet_core::blocks::i2_s::quantize_row(row, &mut codes);
                 largest_lane(&data[..row.len() / 4], &codes) > i32::from(i16::MAX)
             });
             let wrapping = wrapping.count();
@@ -386,7 +387,8 @@ fn stress_has_its_conditions() {
 fn a_failing_write_is_an_io_error() {
     let options = SynthOptions::new(Architecture::Bitnet, Preset::Tiny, 1);
     let mut full = File::options().write(true).open("/dev/full").unwrap();
-    let e = write(&options, Path::new("full"), &mut full, &mut |_, _| true).unwrap_err();
+    let model = SyntheticModel::new(&options, Path::new("full")).unwrap();
+    let e = model.write(&mut full, &mut |_, _| true).unwrap_err();
     assert!(
         matches!(&e, Error::Model(e) if e.kind() == bitnet_model::ErrorKind::Io),
         "{e}"
@@ -398,6 +400,7 @@ fn a_failing_write_is_an_io_error() {
 fn progress_can_end_the_work() {
     let options = SynthOptions::new(Architecture::Bitnet, Preset::Tiny, 1);
     let mut file = Vec::new();
-    let e = write(&options, Path::new("m.gguf"), &mut file, &mut |_, _| false).unwrap_err();
+    let model = SyntheticModel::new(&options, Path::new("m.gguf")).unwrap();
+    let e = model.write(&mut file, &mut |_, _| false).unwrap_err();
     assert!(e.to_string().contains("interrupted"), "{e}");
 }

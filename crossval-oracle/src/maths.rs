@@ -203,12 +203,12 @@ mod tests {
             .collect();
         let wide: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
         let (mut codes, mut scales) = (vec![0; 512], vec![0.0; 16]);
-        bitnet_core::quant::q8_0::quantize_row(&x, &mut codes, &mut scales);
+        bitnet_core::blocks::q8_0::quantize_row(&x, &mut codes, &mut scales);
         let want: Vec<f64> = (0..512)
             .map(|i| f64::from(codes[i]) * f64::from(scales[i / 32]))
             .collect();
         assert_eq!(Rounding::Q8_0.apply(&wide), want);
-        bitnet_core::quant::q6_k::quantize_row_q8_k(&x, &mut codes, &mut scales);
+        bitnet_core::blocks::q6_k::quantize_row_q8_k(&x, &mut codes, &mut scales);
         let want: Vec<f64> = (0..512)
             .map(|i| f64::from(codes[i]) * f64::from(scales[i / 256]))
             .collect();

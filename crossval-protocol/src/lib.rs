@@ -2,7 +2,8 @@
 //!
 //! Whatever speaks it can be compared: `crossval run --candidate exec:COMMAND` starts the program and arguments of
 //! `COMMAND`, split as a shell does it, in the driver's working directory. `examples/` in the source tree has whole
-//! workers; those in C and C++ include `crossval-protocol/include/crossval_protocol.h`.
+//! workers to copy: in Rust (`examples/rust`, a [`Backend`] behind [`serve`], which needs no other crate of ours), in C
+//! (`examples/c`; C and C++ include `crossval-protocol/include/crossval_protocol.h`) and in Python (`examples/python`).
 //!
 //! A worker reads requests from its standard input and writes responses to its standard output. (Workers of
 //! this crate keep that descriptor to themselves and point descriptor 1 at standard error, since C++ libraries
@@ -24,8 +25,8 @@
 //! Token IDs are always payload, never JSON: each a u32, little-endian.
 //!
 //! # Versions
-//! [`Hello::protocol`] says which version a worker speaks; the driver refuses every one but its own ([`VERSION`]). What
-//! changed:
+//! [`Hello::protocol`] says which version a worker speaks; the driver refuses every one but its own ([`VERSION`]) and
+//! then does not look at the rest of the hello. What changed:
 //! - **2**: token IDs travel as payload everywhere. [`Request::Eval`], [`Request::Generate`] and
 //!   [`Response::Generated`] have no field `tokens` any more, [`Request::Judge`] has `n_tokens` in its place and the IDs
 //!   in front of its other values. The messages of the tokenizer are as they were.
@@ -86,7 +87,7 @@
 //! | [`facts`] | what a GGUF file says of its weights: most of [`ModelFacts`] |
 //! | [`chat`] | what passes between the driver and the process that renders chat templates |
 //!
-//! A whole engine, which offers its logits and finds every token as likely as any other:
+//! A whole engine (a real one is in `examples/rust/`), which offers its logits and finds every token as likely as any other:
 //! ```
 //! use std::collections::BTreeMap;
 //! use std::path::Path;
@@ -672,6 +673,9 @@ pub enum FrameError {
         /// What is wrong.
         source: serde_json::Error,
     },
+    /// A hello of another version than [`VERSION`].
+    #[error("a hello of version {0} of the protocol, not {VERSION}")]
+    Version(u32),
 }
 
 /// Write one frame and flush.
@@ -709,6 +713,22 @@ pub fn write_frame<T: Serialize>(
     out.flush()
 }
 
+/// Read the first frame of a worker, as [`read_frame`] does.
+///
+/// # Errors
+/// [`FrameError::Version`], whatever else a hello of another version holds; those of [`read_frame`].
+pub fn read_hello(input: &mut impl Read, payload: &mut Vec<u8>) -> Result<Response, FrameError> {
+    #[derive(Deserialize)]
+    struct Spoken {
+        protocol: u32,
+    }
+    let header = read_parts(input, payload)?;
+    match serde_json::from_slice(&header) {
+        Ok(Spoken { protocol }) if protocol != VERSION => Err(FrameError::Version(protocol)),
+        _ => parse(&header),
+    }
+}
+
 /// Read one frame; the payload goes into `payload`, whose former content is dropped.
 ///
 /// # Errors
@@ -717,6 +737,11 @@ pub fn read_frame<T: DeserializeOwned>(
     input: &mut impl Read,
     payload: &mut Vec<u8>,
 ) -> Result<T, FrameError> {
+    parse(&read_parts(input, payload)?)
+}
+
+/// Reads the payload of a frame into `payload`; returns its header.
+fn read_parts(input: &mut impl Read, payload: &mut Vec<u8>) -> Result<Vec<u8>, FrameError> {
     let mut lengths = [0; 8];
     read_exact_or_closed(input, &mut lengths)?;
     let [header_len, payload_len] = [0, 4].map(|at| {
@@ -742,7 +767,11 @@ pub fn read_frame<T: DeserializeOwned>(
     let mut header = Vec::new();
     read_into(input, &mut header, header_len)?;
     read_into(input, payload, payload_len)?;
-    serde_json::from_slice(&header).map_err(|source| FrameError::Header {
+    Ok(header)
+}
+
+fn parse<T: DeserializeOwned>(header: &[u8]) -> Result<T, FrameError> {
+    serde_json::from_slice(header).map_err(|source| FrameError::Header {
         header: String::from_utf8_lossy(&header[..header.len().min(120)]).into_owned(),
         source,
     })
@@ -814,6 +843,32 @@ mod tests {
             let _: Response = read_frame(&mut wire.as_slice(), &mut payload).unwrap();
             assert!(payload == sent, "{len} bytes");
         }
+    }
+
+    /// What a later version adds, such as taps that are unknown here, is not what its hello fails for.
+    #[test]
+    fn of_another_version_only_that_is_read() {
+        let read = |message| {
+            let mut wire = Vec::new();
+            write_frame(&mut wire, &message, &[]).unwrap();
+            read_hello(&mut wire.as_slice(), &mut Vec::new())
+        };
+        let hello = |version| {
+            serde_json::json!({
+                "type": "hello", "protocol": version, "engine": "mine", "version": null, "architectures": [],
+                "taps": ["router"], "overwrite": false, "dtypes": [], "tokenizer": false,
+            })
+        };
+        assert!(matches!(read(hello(3)), Err(FrameError::Version(3))));
+        assert!(matches!(
+            read(hello(VERSION)),
+            Err(FrameError::Header { .. })
+        ));
+        let mut ours = hello(VERSION);
+        ours["taps"] = serde_json::json!(["logits"]);
+        assert!(matches!(read(ours), Ok(Response::Hello(_))));
+        let other = serde_json::json!({"type": "evaluated"});
+        assert!(matches!(read(other), Ok(Response::Evaluated)));
     }
 
     #[test]

@@ -44,6 +44,13 @@ impl From<bitnet_model::Error> for Refusal {
     }
 }
 
+/// For `?` behind [`TapStream::send`]: nobody reads it, the serve loop ends.
+impl From<DriverGone> for Refusal {
+    fn from(e: DriverGone) -> Refusal {
+        Refusal::new(ErrorKind::Internal, e)
+    }
+}
+
 /// An engine, as the serve loop sees it. The calls come in the order of the trait.
 pub trait Backend {
     /// Who it is and what it can do.

@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::hint::black_box;
 
+use bitnet_core::blocks::{i2_s, i7, trits};
 use bitnet_core::kernels::{Float, Kernel, Rows};
-use bitnet_core::quant::{i2_s, i7, trits};
 
 /// Rows and tokens of a tile, as the forward pass has them.
 const TILE_ROWS: usize = 32;

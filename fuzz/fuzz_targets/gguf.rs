@@ -1,4 +1,5 @@
-//! A GGUF file: the container, what `inspect` shows of it, and where they accept it, both Rust engines on a few tokens.
+//! A GGUF file: the container, what `inspect` and a worker say of it, and where they accept it, the oracle on one token
+//! and the Rust engine on a few.
 
 #![no_main]
 
@@ -6,11 +7,16 @@ use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
 
-use bitnet_core::gguf::Gguf;
-use bitnet_core::model::{Logits, Model, Session, SessionOptions, check_weights};
+use bitnet_core::model::{Logits, Model, Session, SessionOptions};
 use bitnet_core::sampling::Sampler;
 use bitnet_core::tokenizer::Tokenizer;
-use crossval::oracle::Oracle;
+use bitnet_model::check::check_weights;
+use bitnet_model::gguf::Gguf;
+use bitnet_model::{Hyperparameters, Tap};
+use crossval_oracle::inputs::Inputs;
+use crossval_oracle::maths::Rounding;
+use crossval_oracle::{Batch, Oracle};
+use crossval_protocol::facts;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -30,8 +36,17 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = check_weights(&gguf);
     let _ = Tokenizer::from_gguf(gguf.metadata());
     let gguf = Arc::new(gguf);
+    if let Ok(hyperparameters) = Hyperparameters::read(&gguf) {
+        black_box(facts::model(&gguf, &hyperparameters));
+    }
     if let Ok(oracle) = Oracle::new(Arc::clone(&gguf)) {
-        let _ = black_box((oracle.n_vocab(), oracle.taps()));
+        let batch = Batch {
+            first_position: 0,
+            tokens: &[0],
+        };
+        let embedding = (Tap::Embd, None);
+        let row = oracle.stage(embedding, batch, 0..1, &Inputs::default(), Rounding::None);
+        let _ = black_box((oracle.n_vocab(), row));
     }
     let Ok(model) = Model::load(gguf) else {
         return;

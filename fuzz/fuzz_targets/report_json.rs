@@ -5,7 +5,7 @@
 use bitnet_crossval_fuzz::parts;
 use libfuzzer_sys::fuzz_target;
 use reports::comparison::Comparison;
-use reports::{Report, html, json, junit, markdown, records};
+use reports::{Report, html, json, junit, markdown, records, terminal};
 
 fuzz_target!(|input: &[u8]| {
     let reports: Vec<Report> = parts(input)
@@ -18,6 +18,10 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(json::parse(&text, "output").as_ref().ok(), Some(report));
         html::render(report).expect("HTML");
         markdown::render(report);
+        terminal::summary(report);
+        terminal::bench(report);
+        terminal::bench_markdown(report);
+        terminal::gate(report, "report.html");
         let _ = junit::render(report);
         records::taps_csv(report);
         records::bench_csv(report);

@@ -5,9 +5,9 @@
 
 use std::path::Path;
 
-use bitnet_core::gguf::{Array, Metadata, Value};
 use bitnet_core::tokenizer::{DecodeOptions, EncodeOptions, Tokenizer};
 use bitnet_crossval_fuzz::{fields, parts};
+use bitnet_model::gguf::{Array, Metadata, Value};
 use libfuzzer_sys::fuzz_target;
 
 /// Keys of token IDs.

@@ -5,9 +5,9 @@
 use std::io::{Cursor, sink};
 
 use bitnet_crossval_fuzz::{MemoryFile, push_frame};
-use crossval::protocol::{Request, Settings, token_bytes};
-use crossval::trace::Trace;
-use crossval::worker::serve_over;
+use crossval_protocol::{Request, Settings, token_bytes};
+use crossval_trace::Trace;
+use crossval_workers::serve_over;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

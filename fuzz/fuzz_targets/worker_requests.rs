@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 
 use bitnet_crossval_fuzz::{MemoryFile, model, push_frame, wire};
-use crossval::protocol::{FrameError, Request, Response, read_frame};
-use crossval::worker::serve_over;
+use crossval_protocol::{FrameError, Request, Response, read_frame};
+use crossval_workers::serve_over;
 use libfuzzer_sys::fuzz_target;
 
 static MODELS: LazyLock<[MemoryFile; 3]> = LazyLock::new(|| {

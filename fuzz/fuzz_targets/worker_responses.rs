@@ -7,14 +7,14 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use bitnet_core::tap::Tap;
-use bitnet_core::tokenizer::{DecodeOptions, EncodeOptions};
 use bitnet_crossval_fuzz::{MemoryFile, wire};
-use crossval::compare::lockstep::{Batch, ReferenceHashes, RowAt, RowSink, evaluate};
+use bitnet_model::tap::Tap;
 use crossval::compare::logits::LogitsAccumulator;
 use crossval::compare::tap::{TapAccumulator, Value};
 use crossval::engine::Engine;
-use crossval::protocol::{JudgeRequest, Settings};
+use crossval::session::lockstep::{Evaluation, ReferenceHashes, RowAt, RowSink, evaluate};
+use crossval::session::pair::Pair;
+use crossval_protocol::{DecodeOptions, EncodeOptions, JudgeRequest, Settings};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -26,27 +26,23 @@ fuzz_target!(|input: &[u8]| {
     let [Some(mut reference), Some(mut candidate)] = engines else {
         return;
     };
+    let mut pair = Pair {
+        reference: &mut reference,
+        candidate: &mut candidate,
+    };
     let mut hashes = ReferenceHashes::default();
     let mut sink = Sink {
         taps: TapAccumulator::new(Some(1e-6), 2, true),
         logits: LogitsAccumulator::new(1e-6),
     };
     for (isolated, first_position) in [(true, 0), (false, 3)] {
-        let batch = Batch {
+        let batch = Evaluation {
             first_position,
             tokens: &[1, 2, 3],
             taps: &Tap::ALL,
             isolated,
         };
-        if evaluate(
-            &mut reference,
-            &mut candidate,
-            batch,
-            &mut hashes,
-            &mut sink,
-        )
-        .is_err()
-        {
+        if evaluate(&mut pair, batch, &mut hashes, &mut sink).is_err() {
             break;
         }
     }
@@ -73,7 +69,11 @@ fn converse(name: &str, bytes: &[u8]) -> Option<Engine> {
         compact_head_budget: 0,
     };
     engine.configure(settings).ok()?;
-    let (ids, _) = engine.tokenize(b"text", EncodeOptions::default()).ok()?;
+    let options = EncodeOptions {
+        add_special: true,
+        parse_special: false,
+    };
+    let (ids, _) = engine.tokenize(b"text", options).ok()?;
     engine.detokenize(&ids, DecodeOptions::default()).ok()?;
     engine.pieces(&ids).ok()?;
     Some(engine)

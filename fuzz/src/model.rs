@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bitnet_core::gguf::{Array, Metadata, TensorType, Value, Writer};
+use bitnet_model::gguf::{Array, Metadata, TensorType, Value, Writer};
 
 const WIDTH: u64 = 128;
 const HEAD: u64 = 4;

@@ -44,10 +44,12 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// There is no format of that name.
-    #[error("unknown format {name:?}; there are {}", crate::Format::ALL.map(crate::Format::name).join(", "))]
+    #[error("unknown format {name:?}; there are {known}")]
     UnknownFormat {
         /// The name.
         name: String,
+        /// Names of those that there are.
+        known: String,
     },
     /// JUnit's XML could not be written.
     #[error("JUnit: {0}")]

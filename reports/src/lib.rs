@@ -43,4 +43,4 @@ mod write;
 pub use error::Error;
 pub use model::Report;
 pub use staged::StagedFile;
-pub use write::{Format, write_comparison, write_dir};
+pub use write::{Format, render, write_comparison, write_dir};

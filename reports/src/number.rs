@@ -1,7 +1,5 @@
 //! How numbers are written in HTML and Markdown.
 
-use crate::model::Measured;
-
 /// What stands for `null`.
 pub const NOT_MEASURED: &str = "not measured";
 /// What stands for NaN and the infinities.
@@ -69,19 +67,6 @@ pub fn bytes(x: f64) -> String {
     } else {
         with_unit(x, 1024.0 * MIB, "GiB")
     }
-}
-
-/// A median and its interval, the unit of which is said once where all three share it: `97.1 t/s`, `96.0 to 98.3`.
-pub fn measured(m: &Measured, format: fn(f64) -> String) -> (String, String) {
-    let median = format(m.median);
-    let unit = median.split_once(' ').map(|(_, unit)| format!(" {unit}"));
-    let end = |x| {
-        let text = format(x);
-        let bare = unit.as_ref().and_then(|unit| text.strip_suffix(unit));
-        bare.map(str::to_owned).unwrap_or(text)
-    };
-    let interval = format!("{} to {}", end(m.low), end(m.high));
-    (median, interval)
 }
 
 /// Joules, three significant digits: `12.3 J`.
@@ -228,20 +213,6 @@ mod tests {
         assert_eq!(plural(26_460, "row"), "26,460 rows");
         assert_eq!(count(0), "0");
         assert_eq!(count(u64::MAX), "18,446,744,073,709,551,615");
-    }
-
-    #[test]
-    fn a_unit_is_said_once_where_it_is_shared() {
-        let mut m = Measured {
-            median: 980.0,
-            low: 951.0,
-            high: 990.0,
-            samples: Vec::new(),
-        };
-        let said = |m: &Measured| measured(m, milliseconds);
-        assert_eq!(said(&m), ("980 ms".to_owned(), "951 to 990".to_owned()));
-        m.high = 1200.0;
-        assert_eq!(said(&m).1, "951 to 1.20 s");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use anstyle::AnsiColor;
 
-pub use self::bench::{bench, bench_markdown};
+pub use self::bench::bench;
 pub(crate) use self::text::line_without_controls;
 use self::text::{Grid, INDENT, paragraph};
 use crate::facts::{

@@ -69,6 +69,7 @@ impl FromStr for Format {
         all.find(|format| format.name() == name)
             .ok_or_else(|| Error::UnknownFormat {
                 name: name.to_owned(),
+                known: Format::ALL.map(Format::name).join(", "),
             })
     }
 }
@@ -112,8 +113,11 @@ pub fn write_comparison(dir: &Path, comparison: &Comparison) -> Result<Vec<PathB
     write_all(dir, &files)
 }
 
-/// File names and contents.
-fn render(report: &Report, format: Format) -> Result<Vec<(&'static str, String)>, Error> {
+/// The files of a format, names and contents.
+///
+/// # Errors
+/// What the format's writer returns.
+pub fn render(report: &Report, format: Format) -> Result<Vec<(&'static str, String)>, Error> {
     Ok(match format {
         Format::Json => vec![("report.json", json::write(report)?)],
         Format::Html => vec![("report.html", html::render(report)?)],

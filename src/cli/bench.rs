@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::ValueEnum;
 use clap::builder::RangedU64ValueParser;
 use reports::outcome::Outcome;
-use reports::records::{bench_csv, bench_jsonl};
+use reports::{Format, render, write_dir};
 
+use super::folder::Folder;
 use super::limits::LimitFlags;
-use super::report::{Files, pointer};
+use super::report::pointer;
 use super::run;
 use super::terminal::{self, Terminal};
 use crossval::Error;
@@ -65,24 +65,18 @@ pub(super) struct Args {
     /// memory traffic
     #[arg(long, value_name = "MIB", value_parser = RangedU64ValueParser::<u64>::new().range(1..1 << 40))]
     compact_head: Option<u64>,
-    /// How to print the results: md is Markdown, csv and jsonl have every figure and sample
-    #[arg(long, value_enum, default_value_t = Print::Table)]
-    print: Print,
+    /// Folder for the report [default: none is written]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// With --out, what to write there: json, html, md, junit, csv, jsonl [default: json,html,md]; without, which of
+    /// them to print in place of the table
+    #[arg(long, value_name = "FORMAT,…", value_delimiter = ',')]
+    format: Vec<Format>,
     /// Print the report as JSON, and nothing else
-    #[arg(long, conflicts_with = "print")]
+    #[arg(long)]
     json: bool,
     #[command(flatten)]
-    files: Files,
-    #[command(flatten)]
     limits: LimitFlags,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Print {
-    Table,
-    Md,
-    Csv,
-    Jsonl,
 }
 
 fn at_least_one() -> RangedU64ValueParser<usize> {
@@ -94,6 +88,14 @@ pub(super) fn run(
     provenance: &Provenance,
     terminal: Terminal,
 ) -> Result<Outcome, Error> {
+    let print = match (&args.out, args.format.as_slice()) {
+        (Some(_), _) | (None, []) => None,
+        (None, &[format]) if !args.json => Some(format),
+        _ => {
+            let what = "one is printed, and none beside --json; --out DIR writes several";
+            return Err(Error::Usage(format!("--format: {what}")));
+        }
+    };
     let options = BenchOptions {
         setup: Setup {
             launcher: args.limits.launcher(),
@@ -111,7 +113,7 @@ pub(super) fn run(
             .collect(),
         environment: environment::describe(provenance),
     };
-    let _folder = args.files.claim()?;
+    let _folder = args.out.as_deref().map(Folder::claim).transpose()?;
     let mut report = terminal
         .bar()
         .during(|progress| measure(&options, progress))?;
@@ -121,15 +123,19 @@ pub(super) fn run(
     for reason in &report.verdict.reasons {
         terminal::complain(&format!("error: {reason}"));
     }
-    let written = args.files.write(&report)?;
-    match args.print {
+    let written = match &args.out {
+        Some(out) if args.format.is_empty() => write_dir(out, &report, &Format::DEFAULT)?,
+        Some(out) => write_dir(out, &report, &args.format)?,
+        None => Vec::new(),
+    };
+    match print {
         _ if args.json => terminal.print_json(&report)?,
-        Print::Table => {
-            terminal.print(&(reports::terminal::bench(&report) + &pointer(&written)))?
+        None => terminal.print(&(reports::terminal::bench(&report) + &pointer(&written)))?,
+        // The last file: taps come before timings.
+        Some(format) => {
+            let (_, text) = render(&report, format)?.pop().unwrap_or_default();
+            terminal.print_always(&text)?;
         }
-        Print::Md => terminal.print(&reports::terminal::bench_markdown(&report))?,
-        Print::Csv => terminal.print(&bench_csv(&report))?,
-        Print::Jsonl => terminal.print(&bench_jsonl(&report))?,
     }
     Ok(report.verdict.outcome())
 }

@@ -6,7 +6,6 @@ use reports::comparison::Comparison;
 use reports::outcome::Outcome;
 use reports::{Format, Report};
 
-use super::folder::Folder;
 use super::terminal::Terminal;
 use crossval::Error;
 
@@ -51,11 +50,6 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Keeps the folder for the files of this command.
-    pub(super) fn claim(&self) -> Result<Option<Folder>, Error> {
-        self.out.as_deref().map(Folder::claim).transpose()
-    }
-
     /// Writes a report, and returns the files.
     pub(super) fn write(&self, report: &Report) -> Result<Vec<(Format, PathBuf)>, Error> {
         Ok(match &self.out {

@@ -11,7 +11,7 @@ use reports::number;
 use reports::outcome::Outcome;
 
 use super::terminal::Terminal;
-use bitnet_synth::{Error as SynthError, Preset, Stress, SynthOptions, write};
+use bitnet_synth::{Error as SynthError, Preset, Stress, SynthOptions, SyntheticModel};
 use crossval::Error;
 use crossval::interrupt;
 
@@ -118,11 +118,12 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     ] {
         *size = flag.unwrap_or(*size);
     }
+    let model = SyntheticModel::new(&options, &args.output).map_err(|e| failed(&args.output, e))?;
     let mut file = StagedFile::create(&args.output).map_err(|e| Error::io(&args.output, e))?;
     let written = terminal.bar().during(|progress| {
         progress.stage("writing");
         let mut written = 0;
-        write(&options, &args.output, &mut file, &mut |done, total| {
+        model.write(&mut file, &mut |done, total| {
             if written == 0 {
                 progress.steps(total);
             }

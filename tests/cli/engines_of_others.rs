@@ -1,7 +1,10 @@
-//! Engines in other languages: an example in C, which shares nothing with either engine, agrees with both.
+//! Engines of others: the examples in C and in Rust, whose forward passes share nothing with either engine, agree with
+//! both.
 #![cfg(unix)]
 
-use reports::model::{Mode, Status};
+use std::sync::LazyLock;
+
+use reports::model::{AtFault, Mode, Status};
 
 use super::*;
 
@@ -163,4 +166,111 @@ fn the_header_is_cpp_too() {
         Ok(output) => assert!(output.status.success(), "{}", stderr(&output)),
         Err(_) => skip("a C++ compiler is absent"),
     }
+}
+
+/// The example in Rust, built as its author would: for a test, cargo builds no program of another crate.
+fn rust_engine() -> &'static str {
+    static ENGINE: LazyLock<String> = LazyLock::new(|| {
+        let output = Command::new(env!("CARGO"))
+            .args(["build", "--package", "example-engine", "--frozen"])
+            .args(["--message-format", "json-render-diagnostics"])
+            .args(["--target-dir", concat!(env!("CARGO_TARGET_TMPDIR"), "/..")])
+            .current_dir(ROOT)
+            .output()
+            .expect("cargo starts");
+        assert!(output.status.success(), "{}", stderr(&output));
+        let messages = String::from_utf8(output.stdout).expect("UTF-8");
+        let program = messages.lines().find_map(|line| {
+            let message: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            Some(message["executable"].as_str()?.to_owned())
+        });
+        program.expect("a program")
+    });
+    &ENGINE
+}
+
+/// Every row of every tap, in both modes.
+fn assert_whole_parity(model: &Path, reference: &str) {
+    let candidate = format!("exec:'{}'", rust_engine());
+    let engines = ["--reference", reference, "--candidate", &candidate];
+    let (code, report, _) = run(model, &[&engines[..], &["--no-bench"]].concat());
+    let reasons = &report.verdict.reasons;
+    assert_eq!(
+        (code, report.verdict.status),
+        (0, Status::Pass),
+        "{reasons:#?}"
+    );
+    assert_eq!(report.inputs.modes, [Mode::Isolated, Mode::Cumulative]);
+    let prompt = &report.inputs.prompts[0];
+    let rows = prompt.tokens.len() + prompt.decode_tokens.len();
+    let taps = 3 + 18 * report.model.n_layer;
+    let coverage = (report.coverage.expected, report.coverage.compared);
+    let all = (2 * rows * taps) as u64;
+    assert_eq!(coverage, (all, all));
+    let generation = report.generation.expect("a generation");
+    assert_eq!(generation.candidate.len(), 32);
+}
+
+#[test]
+fn the_example_in_rust_agrees_with_the_rust_engine() {
+    let scratch = Scratch::new();
+    for model in models(&scratch) {
+        assert_whole_parity(&model, "rust");
+    }
+}
+
+#[cfg(feature = "reference")]
+#[test]
+fn the_example_in_rust_agrees_with_the_reference() {
+    let scratch = Scratch::new();
+    for model in models(&scratch) {
+        assert_whole_parity(&model, "bitnet.cpp");
+    }
+}
+
+/// The engine runs in a folder in which the same path leads to another file.
+#[test]
+fn one_weight_that_only_the_example_in_rust_reads_shows() {
+    let scratch = Scratch::new();
+    let there = scratch.path("there");
+    std::fs::create_dir(&there).expect("a folder");
+    let start = format!("cd '{}' && exec '{}'", there.display(), rust_engine());
+    let candidate = scratch.engine("engine", &start);
+    for model in models(&scratch) {
+        let (ours, theirs) = (scratch.path("model.gguf"), there.join("model.gguf"));
+        let mut bytes = std::fs::read(&model).expect("the model");
+        std::fs::write(&ours, &bytes).expect("a copy");
+        let gguf = Gguf::open(&ours).expect("a model");
+        let tensor = gguf.tensor("blk.1.ffn_up.weight").expect("a tensor");
+        let weight = bytes[tensor.offset as usize..]
+            .first_chunk_mut()
+            .expect("F32");
+        *weight = (f32::from_le_bytes(*weight) * -2.0).to_le_bytes();
+        std::fs::write(theirs, &bytes).expect("another copy");
+
+        let output = Command::new(env!("CARGO_BIN_EXE_crossval"))
+            .args(["run", "--model", "model.gguf", "--reference", "rust"])
+            .args(["--no-bench", "--out", "out", "--candidate", &candidate])
+            .current_dir(scratch.path(""))
+            .output()
+            .expect("crossval starts");
+        let verdict = read_report(&scratch.path("out"), &output).verdict;
+        assert_eq!(
+            (exit_code(&output), verdict.at_fault),
+            (10, AtFault::Candidate)
+        );
+        let first = verdict.first_divergence.expect("a divergence");
+        assert_eq!((first.tap.as_str(), first.layer), ("ffn_up", Some(1)));
+    }
+}
+
+#[test]
+fn the_example_in_rust_refuses_what_it_cannot_run() {
+    let candidate = format!("exec:'{}'", rust_engine());
+    let engines = ["--reference", &candidate, "--candidate", &candidate];
+    let model = ["--model", TINY, "--tokens", "1,2"];
+    let output = crossval(&[&["run"], &engines[..], &model].concat());
+    assert_eq!(exit_code(&output), 65, "{}", stderr(&output));
+    let says = "the architecture is not llama";
+    assert!(stderr(&output).contains(says), "{}", stderr(&output));
 }

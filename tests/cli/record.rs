@@ -111,7 +111,7 @@ fn a_trace_as_candidate() {
     refuses(
         &[&args[..], &["--mode", "both"]].concat(),
         64,
-        &["--mode cumulative"],
+        &["--mode: engine trace:", "in cumulative mode"],
     );
 }
 
@@ -211,7 +211,7 @@ fn what_does_not_fit_is_refused() {
     refuses(
         &with(&["--n-predict", "9"]),
         64,
-        &["--n-predict 9", "8 tokens"],
+        &["--n-predict: 9", "8 tokens"],
     );
     refuses(&with(&["--text", "README.md"]), 64, &["--text", "trace"]);
     let (code, ..) = run(

@@ -1,4 +1,5 @@
-//! Tests bitnet-core on an emulated 64-bit Arm processor: correctness only, an emulator says nothing about speed.
+//! Tests bitnet-model and bitnet-core on an emulated 64-bit Arm processor: correctness only, an emulator says nothing
+//! about speed.
 
 use std::env::consts::ARCH;
 use std::fs;
@@ -30,17 +31,20 @@ const NEEDS: [Need; 3] = [
     },
 ];
 
-/// Builds bitnet-core's unit tests for aarch64 and runs them under QEMU, with the NEON kernel.
+/// Builds the unit tests of bitnet-model and bitnet-core for aarch64 and runs them under QEMU, with the NEON kernel.
 pub fn run() -> Result<()> {
     if ARCH != "x86_64" {
-        bail!("cross-compiles from x86-64; on {ARCH}, run `cargo test -p bitnet-core`");
+        bail!(
+            "cross-compiles from x86-64; on {ARCH}, run `cargo test -p bitnet-model -p bitnet-core`"
+        );
     }
     install(
         &NEEDS,
         "elsewhere, a GNU cross-compiler for aarch64 and QEMU's user mode, under Debian's names",
     )?;
     let target = target_dir().join("aarch64");
-    let mut command = cargo(&["test", "--locked", "--package", "bitnet-core"]);
+    let mut command = cargo(&["test", "--locked"]);
+    command.args(["--package", "bitnet-model", "--package", "bitnet-core"]);
     // The kernels and what stands on them. Whole models under an emulator take ten minutes.
     command.args(["--lib", "--target", TARGET]);
     command.arg("--target-dir").arg(target.join("target"));

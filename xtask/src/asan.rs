@@ -1,4 +1,4 @@
-//! AddressSanitizer over what is unsafe: the kernels, and BitNet.cpp behind its FFI.
+//! AddressSanitizer over what is unsafe: mapped files, the kernels, and BitNet.cpp behind its FFI.
 
 use std::process::Command;
 
@@ -9,9 +9,9 @@ use crate::{cargo, demo, root, run as run_command, setup, target_dir};
 
 const FLAGS: &str = "-fsanitize=address -fno-omit-frame-pointer";
 
-/// Runs the tests of bitnet-core and bitnet-sys, and both engines on the bundled model, with C++ and, where rustup has a
-/// nightly toolchain, Rust instrumented. The stable toolchain links the C++ compiler's runtime instead: Rust's own reads
-/// and writes are then unchecked, but its allocations are watched where C++ uses them.
+/// Runs the tests of bitnet-model, bitnet-core and bitnet-sys, and both engines on the bundled model, with C++ and, where
+/// rustup has a nightly toolchain, Rust instrumented. The stable toolchain links the C++ compiler's runtime instead:
+/// Rust's own reads and writes are then unchecked, but its allocations are watched where C++ uses them.
 pub fn run() -> Result<()> {
     setup::run()?;
     let nightly = has_nightly();
@@ -50,6 +50,7 @@ pub fn run() -> Result<()> {
     };
     let mut tests = instrumented(&["test", "--lib", "--tests"]);
     tests
+        .args(["--package", "bitnet-model"])
         .args(["--package", "bitnet-core", "--package", "bitnet-sys"])
         // Suppressions go by the names of functions, which binutils know where LLVM's tools are missing.
         .env("ASAN_OPTIONS", "allow_addr2line=1")

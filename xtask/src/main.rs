@@ -60,11 +60,12 @@ enum Task {
     /// Fuzz what reads files and pipes, from the seeds in fuzz/: prints executions, coverage and crashes of each target,
     /// and fails if there is a crash. With AddressSanitizer if a nightly toolchain is there. Installs cargo-fuzz.
     Fuzz(fuzz::Arguments),
-    /// Run the tests of bitnet-core and bitnet-sys, and both engines on the bundled model, with AddressSanitizer: all of
-    /// BitNet.cpp, and Rust where rustup has a nightly toolchain.
+    /// Run the tests of bitnet-model, bitnet-core and bitnet-sys, and both engines on the bundled model, with
+    /// AddressSanitizer: all of BitNet.cpp, and Rust where rustup has a nightly toolchain.
     Asan,
-    /// Run bitnet-core's unit tests, those of bitnet-sys, and both engines on the bundled model, under valgrind's memcheck,
-    /// which also sees uninitialised values. With the AVX2 kernels, as valgrind knows no others. Installs valgrind.
+    /// Run the unit tests of bitnet-model and bitnet-core, those of bitnet-sys, and both engines on the bundled model,
+    /// under valgrind's memcheck, which also sees uninitialised values. With the AVX2 kernels, as valgrind knows no
+    /// others. Installs valgrind.
     Valgrind,
     /// Check the dependencies' licences and origins by cargo-deny, which is built (once, some minutes) where it is missing.
     Deny(deny::Arguments),

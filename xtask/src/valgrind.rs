@@ -1,5 +1,5 @@
-//! valgrind's memcheck over what is unsafe: the kernels, and BitNet.cpp behind its FFI. It sees uninitialised values,
-//! which AddressSanitizer does not.
+//! valgrind's memcheck over what is unsafe: mapped files, the kernels, and BitNet.cpp behind its FFI. It sees
+//! uninitialised values, which AddressSanitizer does not.
 
 use std::env::consts::ARCH;
 use std::fs;
@@ -26,7 +26,7 @@ const NEEDS: [Need; 2] = [
 /// Exit code of a program in which memcheck found something.
 const FOUND: &str = "99";
 
-/// Runs bitnet-core's unit tests, the tests of bitnet-sys, and both engines on the bundled model.
+/// Runs the unit tests of bitnet-model and bitnet-core, the tests of bitnet-sys, and both engines on the bundled model.
 pub fn run() -> Result<()> {
     if ARCH != "x86_64" {
         bail!("knows the kernels of x86-64 only");
@@ -55,7 +55,8 @@ pub fn run() -> Result<()> {
         command
     };
     // bitnet-core's other tests run whole models, as the demo does, and would take half an hour.
-    run_command(for_avx2(&["test", "--lib"]).args(["--package", "bitnet-core"]))?;
+    let mut units = for_avx2(&["test", "--lib"]);
+    run_command(units.args(["--package", "bitnet-model", "--package", "bitnet-core"]))?;
     let mut tests = for_avx2(&["test", "--lib", "--tests"]);
     // valgrind runs one thread at a time anyhow, and BitNet.cpp has one log for all of them.
     tests.args(["--package", "bitnet-sys", "--", "--test-threads=1"]);

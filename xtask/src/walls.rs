@@ -28,7 +28,6 @@ const FORBIDDEN: &[Forbidden] = &[
         to: &[
             "crate::engine",
             "crate::session",
-            "crate::worker",
             "std::process",
             "rustix::process",
         ],

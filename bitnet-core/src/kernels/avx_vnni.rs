@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::avx2::{add_up_i32, load_bytes as load};
 use super::panels::{self, Dot, I2_S_STEPS, Panel, ROWS, Step, Tile, Tokens};
 use super::{PREFETCH, Rows};
-use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
+use crate::blocks::i2_s::{BLOCK, BLOCK_BYTES};
 
 /// See [`Kernel::i2_s_dots`](super::Kernel::i2_s_dots).
 #[target_feature(enable = "avx2,avxvnni")]

@@ -3,7 +3,7 @@
 //! All are inlined, so that `vectorize!` compiles them for the instructions of a kernel.
 
 use super::portable::add_up;
-use crate::quant::max;
+use crate::blocks::max;
 
 /// Root mean square norm, in place (`ggml_compute_forward_rms_norm_f32` and the multiplication by gamma): squares
 /// rounded to f32, summed in f64.

@@ -220,7 +220,7 @@ impl Kernel {
         }
     }
 
-    /// As [`i2_s_dots`](Self::i2_s_dots), of [trits](crate::quant::trits).
+    /// As [`i2_s_dots`](Self::i2_s_dots), of [trits](crate::blocks::trits).
     ///
     /// # Panics
     /// As there; the row length is one of I2_S.
@@ -322,7 +322,7 @@ impl Kernel {
         }
     }
 
-    /// As [`i8_dots`](Self::i8_dots), of rows of [7-bit integers](crate::quant::i7) with `256 * x[0] + x[1]`. `x` is
+    /// As [`i8_dots`](Self::i8_dots), of rows of [7-bit integers](crate::blocks::i7) with `256 * x[0] + x[1]`. `x` is
     /// `[2][columns]`, padded with zeros to whole blocks.
     ///
     /// # Panics

@@ -7,7 +7,7 @@
 //! cache while the tokens pass by.
 
 use super::Rows;
-use crate::quant::i2_s;
+use crate::blocks::i2_s;
 
 /// Rows of a panel.
 pub(super) const ROWS: usize = 16;

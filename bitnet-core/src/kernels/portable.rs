@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 use half::{bf16, f16};
 
 use super::{Float, LANES, QUANT_LANES, Rows, block_dots};
-use crate::quant::{i2_s, i7, q6_k, q8_0, trits};
+use crate::blocks::{i2_s, i7, q6_k, q8_0, trits};
 
 pub(super) fn i2_s_dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
     assert_eq!(weights.columns % i2_s::BLOCK, 0);

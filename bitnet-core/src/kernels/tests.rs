@@ -2,7 +2,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::*;
-use crate::quant::{i2_s, i7, q6_k, q8_0, trits};
+use crate::blocks::{i2_s, i7, q6_k, q8_0, trits};
 
 fn pack(values: &[i8]) -> Vec<u8> {
     values

@@ -18,9 +18,8 @@ use memmap2::MmapMut;
 use super::linear::{Engine, Input, Line, Matrix};
 use super::pages;
 use crate::Error;
+use crate::blocks::{i7, nearest_int};
 use crate::kernels::{Kernel, LANES, Rows, vectorize};
-use crate::quant::i7;
-use crate::quant::nearest_int;
 
 /// Most tokens that a draw may depend on for the certified head to serve it.
 pub(super) const MAX_TOP: usize = 64;

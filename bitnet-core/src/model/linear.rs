@@ -5,11 +5,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Error;
+use crate::blocks::trits;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::kernels::{Kernel, Rows, round_to_bf16, vectorize};
 use crate::pool::Pool;
 use crate::quant::activations::{Activations, Encoding};
-use crate::quant::{self, WeightFormat, trits};
+use crate::quant::{self, WeightFormat};
 
 /// Rows and tokens that are computed at once; their results lie on the stack.
 const TILE_ROWS: usize = 32;
@@ -220,7 +221,7 @@ impl<'a> Stored<'a> {
     /// The rows of `weights` by the tokens of `x`; `tile` is `[n_tokens][weights.n]`.
     fn products(&self, kernel: Kernel, weights: Rows, x: Activations, tile: &mut [f32]) {
         match self.trits {
-            true => trits::dots(kernel, weights, self.scale, x, tile),
+            true => quant::i2_s::trit_dots(kernel, weights, self.scale, x, tile),
             false => self.format.dots(kernel, weights, self.scale, x, tile),
         }
     }

@@ -1,6 +1,6 @@
 //! Ternary weights repacked for decoding.
 //!
-//! Decoding is bound by memory, so where the kernel prefers [`trits`](crate::quant::trits), ternary matrices are
+//! Decoding is bound by memory, so where the kernel prefers [`trits`](crate::blocks::trits), ternary matrices are
 //! repacked once some tokens have been decoded one at a time: a layer per token, so that none takes long. From then on
 //! every product reads the copy, and the file's pages are given up: the process takes no more memory than before.
 

@@ -1,6 +1,6 @@
 //! What activations are turned into, to be multiplied with weights.
 
-use super::{i2_s, q6_k, q8_0};
+use crate::blocks::{i2_s, q6_k, q8_0};
 use crate::kernels::{Kernel, vectorize};
 
 /// What a format of weights is multiplied with.

@@ -1,18 +1,10 @@
-//! I2_S: ternary weights, 2 bits each, one scale per tensor; and the int8 activations that go with them.
-//!
-//! Layout (x86 builds of BitNet.cpp, `ggml-bitnet-mad.cpp`): 128 weights in 32 bytes; weight `j` of a block sits
-//! in byte `j % 32`, bits `6 - 2 * (j / 32)`, as code 0, 1, 2 for -1, 0, +1. The f32 scale lies directly behind
-//! the packed rows, and the tensor takes `n / 4 + 32` bytes.
+//! I2_S weights, in the file's blocks or repacked as [trits](crate::blocks::trits), and int8 activations beside them.
 
+use super::WeightFormat;
 use super::activations::{Activations, Codes, Encoding};
-use super::{WeightFormat, max, nearest_product};
+use crate::blocks::i2_s;
 use crate::gguf::TensorType;
 use crate::kernels::{Kernel, Rows, vectorize};
-
-/// Weights per block. A row is a whole number of blocks.
-pub const BLOCK: usize = TensorType::I2_S.block_len() as usize;
-/// Bytes per block.
-pub const BLOCK_BYTES: usize = TensorType::I2_S.block_bytes() as usize;
 
 /// I2_S weights.
 #[derive(Debug)]
@@ -28,13 +20,7 @@ impl WeightFormat for Format {
     }
 
     fn dequantize_row(&self, row: &[u8], out: &mut [f32]) {
-        let blocks = row.as_chunks::<BLOCK_BYTES>().0;
-        for (block, out) in blocks.iter().zip(out.chunks_exact_mut(BLOCK)) {
-            for (j, out) in out.iter_mut().enumerate() {
-                let code = block[j % 32] >> (6 - 2 * (j / 32)) & 3;
-                *out = f32::from(code) - 1.0;
-            }
-        }
+        i2_s::dequantize_row(row, out);
     }
 
     fn dots(&self, kernel: Kernel, weights: Rows, scale: f32, x: Activations, out: &mut [f32]) {
@@ -43,10 +29,22 @@ impl WeightFormat for Format {
     }
 }
 
+/// As [`WeightFormat::dots`], of rows that were repacked as [trits](crate::blocks::trits).
+pub(crate) fn trit_dots(
+    kernel: Kernel,
+    weights: Rows,
+    scale: f32,
+    x: Activations,
+    out: &mut [f32],
+) {
+    kernel.trit_dots(weights, x.codes, bytemuck::cast_slice_mut(out));
+    finish(kernel, scale, x, out);
+}
+
 /// Makes products of exact dot products of codes, whose bits `out` holds, an i32 each. The codes are 0..=2, so the sum
 /// of the activations comes off. This order of f32 operations is the reference's
 /// (`ggml_compute_forward_mul_mat_one_chunk`).
-pub(super) fn finish(kernel: Kernel, scale: f32, x: Activations, out: &mut [f32]) {
+fn finish(kernel: Kernel, scale: f32, x: Activations, out: &mut [f32]) {
     let rows = out.len() / x.sums.len();
     let tokens = x.sums.iter().zip(x.scales);
     for (out, (&sum, &x_scale)) in out.chunks_exact_mut(rows).zip(tokens) {
@@ -57,62 +55,5 @@ pub(super) fn finish(kernel: Kernel, scale: f32, x: Activations, out: &mut [f32]
                 *out = (dot as f32 - sum) / x_scale * scale;
             }
         });
-    }
-}
-
-/// Packs one block of ternary values (-1, 0, +1).
-pub fn pack_block(values: &[i8; BLOCK]) -> [u8; BLOCK_BYTES] {
-    let mut packed = [0; BLOCK_BYTES];
-    for (j, &v) in values.iter().enumerate() {
-        debug_assert!((-1..=1).contains(&v));
-        packed[j % 32] |= ((v + 1) as u8) << (6 - 2 * (j / 32));
-    }
-    packed
-}
-
-/// Quantises one token's activations to int8: `scale = 127 / max(1e-5, max|x|)`, codes rounded half to even.
-/// Returns the scale and the sum of the codes.
-///
-/// # Panics
-/// If `codes` is shorter than `x`.
-#[inline(always)]
-pub fn quantize_row(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
-    let scale = (127.0 / f64::from(max(x, f32::abs)).max(1e-5)) as f32;
-    let codes = &mut codes[..x.len()];
-    let mut sum = 0;
-    for (code, &v) in codes.iter_mut().zip(x) {
-        let q = nearest_product(v, scale).clamp(-128, 127);
-        sum += q;
-        *code = q as i8;
-    }
-    (scale, sum)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn block_layout() {
-        let mut values = [0i8; BLOCK];
-        values[0] = 1;
-        values[33] = -1;
-        values[127] = 1;
-        let packed = pack_block(&values);
-        assert_eq!(packed[0], 0b10_01_01_01);
-        assert_eq!(packed[1], 0b01_00_01_01);
-        assert_eq!(packed[2], 0b01_01_01_01);
-        assert_eq!(packed[31], 0b01_01_01_10);
-    }
-
-    #[test]
-    fn activations() {
-        let mut codes = [0i8; 4];
-        let (scale, sum) = quantize_row(&[-2.0, 1.0, 0.0, 0.5], &mut codes);
-        assert_eq!(scale, 63.5);
-        assert_eq!(codes, [-127, 64, 0, 32]); // 63.5 and 31.75
-        assert_eq!(sum, -31);
-        let (scale, sum) = quantize_row(&[0.0; 4], &mut codes);
-        assert_eq!((scale, sum, codes), ((127.0f64 / 1e-5) as f32, 0, [0; 4]));
     }
 }

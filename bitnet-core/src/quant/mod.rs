@@ -1,15 +1,13 @@
-//! Formats of weights: how they lie in the file, or in memory, and how activations are quantised for them.
+//! Formats of weights: how the matrices of a file are decoded, and multiplied with activations.
 //!
 //! A type of weights is a line of [`TensorType`]'s table and a `WeightFormat` in a file of its own here, registered
-//! in `FORMATS`. Rounding follows ggml, so that integer dot products are the reference's to the bit.
+//! in `FORMATS`. A type with kernels of its own shares the layout of its [`blocks`](crate::blocks) with them.
 
 pub(crate) mod activations;
 mod float;
-pub mod i2_s;
-pub mod i7;
-pub mod q6_k;
-pub mod q8_0;
-pub mod trits;
+pub(crate) mod i2_s;
+mod q6_k;
+mod q8_0;
 
 use std::fmt;
 
@@ -85,39 +83,6 @@ pub(crate) fn format(ty: TensorType) -> Option<&'static dyn WeightFormat> {
     FORMATS.into_iter().find(|format| format.ty() == ty)
 }
 
-/// Round half to even, for `|x| < 2^22`; the addition pushes the fraction out of the significand.
-#[inline(always)]
-pub(crate) fn nearest_int(x: f32) -> i32 {
-    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23
-    ((x + MAGIC).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
-}
-
-/// `x * scale` rounded once, half to even, for products below 2^31.
-///
-/// ggml writes the product and the rounding apart, but gcc contracts them to a fused multiply-add: the product is
-/// not rounded to f32 first, which would move codes near a half. In f64 the product is exact.
-#[inline(always)]
-fn nearest_product(x: f32, scale: f32) -> i32 {
-    const MAGIC: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
-    (f64::from(x) * f64::from(scale) + MAGIC).to_bits() as i32
-}
-
-/// Largest `f(x)`; NaN is passed over.
-#[inline(always)]
-pub(crate) fn max(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 32];
-    let (chunks, tail) = x.as_chunks::<32>();
-    for chunk in chunks {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.max(f(v));
-        }
-    }
-    for (lane, &v) in lanes.iter_mut().zip(tail) {
-        *lane = lane.max(f(v));
-    }
-    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
-}
-
 #[cfg(test)]
 mod tests {
     use half::{bf16, f16};
@@ -125,6 +90,7 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use super::*;
+    use crate::blocks::q8_0::{BLOCK, BLOCK_BYTES};
     use crate::gguf::{Content, Layout};
 
     const COLUMNS: usize = 512;
@@ -236,62 +202,23 @@ mod tests {
         data.extend_from_within(..);
         let rows = Rows {
             data: &data,
-            stride: q8_0::BLOCK_BYTES,
+            stride: BLOCK_BYTES,
             n: 2,
-            columns: q8_0::BLOCK,
+            columns: BLOCK,
         };
-        let mut x = [0.0; 3 * q8_0::BLOCK];
+        let mut x = [0.0; 3 * BLOCK];
         (x[1], x[32 + 5], x[64 + 31]) = (1.0, 2.0, -1.0);
         let activations = Activations {
             floats: &x,
             ..Activations::default()
         };
-        let mut weights = [0.0; q8_0::BLOCK];
-        q8_0::dequantize_row(&data, &mut weights);
+        let mut weights = [0.0; BLOCK];
         let mut got = [0.0; 6];
         let format = WithoutKernel(&q8_0::Format);
+        format.dequantize_row(&data, &mut weights);
         assert_eq!(format.encoding(), Encoding::F32);
         format.dots(Kernel::available()[0], rows, 4.0, activations, &mut got);
         let want = [4.0 * weights[1], 8.0 * weights[5], -4.0 * weights[31]];
         assert_eq!(got, want.map(|v| [v; 2]).concat()[..]);
-    }
-
-    #[test]
-    fn max_sees_the_tail() {
-        let mut x = vec![1.0; 43];
-        x[42] = -3.0;
-        x[3] = f32::NAN;
-        assert_eq!(max(&x, |v| v), 1.0);
-        assert_eq!(max(&x, f32::abs), 3.0);
-    }
-
-    #[test]
-    fn nearest_int_rounds_half_to_even() {
-        for (x, want) in [
-            (0.5, 0),
-            (1.5, 2),
-            (2.5, 2),
-            (-0.5, 0),
-            (-1.5, -2),
-            (-2.5, -2),
-            (126.5, 126),
-            (127.49, 127),
-            (-127.5, -128),
-        ] {
-            assert_eq!(nearest_int(x), want, "{x}");
-        }
-    }
-
-    #[test]
-    fn nearest_product_rounds_once() {
-        // 0.1 * 5 is a little above a half; in f32 it is a half.
-        assert_eq!((0.1_f32 * 5.0, nearest_int(0.1 * 5.0)), (0.5, 0));
-        assert_eq!(
-            (nearest_product(0.1, 5.0), nearest_product(-0.1, 5.0)),
-            (1, -1)
-        );
-        for (x, want) in [(0.5, 0), (1.5, 2), (-2.5, -2), (126.5, 126), (-127.5, -128)] {
-            assert_eq!(nearest_product(x, 1.0), want, "{x}");
-        }
     }
 }

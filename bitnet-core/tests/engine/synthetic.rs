@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bitnet_core::gguf::{Array, Gguf, Metadata, StringArray, TensorType, Value, Writer};
 use bitnet_core::model::Model;
-use bitnet_core::{Error, quant::i2_s};
+use bitnet_core::{Error, blocks::i2_s};
 use half::{bf16, f16};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

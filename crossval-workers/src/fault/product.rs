@@ -1,6 +1,6 @@
 //! Matrix products, with the quantisation of the activations that goes with the weights' type.
 
-use bitnet_core::quant::{q6_k, q8_0};
+use bitnet_core::blocks::{q6_k, q8_0};
 use bitnet_model::gguf::TensorType;
 use bitnet_model::tap::Tap;
 

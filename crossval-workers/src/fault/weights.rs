@@ -1,6 +1,7 @@
 //! A model's tensors, decoded row by row.
 
-use bitnet_core::quant::{self, i2_s};
+use bitnet_core::blocks::i2_s;
+use bitnet_core::quant;
 use bitnet_model::Error;
 use bitnet_model::gguf::{Gguf, TensorType};
 

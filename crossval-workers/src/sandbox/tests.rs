@@ -18,7 +18,10 @@ const FOLDER: &str = "CROSSVAL_TEST_SANDBOX";
 fn again(test: &str, folder: &Path) -> Output {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--nocapture"])
-        .arg(format!("sandbox::tests::{test}"))
+        .arg(format!(
+            "{}::{test}",
+            module_path!().split_once("::").unwrap().1
+        ))
         .env(FOLDER, folder)
         .output()
         .unwrap()

@@ -438,7 +438,7 @@ mod tests {
                 false => row.iter().map(|v| v * 2.0_f32.powi(exponent)).collect(),
             };
             let (mut want, mut got) = (vec![0; row.len()], Vec::new());
-            let (scale, _) = bitnet_core::quant::i2_s::quantize_row(&row, &mut want);
+            let (scale, _) = bitnet_core::blocks::i2_s::quantize_row(&row, &mut want);
             prop_assert_eq!((int8_codes(&row, &mut got), got), (scale, want));
         }
 

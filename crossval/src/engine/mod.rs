@@ -185,24 +185,13 @@ impl Engine {
             log_reader,
             during: "starting".into(),
         };
-        let hello = match engine.receive() {
+        engine.stdout.deadline = limits.deadline();
+        engine.hello = match protocol::read_hello(&mut engine.stdout, &mut engine.payload) {
             Ok(Response::Hello(hello)) => hello,
             Ok(other) => return Err(engine.unexpected(&other).into_error(name)),
-            Err(e) => return Err(e.into_error(name)),
+            Err(FrameError::Version(theirs)) => return Err(other_version(name, theirs)),
+            Err(e) => return Err(engine.failure(&e).into_error(name)),
         };
-        let (theirs, ours) = (hello.protocol, protocol::VERSION);
-        if theirs != ours {
-            let old = if theirs < ours {
-                "the worker"
-            } else {
-                "crossval"
-            };
-            return Err(Error::Engine(format!(
-                "engine {name} speaks version {theirs} of the worker protocol, this crossval speaks version {ours}: \
-                 update {old}; what changed stands in the protocol's documentation, under \"Versions\""
-            )));
-        }
-        engine.hello = hello;
         Ok(engine)
     }
 
@@ -430,7 +419,7 @@ impl Engine {
                     Err(e) => self.failed(&format!("is gone ({e})"), None),
                 }
             }
-            FrameError::TooLarge { .. } | FrameError::Header { .. } => {
+            FrameError::TooLarge { .. } | FrameError::Header { .. } | FrameError::Version(_) => {
                 self.broke_protocol(&error.to_string())
             }
         }
@@ -463,6 +452,19 @@ impl Engine {
         let log = self.log.lock().unwrap_or_else(|e| e.into_inner());
         log.iter().cloned().collect()
     }
+}
+
+fn other_version(name: &str, theirs: u32) -> Error {
+    let ours = protocol::VERSION;
+    let old = if theirs < ours {
+        "the worker"
+    } else {
+        "crossval"
+    };
+    Error::Engine(format!(
+        "engine {name} speaks version {theirs} of the worker protocol, this crossval speaks version {ours}: \
+         update {old}; what changed stands in the protocol's documentation, under \"Versions\""
+    ))
 }
 
 impl Drop for Engine {

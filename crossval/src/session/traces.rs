@@ -107,10 +107,11 @@ impl Traces {
                 })?;
                 let there = recorded.generated.len();
                 if n_predict > there {
-                    return Err(Error::Usage(format!(
-                        "--n-predict {n_predict}: trace {path} holds {there} tokens generated from prompt {}",
+                    let what = format!(
+                        "{n_predict} is more than the {there} tokens that trace {path} holds of prompt {}",
                         recorded.index
-                    )));
+                    );
+                    return Err(Error::option("n-predict", what));
                 }
             }
         }

@@ -4,9 +4,9 @@
 use std::fs;
 use std::path::Path;
 
-use bitnet_core::tap::Tap;
 use bitnet_crossval_fuzz::{FIELD, PART, model};
-use crossval::protocol::{
+use bitnet_model::tap::Tap;
+use crossval_protocol::{
     ErrorKind, Hello, JudgeRequest, ModelFacts, Request, Response, RowJudgement, Settings,
     TapHeader, Usage, VERSION, VocabFacts, token_bytes,
 };

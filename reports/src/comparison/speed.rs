@@ -59,7 +59,7 @@ fn row(row: &BenchRow) -> Option<(Reading, bool)> {
 }
 
 fn of_measured(m: &Measured, format: fn(f64) -> String) -> Reading {
-    let (median, interval) = number::measured(m, format);
+    let (median, interval) = m.written(format);
     Reading {
         text: format!("{median} ({interval})"),
         ..Reading::interval(m.median, m.low, m.high, format)

@@ -78,8 +78,8 @@ fn compared(pair: &TimedPair) -> Option<(Option<Role>, String)> {
     } else {
         faster(reference, candidate).then_some(Role::Reference)
     };
-    let figure = |m, format| {
-        let (median, interval) = number::measured(m, format);
+    let figure = |m: &Measured, format| {
+        let (median, interval) = m.written(format);
         format!("{median} ({interval})")
     };
     Some((

@@ -18,7 +18,7 @@ pub(super) fn table(report: &Report) -> Table {
         ("Of the roofline", Kind::Number),
     ]);
     for kernel in report.bench.iter().flat_map(|bench| &bench.kernels) {
-        let (median, interval) = number::measured(&kernel.ms, number::milliseconds);
+        let (median, interval) = kernel.ms.written(number::milliseconds);
         let size = |n: usize| number::count(n as u64);
         table.push(
             State::Plain,

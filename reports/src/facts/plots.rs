@@ -126,7 +126,7 @@ fn lines(
             .filter_map(|pair| {
                 let row = pair.row(role)?;
                 let tps = row.tps.as_ref()?;
-                let (median, interval) = number::measured(tps, number::tokens_per_second);
+                let (median, interval) = tps.written(number::tokens_per_second);
                 let at = format!("{}, {}", pair.test, threads(pair.threads));
                 Some(PlotPoint {
                     x: x(pair) as f64,

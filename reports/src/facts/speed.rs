@@ -41,7 +41,7 @@ pub(super) fn throughput(report: &Report, wanted: impl Fn(&TimedPair) -> bool) -
     for pair in pairs {
         let cell = |row: Option<&BenchRow>| match row.and_then(measured) {
             Some((m, format)) => {
-                let (median, interval) = number::measured(m, format);
+                let (median, interval) = m.written(format);
                 format!("{median} ({interval})")
             }
             None => number::NOT_MEASURED.to_owned(),

@@ -98,6 +98,22 @@ pub struct Measured {
     pub samples: Vec<f64>,
 }
 
+impl Measured {
+    /// The median and the interval as `format` writes numbers, the unit of which is said once where all three share it:
+    /// `97.1 t/s`, `96.0 to 98.3`.
+    pub fn written(&self, format: fn(f64) -> String) -> (String, String) {
+        let median = format(self.median);
+        let unit = median.split_once(' ').map(|(_, unit)| format!(" {unit}"));
+        let end = |x| {
+            let text = format(x);
+            let bare = unit.as_ref().and_then(|unit| text.strip_suffix(unit));
+            bare.map(str::to_owned).unwrap_or(text)
+        };
+        let interval = format!("{} to {}", end(self.low), end(self.high));
+        (median, interval)
+    }
+}
+
 /// Time between tokens over the decode steps of all repetitions, milliseconds, by nearest rank.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct InterToken {
@@ -310,5 +326,25 @@ impl Report {
             .rposition(|item| name(item) == &self.engines.candidate.name);
         let candidate = candidate.filter(|&i| Some(i) != reference);
         [reference, candidate].map(|i| i.map(|i| items[i]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::number;
+
+    #[test]
+    fn a_unit_is_said_once_where_it_is_shared() {
+        let mut m = Measured {
+            median: 980.0,
+            low: 951.0,
+            high: 990.0,
+            samples: Vec::new(),
+        };
+        let said = |m: &Measured| m.written(number::milliseconds);
+        assert_eq!(said(&m), ("980 ms".to_owned(), "951 to 990".to_owned()));
+        m.high = 1200.0;
+        assert_eq!(said(&m).1, "951 to 1.20 s");
     }
 }

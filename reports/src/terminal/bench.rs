@@ -1,8 +1,8 @@
-//! The results of a benchmark: a table, or Markdown.
+//! The results of a benchmark as a table.
 
 use super::text::{Grid, line_without_controls, paragraph};
 use crate::facts::{bench_notes, measured};
-use crate::model::{BenchRow, Report, Role, Status, TimedPair};
+use crate::model::{BenchRow, Report, Role, TimedPair};
 use crate::number;
 
 const COLUMNS: [&str; 8] = [
@@ -99,40 +99,6 @@ pub fn bench(report: &Report) -> String {
     out
 }
 
-/// The results as one Markdown table, in the manner of llama-bench.
-pub fn bench_markdown(report: &Report) -> String {
-    if report.bench.is_none() {
-        return String::new();
-    }
-    let line = |cells: &[String]| {
-        let cells = cells
-            .iter()
-            .map(|c| line_without_controls(c).replace('|', "\\|"));
-        format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
-    };
-    let titles = ["model", "size"].into_iter().chain(COLUMNS);
-    let mut out = line(&titles.map(str::to_owned).collect::<Vec<_>>());
-    let rules = (0..2 + COLUMNS.len()).map(|i| match i.checked_sub(2) {
-        Some(i) if FIGURES.contains(&i) => "---:",
-        None if i == 1 => "---:",
-        _ => "---",
-    });
-    out += &line(&rules.map(str::to_owned).collect::<Vec<_>>());
-    for (pair, role, row) in rows(report) {
-        let size = number::bytes(report.model.size_bytes as f64);
-        let mut of_row = vec![model_name(report).to_owned(), size];
-        of_row.extend(cells(&pair, role, row));
-        out += &line(&of_row);
-    }
-    if report.verdict.status != Status::Pass {
-        out += &format!(
-            "\n{}\n",
-            line_without_controls(&report.verdict.reasons.join("; "))
-        );
-    }
-    out
-}
-
 /// The name in the file, or the file's.
 fn model_name(report: &Report) -> &str {
     let model = &report.model;
@@ -150,7 +116,7 @@ fn rows(report: &Report) -> Vec<(TimedPair<'_>, Role, &BenchRow)> {
 
 fn cells(pair: &TimedPair, role: Role, row: &BenchRow) -> Vec<String> {
     let (median, interval) = match measured(row) {
-        Some((m, format)) => number::measured(m, format),
+        Some((m, format)) => m.written(format),
         None => (number::NOT_MEASURED.to_owned(), String::new()),
     };
     let ratio = pair.ratio.filter(|_| role == Role::Candidate);

@@ -129,7 +129,6 @@ proptest! {
         prop_assert!(!terminal::summary(&report).is_empty());
         prop_assert!(!terminal::gate(&report, "report.json").is_empty());
         prop_assert_eq!(terminal::bench(&report).is_empty(), report.bench.is_none());
-        prop_assert_eq!(terminal::bench_markdown(&report).is_empty(), report.bench.is_none());
         prop_assert!(!html::render(&report).unwrap().is_empty());
         let read = json::parse(&json::write(&report).unwrap(), "report").unwrap();
         prop_assert!(!html::render(&read).unwrap().is_empty());

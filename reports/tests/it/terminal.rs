@@ -1,7 +1,7 @@
 //! The report on a terminal.
 
 use reports::model::Report;
-use reports::terminal::{bench, bench_markdown, gate, status, summary};
+use reports::terminal::{bench, gate, status, summary};
 
 use crate::hostile::{ATTACK, hostile};
 use crate::sample;
@@ -30,7 +30,6 @@ fn summaries() {
 fn benchmarks() {
     let report = sample::timed();
     insta::assert_snapshot!("terminal_bench", bench(&report));
-    insta::assert_snapshot!("terminal_bench_markdown", bench_markdown(&report));
 }
 
 #[test]
@@ -42,7 +41,6 @@ fn nothing_in_a_report_commands_the_terminal() {
             uncolored(&summary(&report), &report),
             uncolored(&gate(&report, ATTACK), &report),
             bench(&report),
-            bench_markdown(&report),
         ] {
             let command = text.chars().find(|c| c.is_control() && *c != '\n');
             assert_eq!(command, None, "{name}: {text:?}");

@@ -145,7 +145,7 @@ impl Sources {
             high: x,
             samples: Vec::new(),
         };
-        self.text(&number::measured(&ends, number::milliseconds).1);
+        self.text(&ends.written(number::milliseconds).1);
     }
 
     /// What the report's figures give by a calculation.

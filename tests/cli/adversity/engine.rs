@@ -22,7 +22,7 @@ struct Case {
     report: bool,
 }
 
-const CASES: [Case; 21] = [
+const CASES: [Case; 22] = [
     Case {
         what: "aborts",
         script: "REQUESTS | WORKER; kill -ABRT $$",
@@ -141,6 +141,16 @@ const CASES: [Case; 21] = [
         says: &[
             "/engine speaks version 1 of the worker protocol, this crossval speaks version 2: update the worker;",
             "under \"Versions\"",
+        ],
+        report: false,
+    },
+    Case {
+        what: "speaks a later version of the protocol, with a tap that is unknown here",
+        script: r#"printf '\202\0\0\0\0\0\0\0%s' '{"type":"hello","protocol":3,"engine":"mine","architectures":[],"taps":["router"],"overwrite":false,"dtypes":[],"tokenizer":false}'; sleep 1000"#,
+        flags: &[],
+        code: 30,
+        says: &[
+            "/engine speaks version 3 of the worker protocol, this crossval speaks version 2: update crossval;",
         ],
         report: false,
     },

@@ -56,13 +56,13 @@ fn sizes() -> Vec<Case> {
         ),
         with(
             "a layer too many",
-            &["\"blk.6.attn_sub_norm.weight\" is missing"],
+            &["\"blk.6.attn_norm.weight\" is missing"],
             "block_count",
             u32(7),
         ),
         with(
             "2^31 layers",
-            &["\"blk.6.attn_sub_norm.weight\" is missing"],
+            &["\"blk.6.attn_norm.weight\" is missing"],
             "block_count",
             u32(1 << 31),
         ),

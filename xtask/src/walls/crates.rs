@@ -160,7 +160,6 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "crossval holds until it is split what the crates of the table will"]
     fn the_workspace_keeps_to_the_table() {
         let crates = crates(&metadata().expect("metadata"));
         assert!(!crates.is_empty());

@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::{Rows, add_up_i32};
+use crate::blocks::i2_s::{BLOCK, BLOCK_BYTES};
 use crate::kernels::PREFETCH;
-use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 /// Blocks whose products are added in 16-bit lanes before they are widened.
 ///

@@ -3,10 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::{Rows, dots_of_rows};
+use crate::blocks::i2_s::{BLOCK, BLOCK_BYTES};
 use crate::kernels::PREFETCH;
 use crate::kernels::avx2::load_bytes as load;
 use crate::kernels::panels::{self, Dot, I2_S_STEPS, Panel, ROWS, Step, Tile, Tokens};
-use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 /// See [`Kernel::i2_s_dots`](crate::kernels::Kernel::i2_s_dots).
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]

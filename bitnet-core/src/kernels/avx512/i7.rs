@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::dots_of_rows;
+use crate::blocks::i7::{self, BLOCK, BLOCK_BYTES, LINE, OFFSET};
 use crate::kernels::{PREFETCH, Rows};
-use crate::quant::i7::{self, BLOCK, BLOCK_BYTES, LINE, OFFSET};
 
 /// See [`Kernel::i7_dots`](crate::kernels::Kernel::i7_dots).
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]

@@ -4,9 +4,9 @@ use std::arch::x86_64::*;
 
 use super::dots_of_rows;
 use super::i2_s::{add_group, by_tokens};
+use crate::blocks::trits::{self, BLOCK, BLOCK_BYTES, DIGITS};
 use crate::kernels::panels::{self, Dot, Panel, ROWS, Step, Tile, Tokens};
 use crate::kernels::{PREFETCH, Rows};
-use crate::quant::trits::{self, BLOCK, BLOCK_BYTES, DIGITS};
 
 /// Steps of a block.
 const STEPS: usize = BLOCK / 4;

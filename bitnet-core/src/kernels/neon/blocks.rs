@@ -3,8 +3,8 @@
 use std::arch::aarch64::*;
 
 use super::{Rows, add_up, dot, load_bytes, load_codes};
+use crate::blocks::{q6_k, q8_0};
 use crate::kernels::block_dots;
-use crate::quant::{q6_k, q8_0};
 
 /// See [`Kernel::q8_0_dots`](crate::kernels::Kernel::q8_0_dots).
 #[target_feature(enable = "neon,dotprod")]

@@ -3,8 +3,8 @@
 use std::arch::aarch64::*;
 
 use super::{Rows, dot, dot_lane, load_bytes, load_codes};
+use crate::blocks::i2_s::{BLOCK, BLOCK_BYTES};
 use crate::kernels::panels::{self, Dot, I2_S_STEPS, Panel, ROWS, Step, Tile, Tokens};
-use crate::quant::i2_s::{BLOCK, BLOCK_BYTES};
 
 /// See [`Kernel::i2_s_dots`](crate::kernels::Kernel::i2_s_dots).
 #[target_feature(enable = "neon,dotprod")]

@@ -223,7 +223,7 @@ fn fitting(
     option: &'static str,
 ) -> Result<Vec<usize>, Error> {
     if let Some(n) = asked.iter().find(|&&n| n > longest) {
-        let what = format!("{n}: at most {longest} tokens fit the model's context");
+        let what = format!("{n} is more than the {longest} tokens that fit the model's context");
         return Err(Error::option(option, what));
     }
     if !asked.is_empty() {
@@ -257,7 +257,10 @@ mod tests {
         assert_eq!(fitting(&[7, 256], 256).unwrap(), [7, 256]);
         let error = fitting(&[7, 257], 256).unwrap_err();
         assert_eq!(error.outcome().exit_code(), 64);
-        assert!(error.to_string().contains("prefill: 257"), "{error}");
+        assert!(
+            error.to_string().contains("prefill: 257 is more"),
+            "{error}"
+        );
     }
 
     #[test]

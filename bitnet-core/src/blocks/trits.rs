@@ -3,10 +3,8 @@
 //! Byte `j` of a block of 320 weights holds weights `j`, `64 + j`, ... `256 + j` as the digits of a number to base 3,
 //! the first of them the lowest. A row is padded with codes of 0.
 
-use super::activations::Activations;
 use super::i2_s;
 use crate::gguf::TensorType;
-use crate::kernels::{Kernel, Rows};
 
 /// The type whose rows can be repacked.
 pub(crate) const OF: TensorType = TensorType::I2_S;
@@ -24,12 +22,6 @@ const RUN: usize = i2_s::BLOCK_BYTES;
 /// Bytes of a row.
 pub fn row_bytes(columns: usize) -> usize {
     columns.div_ceil(BLOCK) * BLOCK_BYTES
-}
-
-/// As the products of I2_S, see [`WeightFormat::dots`](super::WeightFormat::dots).
-pub(crate) fn dots(kernel: Kernel, weights: Rows, scale: f32, x: Activations, out: &mut [f32]) {
-    kernel.trit_dots(weights, x.codes, bytemuck::cast_slice_mut(out));
-    i2_s::finish(kernel, scale, x, out);
 }
 
 /// Packs an I2_S row; `false` if one of its codes is 3, which has no place here.
