@@ -24,9 +24,9 @@ mod vocab;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use bitnet_model::Architecture;
 use bitnet_model::gguf::{Metadata, TensorType, Value, Writer};
 use bitnet_model::random::Rng;
+use bitnet_model::{Architecture, Tap};
 pub use stress::Stress;
 
 use random::{NORMAL_LEVELS, TERNARY_NONZERO, fill_ternary, normal_table};
@@ -70,7 +70,7 @@ impl Error {
 /// What to write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SynthOptions {
-    /// Model family. `bitnet*` gets I2_S matrices and tied F16 embeddings, `llama` F32 throughout and an output
+    /// Model family. One with sub-norms gets I2_S matrices and tied F16 embeddings, another F32 throughout and an output
     /// matrix of its own.
     pub architecture: Architecture,
     /// Layers.
@@ -119,7 +119,7 @@ impl SynthOptions {
     }
 
     fn is_ternary(&self) -> bool {
-        self.architecture != Architecture::Llama
+        self.architecture.has(Tap::FfnSubNorm)
     }
 
     fn head_dim(&self) -> u32 {

@@ -4,6 +4,16 @@
 //! ABI hides which generation of `llama.h` it carries. One tree is linked per build, since all of them export the same
 //! symbols.
 //!
+//! | module | what |
+//! |---|---|
+//! | `model` | [`Model`]: loading, tokenizer, vocabulary |
+//! | `context` | [`Context`]: evaluation, logits |
+//! | `node` | [`Node`]: values of the graph, as they are computed |
+//! | `chat` | the library's own renderer of chat templates |
+//! | `library` | what was built, from which source, with which flags |
+//! | `log`, `error` | what the library prints, and what it refuses |
+//! | `ffi` | the bindings |
+//!
 //! ```no_run
 //! # #[cfg(feature = "reference")] fn f() -> Result<(), bitnet_sys::Error> {
 //! use bitnet_sys::{Context, ContextOptions, LoadOptions, Logits, Model};

@@ -6,6 +6,50 @@ use super::OracleError;
 use super::maths::Rope;
 use super::weights::vector;
 
+/// How a model family computes, beyond what its files say.
+struct Family {
+    /// `general.architecture`.
+    name: &'static str,
+    /// ReLU² on the gate; else SiLU.
+    relu2: bool,
+    /// Norms before the output and down projections.
+    sub_norms: bool,
+    /// Rotation pairs the halves of a head; else neighbours.
+    split_halves: bool,
+}
+
+const FAMILIES: [Family; 4] = [
+    Family {
+        name: "bitnet",
+        relu2: false,
+        sub_norms: true,
+        split_halves: true,
+    },
+    Family {
+        name: "bitnet-25",
+        relu2: true,
+        sub_norms: true,
+        split_halves: true,
+    },
+    Family {
+        name: "bitnet-b1.58",
+        relu2: true,
+        sub_norms: true,
+        split_halves: true,
+    },
+    Family {
+        name: "llama",
+        relu2: false,
+        sub_norms: false,
+        split_halves: false,
+    },
+];
+
+/// The architectures that the oracle knows.
+pub fn architectures() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|family| family.name)
+}
+
 /// The hyperparameters, read from the metadata.
 #[derive(Clone, Debug)]
 pub struct Hyperparameters {
@@ -39,15 +83,11 @@ impl Hyperparameters {
     pub(super) fn read(gguf: &Gguf) -> Result<Hyperparameters, OracleError> {
         let metadata = gguf.metadata();
         let architecture = metadata.str("general.architecture")?.to_owned();
-        let (llama, relu2) = match architecture.as_str() {
-            "llama" => (true, false),
-            "bitnet" => (false, false),
-            "bitnet-25" | "bitnet-b1.58" => (false, true),
-            other => {
-                let what = format!("architecture {other:?} is not known to the oracle");
-                return Err(OracleError::new(gguf, what));
-            }
-        };
+        let family = FAMILIES.iter().find(|family| family.name == architecture);
+        let family = family.ok_or_else(|| {
+            let what = format!("architecture {architecture:?} is not known to the oracle");
+            OracleError::new(gguf, what)
+        })?;
         let key = |name: &str| format!("{architecture}.{name}");
         let size = |name: &str| Ok::<_, OracleError>(metadata.u32(&key(name))? as usize);
         let optional = |name: &str| -> Result<Option<usize>, OracleError> {
@@ -72,7 +112,7 @@ impl Hyperparameters {
         let rope = Rope {
             head_dim,
             dims: optional("rope.dimension_count")?.unwrap_or(head_dim),
-            split_halves: !llama,
+            split_halves: family.split_halves,
             base: factor("rope.freq_base")?.unwrap_or(1e4),
             scale: match stretch {
                 Some(stretch) if stretch != 0.0 && scaling != Some("none") => 1.0 / stretch,
@@ -100,8 +140,8 @@ impl Hyperparameters {
             head_dim,
             n_ctx_train: size("context_length")?,
             eps: f64::from(metadata.f32(&key("attention.layer_norm_rms_epsilon"))?),
-            relu2,
-            sub_norms: !llama,
+            relu2: family.relu2,
+            sub_norms: family.sub_norms,
             rope,
             architecture,
         })

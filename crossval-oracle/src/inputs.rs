@@ -56,46 +56,87 @@ pub struct Need {
 }
 
 /// What a stage starts from, and what it may have started from by mistake.
+///
+/// Which rows there are to choose from is all that this takes from the table of taps: what the stage makes of them is
+/// the oracle's own, and one that is not there leaves it without an answer.
 pub fn needs(tap: Tap, layer: Option<usize>, n_layer: usize, sub_norms: bool) -> Vec<Need> {
     let stream = match layer {
         Some(0) => (Tap::Embd, None),
         Some(layer) => (Tap::LayerOut, Some(layer - 1)),
         None => (Tap::LayerOut, n_layer.checked_sub(1)),
     };
-    let row = |tap| Need {
-        at: (tap, layer),
-        history: false,
-    };
-    let history = |tap| Need {
-        at: (tap, layer),
-        history: true,
-    };
-    let residual = Need {
-        at: stream,
-        history: false,
-    };
-    let mut needs = match tap {
-        Tap::Embd => vec![],
-        Tap::AttnNorm | Tap::FinalNorm => vec![residual],
-        Tap::Q | Tap::K | Tap::V => vec![row(Tap::AttnNorm), residual],
-        Tap::QRope => vec![row(Tap::Q)],
-        Tap::KRope => vec![row(Tap::K)],
-        Tap::KCache => vec![history(Tap::KRope), row(Tap::K), row(Tap::V)],
-        Tap::VCache => vec![history(Tap::V), row(Tap::KRope)],
-        Tap::AttnProbs => vec![row(Tap::QRope), history(Tap::KCache)],
-        Tap::AttnOut => vec![row(Tap::AttnProbs), history(Tap::VCache)],
-        Tap::AttnSubNorm => vec![row(Tap::AttnOut)],
-        Tap::AttnProj => vec![row(Tap::AttnSubNorm), row(Tap::AttnOut)],
-        Tap::FfnInp => vec![residual, row(Tap::AttnProj), row(Tap::AttnNorm)],
-        Tap::FfnNorm => vec![row(Tap::FfnInp)],
-        Tap::FfnGate | Tap::FfnUp => vec![row(Tap::FfnNorm), row(Tap::FfnInp)],
-        Tap::FfnAct => vec![row(Tap::FfnGate), row(Tap::FfnUp)],
-        Tap::FfnSubNorm => vec![row(Tap::FfnAct)],
-        Tap::FfnDown => vec![row(Tap::FfnSubNorm), row(Tap::FfnAct)],
-        Tap::LayerOut => vec![row(Tap::FfnInp), row(Tap::FfnDown), row(Tap::FfnNorm)],
-        Tap::Logits => vec![row(Tap::FinalNorm), residual],
+    let by_mistake: &[Tap] = match tap {
+        Tap::Q | Tap::K | Tap::V | Tap::Logits => &[Tap::LayerOut],
+        Tap::KCache => &[Tap::K, Tap::V],
+        Tap::VCache => &[Tap::KRope],
+        Tap::FfnInp => &[Tap::AttnNorm],
+        Tap::FfnGate | Tap::FfnUp => &[Tap::FfnInp],
+        Tap::LayerOut => &[Tap::FfnNorm],
+        _ => &[],
     };
     let has = |tap: Tap| sub_norms || !matches!(tap, Tap::AttnSubNorm | Tap::FfnSubNorm);
-    needs.retain(|need| has(need.at.0));
+    let mut needs: Vec<Need> = Vec::new();
+    let sources = tap.sources().iter().map(|&source| (source, true));
+    for (source, own) in sources.chain(by_mistake.iter().map(|&source| (source, false))) {
+        let at = match source {
+            Tap::Embd | Tap::LayerOut => stream,
+            source => (source, layer),
+        };
+        if has(source) && needs.iter().all(|need| need.at != at) {
+            // A cache may hold the row of another position, and attention reads all of it.
+            let history = source.is_f16() || tap.is_f16() && own;
+            needs.push(Need { at, history });
+        }
+    }
     needs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_start_from_the_layer_before_the_cache_and_their_own_layer() {
+        let of = |tap, layer, sub_norms| -> Vec<(TapAt, bool)> {
+            let needs = needs(tap, layer, 4, sub_norms);
+            needs.iter().map(|need| (need.at, need.history)).collect()
+        };
+        let at = |tap| (tap, Some(2));
+        let stream = ((Tap::LayerOut, Some(1)), false);
+        assert_eq!(of(Tap::Embd, None, true), []);
+        assert_eq!(
+            of(Tap::AttnNorm, Some(0), true),
+            [((Tap::Embd, None), false)]
+        );
+        assert_eq!(of(Tap::AttnNorm, Some(2), true), [stream]);
+        assert_eq!(
+            of(Tap::FinalNorm, None, true),
+            [((Tap::LayerOut, Some(3)), false)]
+        );
+        assert_eq!(
+            of(Tap::FfnInp, Some(2), true),
+            [
+                stream,
+                (at(Tap::AttnProj), false),
+                (at(Tap::AttnNorm), false)
+            ]
+        );
+        assert_eq!(
+            of(Tap::AttnProbs, Some(2), true),
+            [(at(Tap::QRope), false), (at(Tap::KCache), true)]
+        );
+        assert_eq!(
+            of(Tap::KCache, Some(2), true),
+            [
+                (at(Tap::KRope), true),
+                (at(Tap::K), false),
+                (at(Tap::V), false)
+            ]
+        );
+        assert_eq!(
+            of(Tap::FfnDown, Some(2), true),
+            [(at(Tap::FfnSubNorm), false), (at(Tap::FfnAct), false)]
+        );
+        assert_eq!(of(Tap::FfnDown, Some(2), false), [(at(Tap::FfnAct), false)]);
+    }
 }

@@ -3,7 +3,8 @@
 //! Scalar f64, exact integer dots, one stage at a time, each from given inputs ([`Inputs`]); nothing is rounded but
 //! what the model's definition rounds: activations to int8 codes beside ternary weights, keys and values to the
 //! cache's F16. With the engine it shares the GGUF container and what the file must hold (`bitnet-model`), and nothing
-//! else: no hyperparameters, no order of stages, no decoding of blocks, no kernel.
+//! else: no hyperparameters, no arithmetic of stages, no decoding of blocks, no kernel. (Which rows a stage may start from
+//! is in the table of taps, see [`needs`](inputs::needs).)
 //!
 //! | module | what |
 //! |---|---|
@@ -11,7 +12,22 @@
 //! | [`weights`] | tensor formats, decoded weight by weight |
 //! | this one | the stages of a layer |
 //! | `mistakes`, `wrong` | the ways in which people get the stages wrong, and what comes of them |
+//! | [`inputs`] | the values that stages start from |
+//! | `hyper` | what a file's metadata say, and how its family computes |
 //! | [`judge`] | is this row right, and if not, which mistake is it? |
+//!
+//! The embedding of the first token of a batch, from the file alone:
+//! ```
+//! use bitnet_model::Tap;
+//! use crossval_oracle::{Batch, Oracle, inputs::Inputs, maths::Rounding};
+//!
+//! # let path = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/tiny-bitnet.gguf"));
+//! let oracle = Oracle::open(path)?;
+//! let batch = Batch { first_position: 0, tokens: &[1, 403] };
+//! let rows = oracle.stage((Tap::Embd, None), batch, 0..1, &Inputs::default(), Rounding::None)?;
+//! assert_eq!(rows[0].len(), oracle.hyper().n_embd);
+//! # Ok::<(), crossval_oracle::OracleError>(())
+//! ```
 
 mod hyper;
 pub mod inputs;
@@ -27,9 +43,9 @@ use std::sync::Arc;
 
 use bitnet_model::gguf::Gguf;
 use bitnet_model::layout;
-use bitnet_model::tap::Tap;
+use bitnet_model::tap::{Tap, Width};
 
-pub use self::hyper::Hyperparameters;
+pub use self::hyper::{Hyperparameters, architectures};
 use self::inputs::{Inputs, TapAt};
 use self::maths::Rounding;
 use self::weights::{Matrix, vector};
@@ -129,20 +145,13 @@ impl Oracle {
     /// If the embedding is missing.
     pub fn width(&self, tap: Tap, batch: Batch) -> Result<usize, OracleError> {
         let h = &self.hyper;
-        Ok(match tap {
-            Tap::Q | Tap::QRope | Tap::AttnOut | Tap::AttnSubNorm => h.n_head * h.head_dim,
-            Tap::K | Tap::V | Tap::KRope | Tap::KCache | Tap::VCache => h.n_head_kv * h.head_dim,
-            Tap::AttnProbs => h.n_head * batch.n_kv(),
-            Tap::FfnGate | Tap::FfnUp | Tap::FfnAct | Tap::FfnSubNorm => h.n_ff,
-            Tap::Logits => self.n_vocab()?,
-            Tap::Embd
-            | Tap::AttnNorm
-            | Tap::AttnProj
-            | Tap::FfnInp
-            | Tap::FfnNorm
-            | Tap::FfnDown
-            | Tap::LayerOut
-            | Tap::FinalNorm => h.n_embd,
+        Ok(match tap.width() {
+            Width::Embd => h.n_embd,
+            Width::Heads => h.n_head * h.head_dim,
+            Width::KvHeads => h.n_head_kv * h.head_dim,
+            Width::Probabilities => h.n_head * batch.n_kv(),
+            Width::Ff => h.n_ff,
+            Width::Vocab => self.n_vocab()?,
         })
     }
 

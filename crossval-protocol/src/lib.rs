@@ -78,6 +78,86 @@
 //! An engine whose hello says `judges` answers [`Request::Judge`]: it computes one row of one stage from the inputs
 //! given, and says how far the rows of other engines are from it. Of the engines of this crate, that is `oracle`;
 //! no other needs it.
+//!
+//! # In Rust
+//! | module | what |
+//! |---|---|
+//! | this one | messages and frames |
+//! | `serve` | [`Backend`], an engine as the serve loop sees it, and [`serve()`] |
+//! | [`facts`] | what a GGUF file says of its weights: most of [`ModelFacts`] |
+//! | [`chat`] | what passes between the driver and the process that renders chat templates |
+//!
+//! A whole engine (a real one is in `examples/rust/`), which offers its logits and finds every token as likely as any other:
+//! ```
+//! use std::collections::BTreeMap;
+//! use std::path::Path;
+//!
+//! use bitnet_model::{Hyperparameters, Tap, gguf::Gguf};
+//! use crossval_protocol::*;
+//!
+//! struct Uniform {
+//!     n_vocab: usize,
+//! }
+//!
+//! impl Backend for Uniform {
+//!     fn hello(&self) -> Hello {
+//!         Hello {
+//!             protocol: VERSION,
+//!             engine: "uniform".to_owned(),
+//!             version: None,
+//!             build: BTreeMap::new(),
+//!             architectures: vec!["llama".to_owned()],
+//!             taps: vec![Tap::Logits],
+//!             overwrite: false,
+//!             dtypes: vec!["F32".to_owned()],
+//!             tokenizer: false,
+//!             judges: false,
+//!         }
+//!     }
+//!
+//!     fn load(&mut self, model: &Path) -> Result<ModelFacts, Refusal> {
+//!         let gguf = Gguf::open(model)?;
+//!         let facts = facts::model(&gguf, &Hyperparameters::read(&gguf)?);
+//!         self.n_vocab = facts.n_vocab;
+//!         Ok(facts)
+//!     }
+//!
+//!     fn configure(&mut self, _: Settings) -> Result<BTreeMap<String, String>, Refusal> {
+//!         Ok(BTreeMap::new())
+//!     }
+//!
+//!     fn eval(&mut self, request: &EvalRequest, taps: &mut TapStream) -> Result<Vec<f32>, Refusal> {
+//!         if request.taps.contains(&Tap::Logits) {
+//!             let logits = TapHeader {
+//!                 tap: Tap::Logits,
+//!                 layer: None,
+//!                 first_position: request.first_position,
+//!                 rows: request.tokens.len(),
+//!                 width: self.n_vocab,
+//!             };
+//!             let mut values = vec![0; logits.rows * logits.row_bytes()];
+//!             let sent = taps.send(logits, &mut values, request.overwrite);
+//!             sent.map_err(|e| Refusal::new(ErrorKind::Internal, e))?;
+//!         }
+//!         Ok(vec![0.0; if request.last_logits { self.n_vocab } else { 0 }])
+//!     }
+//!
+//!     fn prefill(&mut self, _: &[u32]) -> Result<u32, Refusal> {
+//!         Ok(0)
+//!     }
+//!
+//!     fn decode(&mut self, _: u32) -> Result<u32, Refusal> {
+//!         Ok(0)
+//!     }
+//! }
+//!
+//! // Its `main` is `serve(&mut Uniform { n_vocab: 0 }, BTreeMap::new())`; here the driver is a buffer.
+//! let mut requests = Vec::new();
+//! write_frame(&mut requests, &Request::Quit, &[])?;
+//! let input = std::io::Cursor::new(requests);
+//! serve_over(&mut Uniform { n_vocab: 0 }, input, std::io::sink())?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod chat;
 pub mod facts;

@@ -1,7 +1,27 @@
 //! Traces: everything that a later comparison needs from an engine, in one file.
 //!
 //! `crossval record` writes one; the engine `trace:FILE` answers from it, on a machine that may have neither
-//! the engine nor its C++.
+//! the engine nor its C++. The engine itself is in `crossval-workers`.
+//!
+//! | module | what |
+//! |---|---|
+//! | `read` | [`Trace`]: opens a file and checks that it holds what it says |
+//! | `write` | [`TraceWriter`]: values as they come, to a file of a known layout |
+//! | `info` | [`TraceInfo`]: who recorded what, how |
+//!
+//! ```no_run
+//! use crossval_trace::Trace;
+//!
+//! let trace = Trace::open("run.safetensors".as_ref())?;
+//! println!("{}: {}", trace.info().engine, trace.contents());
+//! for prompt in trace.prompts() {
+//!     for (layer, tap) in trace.sites() {
+//!         let (shape, bytes) = trace.tap_rows(prompt, (layer, tap), 0..1)?;
+//!         println!("{tap} of layer {layer:?}, first position: {shape:?}, {} bytes", bytes.len());
+//!     }
+//! }
+//! # Ok::<(), crossval_trace::TraceError>(())
+//! ```
 //!
 //! # Format, version 1
 //! A trace is a [safetensors](https://huggingface.co/docs/safetensors) file: little-endian, row-major. Readers

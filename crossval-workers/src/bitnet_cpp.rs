@@ -13,7 +13,7 @@ use bitnet_sys::{
     Context, ContextOptions, LoadOptions, Logits, Model, Node, NodeInfo, NodeObserver, Values,
 };
 
-use super::nodes::NodeMap;
+use super::nodes::{self, NodeMap};
 use crossval_protocol::{
     self as protocol, Backend, DecodeOptions, DriverGone, EncodeOptions, ErrorKind, EvalRequest,
     Hello, ModelFacts, Refusal, Settings, TapHeader, TapStream, VocabFacts, facts,
@@ -76,10 +76,7 @@ impl BitnetCppBackend {
 impl Backend for BitnetCppBackend {
     fn hello(&self) -> Hello {
         let library = bitnet_sys::library();
-        let architectures: &[&str] = match library.vintage.as_str() {
-            "2024-11" => &["bitnet", "llama"],
-            _ => &["bitnet", "bitnet-25", "bitnet-b1.58", "llama"],
-        };
+        let architectures = nodes::architectures(&library.vintage);
         let build = [
             ("vintage", library.vintage),
             ("source", library.source_dir),
@@ -94,7 +91,7 @@ impl Backend for BitnetCppBackend {
             engine: "bitnet.cpp".into(),
             version: Some(library.revision),
             build: build.map(|(k, v)| (k.to_owned(), v)).into(),
-            architectures: architectures.iter().map(|a| a.to_string()).collect(),
+            architectures: architectures.map(str::to_owned).collect(),
             taps: Tap::ALL.to_vec(),
             overwrite: false,
             // The ids are those of ggml and of its fork here, which has products of all of these.

@@ -7,6 +7,25 @@
 //! | `bitnet.cpp` | the BitNet.cpp that is linked in (feature `reference`) |
 //! | `oracle` | the arbiter as an engine |
 //! | `trace` | what `crossval record` wrote |
+//!
+//! | module | what |
+//! |---|---|
+//! | `rust`, `bitnet_cpp`, `oracle`, `trace` | each engine's [`Backend`] |
+//! | `nodes` | which node of BitNet.cpp's graph is which tap |
+//! | [`fault`] | deliberate mistakes, for `crossval selftest` |
+//! | [`product`], `kernels` | matrix products by themselves, for benchmarks |
+//! | [`chat`] | renders chat templates, in a sandbox too |
+//! | [`sandbox`] | what a worker may not do |
+//!
+//! `crossval worker ENGINE` is [`serve`]. Over any other pipes:
+//! ```
+//! use crossval_protocol::{Request, write_frame};
+//!
+//! let mut requests = Vec::new();
+//! write_frame(&mut requests, &Request::Quit, &[])?;
+//! crossval_workers::serve_over("oracle", None, std::io::Cursor::new(requests), std::io::sink())?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #[cfg(feature = "reference")]
 mod bitnet_cpp;

@@ -15,6 +15,24 @@ enum Family {
     Llama,
 }
 
+/// The architectures whose graphs are known, with the oldest vintage that builds them.
+const GRAPHS: [(&str, Family, &str); 4] = [
+    ("bitnet", Family::Bitnet, "2024-11"),
+    ("bitnet-25", Family::BitnetB158, "2026-01"),
+    ("bitnet-b1.58", Family::BitnetB158, "2026-01"),
+    ("llama", Family::Llama, "2024-11"),
+];
+
+/// The architectures that a vintage builds, of those that are known. What is no vintage but somebody's checkout counts
+/// as the newest.
+pub(crate) fn architectures(vintage: &str) -> impl Iterator<Item = &'static str> + use<> {
+    let oldest = vintage == "2024-11";
+    let built = GRAPHS
+        .iter()
+        .filter(move |(.., since)| !oldest || *since == "2024-11");
+    built.map(|(name, ..)| *name)
+}
+
 /// Maps nodes to taps for one model.
 #[derive(Debug)]
 pub(crate) struct NodeMap {
@@ -28,12 +46,8 @@ impl NodeMap {
         architecture: &str,
         tensors: impl IntoIterator<Item = String>,
     ) -> Option<NodeMap> {
-        let family = match architecture {
-            "bitnet" => Family::Bitnet,
-            "bitnet-25" | "bitnet-b1.58" => Family::BitnetB158,
-            "llama" => Family::Llama,
-            _ => return None,
-        };
+        let mut graphs = GRAPHS.iter();
+        let &(_, family, _) = graphs.find(|(name, ..)| *name == architecture)?;
         Some(NodeMap {
             family,
             tensors: tensors.into_iter().collect(),
@@ -210,6 +224,14 @@ mod tests {
         assert_eq!(taps("bitnet", &[], &gate), [Some(Tap::FfnGate), None]);
         let scale = ["blk.0.ffn_gate.scale"];
         assert_eq!(taps("bitnet", &scale, &gate), [None, Some(Tap::FfnGate)]);
+    }
+
+    #[test]
+    fn the_first_vintage_builds_fewer() {
+        assert!(architectures("2024-11").eq(["bitnet", "llama"]));
+        for vintage in ["2026-01", "my checkout"] {
+            assert_eq!(architectures(vintage).count(), GRAPHS.len());
+        }
     }
 
     #[test]

@@ -169,9 +169,9 @@ impl Backend for OracleBackend {
                 "scalar f64, exact integer dots".to_owned(),
             )]
             .into(),
-            architectures: ["bitnet", "bitnet-25", "bitnet-b1.58", "llama"]
+            architectures: crossval_oracle::architectures()
                 .map(str::to_owned)
-                .to_vec(),
+                .collect(),
             taps: Tap::ALL.to_vec(),
             overwrite: true,
             dtypes: weights::types().map(|ty| ty.to_string()).collect(),

@@ -18,18 +18,6 @@ const STRICT: &str = include_str!("../profiles/strict.toml");
 /// What `logits` has before the limits, which are those of `standard`.
 const LOGITS: &str = include_str!("../profiles/logits.toml");
 
-/// Taps whose limit follows from the type of their weights.
-const MATMUL_TAPS: [Tap; 8] = [
-    Tap::Q,
-    Tap::K,
-    Tap::V,
-    Tap::AttnProj,
-    Tap::FfnGate,
-    Tap::FfnUp,
-    Tap::FfnDown,
-    Tap::Logits,
-];
-
 /// A set of limits on the NMSE of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
@@ -37,6 +25,7 @@ pub struct Profile {
     pub name: String,
     /// Taps that must be compared where the model has them, whatever the engines offer.
     pub required: Vec<Tap>,
+    /// Of taps that are no matrix products, every one.
     tap: BTreeMap<Tap, f64>,
     matmul: ByType,
     /// Limit on a row of logits in cumulative mode, if the reference is less noisy than that.
@@ -59,6 +48,8 @@ struct File {
 
 #[derive(Deserialize)]
 struct Isolated {
+    /// Of taps that are not named.
+    default: Option<f64>,
     matmul: ByType,
     #[serde(flatten)]
     tap: BTreeMap<String, f64>,
@@ -142,17 +133,21 @@ impl Profile {
         let mut tap = BTreeMap::new();
         for (key, limit) in file.isolated.tap {
             let key = Tap::from_str(&key).map_err(|e| bad(format!("[isolated] {e}")))?;
-            if MATMUL_TAPS.contains(&key) {
+            if key.is_product() {
                 return Err(bad(format!(
                     "[isolated] {key}: matrix products are limited by weight type in [isolated.matmul]"
                 )));
             }
             tap.insert(key, limit);
         }
-        for missing in Tap::ALL {
-            if !MATMUL_TAPS.contains(&missing) && !tap.contains_key(&missing) {
-                return Err(bad(format!("[isolated] has no limit for {missing}")));
+        for other in Tap::ALL.into_iter().filter(|tap| !tap.is_product()) {
+            if tap.contains_key(&other) {
+                continue;
             }
+            let Some(limit) = file.isolated.default else {
+                return Err(bad(format!("[isolated] has no limit for {other}")));
+            };
+            tap.insert(other, limit);
         }
         let profile = Profile {
             name: name.to_owned(),
@@ -305,6 +300,10 @@ mod tests {
         for (tap, limit) in &standard.tap {
             assert!(strict.tap[tap] <= *limit, "{tap}");
         }
+        for (profile, f32s) in [(&standard, 1e-12), (&strict, 1e-13)] {
+            assert_eq!(profile.tap[&Tap::LayerOut], f32s);
+            assert_eq!(profile.tap.len(), Tap::ALL.len() - 8);
+        }
         for (ty, limit) in &standard.matmul.types {
             assert!(strict.matmul.types[ty] <= *limit, "{ty}");
         }
@@ -367,7 +366,9 @@ mod tests {
             let of_oracle = profile.oracle_limit(Tap::Q, 0, &facts);
             assert_eq!(of_oracle, profile.oracle.matmul.of("F32").unwrap());
         }
-        let without = STANDARD.replace("default = 1e-12", "");
+        let products = STANDARD.find("[isolated.matmul]").unwrap();
+        let (others, products) = STANDARD.split_at(products);
+        let without = others.to_owned() + &products.replace("default = 1e-12", "");
         let own = format!("reason = 'x'\nexpires = '9999-12-31'\n{without}");
         let profile = Profile::parse("my.toml", &own).unwrap();
         let error = profile.isolated(&facts).unwrap_err().to_string();
@@ -393,13 +394,16 @@ mod tests {
                 "logits <= cap",
             ),
             (
-                own(STANDARD.replace("ffn_act = 1e-12", "ffn_act = 1e300")),
+                own(STANDARD.replace("attn_out = 1e-6", "attn_out = 1e300")),
                 "below 1",
             ),
-            (own(STANDARD.replace("ffn_act =", "ffn_akt =")), "ffn_akt"),
             (
-                own(STANDARD.replace("layer_out = 1e-12\n", "")),
-                "no limit for layer_out",
+                own(STANDARD.replace("attn_out =", "attn_aut =")),
+                "attn_aut",
+            ),
+            (
+                own(STANDARD.replacen("default = 1e-12\n", "", 1)),
+                "no limit for q_rope",
             ),
             (
                 own(STANDARD.replace("logits = 1e-3", "logits = -1")),

@@ -19,7 +19,7 @@ pub struct Compared {
     pub ruling: Option<AtFault>,
 }
 
-/// Decides. `compared` is `None` if no values were compared: then only an engine that differs from itself can be at fault.
+/// Decides what came of a run. `compared` is `None` if no values were compared: then only an engine that differs from itself can be at fault.
 pub fn conclude(findings: Vec<Finding>, compared: Option<Compared>) -> Verdict {
     let at_fault = match &compared {
         Some(compared) => compared.ruling,

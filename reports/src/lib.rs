@@ -3,6 +3,24 @@
 //!
 //! Depends on no engine: a report renders again from its JSON alone. Every string in a report counts as
 //! untrusted: the writers escape all of them, and no report that parses makes a writer panic.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`model`] | the report as data; the JSON Schema follows from it |
+//! | [`outcome`] | outcomes, their exit codes and their order |
+//! | [`json`], [`html`], [`markdown`], [`junit`], [`records`], [`terminal`] | the writers |
+//! | `facts`, [`number`] | what a report says, in words and figures that the writers share |
+//! | `chart` | charts as SVG |
+//! | [`comparison`] | two reports side by side |
+//! | `write`, `staged` | files that are replaced whole or not at all |
+//!
+//! ```
+//! # let path = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/2b-4t.json"));
+//! let report = reports::json::read(path)?;
+//! let comment = reports::markdown::render(&report);
+//! assert!(comment.contains(&report.engines.candidate.name));
+//! # Ok::<(), reports::Error>(())
+//! ```
 
 #![forbid(unsafe_code)]
 

@@ -17,7 +17,7 @@ use crossval::interrupt;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Model family: bitnet* gets I2_S matrices, llama F32
+    /// Model family: bitnet* gets I2_S matrices, any other F32
     #[arg(long, value_parser = architectures())]
     arch: Architecture,
     /// Size to start from

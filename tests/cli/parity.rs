@@ -1,6 +1,7 @@
 //! Real and synthetic models agree with the reference.
 #![cfg(feature = "reference")]
 
+use bitnet_model::Architecture;
 use reports::model::{AtFault, Mode, Status, TapStats};
 
 use super::*;
@@ -32,7 +33,7 @@ fn assert_parity(report: &Report) {
             assert_eq!(rows as usize, positions * layers, "{name} {mode:?}");
         }
     }
-    let ternary = report.model.architecture != "llama";
+    let ternary = report.model.tensor_types.contains_key("I2_S");
     let worst = |name: &str| {
         stats(report, name, Mode::Isolated)
             .map(|s| s.nmse.unwrap_or(f64::INFINITY))
@@ -158,7 +159,7 @@ fn trained_float_model() {
 
 #[test]
 fn synthetic_model_of_every_architecture() {
-    for arch in ["bitnet", "bitnet-25", "bitnet-b1.58", "llama"] {
+    for arch in Architecture::ALL.map(Architecture::name) {
         let scratch = Scratch::new();
         let model = synth(&scratch, arch, &[]);
         let (_, report, _) = run(&model, &["--no-bench"]);

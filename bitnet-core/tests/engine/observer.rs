@@ -45,15 +45,7 @@ fn every_tap_once_in_order_with_its_shape() {
             let names: Vec<_> = seen.iter().map(|s| (s.tap, s.layer)).collect();
             assert_eq!(names, want[..want.len() - usize::from(rows == 0)]);
             for s in &seen {
-                let (kv, q) = (config.kv_dim(), config.q_dim());
-                let width = match s.tap {
-                    Tap::Q | Tap::QRope | Tap::AttnOut | Tap::AttnSubNorm => q,
-                    Tap::K | Tap::V | Tap::KRope | Tap::KCache | Tap::VCache => kv,
-                    Tap::AttnProbs => config.n_head * 7,
-                    Tap::FfnGate | Tap::FfnUp | Tap::FfnAct | Tap::FfnSubNorm => config.n_ff,
-                    Tap::Logits => config.n_vocab,
-                    _ => config.n_embd,
-                };
+                let width = config.width(s.tap, 7);
                 let shape = match s.tap {
                     Tap::Logits => (7 - rows, rows, width),
                     _ => (3, 4, width),
