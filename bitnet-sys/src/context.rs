@@ -147,7 +147,8 @@ impl Context {
 
     /// Evaluates tokens at the positions from `first_position`, which must be where the KV cache ends.
     ///
-    /// With an observer at most [`n_ubatch`](Self::n_ubatch) tokens are taken, so that one evaluation is one graph.
+    /// With an observer at most [`n_ubatch`](Self::n_ubatch) tokens are taken, so that one evaluation is one graph
+    /// and occurrences have a meaning.
     ///
     /// # Errors
     /// Arguments that do not fit leave the context as it was. After [`Error::Decode`], [`Error::Stopped`] and

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
@@ -25,6 +26,8 @@ pub struct NodeInfo<'a> {
     pub name: &'a str,
     /// ggml's name of the operation (of the unary operation, where it is one): `MUL_MAT`, `ROPE`, `SILU`.
     pub op: &'a str,
+    /// How many nodes with the same name and operation came before it in this evaluation.
+    pub occurrence: u32,
     /// Elements per dimension, fastest first.
     pub shape: [i64; 4],
     /// Bytes from one element to the next, per dimension.
@@ -148,6 +151,10 @@ fn gather<const N: usize, T>(
 /// An observer at work during one evaluation.
 pub(crate) struct Watch<'a> {
     observer: &'a mut dyn NodeObserver,
+    /// Nodes seen per name and operation.
+    seen: HashMap<(String, String), u32>,
+    /// Occurrence of the node that was asked about last: the one whose data comes next, if any.
+    occurrence: u32,
     /// What the observer said when it panicked.
     pub(crate) panic: Option<String>,
 }
@@ -156,6 +163,8 @@ impl<'a> Watch<'a> {
     pub(crate) fn new(observer: &'a mut dyn NodeObserver) -> Self {
         Watch {
             observer,
+            seen: HashMap::new(),
+            occurrence: 0,
             panic: None,
         }
     }
@@ -164,9 +173,18 @@ impl<'a> Watch<'a> {
         // SAFETY: ggml's names are NUL-terminated (the tensor's within its fixed array) and outlive the callback.
         let text = |s: *const c_char| unsafe { CStr::from_ptr(s) }.to_string_lossy();
         let (name, op, type_name) = (text(node.name), text(node.op), text(node.type_name));
+        if ask {
+            let seen = self
+                .seen
+                .entry((name.to_string(), op.to_string()))
+                .or_insert(0);
+            self.occurrence = *seen;
+            *seen += 1;
+        }
         let info = NodeInfo {
             name: &name,
             op: &op,
+            occurrence: self.occurrence,
             shape: node.shape,
             strides: node.strides,
             type_name: &type_name,

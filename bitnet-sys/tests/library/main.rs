@@ -62,6 +62,7 @@ struct Recorder {
 struct Recorded {
     name: String,
     op: String,
+    occurrence: u32,
     shape: [i64; 4],
     values: Option<Values>,
 }
@@ -79,6 +80,7 @@ impl NodeObserver for Recorder {
         self.nodes.push(Recorded {
             name: node.info.name.to_owned(),
             op: node.info.op.to_owned(),
+            occurrence: node.info.occurrence,
             shape: node.info.shape,
             values: node.values().ok(),
         });

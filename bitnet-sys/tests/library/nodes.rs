@@ -37,46 +37,59 @@ fn hands_over_every_node_of_a_layer() {
         .decode(&tokens, 0, Logits::All, Some(&mut recorder))
         .unwrap();
 
-    let computed: Vec<(&str, &str, [i64; 4])> = recorder
+    let computed: Vec<(&str, &str, u32, [i64; 4])> = recorder
         .nodes
         .iter()
         .filter(|node| node.name.contains("-3"))
         .filter(|node| !["VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"].contains(&node.op.as_str()))
-        .map(|node| (node.name.as_str(), node.op.as_str(), node.shape))
+        .map(|node| {
+            (
+                node.name.as_str(),
+                node.op.as_str(),
+                node.occurrence,
+                node.shape,
+            )
+        })
         .collect();
     let expected = [
-        ("norm-3", "RMS_NORM", [128, n, 1, 1]),
-        ("attn_norm-3", "MUL", [128, n, 1, 1]),
-        ("Qcur-3", "MUL_MAT", [128, n, 1, 1]),
-        ("Qcur-3", "ROPE", [32, 4, n, 1]),
-        ("Kcur-3", "MUL_MAT", [64, n, 1, 1]),
-        ("Kcur-3", "ROPE", [32, 2, n, 1]),
-        ("Vcur-3", "MUL_MAT", [64, n, 1, 1]),
-        ("k_cache_view-3 (copy of Kcur-3)", "CPY", [64 * n, 1, 1, 1]),
+        ("norm-3", "RMS_NORM", 0, [128, n, 1, 1]),
+        ("attn_norm-3", "MUL", 0, [128, n, 1, 1]),
+        ("Qcur-3", "MUL_MAT", 0, [128, n, 1, 1]),
+        ("Qcur-3", "ROPE", 0, [32, 4, n, 1]),
+        ("Kcur-3", "MUL_MAT", 0, [64, n, 1, 1]),
+        ("Kcur-3", "ROPE", 0, [32, 2, n, 1]),
+        ("Vcur-3", "MUL_MAT", 0, [64, n, 1, 1]),
+        (
+            "k_cache_view-3 (copy of Kcur-3)",
+            "CPY",
+            0,
+            [64 * n, 1, 1, 1],
+        ),
         (
             "v_cache_view-3 (copy of Vcur-3 (transposed))",
             "CPY",
+            0,
             [n, 64, 1, 1],
         ),
-        ("kq-3", "MUL_MAT", [n_kv, n, 4, 1]),
-        ("kq_soft_max_ext-3", "SOFT_MAX", [n_kv, n, 4, 1]),
-        ("kqv-3", "MUL_MAT", [32, n, 4, 1]),
-        ("kqv_out-3", "CONT", [128, n, 1, 1]),
-        ("norm-3", "RMS_NORM", [128, n, 1, 1]),
-        ("attn_sub_norm-3", "MUL", [128, n, 1, 1]),
-        ("attn_o_out-3", "MUL_MAT", [128, n, 1, 1]),
-        ("ffn_inp-3", "ADD", [128, n, 1, 1]),
-        ("norm-3", "RMS_NORM", [128, n, 1, 1]),
-        ("ffn_norm-3", "MUL", [128, n, 1, 1]),
-        ("ffn_gate-3", "MUL_MAT", [512, n, 1, 1]),
-        ("ffn_relu-3", "RELU", [512, n, 1, 1]),
-        ("ffn_sqr(relu)-3", "SQR", [512, n, 1, 1]),
-        ("ffn_up-3", "MUL_MAT", [512, n, 1, 1]),
-        ("ffn_out-3", "MUL", [512, n, 1, 1]),
-        ("norm-3", "RMS_NORM", [512, n, 1, 1]),
-        ("ffn_sub_norm-3", "MUL", [512, n, 1, 1]),
-        ("ffn_down-3", "MUL_MAT", [128, n, 1, 1]),
-        ("l_out-3", "ADD", [128, n, 1, 1]),
+        ("kq-3", "MUL_MAT", 0, [n_kv, n, 4, 1]),
+        ("kq_soft_max_ext-3", "SOFT_MAX", 0, [n_kv, n, 4, 1]),
+        ("kqv-3", "MUL_MAT", 0, [32, n, 4, 1]),
+        ("kqv_out-3", "CONT", 0, [128, n, 1, 1]),
+        ("norm-3", "RMS_NORM", 1, [128, n, 1, 1]),
+        ("attn_sub_norm-3", "MUL", 0, [128, n, 1, 1]),
+        ("attn_o_out-3", "MUL_MAT", 0, [128, n, 1, 1]),
+        ("ffn_inp-3", "ADD", 0, [128, n, 1, 1]),
+        ("norm-3", "RMS_NORM", 2, [128, n, 1, 1]),
+        ("ffn_norm-3", "MUL", 0, [128, n, 1, 1]),
+        ("ffn_gate-3", "MUL_MAT", 0, [512, n, 1, 1]),
+        ("ffn_relu-3", "RELU", 0, [512, n, 1, 1]),
+        ("ffn_sqr(relu)-3", "SQR", 0, [512, n, 1, 1]),
+        ("ffn_up-3", "MUL_MAT", 0, [512, n, 1, 1]),
+        ("ffn_out-3", "MUL", 0, [512, n, 1, 1]),
+        ("norm-3", "RMS_NORM", 3, [512, n, 1, 1]),
+        ("ffn_sub_norm-3", "MUL", 0, [512, n, 1, 1]),
+        ("ffn_down-3", "MUL_MAT", 0, [128, n, 1, 1]),
+        ("l_out-3", "ADD", 0, [128, n, 1, 1]),
     ];
     assert_eq!(computed, expected);
     assert_eq!(recorder.find("inp_embd", "GET_ROWS").shape, [128, n, 1, 1]);
