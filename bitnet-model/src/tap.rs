@@ -194,12 +194,13 @@ impl Tap {
         matches!(self.weight(), Some(Weight::Matrix(_) | Weight::Head))
     }
 
-    /// Whether rows are made of heads.
+    /// Whether rows are made of heads. A norm over them makes one row of all.
     pub fn has_heads(self) -> bool {
-        matches!(
+        let as_wide = matches!(
             self.width(),
             Width::Heads | Width::KvHeads | Width::Probabilities
-        )
+        );
+        as_wide && !matches!(self.weight(), Some(Weight::Norm(_)))
     }
 }
 

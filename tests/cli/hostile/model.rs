@@ -122,7 +122,7 @@ fn sizes() -> Vec<Case> {
         ),
         with(
             "feed-forward of 513",
-            &["ffn_sub_norm.weight\" has shape [512], [513]"],
+            &["ffn_gate.weight\" has shape [128, 512], [128, 513]"],
             "feed_forward_length",
             u32(513),
         ),
