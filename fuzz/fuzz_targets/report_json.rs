@@ -20,7 +20,6 @@ fuzz_target!(|input: &[u8]| {
         markdown::render(report);
         terminal::summary(report);
         terminal::bench(report);
-        terminal::bench_markdown(report);
         terminal::gate(report, "report.html");
         let _ = junit::render(report);
         records::taps_csv(report);
