@@ -7,7 +7,7 @@ use half::slice::HalfFloatSliceExt;
 use super::attention::{self, Attention};
 use super::definition::Activation;
 use super::head::MAX_TOP;
-use super::linear::{Engine, Input, Linear};
+use super::linear::{Compute, Input, Linear};
 use super::session::{Buffers, LayerCache, Logits, Output, Session};
 use super::{Layer, Model};
 use crate::Error;
@@ -81,7 +81,7 @@ impl Session {
         let buffers = &mut self.buffers;
         let mut n = tokens.len();
         if n == 1 {
-            model.repack_for_decoding(&model.engine(&self.pool));
+            model.repack_for_decoding(&model.compute(&self.pool));
         }
         let mut taps = Taps {
             observer,
@@ -107,9 +107,9 @@ impl Session {
             let mut pass = Pass {
                 model,
                 layer,
-                engine: Engine {
+                compute: Compute {
                     trits: layer.trits(),
-                    ..model.engine(&self.pool)
+                    ..model.compute(&self.pool)
                 },
                 buffers: &mut *buffers,
                 cache,
@@ -129,7 +129,7 @@ impl Session {
 
         let Buffers { x, encoded, .. } = &mut *buffers;
         let x = &mut x[..n * n_embd];
-        norm(&model.engine(&self.pool), x, &model.output_norm, config);
+        norm(&model.compute(&self.pool), x, &model.output_norm, config);
         taps.see(Tap::FinalNorm, x)?;
         let x = match logits {
             Logits::None => return Ok(()),
@@ -137,13 +137,13 @@ impl Session {
             Logits::All => &*x,
         };
         let head = model.head();
-        let engine = model.engine(&self.pool);
+        let compute = model.compute(&self.pool);
         let mut input = Input::new(x, n_embd, encoded);
         if let Output::Top(k) = output {
             self.head_use.tokens += 1;
             if let Some(compact) = &model.compact_head
                 && k <= MAX_TOP
-                && compact.score(&engine, head, &mut input, k, &mut self.scores)?
+                && compact.score(&compute, head, &mut input, k, &mut self.scores)?
             {
                 self.head_use.certified += 1;
                 self.head_use.exact_rows += self.scores.candidates.len() as u64;
@@ -154,7 +154,7 @@ impl Session {
         let rows = x.len() / n_embd;
         self.logits.resize(start + rows * n_vocab, 0.0);
         let out = &mut self.logits[start..];
-        head.apply(&engine, &mut input, out)?;
+        head.apply(&compute, &mut input, out)?;
         let first = taps.first + taps.n_tokens - rows;
         let len = out.len();
         taps.hand_over(Tap::Logits, first, len, TapData::F32(out))
@@ -165,7 +165,7 @@ impl Session {
 struct Pass<'a> {
     model: &'a Model,
     layer: &'a Layer,
-    engine: Engine<'a>,
+    compute: Compute<'a>,
     buffers: &'a mut Buffers,
     cache: &'a mut LayerCache,
     scratch: &'a mut [attention::Scratch],
@@ -182,7 +182,7 @@ impl Pass<'_> {
     fn project(&mut self, rows: Logits, taps: &mut Taps) -> Result<(), Error> {
         let Self {
             layer,
-            engine,
+            compute,
             buffers,
             ..
         } = self;
@@ -200,25 +200,25 @@ impl Pass<'_> {
         } = &mut **buffers;
 
         let all = &mut h[..self.n * n_embd];
-        norm_of(engine, x, all, &layer.attn_norm, config);
+        norm_of(compute, x, all, &layer.attn_norm, config);
         taps.see(Tap::AttnNorm, all)?;
         let mut input = Input::new(all, n_embd, encoded);
         let (k_of, v_of) = ((&layer.k, &mut k[..]), (&layer.v, &mut v[..]));
         match rows {
             Logits::All => {
                 let products = [(&layer.q, &mut q[..]), k_of, v_of];
-                Linear::apply_all(engine, &mut input, products)?;
+                Linear::apply_all(compute, &mut input, products)?;
             }
             Logits::Last => {
-                Linear::apply_all(engine, &mut input, [k_of, v_of])?;
+                Linear::apply_all(compute, &mut input, [k_of, v_of])?;
                 self.skipped = self.n - 1;
                 let last = self.skipped * n_embd..self.n * n_embd;
                 let mut input = Input::new(&h[last.clone()], n_embd, encoded);
-                layer.q.apply(engine, &mut input, q)?;
+                layer.q.apply(compute, &mut input, q)?;
                 x.copy_within(last, 0);
             }
             Logits::None => {
-                Linear::apply_all(engine, &mut input, [k_of, v_of])?;
+                Linear::apply_all(compute, &mut input, [k_of, v_of])?;
                 self.skipped = self.n;
             }
         }
@@ -229,12 +229,12 @@ impl Pass<'_> {
 
         let skipped = self.skipped;
         let style = self.model.definition.rope_style;
-        let kernel = engine.kernel;
-        engine.pool.rows(q, q_dim, |t, heads| {
+        let kernel = compute.kernel;
+        compute.pool.rows(q, q_dim, |t, heads| {
             vectorize!(kernel, rope.rotate(config, style, skipped + t, heads))
         });
         taps.see(Tap::QRope, q)?;
-        engine.pool.rows(k, kv_dim, |t, heads| {
+        compute.pool.rows(k, kv_dim, |t, heads| {
             vectorize!(kernel, rope.rotate(config, style, t, heads))
         });
         taps.see(Tap::KRope, k)?;
@@ -251,7 +251,7 @@ impl Pass<'_> {
 
     /// Attention and its residual.
     fn attend(&mut self, taps: &mut Taps) -> Result<(), Error> {
-        let Self { layer, engine, .. } = self;
+        let Self { layer, compute, .. } = self;
         let config = &self.model.hyperparameters;
         let (n_embd, q_dim) = (config.n_embd, config.q_dim());
         let n = self.n - self.skipped;
@@ -267,7 +267,7 @@ impl Pass<'_> {
         } = &mut *self.buffers;
         let attention = Attention {
             config,
-            kernel: engine.kernel,
+            kernel: compute.kernel,
             first,
             q: &q[..n * q_dim],
             k: &self.cache.k,
@@ -276,30 +276,30 @@ impl Pass<'_> {
         let attn = &mut attn[..n * q_dim];
         if taps.observed() {
             probabilities.resize(n * config.n_head * (first + n), 0.0);
-            attention.all_probabilities(engine.pool, self.scratch, probabilities);
+            attention.all_probabilities(compute.pool, self.scratch, probabilities);
             taps.see(Tap::AttnProbs, probabilities)?;
-            attention.apply(engine.pool, probabilities, attn);
+            attention.apply(compute.pool, probabilities, attn);
         } else {
-            attention.run(engine.pool, self.scratch, attn);
+            attention.run(compute.pool, self.scratch, attn);
         }
         taps.see(Tap::AttnOut, attn)?;
         if let Some(gamma) = &layer.attn_sub_norm {
-            norm(engine, attn, gamma, config);
+            norm(compute, attn, gamma, config);
             taps.see(Tap::AttnSubNorm, attn)?;
         }
         let h = &mut h[..n * n_embd];
         layer
             .output
-            .apply(engine, &mut Input::new(attn, q_dim, encoded), h)?;
+            .apply(compute, &mut Input::new(attn, q_dim, encoded), h)?;
         taps.see(Tap::AttnProj, h)?;
         let x = &mut x[..n * n_embd];
-        add(engine, x, h, n_embd);
+        add(compute, x, h, n_embd);
         taps.see(Tap::FfnInp, x)
     }
 
     /// The feed-forward network and its residual.
     fn feed_forward(&mut self, taps: &mut Taps) -> Result<(), Error> {
-        let Self { layer, engine, .. } = self;
+        let Self { layer, compute, .. } = self;
         let config = &self.model.hyperparameters;
         let Hyperparameters { n_embd, n_ff, .. } = *config;
         let n = self.n - self.skipped;
@@ -314,15 +314,15 @@ impl Pass<'_> {
         let (x, h) = (&mut x[..n * n_embd], &mut h[..n * n_embd]);
         let (gate, up) = (&mut gate[..n * n_ff], &mut up[..n * n_ff]);
 
-        norm_of(engine, x, h, &layer.ffn_norm, config);
+        norm_of(compute, x, h, &layer.ffn_norm, config);
         taps.see(Tap::FfnNorm, h)?;
         let mut input = Input::new(h, n_embd, encoded);
         let products = [(&layer.gate, &mut *gate), (&layer.up, &mut *up)];
-        Linear::apply_all(engine, &mut input, products)?;
+        Linear::apply_all(compute, &mut input, products)?;
         taps.see(Tap::FfnGate, gate)?;
         taps.see(Tap::FfnUp, up)?;
-        let kernel = engine.kernel;
-        engine.pool.rows(gate, n_ff, |t, gate| {
+        let kernel = compute.kernel;
+        compute.pool.rows(gate, n_ff, |t, gate| {
             let up = &up[t * n_ff..][..n_ff];
             vectorize!(
                 kernel,
@@ -334,40 +334,40 @@ impl Pass<'_> {
         });
         taps.see(Tap::FfnAct, gate)?;
         if let Some(gamma) = &layer.ffn_sub_norm {
-            norm(engine, gate, gamma, config);
+            norm(compute, gate, gamma, config);
             taps.see(Tap::FfnSubNorm, gate)?;
         }
         layer
             .down
-            .apply(engine, &mut Input::new(gate, n_ff, encoded), h)?;
+            .apply(compute, &mut Input::new(gate, n_ff, encoded), h)?;
         taps.see(Tap::FfnDown, h)?;
-        add(engine, x, h, n_embd);
+        add(compute, x, h, n_embd);
         taps.see(Tap::LayerOut, x)
     }
 }
 
 /// RMS norm of every row of `x`.
-fn norm(engine: &Engine, x: &mut [f32], gamma: &[f32], config: &Hyperparameters) {
-    let kernel = engine.kernel;
-    engine.pool.rows(x, gamma.len(), |_, row| {
+fn norm(compute: &Compute, x: &mut [f32], gamma: &[f32], config: &Hyperparameters) {
+    let kernel = compute.kernel;
+    compute.pool.rows(x, gamma.len(), |_, row| {
         vectorize!(kernel, rms_norm(row, gamma, config.rms_eps));
     });
 }
 
 /// RMS norm of every row of `x`, into `out`.
-fn norm_of(engine: &Engine, x: &[f32], out: &mut [f32], gamma: &[f32], config: &Hyperparameters) {
-    let kernel = engine.kernel;
+fn norm_of(compute: &Compute, x: &[f32], out: &mut [f32], gamma: &[f32], config: &Hyperparameters) {
+    let kernel = compute.kernel;
     let width = gamma.len();
-    engine.pool.rows(out, width, |t, row| {
+    compute.pool.rows(out, width, |t, row| {
         row.copy_from_slice(&x[t * width..][..width]);
         vectorize!(kernel, rms_norm(row, gamma, config.rms_eps));
     });
 }
 
 /// `x += y`, rows of `width`.
-fn add(engine: &Engine, x: &mut [f32], y: &[f32], width: usize) {
-    let kernel = engine.kernel;
-    engine.pool.rows(x, width, |t, row| {
+fn add(compute: &Compute, x: &mut [f32], y: &[f32], width: usize) {
+    let kernel = compute.kernel;
+    compute.pool.rows(x, width, |t, row| {
         vectorize!(kernel, {
             for (x, y) in row.iter_mut().zip(&y[t * width..]) {
                 *x += y;

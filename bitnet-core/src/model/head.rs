@@ -15,7 +15,7 @@
 
 use memmap2::MmapMut;
 
-use super::linear::{Engine, Input, Line, Matrix};
+use super::linear::{Compute, Input, Line, Matrix};
 use super::pages;
 use crate::Error;
 use crate::blocks::{i7, nearest_int};
@@ -154,10 +154,10 @@ impl CompactHead {
     }
 
     /// Copies `head`, a matrix of floats.
-    pub(super) fn build(engine: &Engine, head: &Matrix) -> Result<Self, Error> {
-        let &Engine {
+    pub(super) fn build(compute: &Compute, head: &Matrix) -> Result<Self, Error> {
+        let &Compute {
             gguf, kernel, pool, ..
-        } = engine;
+        } = compute;
         let (n_vocab, n_embd) = head.shape();
         let storage = Storage::of(kernel, n_embd);
         let row_bytes = storage.row_bytes(n_embd);
@@ -202,14 +202,14 @@ impl CompactHead {
     /// logits. `false` if that cannot be told, or would take as long as all logits.
     pub(super) fn score(
         &self,
-        engine: &Engine,
+        compute: &Compute,
         head: &Matrix,
         input: &mut Input,
         k: usize,
         scores: &mut Scores,
     ) -> Result<bool, Error> {
         let n_vocab = self.rows.len();
-        let x = input.as_seen_by(engine, head);
+        let x = input.as_seen_by(compute, head);
         let Some(quantized) = quantize(x, &mut scores.x) else {
             return Ok(false);
         };
@@ -221,7 +221,7 @@ impl CompactHead {
             largest: NEVER,
         };
         scores.tiles.resize(n_vocab.div_ceil(TILE_ROWS), tile);
-        self.bound(engine, &quantized, &scores.x, &mut scores.tiles);
+        self.bound(compute, &quantized, &scores.x, &mut scores.tiles);
         let Some(threshold) = threshold(&scores.tiles, n_vocab, k) else {
             return Ok(false);
         };
@@ -240,16 +240,16 @@ impl CompactHead {
             return Ok(false);
         }
         scores.logits.resize(scores.candidates.len(), 0.0);
-        head.apply_to_rows(engine, input, &scores.candidates, &mut scores.logits)?;
+        head.apply_to_rows(compute, input, &scores.candidates, &mut scores.logits)?;
         Ok(true)
     }
 
-    fn bound(&self, engine: &Engine, quantized: &Quantized, x: &Codes, tiles: &mut [Tile]) {
+    fn bound(&self, compute: &Compute, quantized: &Quantized, x: &Codes, tiles: &mut [Tile]) {
         let n_embd = x.whole.len();
         let row_bytes = self.storage.row_bytes(n_embd);
         let rounding = rounding_of_a_dot(n_embd);
-        let kernel = engine.kernel;
-        engine.pool.rows(tiles, 1, |t, tile| {
+        let kernel = compute.kernel;
+        compute.pool.rows(tiles, 1, |t, tile| {
             let first = t * TILE_ROWS;
             let n = TILE_ROWS.min(self.rows.len() - first);
             let mut dots = [0i32; TILE_ROWS];

@@ -23,7 +23,7 @@ const ROWS_BY_ONE: usize = 256;
 const LEAST_SHARE: usize = 1 << 17;
 
 /// What a product runs on.
-pub(super) struct Engine<'a> {
+pub(super) struct Compute<'a> {
     pub gguf: &'a Gguf,
     pub kernel: Kernel,
     pub pool: &'a Pool,
@@ -41,7 +41,7 @@ pub(super) struct Matrix {
     rows: usize,
     columns: usize,
     row_bytes: usize,
-    /// Where it starts in [`Engine::trits`], if it was repacked.
+    /// Where it starts in [`Compute::trits`], if it was repacked.
     trits: OnceLock<usize>,
 }
 
@@ -120,9 +120,9 @@ impl Matrix {
     }
 
     /// As products read it.
-    fn stored<'a>(&self, engine: &Engine<'a>) -> Result<Stored<'a>, Error> {
-        if engine.kernel.prefers_trits()
-            && let (Some(trits), Some(&start)) = (engine.trits, self.trits.get())
+    fn stored<'a>(&self, compute: &Compute<'a>) -> Result<Stored<'a>, Error> {
+        if compute.kernel.prefers_trits()
+            && let (Some(trits), Some(&start)) = (compute.trits, self.trits.get())
         {
             return Ok(Stored {
                 format: self.format,
@@ -133,7 +133,7 @@ impl Matrix {
                 columns: self.columns,
             });
         }
-        self.mapped(engine.gguf)
+        self.mapped(compute.gguf)
     }
 
     /// Bytes that it takes repacked; `None` if that would save nothing.
@@ -143,12 +143,12 @@ impl Matrix {
         smaller.then(|| self.rows * row_bytes)
     }
 
-    /// Writes it repacked, to what will be [`Engine::trits`] from `start`, and gives up its pages of the map. If a code
+    /// Writes it repacked, to what will be [`Compute::trits`] from `start`, and gives up its pages of the map. If a code
     /// stands for no weight, it is used as it is.
-    pub(super) fn repack(&self, engine: &Engine, out: &mut [u8], start: usize) {
-        let &Engine {
+    pub(super) fn repack(&self, compute: &Compute, out: &mut [u8], start: usize) {
+        let &Compute {
             gguf, kernel, pool, ..
-        } = engine;
+        } = compute;
         let Ok(data) = gguf.data(&self.info) else {
             return;
         };
@@ -176,26 +176,26 @@ impl Matrix {
     /// `out[t][r] = row r . input t`, for `out` of `[n_tokens][rows]`.
     pub(super) fn apply(
         &self,
-        engine: &Engine,
+        compute: &Compute,
         input: &mut Input,
         out: &mut [f32],
     ) -> Result<(), Error> {
-        apply_then(engine, input, [(self, out)], |_, _, _| ())
+        apply_then(compute, input, [(self, out)], |_, _, _| ())
     }
 
     /// `out[i] = row rows[i] . input`, for an input of one token: the same bits as [`apply`](Self::apply).
     pub(super) fn apply_to_rows(
         &self,
-        engine: &Engine,
+        compute: &Compute,
         input: &mut Input,
         rows: &[u32],
         out: &mut [f32],
     ) -> Result<(), Error> {
-        let &Engine {
+        let &Compute {
             gguf, kernel, pool, ..
-        } = engine;
+        } = compute;
         let stored = self.mapped(gguf)?;
-        input.encode(engine, self.format.encoding());
+        input.encode(compute, self.format.encoding());
         let token = input.tokens(0..1);
         pool.columns([(out, rows.len())], 8, 8, |_, mut out| {
             let range = out.range();
@@ -230,18 +230,18 @@ impl<'a> Stored<'a> {
 /// Every matrix by the same input, each into its `out` of `[n_tokens][rows]`, then `finish(i, first_row, values)` on
 /// every piece of the results. As one piece of work, for the threads to wait for each other once.
 fn apply_then<const N: usize>(
-    engine: &Engine,
+    compute: &Compute,
     input: &mut Input,
     products: [(&Matrix, &mut [f32]); N],
     finish: impl Fn(usize, usize, &mut [f32]) + Sync,
 ) -> Result<(), Error> {
-    let &Engine { kernel, pool, .. } = engine;
+    let &Compute { kernel, pool, .. } = compute;
     let (columns, n_tokens) = (input.columns, input.n_tokens());
     let mut stored = Vec::with_capacity(N);
     for (matrix, _) in &products {
         debug_assert_eq!(input.columns, matrix.columns);
-        input.encode(engine, matrix.format.encoding());
-        stored.push(matrix.stored(engine)?);
+        input.encode(compute, matrix.format.encoding());
+        stored.push(matrix.stored(compute)?);
     }
     let input = &*input;
     let outs = products.map(|(matrix, out)| (&mut out[..n_tokens * matrix.rows], matrix.rows));
@@ -289,16 +289,16 @@ impl Linear {
     /// `out[t] = weight . input[t] * scale + bias`.
     pub(super) fn apply(
         &self,
-        engine: &Engine,
+        compute: &Compute,
         input: &mut Input,
         out: &mut [f32],
     ) -> Result<(), Error> {
-        Self::apply_all(engine, input, [(self, out)])
+        Self::apply_all(compute, input, [(self, out)])
     }
 
     /// [`apply`](Self::apply) of several to the same input, in less time.
     pub(super) fn apply_all<const N: usize>(
-        engine: &Engine,
+        compute: &Compute,
         input: &mut Input,
         products: [(&Linear, &mut [f32]); N],
     ) -> Result<(), Error> {
@@ -306,13 +306,13 @@ impl Linear {
         let first = encoding(products[0].0);
         if products.iter().any(|(linear, _)| encoding(linear) != first) {
             for (linear, out) in products {
-                linear.apply(engine, input, out)?;
+                linear.apply(compute, input, out)?;
             }
             return Ok(());
         }
         let linears = products.each_ref().map(|(linear, _)| *linear);
         let products = products.map(|(linear, out)| (&linear.weight, out));
-        apply_then(engine, input, products, |i, first, values| {
+        apply_then(compute, input, products, |i, first, values| {
             let linear = linears[i];
             if let Some(scale) = linear.scale {
                 values.iter_mut().for_each(|v| *v *= scale);
@@ -362,8 +362,8 @@ impl<'a> Input<'a> {
     }
 
     /// The values that `matrix`, of floats, is multiplied with.
-    pub(super) fn as_seen_by(&mut self, engine: &Engine, matrix: &Matrix) -> &[f32] {
-        self.encode(engine, matrix.format.encoding());
+    pub(super) fn as_seen_by(&mut self, compute: &Compute, matrix: &Matrix) -> &[f32] {
+        self.encode(compute, matrix.format.encoding());
         self.tokens(0..self.n_tokens()).floats
     }
 
@@ -398,8 +398,8 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn encode(&mut self, engine: &Engine, encoding: Encoding) {
-        let &Engine { kernel, pool, .. } = engine;
+    fn encode(&mut self, compute: &Compute, encoding: Encoding) {
+        let &Compute { kernel, pool, .. } = compute;
         if self.encoding == encoding {
             return;
         }

@@ -114,7 +114,7 @@ impl Model {
         }
         if self.compact_head.is_none() {
             let pool = session::start_threads(threads)?;
-            self.compact_head = Some(CompactHead::build(&self.engine(&pool), head)?);
+            self.compact_head = Some(CompactHead::build(&self.compute(&pool), head)?);
         }
         Ok(Some(bytes))
     }

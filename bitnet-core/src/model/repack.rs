@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use memmap2::MmapMut;
 
-use super::linear::{Engine, Matrix};
+use super::linear::{Compute, Matrix};
 use super::{Layer, Model, pages};
 
 /// Tokens decoded before: a few do not save the time that repacking takes.
@@ -16,14 +16,14 @@ const TOKENS: usize = 16;
 
 impl Model {
     /// Repacks what is due, before a token is evaluated alone.
-    pub(super) fn repack_for_decoding(&self, engine: &Engine) {
-        if !engine.kernel.prefers_trits() {
+    pub(super) fn repack_for_decoding(&self, compute: &Compute) {
+        if !compute.kernel.prefers_trits() {
             return;
         }
         let token = self.decoded.fetch_add(1, Ordering::Relaxed);
         let due = token.checked_sub(TOKENS).and_then(|i| self.layers.get(i));
         if let Some(layer) = due {
-            layer.trits.get_or_init(|| layer.repack(engine));
+            layer.trits.get_or_init(|| layer.repack(compute));
         }
     }
 }
@@ -34,13 +34,13 @@ impl Layer {
         self.trits.get()?.as_deref()
     }
 
-    fn repack(&self, engine: &Engine) -> Option<MmapMut> {
+    fn repack(&self, compute: &Compute) -> Option<MmapMut> {
         let bytes = self.matrices().into_iter().filter_map(Matrix::trits_bytes);
         let mut map = pages::zeroed(bytes.sum())?;
         let mut start = 0;
         for matrix in self.matrices() {
             if let Some(bytes) = matrix.trits_bytes() {
-                matrix.repack(engine, &mut map[start..start + bytes], start);
+                matrix.repack(compute, &mut map[start..start + bytes], start);
                 start += bytes;
             }
         }

@@ -8,7 +8,7 @@ use half::f16;
 use super::Model;
 use super::attention;
 use super::head::Scores;
-use super::linear::{Encoded, Engine};
+use super::linear::{Compute, Encoded};
 use super::rope::Rope;
 use crate::Error;
 use crate::pool::Pool;
@@ -309,8 +309,8 @@ impl Buffers {
 }
 
 impl Model {
-    pub(super) fn engine<'a>(&'a self, pool: &'a Pool) -> Engine<'a> {
-        Engine {
+    pub(super) fn compute<'a>(&'a self, pool: &'a Pool) -> Compute<'a> {
+        Compute {
             gguf: &self.gguf,
             kernel: self.kernel,
             pool,

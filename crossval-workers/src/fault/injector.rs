@@ -187,12 +187,12 @@ mod tests {
     }
 
     /// Compares the stages that make no mistake to the engine's.
-    struct Comparison {
+    struct Recomputed {
         injector: Injector,
         compared: Vec<Tap>,
     }
 
-    impl Observer for Comparison {
+    impl Observer for Recomputed {
         fn tap(&mut self, view: TapView<'_>) -> Result<(), ObserverError> {
             let TapView { tap, layer, .. } = view;
             let Injector {
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn stages_without_a_mistake_are_the_engines() {
         let model = demo();
-        let mut comparison = Comparison {
+        let mut comparison = Recomputed {
             injector: injector(&model, "zero:q:*".parse().unwrap()),
             compared: Vec::new(),
         };

@@ -3,7 +3,7 @@
 mod arbitration;
 mod findings;
 mod generation;
-mod measured;
+mod measurements;
 mod perplexity;
 mod pieces;
 mod plan;
@@ -16,7 +16,7 @@ use reports::model::{
 
 use self::arbitration::arbitrate;
 use self::findings::Shown;
-use self::measured::Measured;
+use self::measurements::Measurements;
 pub use self::perplexity::TextSource;
 use self::perplexity::Windows;
 use self::plan::Plan;
@@ -215,7 +215,7 @@ fn tokenize<'a>(
 
 /// What came of the comparison.
 struct Results<'p> {
-    measured: Measured<'p>,
+    measured: Measurements<'p>,
     logits: Vec<LogitsResult>,
     /// Tokens of the text that were to be scored, if there is one.
     to_score: Option<usize>,
@@ -233,7 +233,7 @@ fn compare<'p>(
     fed: &Fed,
     progress: Progress<'_>,
 ) -> Results<'p> {
-    let mut measured = Measured::nothing(plan);
+    let mut measured = Measurements::nothing(plan);
     engines.attempt(|engines| measured.measure(engines, &options.setup, traces, progress));
     let windows = fed.windows.as_ref();
     let perplexity = windows.and_then(|windows| {
@@ -275,7 +275,7 @@ fn time(
     }
     let prompt = plan.prompts.first()?.tokens.as_slice();
     let steps = plan.n_predict.saturating_sub(1);
-    let timed = bench::Plan {
+    let timed = bench::BenchPlan {
         setup,
         threads: &[plan.settings.threads],
         repetitions: bench::REPETITIONS,
@@ -298,7 +298,7 @@ fn time(
 }
 
 /// What the results mean.
-struct Judged {
+struct Conclusion {
     verdict: Verdict,
     known: Vec<KnownDeviation>,
 }
@@ -314,7 +314,7 @@ fn judge(
     results: &Results,
     bench: Option<&Bench>,
     progress: Progress<'_>,
-) -> Judged {
+) -> Conclusion {
     let (setup, measured) = (&options.setup, &results.measured);
     let generation = measured.generation.as_ref();
     let coverage = measured.coverage();
@@ -365,7 +365,7 @@ fn judge(
     }
     let mut findings = shown.findings(engines.failures());
     findings.extend(file.changed());
-    Judged {
+    Conclusion {
         verdict: verdict::conclude(findings, Some(compared)),
         known,
     }

@@ -12,8 +12,8 @@
 //! of an untimed run: an engine that generates others while it is timed fails, whatever the reason. The two engines are
 //! compared too, and the report says where they first differ. That alone is no failure here: rounding decides near ties,
 //! and tokens behind one are another text. Whether a difference is more than that is what `crossval run` is for.
-
 //!
+//! # Compact heads
 //! A compact head of the candidate's is timed in a worker of its own, by turns with the others, and held to the tokens
 //! of its full head.
 
@@ -35,7 +35,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub(crate) use self::report::not_reproduced;
 pub use self::report::{BenchOptions, measure};
 use self::test::Series;
-pub(crate) use self::test::{Cache, Test, Timed};
+pub(crate) use self::test::{Cache, Test, TimedTest};
 use crate::engine::{Engine, EngineError, EngineSpec, Failed, by};
 use crate::environment::cpus_by_core;
 use crate::progress::Progress;
@@ -59,7 +59,7 @@ const SHORT: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// What to time.
-pub(crate) struct Plan<'a> {
+pub(crate) struct BenchPlan<'a> {
     /// The engines and the model.
     pub(crate) setup: &'a Setup,
     /// Threads per engine; everything is timed at each.
@@ -137,11 +137,11 @@ struct Sample {
     joules: Option<f64>,
 }
 
-/// Measures.
+/// Times both engines as the plan says.
 ///
 /// # Errors
 /// Which engine failed, and how.
-pub(crate) fn bench(plan: &Plan, progress: Progress<'_>) -> Result<Bench, Failed> {
+pub(crate) fn bench(plan: &BenchPlan, progress: Progress<'_>) -> Result<Bench, Failed> {
     let mut bench = Bench {
         repetitions: plan.repetitions,
         rows: Vec::new(),
@@ -198,7 +198,7 @@ pub(crate) fn bench(plan: &Plan, progress: Progress<'_>) -> Result<Bench, Failed
     Ok(bench)
 }
 
-impl<'a> Plan<'a> {
+impl<'a> BenchPlan<'a> {
     fn jobs(&self) -> Vec<Job<'a>> {
         let prefill = self.prefill.iter().map(|&prompt| Job {
             test: Test::Prefill(prompt.len()),
@@ -234,7 +234,7 @@ impl Untimed {
 
 /// Measures into a report.
 struct Timing<'a> {
-    plan: &'a Plan<'a>,
+    plan: &'a BenchPlan<'a>,
     energy: Option<energy::Packages>,
     progress: Progress<'a>,
     bench: &'a mut Bench,
@@ -464,7 +464,7 @@ impl Timing<'_> {
                 Test::Decode(_) => roofline::decode_share(tps, self.plan.work.as_ref(), &roofline),
                 _ => None,
             };
-            let at = Timed {
+            let at = TimedTest {
                 test: *test,
                 threads,
             };

@@ -8,7 +8,7 @@ use reports::model::{
 use reports::number;
 use reports::outcome::Outcome;
 
-use super::{Decode, Plan, bench, timed_settings};
+use super::{BenchPlan, Decode, bench, timed_settings};
 use crate::environment::cpus_by_core;
 use crate::error::Error;
 use crate::progress::Progress;
@@ -103,7 +103,7 @@ pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report,
         }
     }
     let prompts: Vec<&[u32]> = prefill.iter().map(|&n| &tokens[..n]).collect();
-    let plan = Plan {
+    let plan = BenchPlan {
         setup,
         threads: &threads,
         repetitions: options.repetitions,

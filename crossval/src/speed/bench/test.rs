@@ -35,7 +35,7 @@ pub(crate) enum Cache {
 
 /// A test, and its threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Timed {
+pub(crate) struct TimedTest {
     /// The test.
     pub(crate) test: Test,
     /// Threads.
@@ -145,7 +145,7 @@ impl Series {
         &self,
         role: Role,
         engine: String,
-        Timed { test, threads }: Timed,
+        TimedTest { test, threads }: TimedTest,
         share: impl Fn(f64) -> Option<f64>,
     ) -> BenchRow {
         let samples = role.of(&self.reference, &self.candidate);
@@ -171,7 +171,7 @@ impl Series {
     }
 
     /// Of the speeds, candidate over reference, pair by pair.
-    pub(super) fn ratio(&self, Timed { test, threads }: Timed) -> Option<BenchRatio> {
+    pub(super) fn ratio(&self, TimedTest { test, threads }: TimedTest) -> Option<BenchRatio> {
         let pairs = self.reference.ms.iter().zip(&self.candidate.ms);
         let ratio = measured(pairs.map(|(r, c)| r / c).collect())?;
         Some(BenchRatio {
@@ -207,7 +207,7 @@ mod tests {
             series.push_steps(Role::Candidate, &[4.0, 4.0]);
             series.push_usage(Role::Reference, Some(0.5 + f64::from(repetition)), None);
         }
-        let at = Timed {
+        let at = TimedTest {
             test: Test::Decode(2),
             threads: 3,
         };
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn what_was_not_measured_is_null() {
         let series = Series::default();
-        let at = Timed {
+        let at = TimedTest {
             test: Test::Load(Cache::Cold),
             threads: 1,
         };

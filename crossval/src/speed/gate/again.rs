@@ -9,7 +9,7 @@ use crate::engine::{EngineSpec, Launcher};
 use crate::progress::Progress;
 use crate::session::model_file::ModelFile;
 use crate::session::setup::Setup;
-use crate::speed::bench::{Cache, Decode, Plan, Test, bench};
+use crate::speed::bench::{BenchPlan, Cache, Decode, Test, bench};
 
 /// The report with nothing timed but `tests`, measured again.
 ///
@@ -61,7 +61,7 @@ pub fn measure_again(
         Some(_) => prompt.get(..1).unwrap_or_default(),
         None => prompt,
     };
-    let plan = Plan {
+    let plan = BenchPlan {
         setup: &setup,
         threads: &wanted.threads,
         repetitions: timed.repetitions,

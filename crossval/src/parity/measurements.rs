@@ -28,7 +28,7 @@ use crate::session::setup::Setup;
 use crate::session::traces::Traces;
 
 /// What has been measured of a plan so far.
-pub(super) struct Measured<'p> {
+pub(super) struct Measurements<'p> {
     plan: &'p Plan<'p>,
     /// What is decoded after each prompt, of those that were generated from.
     steps: Vec<Vec<u32>>,
@@ -48,10 +48,10 @@ struct NoiseSources<'a> {
     candidate: NoiseSource<'a>,
 }
 
-impl<'p> Measured<'p> {
+impl<'p> Measurements<'p> {
     /// Nothing yet, with every row of the plan on the ledger.
-    pub(super) fn nothing(plan: &'p Plan<'p>) -> Measured<'p> {
-        let mut measured = Measured {
+    pub(super) fn nothing(plan: &'p Plan<'p>) -> Measurements<'p> {
+        let mut measured = Measurements {
             plan,
             steps: Vec::new(),
             noise: BTreeMap::new(),
@@ -216,7 +216,7 @@ impl<'p> Measured<'p> {
             pair.set_task(&format!(
                 "evaluating prompt {index}, positions {first_position}..{end}"
             ));
-            let mut rows = Rows {
+            let mut rows = Tally {
                 measured: self,
                 prompt: index,
                 mode,
@@ -327,14 +327,14 @@ impl<'p> Measured<'p> {
 }
 
 /// Puts the rows of one (prompt, mode) where they belong.
-struct Rows<'a, 'p> {
-    measured: &'a mut Measured<'p>,
+struct Tally<'a, 'p> {
+    measured: &'a mut Measurements<'p>,
     prompt: usize,
     mode: Mode,
     progress: Progress<'a>,
 }
 
-impl Rows<'_, '_> {
+impl Tally<'_, '_> {
     fn compare<T: Value>(&mut self, at: RowAt, reference: &[T], candidate: &[T]) {
         let site = Site {
             mode: self.mode,
@@ -350,7 +350,7 @@ impl Rows<'_, '_> {
     }
 }
 
-impl RowSink for Rows<'_, '_> {
+impl RowSink for Tally<'_, '_> {
     fn row_f32(&mut self, at: RowAt, reference: &[f32], candidate: &[f32]) {
         self.compare(at, reference, candidate);
         if at.tap == Tap::Logits
