@@ -1,5 +1,4 @@
-//! Workers: the engines of this repository behind the [protocol](crossval_protocol), one per process, each in a
-//! [sandbox].
+//! Workers: the engines of this repository behind [`crossval_protocol`], one per process, each in a [sandbox].
 //!
 //! | engine | what |
 //! |---|---|

@@ -1,7 +1,7 @@
 //! Least privilege: a worker reads a model that strangers may have made, so what it does not need is taken from it first.
 //!
 //! On Linux, two layers that each do without the other, as far as the kernel has them: Landlock (no writing, no programs
-//! started, no TCP, no signals to others), and a seccomp [filter](seccomp) over the system calls. `PR_SET_NO_NEW_PRIVS`
+//! started, no TCP, no signals to others), and a seccomp filter over the system calls. `PR_SET_NO_NEW_PRIVS`
 //! is set with both. What is open stays usable: the pipes to the driver. Files can be read.
 
 #[cfg(target_os = "linux")]
