@@ -5,6 +5,7 @@ mod finding;
 mod gate;
 mod logits;
 mod role;
+mod test;
 mod tokenizer;
 
 use std::collections::BTreeMap;
@@ -16,12 +17,13 @@ use crate::outcome::Outcome;
 
 pub use self::bench::{
     Bench, BenchCompactHead, BenchKernel, BenchMemory, BenchRatio, BenchRoofline, BenchRow,
-    BenchTokens, CERTIFIED, InterToken, Measured, TimedPair, TokenWork,
+    BenchTokens, InterToken, Measured, TimedPair, TokenWork,
 };
 pub use self::finding::{Finding, Place, Source};
 pub use self::gate::{Gate, GateFigure, GateMeasurement, GateResult, GateSeries};
 pub use self::logits::{LogitsAt, LogitsResult, LogitsStats, TokenLogit, Top1Disagreement};
 pub use self::role::Role;
+pub use self::test::{Cache, Test};
 pub use self::tokenizer::{
     GeneratedText, GeneratedTexts, PieceDifference, TokenAt, TokenComparison, TokenParity,
     TokenizedText, TokensOf,

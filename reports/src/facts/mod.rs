@@ -24,7 +24,7 @@ mod worst;
 
 use serde::Serialize;
 
-use crate::model::{Mode, Report, TimedPair};
+use crate::model::{Mode, Report, Test, TimedPair};
 use crate::number;
 
 pub(crate) use bars::{Bar, BarGroup};
@@ -255,7 +255,8 @@ impl<'a> Facts<'a> {
 
     /// What only the Markdown shows.
     pub(crate) fn digest(report: &'a Report, parity: &Parity<'a>) -> Digest {
-        let loading = |pair: &TimedPair| pair.test.starts_with("load");
+        let loading =
+            |pair: &TimedPair| matches!(pair.test.parse(), Ok(Test::Load(_) | Test::FirstToken(_)));
         Digest {
             gated: movers::gated(report),
             taps: movers::taps(parity),

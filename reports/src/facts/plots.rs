@@ -1,7 +1,7 @@
 //! Throughput by threads and by prompt length, and times between tokens, as lines.
 
 use super::speed::threads;
-use crate::model::{InterToken, Report, Role, TimedPair};
+use crate::model::{InterToken, Report, Role, Test, TimedPair};
 use crate::number;
 
 /// Points per line of a distribution.
@@ -34,9 +34,12 @@ pub(crate) struct PlotPoint {
     pub text: String,
 }
 
-/// Tokens of the prompt of a `pp` test that has no variants.
+/// Tokens of the prompt of a test of prefill.
 fn prompt_length(test: &str) -> Option<usize> {
-    test.strip_prefix("pp")?.parse().ok()
+    match test.parse() {
+        Ok(Test::Prefill(tokens)) => Some(tokens),
+        _ => None,
+    }
 }
 
 fn has_throughput(pair: &TimedPair<'_>) -> bool {

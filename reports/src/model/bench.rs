@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Report;
+use super::{Report, Test};
 
 /// Timings, from interleaved pairs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -40,9 +40,6 @@ pub struct Bench {
     #[serde(default)]
     pub kernels: Vec<BenchKernel>,
 }
-
-/// What the name of a test with the candidate's compact head ends in.
-pub const CERTIFIED: &str = " certified";
 
 /// One test of one engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -294,7 +291,7 @@ impl Report {
     /// Largest resident sets of the workers that ran a test, reference and candidate, bytes.
     pub fn memory_of(&self, pair: &TimedPair) -> [Option<u64>; 2] {
         let [reference, candidate] = self.timed_memory(pair.threads);
-        if !pair.test.ends_with(CERTIFIED) {
+        if !matches!(pair.test.parse(), Ok(Test::Certified(_))) {
             return [reference, candidate];
         }
         let mut heads = self.bench.iter().flat_map(|bench| &bench.compact_heads);

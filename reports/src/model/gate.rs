@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Test;
 use crate::number;
 
 /// The run held against a baseline. What came of it is part of the report's verdict.
@@ -112,11 +113,11 @@ impl Gate {
 impl GateSeries {
     /// `decode, tg64 at 2 threads (candidate over reference)`.
     pub fn name(&self) -> String {
-        let phase = match self.test.as_str() {
-            test if test.starts_with("pp") => "prefill, ",
-            test if test.starts_with("tg") => "decode, ",
-            test if test.starts_with("load") => "loading, ",
-            _ => "",
+        let phase = match self.test.parse() {
+            Ok(Test::Prefill(_)) => "prefill, ",
+            Ok(Test::Decode(_) | Test::Certified(_)) => "decode, ",
+            Ok(Test::Load(_) | Test::FirstToken(_)) => "loading, ",
+            Ok(Test::TimeToFirstToken) | Err(_) => "",
         };
         let threads = number::plural(self.threads as u64, "thread");
         format!("{phase}{} at {threads} ({})", self.test, self.figure.name())

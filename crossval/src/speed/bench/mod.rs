@@ -21,21 +21,21 @@ mod cache;
 mod energy;
 mod kernels;
 mod report;
-mod test;
+mod series;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use reports::model::{
-    Bench, BenchCompactHead, BenchMemory, BenchRoofline, BenchTokens, Generation, Role, TokenWork,
+    Bench, BenchCompactHead, BenchMemory, BenchRoofline, BenchTokens, Cache, Generation, Role,
+    Test, TokenWork,
 };
 use reports::number;
 use xxhash_rust::xxh3::xxh3_64;
 
 pub(crate) use self::report::not_reproduced;
 pub use self::report::{BenchOptions, measure};
-use self::test::Series;
-pub(crate) use self::test::{Cache, Test, TimedTest};
+use self::series::{Series, TimedTest};
 use crate::engine::{Engine, EngineError, EngineSpec, Failed, by};
 use crate::environment::cpus_by_core;
 use crate::progress::Progress;

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use reports::model::{Environment, Report};
+use reports::model::{Cache, Environment, Report, Test};
 
 use super::TestAt;
 use crate::engine::{EngineSpec, Launcher};
 use crate::progress::Progress;
 use crate::session::model_file::ModelFile;
 use crate::session::setup::Setup;
-use crate::speed::bench::{BenchPlan, Cache, Decode, Test, bench};
+use crate::speed::bench::{BenchPlan, Decode, bench};
 
 /// The report with nothing timed but `tests`, measured again.
 ///

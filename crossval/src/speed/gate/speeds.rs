@@ -1,6 +1,6 @@
 //! The speeds that a report holds, sample by sample.
 
-use reports::model::{BenchRow, GateFigure, Report};
+use reports::model::{BenchRow, GateFigure, Report, Test};
 
 use super::TestAt;
 
@@ -20,7 +20,7 @@ pub struct Speed {
 /// Every test that both engines ran. `ttft` is the first `pp` test, in other words.
 pub fn speeds(report: &Report) -> Vec<Speed> {
     let pairs = report.timed_pairs().into_iter();
-    let pairs = pairs.filter(|pair| pair.test != "ttft");
+    let pairs = pairs.filter(|pair| pair.test.parse() != Ok(Test::TimeToFirstToken));
     let speeds = pairs.filter_map(|pair| {
         let (reference, candidate) = (per_second(pair.reference?)?, per_second(pair.candidate?)?);
         (reference.len() == candidate.len()).then(|| Speed {
