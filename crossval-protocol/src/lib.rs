@@ -64,7 +64,7 @@
 //! the engine is compared in cumulative mode alone.
 //!
 //! # Values
-//! Rows are tokens; [`Tap`] gives the width of each tap and what it holds. Values are F32, or F16
+//! Rows are tokens; [`Tap`](bitnet_model::tap::Tap) gives the width of each tap and what it holds. Values are F32, or F16
 //! for `k_cache` and `v_cache`, whose rows are those of the batch, not the whole cache. A row of heads holds them
 //! one after the other. A row of `attn_probs` holds, head after head, the probabilities of positions
 //! `0 .. first_position + tokens of the batch`, 0 where the mask hides one; so its width grows with the sequence.
