@@ -158,13 +158,18 @@ fn the_example_in_c_refuses_what_it_cannot_run() {
 }
 
 #[test]
-fn the_header_is_cpp_too() {
+fn the_example_in_c_is_cpp_too() {
     let scratch = Scratch::new();
     let source = Path::new(ROOT).join("examples/c/engine.c");
+    let program = scratch.path("engine");
     let flags = ["-x", "c++", "-std=c++17"];
-    match compile("c++", &flags, &source, &scratch.path("engine")) {
-        Ok(output) => assert!(output.status.success(), "{}", stderr(&output)),
-        Err(_) => skip("a C++ compiler is absent"),
+    let Ok(output) = compile("c++", &flags, &source, &program) else {
+        return skip("a C++ compiler is absent");
+    };
+    assert!(output.status.success(), "{}", stderr(&output));
+    let engine = format!("exec:{}", program.display());
+    for model in models(&scratch) {
+        assert_parity(&model, "rust", &engine);
     }
 }
 
