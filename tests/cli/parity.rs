@@ -210,7 +210,7 @@ fn two_vintages_in_one_command() {
     let output = crossval(&asked);
     assert_eq!(exit_code(&output), 64);
     assert!(
-        stderr(&output).contains("--mode cumulative"),
+        stderr(&output).contains("it can be compared in cumulative mode"),
         "{}",
         stderr(&output)
     );

@@ -217,13 +217,13 @@ fn heads() -> Vec<Case> {
         ),
         with(
             "heads of 64 values",
-            &["has shape [128]", "[256] is due"],
+            &["attn_q.weight\" has shape [128, 128], [128, 256] is due"],
             "attention.key_length",
             u32(64),
         ),
         with(
             "heads of 2^32-1 values",
-            &["[17179869180] is due"],
+            &["[128, 17179869180] is due"],
             "attention.key_length",
             u32(u32::MAX),
         ),
