@@ -97,7 +97,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
     let mut opened = open(setup, texts.text.is_some(), progress)?;
     let fed = tokenize(&mut opened, setup, texts, scope.n_predict)?;
     let plan = Plan::new(setup, scope, &mut opened.engines, &fed.prompts)?;
-    let results = compare(&mut opened, options, &plan, &fed, progress);
+    let results = compare(&mut opened, setup, &plan, &fed, progress);
     let bench = match options.bench {
         true => {
             let generation = results.measured.generation.as_ref();
@@ -107,7 +107,8 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
     };
     let judged = judge(
         &mut opened,
-        options,
+        setup,
+        &options.known,
         &plan,
         &results,
         bench.as_ref(),
@@ -184,7 +185,9 @@ struct Fed<'a> {
     /// The engine that made their tokens, if one did.
     tokenizer: Option<String>,
     text: Option<&'a TextSource>,
-    /// That text.
+    /// Strings to generate for comparing the tokenizers.
+    strings: u64,
+    /// The text as windows of tokens.
     windows: Option<Windows>,
 }
 
@@ -209,6 +212,7 @@ fn tokenize<'a>(
         prompts,
         tokenizer,
         text,
+        strings: texts.strings,
         windows,
     })
 }
@@ -228,20 +232,19 @@ fn compare<'p>(
     Opened {
         traces, engines, ..
     }: &mut Opened,
-    options: &RunOptions,
+    setup: &Setup,
     plan: &'p Plan<'p>,
     fed: &Fed,
     progress: Progress<'_>,
 ) -> Results<'p> {
     let mut measured = Measurements::nothing(plan);
-    engines.attempt(|engines| measured.measure(engines, &options.setup, traces, progress));
+    engines.attempt(|engines| measured.measure(engines, setup, traces, progress));
     let windows = fed.windows.as_ref();
     let perplexity = windows.and_then(|windows| {
-        let threads = options.scope.threads;
+        let threads = plan.settings.threads;
         engines.attempt(|engines| windows.measure(&mut engines.pair(), threads, progress))
     });
-    let strings = options.texts.strings;
-    let tokens = engines.attempt(|engines| tokenizers::compare(engines, fed, strings, progress));
+    let tokens = engines.attempt(|engines| tokenizers::compare(engines, fed, progress));
     let tokens = tokens.unwrap_or_else(|| {
         let why = match interrupt::received() {
             Some(_) => "the run was interrupted",
@@ -309,19 +312,20 @@ fn judge(
         engines,
         file,
     }: &mut Opened,
-    options: &RunOptions,
+    setup: &Setup,
+    known: &Ledger,
     plan: &Plan,
     results: &Results,
     bench: Option<&Bench>,
     progress: Progress<'_>,
 ) -> Conclusion {
-    let (setup, measured) = (&options.setup, &results.measured);
+    let measured = &results.measured;
     let generation = measured.generation.as_ref();
     let coverage = measured.coverage();
     let exceeded = measured.exceeded();
     let names = Role::BOTH.map(|role| traces.name(setup, role));
     let [reference, candidate] = names.each_ref().map(String::as_str);
-    let known = options.known.apply(&Occurred {
+    let known = known.apply(&Occurred {
         architecture: &plan.facts.architecture,
         reference,
         candidate,

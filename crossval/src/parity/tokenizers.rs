@@ -44,7 +44,6 @@ pub(super) fn not_compared(fed: Option<String>, why: String) -> TokenParity {
 pub(super) fn compare(
     engines: &mut Loaded,
     fed: &Fed,
-    strings: u64,
     progress: Progress<'_>,
 ) -> Result<TokenParity, Failed> {
     let vocab = match engines.comparable_vocab() {
@@ -86,11 +85,11 @@ pub(super) fn compare(
         });
     }
     let fuzzed = FuzzOptions {
-        count: strings,
+        count: fed.strings,
         seed: SEED,
         corpus: None,
     };
-    progress.steps(strings);
+    progress.steps(fed.strings);
     let found = tokens::fuzz(&mut pair, &vocab, fuzzed, progress)?;
     let mut first = Vec::new();
     for mismatch in found.mismatches {
