@@ -1,7 +1,6 @@
 //! From logits to tokens.
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use bitnet_model::random::Rng;
 use serde::{Deserialize, Serialize};
 
 /// The most likely token; of several, the lowest. NaN is never chosen; 0 if there is nothing else.
@@ -50,7 +49,7 @@ impl Default for SamplerOptions {
 #[derive(Clone, Debug)]
 pub struct Sampler {
     options: SamplerOptions,
-    random: StdRng,
+    rng: Rng,
     candidates: Vec<(f64, u32)>,
 }
 
@@ -59,7 +58,7 @@ impl Sampler {
     pub fn new(options: SamplerOptions) -> Self {
         Self {
             options,
-            random: StdRng::seed_from_u64(options.seed),
+            rng: Rng::new(options.seed, "sampling"),
             candidates: Vec::new(),
         }
     }
@@ -127,7 +126,7 @@ impl Sampler {
         });
         candidates.truncate(n.map_or(candidates.len(), |n| n + 1));
         let kept: f64 = candidates.iter().map(|(weight, _)| weight).sum();
-        let mut draw = self.random.random::<f64>() * kept;
+        let mut draw = self.rng.unit() * kept;
         for &(weight, token) in candidates.iter() {
             draw -= weight;
             if draw < 0.0 {

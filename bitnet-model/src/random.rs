@@ -28,6 +28,11 @@ impl Rng {
     pub fn below(&mut self, n: usize) -> usize {
         (self.next_u64() % n as u64) as usize
     }
+
+    /// From 0, below 1.
+    pub fn unit(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
 }
 
 #[cfg(test)]
@@ -39,5 +44,9 @@ mod tests {
         let mut rng = Rng::new(0, "bench");
         let tokens = [0; 4].map(|_| rng.below(512));
         assert_eq!(tokens, [32, 74, 350, 316]);
+        let mut rng = Rng::new(0, "bench");
+        assert_eq!(rng.unit(), 0.868_685_935_174_739_9);
+        let mean = (0..1000).map(|_| rng.unit()).sum::<f64>() / 1000.0;
+        assert!((mean - 0.5).abs() < 0.03, "{mean}");
     }
 }

@@ -7,10 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use bitnet_model::random::Rng;
 use bitnet_model::tap::Tap;
-use rand::SeedableRng;
-use rand::rngs::SmallRng;
-use rand::seq::SliceRandom;
 use reports::Report;
 use reports::model::{AtFault, Mode, Status};
 use reports::outcome::Outcome;
@@ -173,11 +171,11 @@ pub fn selftest(
         injected: Vec::new(),
         excluded: Vec::new(),
     };
-    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut rng = Rng::new(seed, "places");
     progress.steps(kinds.len() as u64);
     for kind in kinds {
         let mut everywhere = places_of(kind, &control);
-        everywhere.shuffle(&mut rng);
+        everywhere.sort_by_cached_key(|_| rng.next_u64());
         progress.stage(kind.name());
         let mut injected = 0;
         for place in everywhere {

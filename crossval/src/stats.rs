@@ -1,7 +1,6 @@
 //! Medians, means with bootstrap intervals, quantiles.
 
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+use bitnet_model::random::Rng;
 use reports::model::Measured;
 
 const RESAMPLES: usize = 2000;
@@ -39,9 +38,9 @@ pub fn grouped_mean(groups: &[(f64, usize)]) -> Option<(f64, Option<(f64, f64)>)
     if groups.len() < 2 {
         return Some((of_all, None));
     }
-    let mut rng = SmallRng::seed_from_u64(0);
+    let mut rng = Rng::new(0, "bootstrap");
     let mut means: Vec<f64> = (0..RESAMPLES)
-        .map(|_| mean(&mut (0..groups.len()).map(|_| &groups[rng.random_range(0..groups.len())])))
+        .map(|_| mean(&mut (0..groups.len()).map(|_| &groups[rng.below(groups.len())])))
         .collect();
     means.sort_by(f64::total_cmp);
     Some((of_all, Some((means[LOW], means[HIGH]))))
@@ -54,12 +53,12 @@ pub fn resampled_interval<const N: usize>(
     mut statistic: impl FnMut(&mut [Vec<f64>; N]) -> f64,
 ) -> (f64, f64) {
     // A fixed seed: the same samples give the same interval.
-    let mut rng = SmallRng::seed_from_u64(0);
+    let mut rng = Rng::new(0, "bootstrap");
     let mut resamples = series.map(<[f64]>::to_vec);
     let mut values: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
             for (resample, samples) in resamples.iter_mut().zip(series) {
-                resample.fill_with(|| samples[rng.random_range(0..samples.len())]);
+                resample.fill_with(|| samples[rng.below(samples.len())]);
             }
             statistic(&mut resamples)
         })

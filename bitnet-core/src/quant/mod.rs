@@ -85,9 +85,8 @@ pub(crate) fn format(ty: TensorType) -> Option<&'static dyn WeightFormat> {
 
 #[cfg(test)]
 mod tests {
+    use bitnet_model::random::Rng;
     use half::{bf16, f16};
-    use rand::rngs::StdRng;
-    use rand::{Rng, SeedableRng};
 
     use super::*;
     use crate::blocks::q8_0::{BLOCK, BLOCK_BYTES};
@@ -106,9 +105,11 @@ mod tests {
     }
 
     /// Any integers, floats of about 0.01.
-    fn random_block(layout: Layout, random: &mut StdRng) -> Vec<u8> {
-        let mut block: Vec<u8> = (0..layout.block_bytes).map(|_| random.random()).collect();
-        let mut float = || random.random_range(0.005..0.02);
+    fn random_block(layout: Layout, rng: &mut Rng) -> Vec<u8> {
+        let mut block: Vec<u8> = (0..layout.block_bytes)
+            .map(|_| rng.next_u64() as u8)
+            .collect();
+        let mut float = || 0.005 + 0.015 * rng.unit() as f32;
         match layout.content {
             Content::Float(stored) => write(stored, float(), &mut block),
             Content::Scaled(scales) => {
@@ -125,11 +126,11 @@ mod tests {
     /// Activations are rounded to 8 bits at most: that makes small errors, another layout large ones.
     #[test]
     fn every_format_multiplies_by_what_it_decodes() {
-        let mut random = StdRng::seed_from_u64(1);
+        let mut rng = Rng::new(1, "formats");
         for format in FORMATS {
             let layout = format.ty().layout().unwrap();
             let blocks = ROWS * COLUMNS / layout.block_len as usize;
-            let data = (0..blocks).flat_map(|_| random_block(layout, &mut random));
+            let data = (0..blocks).flat_map(|_| random_block(layout, &mut rng));
             let data: Vec<u8> = data.collect();
             let rows = Rows {
                 data: &data,
@@ -139,7 +140,7 @@ mod tests {
             };
             let scale = if layout.trailer_bytes > 0 { 3.0 } else { 1.0 };
             let x: Vec<f32> = (0..TOKENS * COLUMNS)
-                .map(|_| random.random_range(-1.0..1.0))
+                .map(|_| rng.unit() as f32 * 2.0 - 1.0)
                 .collect();
             let mut want = Vec::new();
             for x in x.chunks_exact(COLUMNS) {
@@ -197,7 +198,7 @@ mod tests {
     fn a_format_needs_no_kernel_of_its_own() {
         let mut data = random_block(
             TensorType::Q8_0.layout().unwrap(),
-            &mut StdRng::seed_from_u64(2),
+            &mut Rng::new(2, "formats"),
         );
         data.extend_from_within(..);
         let rows = Rows {

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use bitnet_core::gguf::{Array, Gguf, Metadata, StringArray, TensorType, Value, Writer};
 use bitnet_core::model::Model;
 use bitnet_core::{Error, blocks::i2_s};
+use bitnet_model::random::Rng;
 use half::{bf16, f16};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 
 /// A whole block of what a compact head of 7 bits has.
 pub const N_EMBD: u64 = 512;
@@ -34,7 +33,7 @@ pub struct Tensor {
 pub struct Synthetic {
     pub metadata: Vec<(String, Value)>,
     pub tensors: Vec<Tensor>,
-    random: StdRng,
+    rng: Rng,
 }
 
 /// Types of the matrices in the layers and of the embedding, and whether there are biases, scales, frequency factors,
@@ -91,7 +90,7 @@ impl Synthetic {
         let mut new = Self {
             metadata: Vec::new(),
             tensors: Vec::new(),
-            random: StdRng::seed_from_u64(5),
+            rng: Rng::new(5, "engine"),
         };
         let tokens: StringArray = (0..N_VOCAB).map(|i| format!("t{i}")).collect();
         for (key, value) in [
@@ -167,7 +166,7 @@ impl Synthetic {
     /// A vector of F32 around `size`.
     fn vector(&mut self, name: &str, n: u64, size: f32) {
         let values: Vec<f32> = (0..n)
-            .map(|_| size * self.random.random_range(0.5..1.5))
+            .map(|_| size * (0.5 + self.rng.unit() as f32))
             .collect();
         self.tensors.push(Tensor {
             name: name.to_owned(),
@@ -190,12 +189,12 @@ impl Synthetic {
     }
 
     fn encode(&mut self, n: usize, ty: TensorType) -> (Vec<u8>, Vec<f64>) {
-        let random = &mut self.random;
+        let rng = &mut self.rng;
         let (mut bytes, mut values) = (Vec::new(), Vec::new());
         match ty {
             TensorType::I2_S => {
                 let scale = 0.07f32;
-                let codes: Vec<i8> = (0..n).map(|_| random.random_range(-1..=1)).collect();
+                let codes: Vec<i8> = (0..n).map(|_| rng.below(3) as i8 - 1).collect();
                 bytes.extend(codes.as_chunks().0.iter().flat_map(i2_s::pack_block));
                 bytes.extend(scale.to_le_bytes());
                 bytes.extend([0; 28]);
@@ -203,10 +202,10 @@ impl Synthetic {
             }
             TensorType::Q8_0 => {
                 for _ in 0..n / 32 {
-                    let d = f16::from_f32(random.random_range(0.0004..0.001));
+                    let d = f16::from_f32(0.0004 + 0.0006 * rng.unit() as f32);
                     bytes.extend(d.to_le_bytes());
                     for _ in 0..32 {
-                        let q: i8 = random.random();
+                        let q = rng.next_u64() as i8;
                         bytes.push(q as u8);
                         values.push(f64::from(d) * f64::from(q));
                     }
@@ -214,9 +213,9 @@ impl Synthetic {
             }
             TensorType::Q6_K => {
                 for _ in 0..n / 256 {
-                    let d = f16::from_f32(random.random_range(0.0001..0.0003));
-                    let q: Vec<u8> = (0..256).map(|_| random.random_range(0..64)).collect();
-                    let scales: Vec<i8> = (0..16).map(|_| random.random_range(-60..60)).collect();
+                    let d = f16::from_f32(0.0001 + 0.0002 * rng.unit() as f32);
+                    let q: Vec<u8> = (0..256).map(|_| rng.below(64) as u8).collect();
+                    let scales: Vec<i8> = (0..16).map(|_| rng.below(120) as i8 - 60).collect();
                     let (mut low, mut high) = ([0u8; 128], [0u8; 64]);
                     for (i, q) in q.iter().enumerate() {
                         let (half, l) = (i / 128, i % 32);
@@ -233,7 +232,7 @@ impl Synthetic {
             }
             _ => {
                 for _ in 0..n {
-                    let v: f32 = random.random_range(-0.1..0.1);
+                    let v = 0.2 * rng.unit() as f32 - 0.1;
                     let value = match ty {
                         TensorType::F32 => {
                             bytes.extend(v.to_le_bytes());

@@ -1,7 +1,6 @@
 use std::path::Path;
 
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+use bitnet_model::random::Rng;
 use reports::model::GateFigure;
 use serde_json::json;
 
@@ -121,7 +120,7 @@ fn results(report: &Report, figure: GateFigure) -> Vec<GateResult> {
 
 /// Runs that scatter: by `between` from run to run, by `within` from pair to pair, both as shares.
 struct Noisy {
-    rng: SmallRng,
+    rng: Rng,
     between: f64,
     within: f64,
 }
@@ -129,7 +128,7 @@ struct Noisy {
 impl Noisy {
     fn normal(&mut self) -> f64 {
         // Irwin and Hall: twelve uniform numbers have variance 1.
-        (0..12).map(|_| self.rng.random::<f64>()).sum::<f64>() - 6.0
+        (0..12).map(|_| self.rng.unit()).sum::<f64>() - 6.0
     }
 
     /// Per test how far a run lies off.
@@ -141,7 +140,7 @@ impl Noisy {
         let pairs = offsets.map(|offset| {
             let pair = |_| {
                 // The machine's own moods, which the ratio does not see.
-                let speed = 50.0 * (1.0 + 0.3 * self.rng.random::<f64>());
+                let speed = 50.0 * (1.0 + 0.3 * self.rng.unit());
                 let ratio = ratio * (1.0 + offset) * (1.0 + self.within * self.normal());
                 (speed, speed * ratio)
             };
@@ -172,7 +171,7 @@ impl Noisy {
 
 fn noisy(between: f64, within: f64) -> Noisy {
     Noisy {
-        rng: SmallRng::seed_from_u64(6),
+        rng: Rng::new(6, "gate"),
         between,
         within,
     }
