@@ -26,6 +26,7 @@ mod token_parity;
 mod tokenize;
 mod vocabularies;
 mod weight_types;
+mod wrong;
 
 use std::fs::File;
 use std::io::BufWriter;

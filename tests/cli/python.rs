@@ -3,31 +3,8 @@
 
 use reports::model::{AtFault, Mode, Status};
 
+use super::wrong::{doctored, example, exec, interpreter, run_doctored};
 use super::*;
-
-fn example(name: &str) -> PathBuf {
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python");
-    examples.join(name)
-}
-
-/// The interpreter of the environment that `cargo xtask setup` makes.
-fn interpreter() -> Option<PathBuf> {
-    let found = Path::new(env!("CARGO_BIN_EXE_crossval"))
-        .ancestors()
-        .map(|dir| dir.join("python/bin/python"))
-        .find(|interpreter| interpreter.is_file());
-    if found.is_none() {
-        skip("the Python environment is absent (cargo xtask setup)");
-    }
-    found
-}
-
-/// `exec:` and a script that runs a worker.
-fn exec(scratch: &Scratch, program: &Path) -> Option<String> {
-    let interpreter = interpreter()?;
-    let script = format!("exec '{}' '{}'", interpreter.display(), program.display());
-    Some(scratch.engine("worker", &script))
-}
 
 fn worker(scratch: &Scratch) -> Option<String> {
     exec(scratch, &example("worker.py"))
@@ -77,27 +54,6 @@ fn agrees_with_the_reference() {
         let model = synth(&scratch, arch, &[]);
         assert_parity(&model, &["--candidate", &worker]);
     }
-}
-
-/// The example with parts of its source replaced: an engine that errs, or lies.
-fn doctored(scratch: &Scratch, changes: &[(&str, &str)]) -> Option<String> {
-    let mut source = std::fs::read_to_string(example("worker.py")).expect("the worker");
-    for (part, by) in changes {
-        assert!(source.contains(part), "{part}");
-        source = source.replace(part, by);
-    }
-    let program = scratch.path("doctored.py");
-    std::fs::write(&program, source).expect("a worker");
-    exec(scratch, &program)
-}
-
-/// A run of a doctored candidate against the Rust engine.
-fn run_doctored(changes: &[(&str, &str)]) -> Option<(i32, Report)> {
-    let scratch = Scratch::new();
-    let candidate = doctored(&scratch, changes)?;
-    let engines = ["--reference", "rust", "--candidate", &candidate];
-    let (code, report, _) = run(Path::new(TINY), &[&engines[..], &["--no-bench"]].concat());
-    Some((code, report))
 }
 
 #[test]

@@ -1,0 +1,1 @@
+//! Faults in single elements and heads, and in engines that offer few taps.

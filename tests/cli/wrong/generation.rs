@@ -1,0 +1,1 @@
+//! Engines that generate what their own logits do not say.

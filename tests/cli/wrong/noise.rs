@@ -1,0 +1,1 @@
+//! Engines that differ from themselves, or from the other on a text.

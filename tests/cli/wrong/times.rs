@@ -1,0 +1,1 @@
+//! Engines that lie about their speed.
