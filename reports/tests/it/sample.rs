@@ -454,6 +454,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
             candidate_text: Some("Once upon a time, there".to_owned()),
             first_mismatch: None,
             further: Vec::new(),
+            checks: Vec::new(),
         }),
         noise_floor: Some(NoiseFloor {
             description: "1 thread against 2; prefill of 12 against 4 and 8 single steps"
