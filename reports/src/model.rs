@@ -525,6 +525,9 @@ pub struct NoiseMeasurement {
     pub varied: String,
     /// Worst NMSE of a row per tap name; null if not finite.
     pub nmse: BTreeMap<String, Option<f64>>,
+    /// Largest NMSE of a row of logits that the engine may show; null in older reports.
+    #[serde(default)]
+    pub logits_limit: Option<f64>,
 }
 
 /// Perplexity of both engines on the same tokens, `exp` of the mean negative log-likelihood.

@@ -267,8 +267,8 @@ impl<'p> Measurements<'p> {
         self.ledger.report(self.plan.not_offered.clone())
     }
 
-    /// How far the engines differ from themselves, if that was measured.
-    pub(super) fn noise_floor(&self) -> Option<NoiseFloor> {
+    /// How far the engines differ from themselves, if that was measured. `exact` are those that may not at all.
+    pub(super) fn noise_floor(&self, exact: &[Role]) -> Option<NoiseFloor> {
         let mut of_reference = TapNoise::new();
         let mut measurements = Vec::new();
         for ((role, varied), nmse) in &self.noise {
@@ -280,6 +280,7 @@ impl<'p> Measurements<'p> {
                 engine: role.name().to_owned(),
                 varied: varied.clone(),
                 nmse: named.collect(),
+                logits_limit: Some(self.noise_cap(*role, varied, exact)),
             });
         }
         let named = of_reference.iter();
@@ -289,6 +290,14 @@ impl<'p> Measurements<'p> {
             nmse: named.collect(),
             measurements,
         })
+    }
+
+    /// The largest NMSE of a row of logits that an engine may show against itself.
+    fn noise_cap(&self, role: Role, varied: &str, exact: &[Role]) -> f64 {
+        match exact.contains(&role) {
+            true => 0.0,
+            false => noise::cap(varied, self.plan.profile.noise),
+        }
     }
 
     /// What engines differ from themselves by and may not. `exact` are those that may not at all.
@@ -311,12 +320,10 @@ impl<'p> Measurements<'p> {
         let measured = self.noise.iter();
         measured
             .filter_map(|((role, varied), nmse)| {
-                let cap = noise::cap(varied, self.plan.profile.noise);
+                let cap = self.noise_cap(*role, varied, exact);
                 let (tap, nmse) = nmse.iter().find(|(tap, nmse)| {
-                    let within = match exact.contains(role) {
-                        true => **nmse == 0.0,
-                        false => **tap != Tap::Logits || **nmse <= cap,
-                    };
+                    let gated = **tap == Tap::Logits || exact.contains(role);
+                    let within = !gated || **nmse <= cap;
                     !within && (finite || !nmse.is_nan())
                 })?;
                 Some(TooNoisy {
@@ -324,7 +331,7 @@ impl<'p> Measurements<'p> {
                     varied: varied.clone(),
                     tap: *tap,
                     nmse: *nmse,
-                    cap: if exact.contains(role) { 0.0 } else { cap },
+                    cap,
                 })
             })
             .chain(of_tokens)

@@ -142,7 +142,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
         },
         taps: measured.tap_results(),
         logits,
-        noise_floor: measured.noise_floor(),
+        noise_floor: measured.noise_floor(&exact_engines(setup, &opened.traces)),
         coverage: measured.coverage(),
         generation: measured.generation,
         bench,
@@ -349,7 +349,7 @@ fn judge(
         coverage: &coverage,
         required_not_compared: plan.required_not_compared(),
         not_repeatable: &measured.not_repeatable,
-        too_noisy: measured.too_noisy(&exact_engines(setup, names.each_ref())),
+        too_noisy: measured.too_noisy(&exact_engines(setup, traces)),
         bench,
         to_score: results.to_score,
         perplexity: results.perplexity.as_ref(),
@@ -399,11 +399,11 @@ fn judge(
 
 /// The engines that give the same bits however many threads and whatever the batches: the Rust engine, also where a trace
 /// answers in its place.
-fn exact_engines(setup: &Setup, names: [&String; 2]) -> Vec<Role> {
+fn exact_engines(setup: &Setup, traces: &Traces) -> Vec<Role> {
     let exact = |role: &Role| {
-        let rust = EngineSpec::Rust { fault: None };
-        matches!(setup.spec(*role), EngineSpec::Rust { .. })
-            || *role.of(names[0], names[1]) == rust.to_string()
+        let recorded = || traces.name(setup, *role).parse();
+        let is_rust = |spec: &EngineSpec| matches!(spec, EngineSpec::Rust { .. });
+        is_rust(setup.spec(*role)) || recorded().is_ok_and(|spec| is_rust(&spec))
     };
     Role::BOTH.into_iter().filter(exact).collect()
 }

@@ -482,6 +482,7 @@ fn noise() -> Vec<NoiseMeasurement> {
             .iter()
             .map(|(tap, nmse)| ((*tap).to_owned(), Some(nmse * factor)))
             .collect(),
+        logits_limit: None,
     };
     let batches = "8 tokens one by one and as part of the prompt";
     let mut of_candidate = measurement("candidate", batches, 0.0);
