@@ -32,7 +32,32 @@ pub struct Profile {
     pub cumulative_logits: f64,
     noise_factor: f64,
     cap: f64,
+    /// Caps on an engine's own noise.
+    pub noise: NoiseCaps,
+    /// Limits on a text that both engines score.
+    pub text: TextLimits,
     oracle: Oracle,
+}
+
+/// The largest NMSE of a row of logits of an engine against itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NoiseCaps {
+    /// Between numbers of threads.
+    pub threads: f64,
+    /// Between splits into batches.
+    pub batches: f64,
+}
+
+/// How far two engines may differ on a text.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextLimits {
+    /// Difference of the mean negative log-likelihoods, nats per token.
+    pub difference: f64,
+    /// Mean KL divergence, nats.
+    pub kl: f64,
+    /// Smallest share of tokens with the same most likely one, near ties aside.
+    pub top1: f64,
 }
 
 #[derive(Deserialize)]
@@ -43,6 +68,8 @@ struct File {
     required: Vec<Tap>,
     isolated: Isolated,
     cumulative: Cumulative,
+    #[serde(default)]
+    text: TextLimits,
     oracle: Oracle,
 }
 
@@ -61,6 +88,32 @@ struct Cumulative {
     logits: f64,
     noise_factor: f64,
     cap: f64,
+    #[serde(default = "NoiseCaps::threads")]
+    noise_threads: f64,
+    #[serde(default = "NoiseCaps::batches")]
+    noise_batches: f64,
+}
+
+/// Profiles from before there were caps have those of `standard`.
+impl NoiseCaps {
+    fn threads() -> f64 {
+        1e-3
+    }
+
+    fn batches() -> f64 {
+        1e-2
+    }
+}
+
+/// Likewise.
+impl Default for TextLimits {
+    fn default() -> TextLimits {
+        TextLimits {
+            difference: 0.02,
+            kl: 0.01,
+            top1: 0.95,
+        }
+    }
 }
 
 /// Distances from the oracle.
@@ -157,6 +210,11 @@ impl Profile {
             cumulative_logits: file.cumulative.logits,
             noise_factor: file.cumulative.noise_factor,
             cap: file.cumulative.cap,
+            noise: NoiseCaps {
+                threads: file.cumulative.noise_threads,
+                batches: file.cumulative.noise_batches,
+            },
+            text: file.text,
             oracle: file.oracle,
         };
         let Oracle {
@@ -167,7 +225,8 @@ impl Profile {
         } = &profile.oracle;
         let of_oracle = tap.values().chain(matmul.values()).chain([stage, logits]);
         let limits = profile.tap.values().chain(profile.matmul.values());
-        let limits = limits.chain(of_oracle);
+        let NoiseCaps { threads, batches } = &profile.noise;
+        let limits = limits.chain(of_oracle).chain([threads, batches]);
         for &limit in limits {
             // A row of zeros is 1 from anything.
             if !(0.0..1.0).contains(&limit) {
@@ -185,6 +244,17 @@ impl Profile {
         if !(factor >= 0.0 && factor.is_finite()) {
             return Err(bad(format!("noise_factor must be 0 or more, not {factor}")));
         }
+        let TextLimits {
+            difference,
+            kl,
+            top1,
+        } = profile.text;
+        let above_0 = |x: f64| x >= 0.0 && x.is_finite();
+        if !above_0(difference) || !above_0(kl) || !(0.0..=1.0).contains(&top1) {
+            return Err(bad(format!(
+                "[text] needs difference and kl of 0 or more and top1 from 0 to 1, not {difference}, {kl} and {top1}"
+            )));
+        }
         if profile.required.is_empty() {
             return Err(bad("`required` names no tap".to_owned()));
         }
@@ -197,12 +267,20 @@ impl Profile {
         self
     }
 
-    /// The limit on a row of logits in cumulative mode, given the reference's NMSE against itself.
+    /// The limit on a row of logits in cumulative mode, given the reference's NMSE against itself. What is above the cap
+    /// on noise is a fault, and excuses nothing.
     pub fn cumulative_logits_limit(&self, noise: f64) -> f64 {
-        let noise = if noise.is_nan() { f64::INFINITY } else { noise };
+        let NoiseCaps { threads, batches } = self.noise;
+        // NaN is the largest, and `min` takes the other.
+        let noise = noise.min(threads.max(batches));
         self.cumulative_logits
             .max(self.noise_factor * noise)
             .min(self.cap)
+    }
+
+    /// The limit on a row of logits beside the noisiest reference that is let through.
+    pub fn logits_ceiling(&self) -> f64 {
+        self.cumulative_logits_limit(f64::INFINITY)
     }
 
     /// How far from the oracle a row may be and count as right.
@@ -309,6 +387,14 @@ mod tests {
         }
         assert!(strict.matmul.default.unwrap() < standard.matmul.default.unwrap());
         assert!(strict.cumulative_logits < standard.cumulative_logits);
+        assert!(strict.noise.threads < standard.noise.threads);
+        assert!(strict.noise.batches < standard.noise.batches);
+        assert!(strict.text.difference < standard.text.difference);
+        assert!(strict.text.kl < standard.text.kl && strict.text.top1 > standard.text.top1);
+        for profile in [&standard, &strict] {
+            let largest = profile.cumulative_logits_limit(profile.noise.batches);
+            approx::assert_relative_eq!(largest, profile.cap);
+        }
         assert_eq!(strict.matmul.types["I2_S"], 0.0);
     }
 
@@ -339,6 +425,32 @@ mod tests {
         );
         assert_eq!(profile.cumulative_logits_limit(1e9), profile.cap);
         assert_eq!(profile.cumulative_logits_limit(f64::NAN), profile.cap);
+    }
+
+    #[test]
+    fn noise_beyond_its_cap_raises_no_limit() {
+        let loose = STANDARD.replace("cap = 4e-2", "cap = 0.3");
+        let own = format!("reason = 'x'\nexpires = '9999-12-31'\n{loose}");
+        let profile = Profile::parse("my.toml", &own).unwrap();
+        let limit = profile.noise_factor * profile.noise.batches;
+        assert!(limit < profile.cap);
+        for noise in [profile.noise.batches, 0.39, f64::INFINITY, f64::NAN] {
+            assert_eq!(profile.cumulative_logits_limit(noise), limit, "{noise}");
+        }
+    }
+
+    #[test]
+    fn profiles_from_before_there_were_caps_have_those_of_standard() {
+        let standard = Profile::open("standard").unwrap();
+        let text = STANDARD.find("[text]").unwrap();
+        let end = STANDARD.find("[oracle]").unwrap();
+        let old = STANDARD[..text].to_owned() + &STANDARD[end..];
+        let old = old.replace("noise_threads = 1e-3", "");
+        let old = old.replace("noise_batches = 1e-2", "");
+        let own = format!("reason = 'x'\nexpires = '9999-12-31'\n{old}");
+        let own = Profile::parse("my.toml", &own).unwrap();
+        assert_eq!(own.noise, standard.noise);
+        assert_eq!(own.text, standard.text);
     }
 
     #[test]
@@ -382,7 +494,7 @@ mod tests {
     #[test]
     fn faults_in_a_file_are_named() {
         let own = |text: String| format!("reason = 'x'\nexpires = '9999-12-31'\n{text}");
-        let cases: [(String, &str); 10] = [
+        let cases: [(String, &str); 12] = [
             (STANDARD.to_owned(), "needs `reason`"),
             (format!("reason = 'x'\n{STANDARD}"), "needs `expires`"),
             (
@@ -390,7 +502,7 @@ mod tests {
                 "expired on 2020-01-31",
             ),
             (
-                own(STANDARD.replace("cap = 0.3", "cap = 0")),
+                own(STANDARD.replace("cap = 4e-2", "cap = 0")),
                 "logits <= cap",
             ),
             (
@@ -408,6 +520,14 @@ mod tests {
             (
                 own(STANDARD.replace("logits = 1e-3", "logits = -1")),
                 "0 <= logits",
+            ),
+            (
+                own(STANDARD.replace("noise_batches = 1e-2", "noise_batches = 2")),
+                "below 1",
+            ),
+            (
+                own(STANDARD.replace("top1 = 0.95", "top1 = 95")),
+                "top1 from 0 to 1",
             ),
             (
                 own(STANDARD.replace("embd = 0", "embd = 0\nq = 1")),

@@ -19,12 +19,11 @@ pub struct Compared {
     pub ruling: Option<AtFault>,
 }
 
-/// Decides what came of a run. `compared` is `None` if no values were compared: then only an engine that differs from itself can be at fault.
+/// Decides what came of a run. `compared` is `None` if no values were compared. At fault is whom the oracle or a finding
+/// names.
 pub fn conclude(findings: Vec<Finding>, compared: Option<Compared>) -> Verdict {
-    let at_fault = match &compared {
-        Some(compared) => compared.ruling,
-        None => differing_from_itself(&findings),
-    };
+    let ruling = compared.as_ref().and_then(|compared| compared.ruling);
+    let at_fault = named(&findings, ruling).or_else(|| ruling.filter(|_| settled(&findings)));
     let differ = compared.as_ref().is_some_and(|compared| compared.differ);
     let mut of_engines = findings.iter().filter(|f| f.source != Source::ModelFile);
     // Agreement as far as an incomplete run went clears nobody, and nothing arbitrates a difference.
@@ -92,16 +91,26 @@ fn status(outcome: Outcome) -> Status {
     }
 }
 
-/// The engines that parity findings name, if any do.
-fn differing_from_itself(findings: &[Finding]) -> Option<AtFault> {
+/// The engines that the oracle or parity findings name, if any does.
+fn named(findings: &[Finding], ruling: Option<AtFault>) -> Option<AtFault> {
     let parity = findings.iter().filter(|f| f.outcome == Outcome::Parity);
     let named: Vec<Role> = parity.filter_map(Finding::role).collect();
-    match Role::BOTH.map(|role| named.contains(&role)) {
+    let ruled = |role: Role| {
+        ruling == Some(AtFault::Both)
+            || ruling == Some(role.of(AtFault::Reference, AtFault::Candidate))
+    };
+    match Role::BOTH.map(|role| named.contains(&role) || ruled(role)) {
         [true, true] => Some(AtFault::Both),
         [true, false] => Some(AtFault::Reference),
         [false, true] => Some(AtFault::Candidate),
         [false, false] => None,
     }
+}
+
+/// Whether the oracle, which judges a tap, has judged all that differs: tokens follow from the taps.
+fn settled(findings: &[Finding]) -> bool {
+    let mut parity = findings.iter().filter(|f| f.outcome == Outcome::Parity);
+    parity.all(|f| matches!(f.source, Source::Taps | Source::Generation))
 }
 
 #[cfg(test)]
@@ -158,6 +167,54 @@ mod tests {
         assert_eq!(at_fault(Vec::new(), true, None), AtFault::Undetermined);
         assert_eq!(at_fault(Vec::new(), false, None), AtFault::None);
         assert_eq!(at_fault(file(), false, None), AtFault::None);
+    }
+
+    #[test]
+    fn at_fault_is_whom_the_oracle_or_a_finding_names() {
+        let parity = |source, role| finding(Outcome::Parity, source, role, "x");
+        let at_fault = |findings, ruling| {
+            let compared = Compared {
+                differ: true,
+                ruling,
+                ..Compared::default()
+            };
+            conclude(findings, Some(compared)).at_fault
+        };
+        let candidate = || parity(Source::Generation, Some(Role::Candidate));
+        let reference = || parity(Source::Noise, Some(Role::Reference));
+        let nobody = || parity(Source::Perplexity, None);
+        let taps = || parity(Source::Taps, None);
+        assert_eq!(at_fault(vec![candidate()], None), AtFault::Candidate);
+        assert_eq!(
+            at_fault(vec![nobody(), reference()], None),
+            AtFault::Reference
+        );
+        assert_eq!(
+            at_fault(vec![reference(), candidate()], None),
+            AtFault::Both
+        );
+        for (ruling, want) in [
+            (AtFault::Reference, AtFault::Both),
+            (AtFault::Candidate, AtFault::Candidate),
+            (AtFault::None, AtFault::Candidate),
+            (AtFault::Undetermined, AtFault::Candidate),
+        ] {
+            assert_eq!(at_fault(vec![taps(), candidate()], Some(ruling)), want);
+        }
+        let none = Some(AtFault::None);
+        assert_eq!(at_fault(vec![taps()], none), AtFault::None);
+        assert_eq!(
+            at_fault(vec![taps(), nobody()], none),
+            AtFault::Undetermined
+        );
+        // Rows that one engine left out are no parity failure, and nothing about the other.
+        let left_out = finding(
+            Outcome::Incomplete,
+            Source::Coverage,
+            Some(Role::Candidate),
+            "x",
+        );
+        assert_eq!(at_fault(vec![left_out], None), AtFault::Undetermined);
     }
 
     #[test]

@@ -89,6 +89,9 @@ fn generation(report: &Report, facts: &Facts<'_>) -> TestSuite {
         let judged = match generated.state {
             State::Pass => Judged::Passed,
             State::Plain => Judged::PassedWith(generated.sentence.clone()),
+            State::Fail if generated.contradicts => {
+                Judged::Failed(generated.sentence.clone(), Vec::new())
+            }
             State::Fail => match excuse(report, |known| known.tap == "generation") {
                 Some(why) => Judged::PassedWith(format!("{}\n{why}", generated.sentence)),
                 None => Judged::Failed(generated.sentence.clone(), Vec::new()),

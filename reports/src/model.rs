@@ -3,6 +3,7 @@
 mod bench;
 mod finding;
 mod gate;
+mod generation;
 mod logits;
 mod role;
 mod test;
@@ -21,6 +22,7 @@ pub use self::bench::{
 };
 pub use self::finding::{Finding, Place, Source};
 pub use self::gate::{Gate, GateFigure, GateMeasurement, GateResult, GateSeries};
+pub use self::generation::{ContradictedToken, GenerationCheck, RowBeyond};
 pub use self::logits::{LogitsAt, LogitsResult, LogitsStats, TokenLogit, Top1Disagreement};
 pub use self::role::Role;
 pub use self::test::{Cache, Test};
@@ -480,9 +482,12 @@ pub struct Generation {
     /// The same from every further prompt.
     #[serde(default)]
     pub further: Vec<Generation>,
+    /// What the logits say of the tokens of the reference, then of those of the candidate; empty in older reports.
+    #[serde(default)]
+    pub checks: Vec<GenerationCheck>,
 }
 
-/// Where two generations part. Tokens after it are not compared: the engines then read different text.
+/// Where two generations part. Tokens after it are not compared with each other: the engines then read different text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GenerationMismatch {
     /// Index of the generated token, from 0.
@@ -520,6 +525,9 @@ pub struct NoiseMeasurement {
     pub varied: String,
     /// Worst NMSE of a row per tap name; null if not finite.
     pub nmse: BTreeMap<String, Option<f64>>,
+    /// Largest NMSE of a row of logits that the engine may show; null in older reports.
+    #[serde(default)]
+    pub logits_limit: Option<f64>,
 }
 
 /// Perplexity of both engines on the same tokens, `exp` of the mean negative log-likelihood.
@@ -544,6 +552,13 @@ pub struct Perplexity {
     pub kl_mean: Option<f64>,
     /// Share of the scored positions with the same most likely token.
     pub top1_agreement: f64,
+    /// Share of the scored positions with another most likely token, yet a row of logits within its limit; null in older
+    /// reports.
+    #[serde(default)]
+    pub near_ties: Option<f64>,
+    /// NMSE of the worst row of logits; null if not finite, and in older reports.
+    #[serde(default)]
+    pub worst_nmse: Option<f64>,
 }
 
 /// A mean with its bootstrap interval, resampled by windows.

@@ -6,14 +6,14 @@ const SENTENCE: &str = "The old man went down to the river, and there he told th
                         young. ";
 
 /// 4000 bytes are six windows of the bundled model's context, 256 tokens.
-fn text(scratch: &Scratch, bytes: usize) -> String {
+pub(super) fn text(scratch: &Scratch, bytes: usize) -> String {
     let file = scratch.path("text.txt");
     let text: String = SENTENCE.chars().cycle().take(bytes).collect();
     std::fs::write(&file, text).expect("a text");
     file.to_str().expect("UTF-8").to_owned()
 }
 
-const QUICK: [&str; 4] = ["--no-bench", "--mode", "cumulative", "--n-predict=8"];
+pub(super) const QUICK: [&str; 4] = ["--no-bench", "--mode", "cumulative", "--n-predict=8"];
 
 #[cfg(feature = "reference")]
 #[test]

@@ -1,5 +1,6 @@
 //! What a run finds, source by source, for the verdict.
 
+use bitnet_model::tap::Tap;
 use reports::model::{
     Bench, Coverage, Divergence, Finding, Generation, KnownDeviation, Mode, Perplexity, Place,
     Role, Source, TokenParity,
@@ -7,9 +8,12 @@ use reports::model::{
 use reports::number;
 use reports::outcome::Outcome;
 
+use super::greedy;
+use super::measurements::TooNoisy;
 use crate::compare::site::Site;
 use crate::compare::tap::Exceeded;
 use crate::known::{self, excuses_generation, excuses_site};
+use crate::session::prompts::Prompt;
 use crate::speed::bench::not_reproduced;
 
 /// Taps with a row over its limit, in the order of the forward pass.
@@ -19,6 +23,8 @@ type Beyond<'a> = Vec<(Site, &'a Exceeded)>;
 #[derive(Debug)]
 pub(super) struct Shown<'a> {
     pub(super) exceeded: Beyond<'a>,
+    /// What the engines were fed.
+    pub(super) prompts: &'a [Prompt],
     /// Greedy generation, if it was asked for.
     pub(super) generation: Option<&'a Generation>,
     /// Expected and compared rows.
@@ -27,12 +33,14 @@ pub(super) struct Shown<'a> {
     pub(super) required_not_compared: Vec<String>,
     /// Places where the reference's two runs differ.
     pub(super) not_repeatable: &'a [String],
-    /// How an engine that must not differ from itself does.
-    pub(super) candidate_noise: Vec<String>,
+    /// Engines that differ from themselves by more than they may.
+    pub(super) too_noisy: Vec<TooNoisy>,
     /// Tokens of a text to be scored, if one was given.
     pub(super) to_score: Option<usize>,
     /// What came of it.
     pub(super) perplexity: Option<&'a Perplexity>,
+    /// In which figures the engines differ on it by more than they may.
+    pub(super) beyond_on_text: Vec<String>,
     /// Timings, if they were asked for.
     pub(super) bench: Option<&'a Bench>,
     /// Both tokenizers on the same texts.
@@ -52,10 +60,12 @@ impl Shown<'_> {
         if !failed {
             findings.extend(self.perplexity());
         }
+        findings.extend(self.text());
         findings.extend(self.required());
         findings.extend(self.repetition());
         findings.extend(self.taps());
         findings.extend(self.generation());
+        findings.extend(self.generated_tokens());
         findings.extend(self.noise());
         findings.extend(self.bench.into_iter().flat_map(not_reproduced));
         findings.extend(self.tokens());
@@ -120,6 +130,14 @@ impl Shown<'_> {
         Some(incomplete(Source::Perplexity, text))
     }
 
+    fn text(&self) -> Option<Finding> {
+        let text = format!(
+            "the engines read the text differently: {}",
+            self.beyond_on_text.join("; ")
+        );
+        (!self.beyond_on_text.is_empty()).then(|| parity(Source::Perplexity, None, text))
+    }
+
     fn required(&self) -> Option<Finding> {
         let taps = self.required_not_compared.join(", ");
         let text = format!("required by the profile and not offered by an engine: {taps}");
@@ -166,12 +184,15 @@ impl Shown<'_> {
         Some(parity(Source::Taps, Some(place), text))
     }
 
+    fn generations(&self) -> impl Iterator<Item = &Generation> {
+        let generations = self.generation.into_iter();
+        generations.flat_map(|g| [g].into_iter().chain(&g.further))
+    }
+
     fn generation(&self) -> Vec<Finding> {
         if excuses_generation(self.known) {
             return Vec::new();
         }
-        let generations = self.generation.into_iter();
-        let generations = generations.flat_map(|g| [g].into_iter().chain(&g.further));
         let finding = |generation: &Generation| {
             let mismatch = generation.first_mismatch.as_ref()?;
             let text = format!(
@@ -184,14 +205,54 @@ impl Shown<'_> {
             };
             (!mismatch.near_tie).then(|| parity(Source::Generation, Some(place), text))
         };
-        generations.filter_map(finding).collect()
+        self.generations().filter_map(finding).collect()
+    }
+
+    /// What the logits say of every generated token.
+    fn generated_tokens(&self) -> Vec<Finding> {
+        let of_prompt = |generation: &Generation| {
+            let excused = self.excuses_rows_of(generation);
+            greedy::findings(generation, self.prompt(generation).len(), excused)
+        };
+        self.generations().flat_map(of_prompt).collect()
+    }
+
+    /// The first row of logits before a generated token that is beyond its limit and not excused, and the tokens up to it.
+    pub(super) fn first_beyond_generated(&self) -> Option<(Divergence, Vec<u32>)> {
+        let mut generations = self.generations().filter(|g| !self.excuses_rows_of(g));
+        generations.find_map(|generation| greedy::first_beyond(generation, self.prompt(generation)))
+    }
+
+    fn prompt(&self, generation: &Generation) -> &[u32] {
+        let prompt = self.prompts.get(generation.prompt);
+        prompt.map_or(&[], |prompt| &prompt.tokens)
+    }
+
+    fn excuses_rows_of(&self, generation: &Generation) -> bool {
+        let logits = Site {
+            mode: Mode::Cumulative,
+            prompt: generation.prompt,
+            layer: None,
+            tap: Tap::Logits,
+        };
+        excuses_generation(self.known) || excuses_site(self.known, &logits)
     }
 
     fn noise(&self) -> impl Iterator<Item = Finding> {
-        let noise = self.candidate_noise.iter();
-        noise.map(|noise| {
-            let text = format!("the candidate differs from itself, {noise}");
-            parity(Source::Noise, Some(Role::Candidate.into()), text)
+        let noisy = self.too_noisy.iter();
+        noisy.map(|noisy| {
+            let limit = match noisy.cap {
+                0.0 => "and may not".to_owned(),
+                cap => format!("limit {}", number::error(cap)),
+            };
+            let text = format!(
+                "the {} differs from itself, {}: NMSE {} in {}, {limit}",
+                noisy.role,
+                noisy.varied,
+                number::error(noisy.nmse),
+                noisy.tap
+            );
+            parity(Source::Noise, Some(noisy.role.into()), text)
         })
     }
 
@@ -204,7 +265,7 @@ impl Shown<'_> {
     }
 }
 
-fn incomplete(source: Source, text: String) -> Finding {
+pub(super) fn incomplete(source: Source, text: String) -> Finding {
     Finding {
         outcome: Outcome::Incomplete,
         source,
@@ -213,7 +274,7 @@ fn incomplete(source: Source, text: String) -> Finding {
     }
 }
 
-fn parity(source: Source, place: Option<Place>, text: String) -> Finding {
+pub(super) fn parity(source: Source, place: Option<Place>, text: String) -> Finding {
     Finding {
         outcome: Outcome::Parity,
         source,
@@ -252,7 +313,6 @@ fn first_divergence(exceeded: &[(Site, &Exceeded)]) -> Option<Divergence> {
 
 #[cfg(test)]
 mod tests {
-    use bitnet_model::tap::Tap;
     use reports::model::{
         AtFault, ElementAt, GeneratedTexts, GenerationMismatch, PieceDifference, Status, Verdict,
     };
@@ -294,13 +354,15 @@ mod tests {
     fn shown(coverage: &Coverage) -> Shown<'_> {
         Shown {
             exceeded: Vec::new(),
+            prompts: &[],
             generation: None,
             coverage,
             required_not_compared: Vec::new(),
             not_repeatable: &[],
-            candidate_noise: Vec::new(),
+            too_noisy: Vec::new(),
             to_score: None,
             perplexity: None,
+            beyond_on_text: Vec::new(),
             bench: None,
             tokens: &NOT_COMPARED,
             engines: ["bitnet.cpp", "rust"],
@@ -418,6 +480,7 @@ mod tests {
                     near_tie,
                 }),
                 further: Vec::new(),
+                checks: Vec::new(),
             };
             let mut shown = shown(&coverage);
             shown.generation = Some(&generation);
@@ -478,7 +541,13 @@ mod tests {
         }];
         let mut shown = shown(&coverage);
         shown.exceeded = vec![(site(Mode::Isolated, 1, Tap::Q), &row)];
-        shown.candidate_noise = vec!["threads 1 and 2: NMSE 1.0e-9 in q".into()];
+        shown.too_noisy = vec![TooNoisy {
+            role: Role::Candidate,
+            varied: "threads 1 and 2".into(),
+            tap: Tap::Q,
+            nmse: 1e-9,
+            cap: 0.0,
+        }];
         shown.known = &known;
         let verdict = decide(&shown);
         let sources: Vec<Source> = verdict.findings.iter().map(|f| f.source).collect();

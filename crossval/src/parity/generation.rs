@@ -68,6 +68,7 @@ pub(super) fn generate(
         candidate_text: None,
         first_mismatch: None,
         further: Vec::new(),
+        checks: Vec::new(),
     };
     generation.first_mismatch = first_mismatch(pair, plan, traces, &generation, &forced)?;
     generation.reference_text = text(pair, &generation.reference)?;
@@ -78,13 +79,13 @@ pub(super) fn generate(
     })
 }
 
-/// Whether the tokens from any prompt differ by more than a near tie.
+/// Whether the tokens from any prompt differ by more than a near tie, or the logits before them by more than the limit.
 pub(super) fn differs(generation: &Generation) -> bool {
-    [generation]
-        .into_iter()
-        .chain(&generation.further)
-        .filter_map(|g| g.first_mismatch.as_ref())
-        .any(|mismatch| !mismatch.near_tie)
+    let mut all = [generation].into_iter().chain(&generation.further);
+    all.any(|g| {
+        let parted = g.first_mismatch.as_ref().is_some_and(|m| !m.near_tie);
+        parted || g.checks.iter().any(|check| !check.beyond.is_empty())
+    })
 }
 
 /// Both generations go through one detokenizer.
@@ -165,7 +166,7 @@ fn first_mismatch(
 }
 
 /// The rows of logits after the prompt and after each of the steps, which are evaluated one by one, as in generation.
-fn logits_by_steps(
+pub(super) fn logits_by_steps(
     engine: &mut Engine,
     sequence: Sequence,
     n_ubatch: usize,
@@ -188,7 +189,7 @@ fn logits_by_steps(
 }
 
 /// The same rows, with all tokens evaluated as a prompt.
-fn logits_by_prefill(
+pub(super) fn logits_by_prefill(
     engine: &mut Engine,
     sequence: Sequence,
     n_ubatch: usize,

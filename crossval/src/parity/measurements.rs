@@ -10,6 +10,7 @@ use reports::model::{
 };
 
 use super::generation::generate;
+use super::greedy::check;
 use super::plan::{Plan, feeds_quantiser};
 use crate::compare::coverage::CoverageLedger;
 use crate::compare::finite;
@@ -21,7 +22,7 @@ use crate::progress::Progress;
 use crate::session::batches::Sequence;
 use crate::session::loaded::Loaded;
 use crate::session::lockstep::{self, Evaluation, ReferenceHashes, RowAt, RowSink};
-use crate::session::noise::{NoiseSource, TapNoise, worse};
+use crate::session::noise::{self, NoiseSource, TapNoise, worse};
 use crate::session::pair::Pair;
 use crate::session::settings::DECODE_STEPS;
 use crate::session::setup::Setup;
@@ -34,12 +35,27 @@ pub(super) struct Measurements<'p> {
     steps: Vec<Vec<u32>>,
     /// Every engine against itself, by what was varied; worst of all prompts.
     noise: BTreeMap<(Role, String), TapNoise>,
+    /// The reference's own noise in its logits, by prompt, as far as limits may follow it; 0 where it was not measured.
+    of_reference: Vec<f64>,
     accumulators: BTreeMap<Site, TapAccumulator>,
     logits: BTreeMap<(usize, Mode), LogitsAccumulator>,
     ledger: CoverageLedger,
     pub(super) generation: Option<Generation>,
     /// Places where two runs of the reference differ.
     pub(super) not_repeatable: Vec<String>,
+}
+
+/// An engine that differs from itself by more than it may.
+#[derive(Debug)]
+pub(super) struct TooNoisy {
+    pub(super) role: Role,
+    /// In words.
+    pub(super) varied: String,
+    pub(super) tap: Tap,
+    /// Of the worst row; NaN where rows are missing or not finite.
+    pub(super) nmse: f64,
+    /// What it may be.
+    pub(super) cap: f64,
 }
 
 /// Where the noise of both engines is known from.
@@ -55,6 +71,7 @@ impl<'p> Measurements<'p> {
             plan,
             steps: Vec::new(),
             noise: BTreeMap::new(),
+            of_reference: vec![0.0; plan.prompts.len()],
             accumulators: BTreeMap::new(),
             logits: BTreeMap::new(),
             ledger: CoverageLedger::default(),
@@ -96,9 +113,8 @@ impl<'p> Measurements<'p> {
         let mut noise = None;
         progress.stage("generating");
         for index in 0..plan.prompts.len() {
-            let generated = generate(pair, plan, traces, index)?;
-            self.steps.push(generated.steps);
-            generations.extend(generated.generation);
+            let mut generated = generate(pair, plan, traces, index)?;
+            self.steps.push(std::mem::take(&mut generated.steps));
             if plan.modes.contains(&Mode::Cumulative) {
                 progress.stage("measuring noise");
                 let noise = match &mut noise {
@@ -110,6 +126,12 @@ impl<'p> Measurements<'p> {
                 };
                 self.measure_noise(index, pair, noise)?;
             }
+            if let Some(generation) = &mut generated.generation {
+                progress.stage("checking generated tokens");
+                generation.checks =
+                    check(pair, plan, traces, generation, self.of_reference[index])?;
+            }
+            generations.extend(generated.generation);
         }
         if !generations.is_empty() {
             let mut first = generations.remove(0);
@@ -165,22 +187,24 @@ impl<'p> Measurements<'p> {
         sources: &mut NoiseSources,
     ) -> Result<(), Failed> {
         let task = format!("measuring its noise on prompt {index}");
-        let mut of_reference = TapNoise::new();
+        let caps = self.plan.profile.noise;
+        let mut of_reference = 0.0_f64;
         for role in Role::BOTH {
             let source = role.of(&mut sources.reference, &mut sources.candidate);
             let engine = pair.engine(role);
             engine.set_task(&task);
             let measured = source.measure(engine, self.sequence(index), &self.plan.taps);
             for noise in measured.map_err(by(role))? {
-                if role == Role::Reference {
-                    of_reference = worse(of_reference, &noise.nmse);
+                if let (Role::Reference, Some(logits)) = (role, noise.nmse.get(&Tap::Logits)) {
+                    // What is above the cap is a fault, and excuses nothing. NaN is, and `min` takes the other.
+                    of_reference = of_reference.max(logits.min(noise::cap(&noise.varied, caps)));
                 }
                 let all = self.noise.entry((role, noise.varied)).or_default();
                 *all = worse(std::mem::take(all), &noise.nmse);
             }
         }
-        let logits = of_reference.get(&Tap::Logits).copied().unwrap_or(0.0);
-        let limit = self.plan.profile.cumulative_logits_limit(logits);
+        self.of_reference[index] = of_reference;
+        let limit = self.plan.profile.cumulative_logits_limit(of_reference);
         let site = Site {
             mode: Mode::Cumulative,
             prompt: index,
@@ -233,13 +257,18 @@ impl<'p> Measurements<'p> {
         Ok(hashes)
     }
 
+    /// The reference's own noise in its logits, of the noisiest prompt, as far as limits may follow it.
+    pub(super) fn reference_noise(&self) -> f64 {
+        self.of_reference.iter().copied().fold(0.0, f64::max)
+    }
+
     /// Expected and compared rows, so far.
     pub(super) fn coverage(&self) -> Coverage {
         self.ledger.report(self.plan.not_offered.clone())
     }
 
-    /// How far the engines differ from themselves, if that was measured.
-    pub(super) fn noise_floor(&self) -> Option<NoiseFloor> {
+    /// How far the engines differ from themselves, if that was measured. `exact` are those that may not at all.
+    pub(super) fn noise_floor(&self, exact: &[Role]) -> Option<NoiseFloor> {
         let mut of_reference = TapNoise::new();
         let mut measurements = Vec::new();
         for ((role, varied), nmse) in &self.noise {
@@ -251,6 +280,7 @@ impl<'p> Measurements<'p> {
                 engine: role.name().to_owned(),
                 varied: varied.clone(),
                 nmse: named.collect(),
+                logits_limit: Some(self.noise_cap(*role, varied, exact)),
             });
         }
         let named = of_reference.iter();
@@ -262,17 +292,49 @@ impl<'p> Measurements<'p> {
         })
     }
 
-    /// What the candidate differs from itself by, if it is an engine that must not.
-    pub(super) fn candidate_noise(&self) -> Vec<String> {
-        let noisy = self
-            .noise
-            .iter()
-            .filter(|((role, _), _)| *role == Role::Candidate);
-        noisy
-            .filter_map(|((_, varied), nmse)| {
-                let (tap, nmse) = nmse.iter().find(|(_, nmse)| **nmse != 0.0)?;
-                Some(format!("{varied}: NMSE {nmse:.1e} in {tap}"))
+    /// The largest NMSE of a row of logits that an engine may show against itself.
+    fn noise_cap(&self, role: Role, varied: &str, exact: &[Role]) -> f64 {
+        match exact.contains(&role) {
+            true => 0.0,
+            false => noise::cap(varied, self.plan.profile.noise),
+        }
+    }
+
+    /// What engines differ from themselves by and may not. `exact` are those that may not at all.
+    pub(super) fn too_noisy(&self, exact: &[Role]) -> Vec<TooNoisy> {
+        // What is not finite was not compared at all.
+        let finite = self.coverage().not_finite.is_empty();
+        let generations = self.generation.iter();
+        let generations = generations.flat_map(|g| [g].into_iter().chain(&g.further));
+        let of_tokens = generations.flat_map(|g| &g.checks).filter_map(|check| {
+            let cap = self.plan.profile.noise.batches;
+            let nmse = check.own_noise.filter(|nmse| *nmse > cap)?;
+            Some(TooNoisy {
+                role: check.role,
+                varied: "generated tokens one by one and as part of the prompt".to_owned(),
+                tap: Tap::Logits,
+                nmse,
+                cap,
             })
+        });
+        let measured = self.noise.iter();
+        measured
+            .filter_map(|((role, varied), nmse)| {
+                let cap = self.noise_cap(*role, varied, exact);
+                let (tap, nmse) = nmse.iter().find(|(tap, nmse)| {
+                    let gated = **tap == Tap::Logits || exact.contains(role);
+                    let within = !gated || **nmse <= cap;
+                    !within && (finite || !nmse.is_nan())
+                })?;
+                Some(TooNoisy {
+                    role: *role,
+                    varied: varied.clone(),
+                    tap: *tap,
+                    nmse: *nmse,
+                    cap,
+                })
+            })
+            .chain(of_tokens)
             .collect()
     }
 

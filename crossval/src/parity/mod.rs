@@ -3,6 +3,7 @@
 mod arbitration;
 mod findings;
 mod generation;
+mod greedy;
 mod measurements;
 mod perplexity;
 mod pieces;
@@ -26,6 +27,7 @@ use crate::interrupt;
 use crate::known::{Ledger, Occurred};
 use crate::profile::Profile;
 use crate::progress::Progress;
+use crate::session::batches::Sequence;
 use crate::session::chat;
 use crate::session::loaded::Loaded;
 use crate::session::model_file::ModelFile;
@@ -140,7 +142,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
         },
         taps: measured.tap_results(),
         logits,
-        noise_floor: measured.noise_floor(),
+        noise_floor: measured.noise_floor(&exact_engines(setup, &opened.traces)),
         coverage: measured.coverage(),
         generation: measured.generation,
         bench,
@@ -242,7 +244,10 @@ fn compare<'p>(
     let windows = fed.windows.as_ref();
     let perplexity = windows.and_then(|windows| {
         let threads = plan.settings.threads;
-        engines.attempt(|engines| windows.measure(&mut engines.pair(), threads, progress))
+        let limit = plan
+            .profile
+            .cumulative_logits_limit(measured.reference_noise());
+        engines.attempt(|engines| windows.measure(&mut engines.pair(), threads, limit, progress))
     });
     let tokens = engines.attempt(|engines| tokenizers::compare(engines, fed, progress));
     let tokens = tokens.unwrap_or_else(|| {
@@ -339,17 +344,19 @@ fn judge(
     });
     let shown = Shown {
         exceeded,
+        prompts: plan.prompts,
         generation,
         coverage: &coverage,
         required_not_compared: plan.required_not_compared(),
         not_repeatable: &measured.not_repeatable,
-        candidate_noise: match setup.candidate {
-            EngineSpec::Rust { .. } => measured.candidate_noise(),
-            _ => Vec::new(),
-        },
+        too_noisy: measured.too_noisy(&exact_engines(setup, traces)),
         bench,
         to_score: results.to_score,
         perplexity: results.perplexity.as_ref(),
+        beyond_on_text: match &results.perplexity {
+            Some(p) => perplexity::beyond(p, plan.profile.text, plan.profile.logits_ceiling()),
+            None => Vec::new(),
+        },
         tokens: &results.tokens,
         engines: [reference, candidate],
         known: &known,
@@ -359,8 +366,23 @@ fn judge(
         differ: shown.differ(),
         ruling: None,
     };
-    if let Some(first) = &mut compared.first_divergence {
-        let sequence = measured.sequence(first.prompt);
+    let mut generated = Vec::new();
+    if compared.first_divergence.is_none()
+        && let Some((first, tokens)) = shown.first_beyond_generated()
+    {
+        compared.first_divergence = Some(first);
+        generated = tokens;
+    }
+    // A trace cannot be asked for what is behind its decode steps.
+    let recorded = traces.any() && !generated.is_empty();
+    if let Some(first) = compared.first_divergence.as_mut().filter(|_| !recorded) {
+        let sequence = match generated.is_empty() {
+            true => measured.sequence(first.prompt),
+            false => Sequence {
+                prompt: &generated,
+                steps: &[],
+            },
+        };
         let ruling = engines.attempt(|engines| {
             progress.stage("asking the oracle");
             arbitrate(first, engines, setup, plan, sequence)
@@ -373,4 +395,15 @@ fn judge(
         verdict: verdict::conclude(findings, Some(compared)),
         known,
     }
+}
+
+/// The engines that give the same bits however many threads and whatever the batches: the Rust engine, also where a trace
+/// answers in its place.
+fn exact_engines(setup: &Setup, traces: &Traces) -> Vec<Role> {
+    let exact = |role: &Role| {
+        let recorded = || traces.name(setup, *role).parse();
+        let is_rust = |spec: &EngineSpec| matches!(spec, EngineSpec::Rust { .. });
+        is_rust(setup.spec(*role)) || recorded().is_ok_and(|spec| is_rust(&spec))
+    };
+    Role::BOTH.into_iter().filter(exact).collect()
 }

@@ -4,11 +4,14 @@
 use bitnet_model::tap::Tap;
 use half::f16;
 use reports::model::{Perplexity, PerplexityDifference, Role};
+use reports::number;
 
 use crate::compare::finite;
 use crate::compare::logits::{kl_divergence, most_likely, negative_log_likelihood};
+use crate::compare::tap::row_nmse;
 use crate::engine::{Failed, by};
 use crate::error::Error;
+use crate::profile::TextLimits;
 use crate::progress::Progress;
 use crate::session::loaded::Loaded;
 use crate::session::lockstep::{self, Evaluation, ReferenceHashes, RowAt, RowSink};
@@ -81,7 +84,8 @@ impl Windows {
         self.tokens.len() * scored(self.window)
     }
 
-    /// Evaluates every window with both engines in lockstep. `None` if they had no row of logits in common.
+    /// Evaluates every window with both engines in lockstep. `None` if they had no row of logits in common. `limit` on
+    /// the NMSE of a row of logits decides what a near tie is.
     ///
     /// # Errors
     /// The engine that failed.
@@ -89,6 +93,7 @@ impl Windows {
         &self,
         pair: &mut Pair,
         threads: usize,
+        limit: f64,
         progress: Progress<'_>,
     ) -> Result<Option<Perplexity>, Failed> {
         progress.stage("perplexity");
@@ -108,6 +113,7 @@ impl Windows {
         for (index, tokens) in self.tokens.iter().enumerate() {
             let mut scorer = Scorer {
                 tokens,
+                limit,
                 score: Score::default(),
             };
             let half = tokens.len() / 2;
@@ -165,11 +171,16 @@ struct Score {
     candidate: f64,
     kl: f64,
     same_top1: usize,
+    near_ties: usize,
+    /// Of a row of logits.
+    worst_nmse: f64,
 }
 
 /// Scores the rows of one window as they come.
 struct Scorer<'a> {
     tokens: &'a [u32],
+    /// On the NMSE of a row that is a near tie.
+    limit: f64,
     score: Score,
 }
 
@@ -185,7 +196,11 @@ impl RowSink for Scorer<'_> {
             score.reference += negative_log_likelihood(reference, next);
             score.candidate += negative_log_likelihood(candidate, next);
             score.kl += kl_divergence(reference, candidate);
-            score.same_top1 += usize::from(most_likely(reference) == most_likely(candidate));
+            let same = most_likely(reference) == most_likely(candidate);
+            let nmse = row_nmse(reference, candidate);
+            score.same_top1 += usize::from(same);
+            score.near_ties += usize::from(!same && nmse <= self.limit);
+            score.worst_nmse = worse(score.worst_nmse, nmse);
         }
     }
 
@@ -216,7 +231,54 @@ fn summarize(source: &str, window: usize, scores: &[Score]) -> Option<Perplexity
         }),
         kl_mean: finite(mean(|s| s.kl)),
         top1_agreement: mean(|s| s.same_top1 as f64),
+        near_ties: Some(mean(|s| s.near_ties as f64)),
+        worst_nmse: finite(scores.iter().map(|s| s.worst_nmse).fold(0.0, worse)),
     })
+}
+
+/// The larger; NaN is the largest.
+fn worse(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() {
+        return f64::NAN;
+    }
+    a.max(b)
+}
+
+/// How the engines differ on a text by more than they may. `ceiling` is the largest limit that the NMSE of a row of
+/// logits may have, however noisy the reference.
+pub(super) fn beyond(p: &Perplexity, limits: TextLimits, ceiling: f64) -> Vec<String> {
+    let mut beyond = Vec::new();
+    if let Some(difference) = &p.difference {
+        let nats = |x| number::significant(x, 3);
+        let interval = difference.low.zip(difference.high);
+        let settled = interval.is_none_or(|(low, high)| low > 0.0 || high < 0.0);
+        if settled && difference.mean.abs() > limits.difference {
+            beyond.push(format!(
+                "the candidate's negative log-likelihood less the reference's is {} nats per token, limit {}",
+                nats(difference.mean),
+                nats(limits.difference)
+            ));
+        }
+    }
+    if let Some(kl) = p.kl_mean.filter(|kl| *kl > limits.kl) {
+        let [kl, limit] = [kl, limits.kl].map(number::error);
+        beyond.push(format!("mean KL {kl} nats, limit {limit}"));
+    }
+    let agree = p.top1_agreement + p.near_ties.unwrap_or(0.0);
+    if agree < limits.top1 {
+        beyond.push(format!(
+            "the same most likely token at {} of positions, near ties among them, least {}",
+            number::share(agree),
+            number::share(limits.top1)
+        ));
+    }
+    if let Some(nmse) = p.worst_nmse.filter(|nmse| *nmse > ceiling) {
+        let [nmse, limit] = [nmse, ceiling].map(number::error);
+        beyond.push(format!(
+            "NMSE {nmse} in the worst row of logits, limit {limit}"
+        ));
+    }
+    beyond
 }
 
 #[cfg(test)]
@@ -249,6 +311,7 @@ mod tests {
         let window = |tokens: &[u32], rows: &[([f32; 2], [f32; 2])]| {
             let mut scorer = Scorer {
                 tokens,
+                limit: 0.5,
                 score: Score::default(),
             };
             for (position, (reference, candidate)) in (2..).zip(rows) {
@@ -291,11 +354,104 @@ mod tests {
             reference: 2.0,
             kl: f64::INFINITY,
             same_top1: 1,
+            near_ties: 0,
+            worst_nmse: f64::NAN,
         };
         let p = summarize("a.txt", 5, &[nan]).unwrap();
         assert_eq!((p.candidate, p.difference, p.kl_mean), (None, None, None));
+        assert_eq!(p.worst_nmse, None);
         assert_eq!(p.reference, Some(1_f64.exp()));
         assert_eq!(p.top1_agreement, 0.5);
         assert_eq!(summarize("a.txt", 5, &[Score::default()]), None);
+    }
+
+    #[test]
+    fn near_ties_do_not_count_against_an_engine() {
+        let row = |reference: &[f32], candidate: &[f32]| {
+            let mut scorer = Scorer {
+                tokens: &[0, 1],
+                limit: 1e-3,
+                score: Score::default(),
+            };
+            let at = RowAt {
+                tap: Tap::Logits,
+                layer: None,
+                position: 0,
+            };
+            scorer.row_f32(at, reference, candidate);
+            let p = summarize("a.txt", 2, &[scorer.score]).unwrap();
+            (p.top1_agreement, p.near_ties)
+        };
+        assert_eq!(row(&[1.0, 1.001], &[1.001, 1.0]), (0.0, Some(1.0)));
+        assert_eq!(row(&[1.0, 2.0], &[2.0, 1.0]), (0.0, Some(0.0)));
+        assert_eq!(row(&[1.0, 2.0], &[1.0, 2.0]), (1.0, Some(0.0)));
+    }
+
+    #[test]
+    fn every_figure_has_its_limit() {
+        let limits = TextLimits {
+            difference: 0.02,
+            kl: 0.01,
+            top1: 0.95,
+        };
+        let right = Perplexity {
+            source: "a.txt".into(),
+            window: 256,
+            windows: 2,
+            tokens: 254,
+            reference: Some(3.0),
+            candidate: Some(3.0),
+            difference: Some(PerplexityDifference {
+                mean: 0.01,
+                low: Some(0.005),
+                high: Some(0.015),
+            }),
+            kl_mean: Some(0.005),
+            top1_agreement: 0.9,
+            near_ties: Some(0.08),
+            worst_nmse: Some(0.03),
+        };
+        let of = |p: &Perplexity| beyond(p, limits, 0.04);
+        assert_eq!(of(&right), [""; 0]);
+        let difference = |mean, interval: Option<(f64, f64)>| Perplexity {
+            difference: Some(PerplexityDifference {
+                mean,
+                low: interval.map(|(low, _)| low),
+                high: interval.map(|(_, high)| high),
+            }),
+            ..right.clone()
+        };
+        assert_eq!(of(&difference(-0.5, Some((-1.1, 0.1)))), [""; 0]);
+        let wrong = [
+            (difference(-0.5, Some((-0.6, -0.4))), "-0.500 nats"),
+            (difference(0.5, None), "0.500 nats"),
+            (
+                Perplexity {
+                    kl_mean: Some(0.02),
+                    ..right.clone()
+                },
+                "mean KL",
+            ),
+            (
+                Perplexity {
+                    near_ties: Some(0.0),
+                    ..right.clone()
+                },
+                "90",
+            ),
+            (
+                Perplexity {
+                    worst_nmse: Some(0.05),
+                    ..right.clone()
+                },
+                "worst row",
+            ),
+        ];
+        for (wrong, says) in wrong {
+            let [text] = &of(&wrong)[..] else {
+                panic!("{says}")
+            };
+            assert!(text.contains(says), "{text}");
+        }
     }
 }

@@ -8,13 +8,15 @@ use super::pair::Pair;
 use crate::compare::tap::row_nmse;
 use crate::engine::Failed;
 use crate::engine::{Engine, EngineError, EngineSpec, Launcher};
+use crate::profile::NoiseCaps;
 use crate::session::lockstep::{self, Evaluation, ReferenceHashes, RowAt, RowSink, aligned};
 use bitnet_model::tap::Tap;
 use crossval_protocol::Settings;
 use crossval_trace::Trace;
 use half::f16;
 
-/// Worst NMSE of a row per tap, each run on its own values. NaN if a value is not finite.
+/// Worst NMSE of a row per tap, each run on its own values. NaN if a value is not finite, or a row of the logits has
+/// nothing to be compared with.
 pub type TapNoise = BTreeMap<Tap, f64>;
 
 /// What was varied, and what came of it.
@@ -24,6 +26,18 @@ pub struct Noise {
     pub varied: String,
     /// Per tap.
     pub nmse: TapNoise,
+}
+
+/// How [`Noise::varied`] starts where the number of threads was varied.
+const THREADS: &str = "threads ";
+
+/// The largest NMSE of a row of logits that an engine may show, by what was varied.
+pub(crate) fn cap(varied: &str, caps: NoiseCaps) -> f64 {
+    // A trace keeps no more than the words.
+    match varied.starts_with(THREADS) {
+        true => caps.threads,
+        false => caps.batches,
+    }
 }
 
 /// Where the noise of an engine is known from.
@@ -135,7 +149,7 @@ impl NoiseMeter {
         let (own, twin) = (self.settings.threads, self.twin_threads);
         Ok([
             Noise {
-                varied: format!("threads {} and {}", own.min(twin), own.max(twin)),
+                varied: format!("{THREADS}{} and {}", own.min(twin), own.max(twin)),
                 nmse: self.across_threads(engine, sequence, taps)?,
             },
             Noise {
@@ -170,7 +184,7 @@ impl NoiseMeter {
             lockstep::evaluate(&mut pair, batch, hashes, &mut worst)
                 .map_err(|Failed { error, .. }| error)?;
         }
-        Ok(worst.0)
+        Ok(worst.with_all_logits(taps, sequence.prompt.len() + sequence.steps.len()))
     }
 
     fn across_batches(
@@ -216,13 +230,17 @@ impl NoiseMeter {
                 worst.row(at.tap, &single, &batched);
             }
         })?;
-        Ok(worst.0)
+        Ok(worst.with_all_logits(taps, sequence.steps.len()))
     }
 }
 
 /// The worst row of each tap.
 #[derive(Default)]
-struct Worst(TapNoise);
+struct Worst {
+    nmse: TapNoise,
+    /// Rows of logits that were compared.
+    logits: usize,
+}
 
 impl Worst {
     fn row<T: crate::compare::tap::Value>(&mut self, tap: Tap, a: &[T], b: &[T]) {
@@ -230,10 +248,19 @@ impl Worst {
             true => row_nmse(a, b),
             false => f64::NAN,
         };
-        let worst = self.0.entry(tap).or_insert(0.0);
+        let worst = self.nmse.entry(tap).or_insert(0.0);
         if nmse.is_nan() || nmse > *worst {
             *worst = nmse;
         }
+        self.logits += usize::from(tap == Tap::Logits);
+    }
+
+    /// Per tap, if all `rows` of the logits were compared, where they were asked for.
+    fn with_all_logits(mut self, taps: &[Tap], rows: usize) -> TapNoise {
+        if taps.contains(&Tap::Logits) && self.logits < rows {
+            self.nmse.insert(Tap::Logits, f64::NAN);
+        }
+        self.nmse
     }
 }
 
@@ -266,15 +293,40 @@ mod tests {
     fn the_worst_row_counts_and_nan_is_worst_of_all() {
         let mut worst = Worst::default();
         worst.row(Tap::Q, &[1.0_f32, 0.0], &[1.0, 0.0]);
-        assert_eq!(worst.0[&Tap::Q], 0.0);
+        assert_eq!(worst.nmse[&Tap::Q], 0.0);
         worst.row(Tap::Q, &[1.0_f32, 0.0], &[1.0, 0.1]);
         worst.row(Tap::Q, &[1.0_f32, 0.0], &[1.0, 0.01]);
-        assert!((worst.0[&Tap::Q] - 0.01).abs() < 1e-8);
+        assert!((worst.nmse[&Tap::Q] - 0.01).abs() < 1e-8);
         worst.row(Tap::Q, &[1.0_f32, 0.0], &[f32::NAN, 0.0]);
         worst.row(Tap::Q, &[1.0_f32, 0.0], &[1.0, 0.0]);
         worst.row(Tap::K, &[1.0_f32], &[1.0, 0.0]);
-        assert!(worst.0[&Tap::Q].is_nan() && worst.0[&Tap::K].is_nan());
-        let both = worse([(Tap::V, 1.0)].into(), &worst.0);
+        assert!(worst.nmse[&Tap::Q].is_nan() && worst.nmse[&Tap::K].is_nan());
+        let both = worse([(Tap::V, 1.0)].into(), &worst.nmse);
         assert!(both[&Tap::Q].is_nan() && both[&Tap::V] == 1.0);
+    }
+
+    #[test]
+    fn rows_of_logits_that_are_missing_are_no_agreement() {
+        let measured = |rows| {
+            let mut worst = Worst::default();
+            worst.row(Tap::Logits, &[1.0_f32], &[1.0]);
+            worst.with_all_logits(&[Tap::Logits], rows)[&Tap::Logits]
+        };
+        assert_eq!(measured(1), 0.0);
+        assert!(measured(2).is_nan());
+        assert!(Worst::default().with_all_logits(&[Tap::Q], 2).is_empty());
+    }
+
+    #[test]
+    fn threads_have_a_cap_of_their_own() {
+        let caps = NoiseCaps {
+            threads: 1.0,
+            batches: 2.0,
+        };
+        assert_eq!(cap("threads 1 and 2", caps), 1.0);
+        assert_eq!(
+            cap("8 tokens one by one and as part of the prompt", caps),
+            2.0
+        );
     }
 }

@@ -119,7 +119,7 @@ impl Traces {
     }
 
     /// That of an engine, if it is one.
-    fn of(&self, role: Role) -> Option<&Trace> {
+    pub(crate) fn of(&self, role: Role) -> Option<&Trace> {
         role.of(&self.reference, &self.candidate).as_ref()
     }
 

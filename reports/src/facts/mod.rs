@@ -2,6 +2,7 @@
 //! the report.
 
 mod bars;
+mod checks;
 mod conclusion;
 mod coverage;
 mod gate;

@@ -1,5 +1,6 @@
 //! What to do next, as far as the report's data say.
 
+use super::checks::{contradict, sentences};
 use super::gate::{change, no_baseline, of_result, shrunk};
 use super::output::generations_of;
 use super::verdict::stage;
@@ -38,6 +39,14 @@ pub(super) fn steps(report: &Report) -> Vec<String> {
             .first()
             .map(|first| format!("Look for the source of NaN or infinity; the first: {first}.")),
     );
+    let contradicting = generations_of(report).filter(|g| contradict(g));
+    steps.extend(contradicting.map(|generation| {
+        format!(
+            "Find out how tokens are picked from the logits, from prompt {} on: {}",
+            generation.prompt,
+            sentences(generation).join(" ")
+        )
+    }));
     // Where values diverge, generations part because of it.
     if report.verdict.first_divergence.is_none() {
         steps.extend(generations_of(report).filter_map(|generation| {

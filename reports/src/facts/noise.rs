@@ -2,7 +2,7 @@
 
 use super::parity::{Level, Parity, nmse};
 use super::{Kind, State, Table};
-use crate::model::{Mode, Report};
+use crate::model::{Mode, NoiseMeasurement, Report};
 use crate::number;
 
 /// One row per tap: the worst NMSE between the engines in cumulative mode, then one column per measurement of an
@@ -40,7 +40,20 @@ pub(super) fn table(report: &Report, parity: &Parity<'_>) -> Table {
             Some(None) => number::NOT_FINITE.to_owned(),
             Some(&Some(x)) => number::error(x),
         }));
-        table.push(State::Plain, row);
+        let beyond = measurements
+            .iter()
+            .any(|m| tap == "logits" && beyond_limit(m));
+        let state = if beyond { State::Fail } else { State::Plain };
+        table.push(state, row);
     }
     table
+}
+
+/// Whether an engine differs from itself by more than it may; what is not finite does.
+fn beyond_limit(measurement: &NoiseMeasurement) -> bool {
+    let logits = measurement.nmse.get("logits");
+    let limit = measurement.logits_limit;
+    limit
+        .zip(logits)
+        .is_some_and(|(limit, nmse)| nmse.is_none_or(|nmse| nmse > limit))
 }

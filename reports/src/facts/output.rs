@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Kind, State, Table, mode_name};
+use super::{Kind, State, Table, checks, mode_name};
 use crate::model::{Generation, LogitsStats, Mode, Report, Top1Disagreement};
 use crate::number;
 
@@ -133,6 +133,8 @@ pub(crate) struct Generated {
     pub prompt: usize,
     pub sentence: String,
     pub state: State,
+    /// Whether an engine generated what its own logits do not say, which no known deviation excuses.
+    pub contradicts: bool,
     pub sides: Vec<GeneratedSide>,
 }
 
@@ -170,7 +172,7 @@ fn generated(generation: &Generation, report: &Report) -> Generated {
         .zip(candidate)
         .take_while(|(a, b)| a == b)
         .count();
-    let (sentence, state) = match &generation.first_mismatch {
+    let (mut sentence, mut state) = match &generation.first_mismatch {
         None if reference == candidate => (
             format!(
                 "Both engines generated the same {}.",
@@ -193,7 +195,7 @@ fn generated(generation: &Generation, report: &Report) -> Generated {
             (
                 format!(
                     "First difference at index {}: reference {}, candidate {}; margin {}, largest logit \
-                     difference {}: {}. {} after it not compared.",
+                     difference {}: {}. {} after it {}.",
                     m.index,
                     token(m.reference),
                     token(m.candidate),
@@ -205,6 +207,10 @@ fn generated(generation: &Generation, report: &Report) -> Generated {
                         "not a near tie"
                     },
                     number::plural(later as u64, "token"),
+                    match generation.checks.is_empty() {
+                        true => "not compared",
+                        false => "judged by the logits alone",
+                    },
                 ),
                 if m.near_tie {
                     State::Plain
@@ -214,6 +220,14 @@ fn generated(generation: &Generation, report: &Report) -> Generated {
             )
         }
     };
+    let contradicts = checks::contradict(generation);
+    if contradicts || checks::beyond(generation, report) {
+        state = State::Fail;
+    }
+    for said in checks::sentences(generation) {
+        sentence.push(' ');
+        sentence.push_str(&said);
+    }
     let texts = generation
         .reference_text
         .as_deref()
@@ -237,6 +251,7 @@ fn generated(generation: &Generation, report: &Report) -> Generated {
         prompt: generation.prompt,
         sentence,
         state,
+        contradicts,
         sides: vec![
             side(
                 &report.engines.reference.name,

@@ -26,7 +26,14 @@ pub(super) fn table(report: &Report) -> Table {
         pairs.extend(perplexity.of(role).map(|x| {
             (
                 format!("Perplexity of the {role} ({})", engine.name),
-                number::value(x),
+                match x > report.model.n_vocab as f64 {
+                    false => number::value(x),
+                    true => format!(
+                        "{}: above the vocabulary's {}, worse than to guess at random",
+                        number::value(x),
+                        count(report.model.n_vocab)
+                    ),
+                },
             )
         }));
     }
@@ -51,6 +58,14 @@ pub(super) fn table(report: &Report) -> Table {
         "Same most likely token".to_owned(),
         number::share(perplexity.top1_agreement),
     ));
+    pairs.extend(perplexity.near_ties.map(|share| {
+        let what = "Another most likely token, a near tie";
+        (what.to_owned(), number::share(share))
+    }));
+    pairs.extend(perplexity.worst_nmse.map(|nmse| {
+        let what = "NMSE of the worst row of logits";
+        (what.to_owned(), number::error(nmse))
+    }));
     Table::pairs(pairs)
 }
 

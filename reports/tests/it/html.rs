@@ -152,3 +152,15 @@ fn the_embedded_json_is_the_report() {
         assert!(embedded(&html) == report, "{name}");
     }
 }
+
+#[test]
+fn noise_beyond_its_limit_stands_out() {
+    let mut report = sample::pass();
+    assert!(!render(&report).unwrap().contains("<tr class=\"fail\">"));
+    let floor = report.noise_floor.as_mut().unwrap();
+    floor.measurements[0].logits_limit = Some(0.0);
+    let nmse = &mut floor.measurements[0].nmse;
+    nmse.insert("logits".to_owned(), Some(0.39));
+    let html = render(&report).unwrap();
+    assert_eq!(html.matches("<tr class=\"fail\">").count(), 1);
+}

@@ -56,6 +56,8 @@ pub fn reference_at_fault() -> Report {
         difference: None,
         kl_mean: None,
         top1_agreement: 0.5,
+        near_ties: None,
+        worst_nmse: None,
     });
     report
 }
@@ -84,6 +86,8 @@ pub fn known() -> Report {
         }),
         kl_mean: Some(2.2e-6),
         top1_agreement: 0.9995,
+        near_ties: Some(0.0005),
+        worst_nmse: Some(2.4e-4),
     });
     report
 }

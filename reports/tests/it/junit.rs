@@ -1,5 +1,6 @@
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use reports::junit::render;
+use reports::model::{ContradictedToken, GenerationCheck, Role};
 
 use crate::{gate, judged, sample};
 
@@ -74,6 +75,41 @@ fn never_greener_than_the_verdict() {
             .any(|suite| suite.failures + suite.errors > 0);
         assert_eq!(red, report.verdict.exit_code != 0, "{name}");
     }
+}
+
+/// The ledger excuses engines that differ, not one that contradicts itself.
+#[test]
+fn no_known_deviation_excuses_a_token_against_its_own_logits() {
+    let mut report = judged::known();
+    let generation = report.generation.as_mut().unwrap();
+    let mut check = GenerationCheck {
+        role: Role::Candidate,
+        expected: generation.candidate.len(),
+        checked: generation.candidate.len(),
+        contradicted: Vec::new(),
+        own_noise: None,
+        comparable: generation.candidate.len(),
+        compared: generation.candidate.len(),
+        beyond: Vec::new(),
+    };
+    generation.checks = vec![check.clone()];
+    let said = |report: &reports::Report| {
+        let junit = read(report);
+        outcome(case(suite(&junit, "generation"), "prompt 0"))
+    };
+    assert_eq!(said(&report).0, "passed");
+    check.contradicted = vec![ContradictedToken {
+        index: 5,
+        token: 66,
+        largest: 9,
+        margin: 3.25,
+    }];
+    report.generation.as_mut().unwrap().checks = vec![check];
+    let (word, text) = said(&report);
+    assert_eq!(word, "failed");
+    let says = "The candidate contradicts its own logits in 1 token; the first at index 5, where token 9 is ahead of its \
+                66 by 3.25.";
+    assert!(text.contains(says), "{text}");
 }
 
 #[test]

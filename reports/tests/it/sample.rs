@@ -454,6 +454,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
             candidate_text: Some("Once upon a time, there".to_owned()),
             first_mismatch: None,
             further: Vec::new(),
+            checks: Vec::new(),
         }),
         noise_floor: Some(NoiseFloor {
             description: "1 thread against 2; prefill of 12 against 4 and 8 single steps"
@@ -481,6 +482,7 @@ fn noise() -> Vec<NoiseMeasurement> {
             .iter()
             .map(|(tap, nmse)| ((*tap).to_owned(), Some(nmse * factor)))
             .collect(),
+        logits_limit: None,
     };
     let batches = "8 tokens one by one and as part of the prompt";
     let mut of_candidate = measurement("candidate", batches, 0.0);

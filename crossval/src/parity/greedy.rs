@@ -1,0 +1,506 @@
+//! Whether generated tokens follow from the logits: each from those of the engine that generated it, and both engines'
+//! logits before each from one another.
+
+use std::collections::BTreeMap;
+
+use bitnet_model::tap::Tap;
+use half::f16;
+use reports::model::{
+    ContradictedToken, Divergence, ElementAt, Finding, Generation, GenerationCheck, Mode, Place,
+    Role, RowBeyond, Source,
+};
+use reports::number;
+
+use super::findings::{incomplete, parity};
+use super::generation::{logits_by_prefill, logits_by_steps};
+use super::plan::Plan;
+use crate::compare::finite;
+use crate::compare::logits::{max_difference, most_likely};
+use crate::compare::tap::row_nmse;
+use crate::engine::{Engine, EngineError, Failed, by};
+use crate::session::batches::Sequence;
+use crate::session::lockstep::{self, Evaluation, ReferenceHashes, RowAt, RowSink};
+use crate::session::pair::Pair;
+use crate::session::traces::Traces;
+
+/// Tokens of one engine, and rows beyond the limit, that are looked at a second time: of an engine that is right there
+/// are few.
+const MOST_AGAIN: usize = 64;
+
+/// Holds all tokens of both engines against the logits of both. `noise` is the reference's own, of this prompt.
+///
+/// # Errors
+/// The engine that failed.
+pub(super) fn check(
+    pair: &mut Pair,
+    plan: &Plan,
+    traces: &Traces,
+    generation: &Generation,
+    noise: f64,
+) -> Result<Vec<GenerationCheck>, Failed> {
+    let prompt = generation.prompt;
+    pair.set_task(&format!(
+        "evaluating what was generated from prompt {prompt}"
+    ));
+    let checker = Checker {
+        plan,
+        traces,
+        generation,
+        noise,
+    };
+    let same = generation.reference == generation.candidate;
+    let seen = match same {
+        true => vec![checker.look(pair, Role::Reference, &Role::BOTH)?],
+        false => vec![
+            checker.look(pair, Role::Reference, &[Role::Reference])?,
+            checker.look(pair, Role::Candidate, &[Role::Candidate])?,
+        ],
+    };
+    let mut checks = Vec::new();
+    for seen in seen {
+        let beyond = checker.beyond(pair, &seen)?;
+        for (role, own) in &seen.own {
+            checks.push(checker.judge(pair, *role, own, seen.compared, beyond.clone())?);
+        }
+    }
+    Ok(checks)
+}
+
+struct Checker<'a> {
+    plan: &'a Plan<'a>,
+    traces: &'a Traces,
+    generation: &'a Generation,
+    noise: f64,
+}
+
+impl Checker<'_> {
+    /// The prompt, and those tokens of an engine that a row of logits is wanted behind.
+    fn sequence(&self, role: Role, rows: usize) -> Sequence<'_> {
+        let tokens = self.tokens(role);
+        Sequence {
+            prompt: &self.plan.prompts[self.generation.prompt].tokens,
+            steps: &tokens[..rows.saturating_sub(1).min(tokens.len())],
+        }
+    }
+
+    fn tokens(&self, role: Role) -> &[u32] {
+        role.of(&self.generation.reference, &self.generation.candidate)
+    }
+
+    /// Whether an engine evaluates what it is asked, and not what was recorded of it.
+    fn live(&self, role: Role) -> bool {
+        self.traces.of(role).is_none()
+    }
+
+    /// Whether it takes generated tokens as part of a prompt, and gives its logits of each.
+    fn evaluates_prompts(&self, role: Role) -> bool {
+        self.live(role) && self.plan.taps.contains(&Tap::Logits)
+    }
+
+    /// Rows before the tokens of an engine that the other has, too.
+    fn comparable(&self, role: Role) -> usize {
+        let tokens = self.tokens(role);
+        let other = role.of(Role::Candidate, Role::Reference);
+        let parted = self.generation.first_mismatch.as_ref().map(|m| m.index);
+        match parted.filter(|_| !self.live(other)) {
+            Some(index) => tokens.len().min(index + 1),
+            None => tokens.len(),
+        }
+    }
+
+    /// Both engines on the tokens of one, which are those of all `owners`.
+    fn look(&self, pair: &mut Pair, of: Role, owners: &[Role]) -> Result<Seen<'_>, Failed> {
+        let tokens = self.tokens(of);
+        let mut seen = Seen {
+            of,
+            n_prompt: self.plan.prompts[self.generation.prompt].tokens.len(),
+            tokens,
+            n_vocab: self.plan.facts.n_vocab,
+            limit: self.plan.profile.cumulative_logits_limit(self.noise),
+            own: owners.iter().map(|&role| (role, Own::default())).collect(),
+            compared: 0,
+            beyond: Vec::new(),
+        };
+        if tokens.is_empty() {
+            return Ok(seen);
+        }
+        let n_ubatch = self.plan.settings.n_ubatch;
+        if Role::BOTH.iter().all(|&role| self.evaluates_prompts(role)) {
+            let all = self.sequence(of, tokens.len()).tokens();
+            let as_prompt = Sequence {
+                prompt: &all,
+                steps: &[],
+            };
+            for (first_position, tokens) in as_prompt.batches(n_ubatch) {
+                let evaluation = Evaluation {
+                    first_position,
+                    tokens,
+                    taps: match first_position + tokens.len() >= seen.n_prompt {
+                        true => &[Tap::Logits],
+                        false => &[],
+                    },
+                    isolated: false,
+                };
+                let hashes = &mut ReferenceHashes::default();
+                let rows = &mut AfterPrompt(&mut seen);
+                lockstep::evaluate(pair, evaluation, hashes, rows)?;
+            }
+            return Ok(seen);
+        }
+        let mut by_steps = |role: Role| {
+            let rows = if owners.contains(&role) {
+                tokens.len()
+            } else {
+                self.comparable(of)
+            };
+            let sequence = self.sequence(of, rows);
+            logits_by_steps(pair.engine(role), sequence, n_ubatch).map_err(by(role))
+        };
+        let (reference, candidate) = (by_steps(Role::Reference)?, by_steps(Role::Candidate)?);
+        for index in 0..tokens.len() {
+            let row = |rows: &[Vec<f32>]| rows.get(index).cloned();
+            seen.rows(
+                index,
+                row(&reference).as_deref(),
+                row(&candidate).as_deref(),
+            );
+        }
+        Ok(seen)
+    }
+
+    /// Looks again at tokens that are not the largest of their engine's logits at first sight.
+    fn judge(
+        &self,
+        pair: &mut Pair,
+        role: Role,
+        own: &Own,
+        compared: usize,
+        beyond: Vec<RowBeyond>,
+    ) -> Result<GenerationCheck, Failed> {
+        let mut check = GenerationCheck {
+            role,
+            expected: self.plan.n_predict,
+            checked: own.checked,
+            contradicted: Vec::new(),
+            own_noise: None,
+            comparable: self.comparable(role),
+            compared,
+            beyond,
+        };
+        let cap = self.plan.profile.noise.batches;
+        let again = self.again(pair.engine(role), role, role, &own.suspects);
+        for (index, rows) in again.map_err(by(role))? {
+            let token = self.tokens(role)[index];
+            let noise = rows.noise();
+            check.own_noise = noise.map_or(check.own_noise, |noise| {
+                Some(check.own_noise.map_or(noise, |worst| worst.max(noise)))
+            });
+            let allowance = match noise {
+                Some(noise) if noise <= cap => 2.0 * rows.difference(),
+                // What is above the cap is a fault, and excuses nothing.
+                _ => 0.0,
+            };
+            match greediness(&rows.by_steps, token, self.plan.facts.n_vocab) {
+                Some((largest, margin)) if margin > allowance => {
+                    check.contradicted.push(ContradictedToken {
+                        index,
+                        token,
+                        largest,
+                        margin,
+                    });
+                }
+                Some(_) => {}
+                None => check.checked -= 1,
+            }
+        }
+        Ok(check)
+    }
+
+    /// The rows that are beyond the limit also where the reference's noise in just them counts towards it.
+    fn beyond(&self, pair: &mut Pair, seen: &Seen) -> Result<Vec<RowBeyond>, Failed> {
+        let rows: Vec<usize> = seen.beyond.iter().map(|row| row.index).collect();
+        let again = match self.live(Role::Reference) {
+            true => self.again(pair.reference, Role::Reference, seen.of, &rows),
+            false => Ok(BTreeMap::new()),
+        };
+        let again = again.map_err(by(Role::Reference))?;
+        let prompt = &self.plan.prompts[self.generation.prompt].tokens;
+        let cap = self.plan.profile.noise.batches;
+        let beyond = seen.beyond.iter().filter_map(|row| {
+            let noise = match again.get(&row.index) {
+                Some(rows) => rows.noise(),
+                None => self.traces.generation_noise(prompt, row.index),
+            };
+            let noise = noise.map_or(self.noise, |noise| self.noise.max(noise.min(cap)));
+            let limit = self.plan.profile.cumulative_logits_limit(noise);
+            let within = row.nmse.is_some_and(|nmse| nmse <= limit);
+            (!within).then(|| RowBeyond {
+                limit,
+                ..row.clone()
+            })
+        });
+        Ok(beyond.collect())
+    }
+
+    /// Rows of one engine before tokens of `owner`, one by one and, but of a trace, as part of a prompt.
+    fn again(
+        &self,
+        engine: &mut Engine,
+        role: Role,
+        owner: Role,
+        rows: &[usize],
+    ) -> Result<BTreeMap<usize, Twice>, EngineError> {
+        let wanted = &rows[..rows.len().min(MOST_AGAIN)];
+        let Some(&last) = wanted.last() else {
+            return Ok(BTreeMap::new());
+        };
+        let sequence = self.sequence(owner, last + 1);
+        let n_ubatch = self.plan.settings.n_ubatch;
+        let by_steps = logits_by_steps(engine, sequence, n_ubatch)?;
+        let as_prompt = match self.evaluates_prompts(role) {
+            true => logits_by_prefill(engine, sequence, n_ubatch)?,
+            false => Vec::new(),
+        };
+        let rows = wanted.iter().filter_map(|&index| {
+            let twice = Twice {
+                by_steps: by_steps.get(index)?.clone(),
+                as_prompt: as_prompt.get(index).cloned(),
+            };
+            Some((index, twice))
+        });
+        Ok(rows.collect())
+    }
+}
+
+/// What a first look at the tokens of one engine, or of both if they are the same, shows.
+struct Seen<'a> {
+    of: Role,
+    n_prompt: usize,
+    tokens: &'a [u32],
+    n_vocab: usize,
+    limit: f64,
+    /// By engine that generated them.
+    own: BTreeMap<Role, Own>,
+    /// Rows of both engines that were compared.
+    compared: usize,
+    /// Those beyond the limit.
+    beyond: Vec<RowBeyond>,
+}
+
+/// Tokens against the logits of the engine that generated them.
+#[derive(Default)]
+struct Own {
+    checked: usize,
+    /// Indices of those that are not the largest.
+    suspects: Vec<usize>,
+}
+
+impl Seen<'_> {
+    /// The rows of logits before a token, of the engines that have it.
+    fn rows(&mut self, index: usize, reference: Option<&[f32]>, candidate: Option<&[f32]>) {
+        let Some(&token) = self.tokens.get(index) else {
+            return;
+        };
+        for (role, own) in &mut self.own {
+            let row = role.of(reference, candidate);
+            let greedy = row.and_then(|row| greediness(row, token, self.n_vocab));
+            if let Some((_, margin)) = greedy {
+                own.checked += 1;
+                if margin > 0.0 {
+                    own.suspects.push(index);
+                }
+            }
+        }
+        if let (Some(reference), Some(candidate)) = (reference, candidate)
+            && reference.len() == candidate.len()
+        {
+            self.compared += 1;
+            let nmse = row_nmse(reference, candidate);
+            let within = nmse <= self.limit;
+            if !within {
+                self.beyond.push(RowBeyond {
+                    index,
+                    nmse: finite(nmse),
+                    limit: self.limit,
+                    worst: worst(self.n_prompt + index - 1, reference, candidate),
+                });
+            }
+        }
+    }
+}
+
+/// Takes the rows of logits from the end of the prompt on.
+struct AfterPrompt<'a, 'b>(&'a mut Seen<'b>);
+
+impl RowSink for AfterPrompt<'_, '_> {
+    fn row_f32(&mut self, at: RowAt, reference: &[f32], candidate: &[f32]) {
+        let AfterPrompt(seen) = self;
+        if let Some(index) = at.position.saturating_add(1).checked_sub(seen.n_prompt) {
+            seen.rows(index, Some(reference), Some(candidate));
+        }
+    }
+
+    fn row_f16(&mut self, _: RowAt, _: &[f16], _: &[f16]) {}
+}
+
+/// Where two rows differ most; a value that is not finite differs more than any other.
+fn worst(position: usize, reference: &[f32], candidate: &[f32]) -> ElementAt {
+    let differences = reference.iter().zip(candidate).map(|(r, c)| (r - c).abs());
+    // NaN orders above all.
+    let largest = differences.enumerate().max_by(|a, b| a.1.total_cmp(&b.1));
+    let element = largest.map_or(0, |(element, _)| element);
+    let value = |row: &[f32]| finite(f64::from(*row.get(element)?));
+    ElementAt {
+        position,
+        element,
+        reference: value(reference),
+        candidate: value(candidate),
+    }
+}
+
+/// One row of logits of one engine.
+struct Twice {
+    /// As in generation.
+    by_steps: Vec<f32>,
+    /// With all tokens evaluated as a prompt; `None` of a trace.
+    as_prompt: Option<Vec<f32>>,
+}
+
+impl Twice {
+    /// NMSE of one against the other.
+    fn noise(&self) -> Option<f64> {
+        let as_prompt = self.as_prompt.as_ref()?;
+        Some(match as_prompt.len() == self.by_steps.len() {
+            true => row_nmse(&self.by_steps, as_prompt),
+            false => f64::NAN,
+        })
+    }
+
+    /// Their largest difference.
+    fn difference(&self) -> f64 {
+        let as_prompt = self.as_prompt.as_deref().unwrap_or_default();
+        max_difference(&self.by_steps, as_prompt)
+    }
+}
+
+/// The token with the largest logit, and how far that is above the logit of `token`: 0 where they are equal. `None` for
+/// a row that is not finite, or not one of logits.
+fn greediness(row: &[f32], token: u32, n_vocab: usize) -> Option<(u32, f64)> {
+    if row.len() != n_vocab || row.iter().any(|x| !x.is_finite()) {
+        return None;
+    }
+    let largest = most_likely(row)?;
+    let margin = f64::from(row[largest]) - f64::from(*row.get(token as usize)?);
+    Some((largest as u32, margin))
+}
+
+/// What the checks of the tokens from a prompt of `n_prompt` tokens come to. `excused` are differences between the
+/// engines, not an engine that contradicts itself.
+pub(super) fn findings(generation: &Generation, n_prompt: usize, excused: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for check in &generation.checks {
+        let role = check.role;
+        let at = |role, position| Place {
+            role,
+            prompt: Some(generation.prompt),
+            position: Some(position),
+            ..Place::default()
+        };
+        let prompt = generation.prompt;
+        let tokens = role.of(&generation.reference, &generation.candidate);
+        let n = tokens.len();
+        if n != check.expected {
+            let text = format!(
+                "the {role} generated {n} of {} from prompt {prompt}",
+                number::plural(check.expected as u64, "token")
+            );
+            let place = at(Some(role), n_prompt + n.min(check.expected));
+            findings.push(parity(Source::Generation, Some(place), text));
+        }
+        if let Some(first) = check.contradicted.first() {
+            let text = format!(
+                "the {role} contradicts its own logits in {} of {} generated from prompt {prompt}; the first: token {} \
+                 at index {}, where token {} is ahead by {}",
+                check.contradicted.len(),
+                number::plural(n as u64, "token"),
+                first.token,
+                first.index,
+                first.largest,
+                number::significant(first.margin, 3)
+            );
+            let place = at(Some(role), n_prompt + first.index);
+            findings.push(parity(Source::Generation, Some(place), text));
+        }
+        if check.checked < n {
+            let text = format!(
+                "{} of {} that the {role} generated from prompt {prompt} were held against its own logits",
+                check.checked,
+                number::plural(n as u64, "token")
+            );
+            let place = Some(at(Some(role), n_prompt));
+            findings.push(Finding {
+                place,
+                ..incomplete(Source::Generation, text)
+            });
+        }
+        // The other engine's check says the same.
+        let again = role == Role::Candidate && generation.reference == generation.candidate;
+        if again {
+            continue;
+        }
+        if check.compared < check.comparable {
+            let text = format!(
+                "{} of {} of logits before the {role}'s tokens from prompt {prompt} were compared",
+                check.compared,
+                number::plural(check.comparable as u64, "row")
+            );
+            findings.push(incomplete(Source::Generation, text));
+        }
+        if let Some(first) = check.beyond.first().filter(|_| !excused) {
+            let text = format!(
+                "{} of logits before the {role}'s tokens from prompt {prompt} beyond the limit; the first: before token \
+                 {}, NMSE {}, limit {}",
+                number::plural(check.beyond.len() as u64, "row"),
+                first.index,
+                first
+                    .nmse
+                    .map_or(number::NOT_FINITE.to_owned(), number::error),
+                number::error(first.limit)
+            );
+            let place = at(None, (n_prompt + first.index).saturating_sub(1));
+            findings.push(parity(Source::Generation, Some(place), text));
+        }
+    }
+    findings
+}
+
+/// The first row of logits beyond its limit, and the tokens up to it.
+pub(super) fn first_beyond(
+    generation: &Generation,
+    prompt: &[u32],
+) -> Option<(Divergence, Vec<u32>)> {
+    let rows = generation.checks.iter().filter_map(|check| {
+        let row = check.beyond.first()?;
+        Some((
+            row,
+            check.role.of(&generation.reference, &generation.candidate),
+        ))
+    });
+    let (row, tokens) = rows.min_by_key(|(row, _)| row.index)?;
+    let divergence = Divergence {
+        prompt: generation.prompt,
+        position: row.worst.position,
+        layer: None,
+        tap: Tap::Logits.to_string(),
+        mode: Mode::Cumulative,
+        element: row.worst.element,
+        reference: row.worst.reference,
+        candidate: row.worst.candidate,
+        oracle: None,
+        nmse: row.nmse,
+        limit: row.limit,
+        hint: None,
+        arbitration: None,
+    };
+    Some((divergence, [prompt, &tokens[..row.index]].concat()))
+}
