@@ -1,8 +1,8 @@
 //! What a run finds, source by source, for the verdict.
 
 use reports::model::{
-    Bench, Coverage, Divergence, Finding, Generation, KnownDeviation, Mode, Perplexity, Place,
-    Role, Source, TokenParity,
+    Coverage, Divergence, Finding, Generation, KnownDeviation, Mode, Perplexity, Place, Role,
+    Source, TokenParity,
 };
 use reports::number;
 use reports::outcome::Outcome;
@@ -10,7 +10,7 @@ use reports::outcome::Outcome;
 use crate::compare::site::Site;
 use crate::compare::tap::Exceeded;
 use crate::known::{self, excuses_generation, excuses_site};
-use crate::speed::bench::not_reproduced;
+use crate::speed::bench::Timed;
 
 /// Taps with a row over its limit, in the order of the forward pass.
 type Beyond<'a> = Vec<(Site, &'a Exceeded)>;
@@ -34,7 +34,7 @@ pub(super) struct Shown<'a> {
     /// What came of it.
     pub(super) perplexity: Option<&'a Perplexity>,
     /// Timings, if they were asked for.
-    pub(super) bench: Option<&'a Bench>,
+    pub(super) timed: Option<&'a Timed>,
     /// Both tokenizers on the same texts.
     pub(super) tokens: &'a TokenParity,
     /// Names of the reference and the candidate.
@@ -57,7 +57,7 @@ impl Shown<'_> {
         findings.extend(self.taps());
         findings.extend(self.generation());
         findings.extend(self.noise());
-        findings.extend(self.bench.into_iter().flat_map(not_reproduced));
+        findings.extend(self.timed.iter().flat_map(|timed| timed.findings.clone()));
         findings.extend(self.tokens());
         findings.extend(self.known.iter().filter_map(known::finding));
         findings
@@ -301,7 +301,7 @@ mod tests {
             candidate_noise: Vec::new(),
             to_score: None,
             perplexity: None,
-            bench: None,
+            timed: None,
             tokens: &NOT_COMPARED,
             engines: ["bitnet.cpp", "rust"],
             known: &[],
