@@ -1,6 +1,7 @@
 //! The driver's end of a worker process.
 
 mod command;
+mod consumption;
 mod limits;
 mod pipe;
 mod process;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use reports::model::{EngineFailure, Role};
 
+pub(crate) use self::consumption::{Consumption, own_peak_bytes, thread_waited_seconds};
 pub use self::limits::Limits;
 use self::pipe::Timed;
 use self::process::{Pipes, Process, SHORT_WHILE, keep_tail, signal_name};
@@ -115,6 +117,10 @@ pub struct Engine {
     log: Arc<Mutex<VecDeque<String>>>,
     log_reader: Option<JoinHandle<()>>,
     during: String,
+    /// When the last request began to be written.
+    asked: Instant,
+    /// From then until its answer was read.
+    took: Duration,
 }
 
 impl Engine {
@@ -184,6 +190,8 @@ impl Engine {
             log,
             log_reader,
             during: "starting".into(),
+            asked: Instant::now(),
+            took: Duration::ZERO,
         };
         engine.stdout.deadline = limits.deadline();
         engine.hello = match protocol::read_hello(&mut engine.stdout, &mut engine.payload) {
@@ -276,7 +284,22 @@ impl Engine {
         }
     }
 
-    /// What it has used so far.
+    /// What the last request took by this side's clock, pipe and all, milliseconds.
+    pub(crate) fn took_ms(&self) -> f64 {
+        self.took.as_secs_f64() * 1e3
+    }
+
+    /// What its processes have used so far, by the operating system; `None` where that cannot be asked.
+    pub(crate) fn consumption(&self) -> Option<Consumption> {
+        consumption::of_tree(self.process.id()?)
+    }
+
+    /// Whether any of its processes has an accelerator open.
+    pub(crate) fn has_accelerator(&self) -> bool {
+        self.process.id().is_some_and(consumption::has_accelerator)
+    }
+
+    /// What it has used so far, as it says.
     pub fn usage(&mut self) -> Result<Usage, EngineError> {
         match self.request(&Request::Usage)? {
             Response::Usage(usage) => Ok(usage),
@@ -373,6 +396,8 @@ impl Engine {
 
     fn send(&mut self, request: &Request, payload: &[u8]) -> Result<(), EngineError> {
         self.stdin.deadline = self.limits.deadline();
+        // Before it is written: a worker that has read it may run before this thread does again.
+        self.asked = Instant::now();
         protocol::write_frame(&mut self.stdin, request, payload).map_err(|e| match e.kind() {
             // Over the cap, hence not sent: the worker lives, and waiting for its end would take for ever.
             io::ErrorKind::InvalidInput => EngineError::Refused {
@@ -385,7 +410,9 @@ impl Engine {
 
     fn receive(&mut self) -> Result<Response, EngineError> {
         self.stdout.deadline = self.limits.deadline();
-        protocol::read_frame(&mut self.stdout, &mut self.payload).map_err(|e| self.failure(&e))
+        let frame = protocol::read_frame(&mut self.stdout, &mut self.payload);
+        self.took = self.asked.elapsed();
+        frame.map_err(|e| self.failure(&e))
     }
 
     fn unexpected(&mut self, response: &Response) -> EngineError {

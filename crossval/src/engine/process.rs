@@ -90,6 +90,10 @@ impl Process {
         Ok((process, pipes))
     }
 
+    pub(super) fn id(&self) -> Option<u32> {
+        self.0.as_ref().map(|group| group.leader.id())
+    }
+
     /// Waits until it has ended, for so long at most; returns whether it has.
     pub(super) fn ends_within(&self, time: Duration) -> bool {
         let Some(group) = &self.0 else {

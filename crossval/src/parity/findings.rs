@@ -2,8 +2,8 @@
 
 use bitnet_model::tap::Tap;
 use reports::model::{
-    Bench, Coverage, Divergence, Finding, Generation, KnownDeviation, Mode, Perplexity, Place,
-    Role, Source, TokenParity,
+    Coverage, Divergence, Finding, Generation, KnownDeviation, Mode, Perplexity, Place, Role,
+    Source, TokenParity,
 };
 use reports::number;
 use reports::outcome::Outcome;
@@ -14,7 +14,7 @@ use crate::compare::site::Site;
 use crate::compare::tap::Exceeded;
 use crate::known::{self, excuses_generation, excuses_site};
 use crate::session::prompts::Prompt;
-use crate::speed::bench::not_reproduced;
+use crate::speed::bench::Timed;
 
 /// Taps with a row over its limit, in the order of the forward pass.
 type Beyond<'a> = Vec<(Site, &'a Exceeded)>;
@@ -42,7 +42,7 @@ pub(super) struct Shown<'a> {
     /// In which figures the engines differ on it by more than they may.
     pub(super) beyond_on_text: Vec<String>,
     /// Timings, if they were asked for.
-    pub(super) bench: Option<&'a Bench>,
+    pub(super) timed: Option<&'a Timed>,
     /// Both tokenizers on the same texts.
     pub(super) tokens: &'a TokenParity,
     /// Names of the reference and the candidate.
@@ -67,7 +67,7 @@ impl Shown<'_> {
         findings.extend(self.generation());
         findings.extend(self.generated_tokens());
         findings.extend(self.noise());
-        findings.extend(self.bench.into_iter().flat_map(not_reproduced));
+        findings.extend(self.timed.iter().flat_map(|timed| timed.findings.clone()));
         findings.extend(self.tokens());
         findings.extend(self.known.iter().filter_map(known::finding));
         findings
@@ -363,7 +363,7 @@ mod tests {
             to_score: None,
             perplexity: None,
             beyond_on_text: Vec::new(),
-            bench: None,
+            timed: None,
             tokens: &NOT_COMPARED,
             engines: ["bitnet.cpp", "rust"],
             known: &[],

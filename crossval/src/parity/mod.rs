@@ -11,8 +11,8 @@ mod plan;
 mod tokenizers;
 
 use reports::model::{
-    Bench, Environment, Generation, Inputs, KnownDeviation, LogitsResult, Mode, Perplexity, Report,
-    Role, SCHEMA, TokenParity, Verdict,
+    Environment, Generation, Inputs, KnownDeviation, LogitsResult, Mode, Perplexity, Report, Role,
+    SCHEMA, TokenParity, Verdict,
 };
 
 use self::arbitration::arbitrate;
@@ -100,7 +100,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
     let fed = tokenize(&mut opened, setup, texts, scope.n_predict)?;
     let plan = Plan::new(setup, scope, &mut opened.engines, &fed.prompts)?;
     let results = compare(&mut opened, setup, &plan, &fed, progress);
-    let bench = match options.bench {
+    let timed = match options.bench {
         true => {
             let generation = results.measured.generation.as_ref();
             time(&mut opened, setup, &plan, generation, progress)
@@ -113,7 +113,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
         &options.known,
         &plan,
         &results,
-        bench.as_ref(),
+        timed.as_ref(),
         progress,
     );
     let Results {
@@ -145,7 +145,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
         noise_floor: measured.noise_floor(&exact_engines(setup, &opened.traces)),
         coverage: measured.coverage(),
         generation: measured.generation,
-        bench,
+        bench: timed.map(|timed| timed.bench),
         perplexity,
         tokenizer: Some(tokens),
         known: judged.known,
@@ -277,7 +277,7 @@ fn time(
     plan: &Plan,
     generation: Option<&Generation>,
     progress: Progress<'_>,
-) -> Option<Bench> {
+) -> Option<bench::Timed> {
     if traces.any() {
         return None;
     }
@@ -297,6 +297,8 @@ fn time(
         cold: false,
         compact_head_budget: 0,
         work: roofline::work_of(&plan.facts),
+        n_layer: plan.facts.n_layer,
+        n_vocab: plan.facts.n_vocab,
         kernels: true,
     };
     engines.attempt(|_| {
@@ -321,7 +323,7 @@ fn judge(
     known: &Ledger,
     plan: &Plan,
     results: &Results,
-    bench: Option<&Bench>,
+    timed: Option<&bench::Timed>,
     progress: Progress<'_>,
 ) -> Conclusion {
     let measured = &results.measured;
@@ -350,7 +352,7 @@ fn judge(
         required_not_compared: plan.required_not_compared(),
         not_repeatable: &measured.not_repeatable,
         too_noisy: measured.too_noisy(&exact_engines(setup, traces)),
-        bench,
+        timed,
         to_score: results.to_score,
         perplexity: results.perplexity.as_ref(),
         beyond_on_text: match &results.perplexity {

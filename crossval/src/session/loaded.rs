@@ -64,8 +64,9 @@ impl Worker {
             && !self.replayed
             && let Ok(usage) = self.engine.usage()
         {
-            self.report.peak_rss_bytes = usage.peak_rss_bytes;
-            self.report.cpu_seconds = usage.cpu_seconds;
+            let counted = self.engine.consumption();
+            self.report.peak_rss_bytes = counted.map(|c| c.peak_rss_bytes).or(usage.peak_rss_bytes);
+            self.report.cpu_seconds = counted.map(|c| c.cpu_seconds).or(usage.cpu_seconds);
             self.report.changed_values = usage.changed_values;
         }
         self.report

@@ -6,6 +6,7 @@ pub mod loaded;
 pub mod lockstep;
 pub mod model_file;
 pub mod noise;
+pub(crate) mod own_logits;
 pub mod pair;
 pub mod prompts;
 pub mod settings;

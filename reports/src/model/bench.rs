@@ -39,6 +39,10 @@ pub struct Bench {
     /// The Rust engine's matrix products by themselves, at the model's shapes; empty where it was not timed.
     #[serde(default)]
     pub kernels: Vec<BenchKernel>,
+    /// Of the random prompts that repetitions have of their own, one like the other in length (SplitMix64); null in older
+    /// reports, whose repetitions all have the prompts of [`Report::inputs`].
+    #[serde(default)]
+    pub seed: Option<u64>,
 }
 
 /// One test of one engine.
@@ -72,8 +76,12 @@ pub struct BenchRow {
     /// Time between tokens, of `tg` tests.
     #[serde(default)]
     pub inter_token: Option<InterToken>,
+    /// Time of a repetition by the driver's clock, around the request and its answer, milliseconds: the median. Of `tg`
+    /// tests it includes the prompt. What the engine reports must fit into it.
+    #[serde(default)]
+    pub driver_ms: Option<f64>,
     /// CPU time of a repetition, user and system, all threads, seconds: the median. Of `tg` tests it includes the
-    /// prompt.
+    /// prompt. By the operating system where it says; else, and in older reports, by the engine itself.
     #[serde(default)]
     pub cpu_seconds: Option<f64>,
     /// Energy of a repetition, joules, all CPU packages and whatever else runs on them (RAPL): the median. Null where
@@ -173,7 +181,8 @@ pub struct BenchMemory {
     #[serde(default)]
     pub threads: Option<usize>,
     /// Largest resident set of a worker that ran the `pp` and `tg` tests at this thread count and nothing else,
-    /// without taps, bytes. Pages of the mapped file count.
+    /// without taps, bytes. Pages of the mapped file count. By the operating system, of all processes of the worker, where
+    /// it says; else, and in older reports, by the engine itself.
     pub peak_rss_bytes: u64,
 }
 
@@ -204,13 +213,20 @@ pub struct BenchTokens {
     pub test: String,
     /// How many.
     pub count: usize,
+    /// Of the timed repetitions with prompts of their own, those whose tokens were held against the reference's own
+    /// logits.
+    #[serde(default)]
+    pub reference_checked: usize,
+    /// The same of the candidate.
+    #[serde(default)]
+    pub candidate_checked: usize,
     /// XXH3 (64 bits, hex) over the reference's token IDs as little-endian u32, untimed.
     pub reference: String,
     /// The same of the candidate.
     pub candidate: String,
     /// Index of the first token in which the engines differ; null if they do not.
     pub first_mismatch: Option<usize>,
-    /// Whether the reference generated the same tokens in every timed repetition.
+    /// Whether the reference generated the same tokens in every repetition of that prompt: the warm-up, and a later one.
     pub reference_reproduced: bool,
     /// Whether the candidate did.
     pub candidate_reproduced: bool,

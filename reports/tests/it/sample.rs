@@ -680,6 +680,7 @@ fn bench() -> Bench {
         ms: None,
         roofline_share: None,
         inter_token: None,
+        driver_ms: None,
         cpu_seconds: None,
         energy: None,
     };
@@ -730,6 +731,7 @@ fn bench() -> Bench {
         notes: Vec::new(),
         compact_heads: Vec::new(),
         kernels: Vec::new(),
+        seed: None,
     }
 }
 
@@ -806,6 +808,8 @@ pub fn timed() -> Report {
             threads,
             test: "tg64".to_owned(),
             count: 65,
+            reference_checked: 0,
+            candidate_checked: 0,
             reference: "8d3f2a10c4b5e697".to_owned(),
             candidate: first_mismatch
                 .map_or("8d3f2a10c4b5e697", |_| "0123456789abcdef")

@@ -8,39 +8,55 @@
 //! Prefill computes the logits of the last position only. Decoding is greedy, past end-of-text tokens.
 //!
 //! # Answers
-//! Fast but wrong is worth nothing. The tokens that a test generates (of a prefill, the first) are compared with those
-//! of an untimed run: an engine that generates others while it is timed fails, whatever the reason. The two engines are
-//! compared too, and the report says where they first differ. That alone is no failure here: rounding decides near ties,
-//! and tokens behind one are another text. Whether a difference is more than that is what `crossval run` is for.
+//! Fast but wrong is worth nothing. The warm-up, and a later repetition of three or more, have a prompt whose tokens (of
+//! a prefill, the first) an untimed run has generated too: an engine that generates others while it is timed fails,
+//! whatever the reason. The two engines are compared too, and the report says where they first differ. That alone is no
+//! failure here: rounding decides near ties, and tokens behind one are another text. Whether a difference is more than
+//! that is what `crossval run` is for.
+//!
+//! Every other repetition has a prompt that the engines have not seen before, so that an answer kept from earlier is of no
+//! use. What they generate there must follow from their own logits, asked for in a worker that is not timed.
+//!
+//! # Trust
+//! A worker's times are its own: its clock has no pipe in it. But they must fit into the driver's ([`clock`]), what it says
+//! of its memory and CPU time must fit what the operating system counts ([`usage`]), and no engine is faster than the
+//! machine ([`roofline::LeastWork`]). What does not fit is a wrong figure, not a slow one.
 //!
 //! # Compact heads
 //! A compact head of the candidate's is timed in a worker of its own, by turns with the others, and held to the tokens
 //! of its full head.
 
 mod cache;
+mod check;
+mod clock;
 mod energy;
 mod kernels;
 mod report;
 mod series;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use reports::model::{
-    Bench, BenchCompactHead, BenchMemory, BenchRoofline, BenchTokens, Cache, Generation, Role,
-    Test, TokenWork,
+    Bench, BenchCompactHead, BenchMemory, BenchRoofline, BenchTokens, Cache, Finding, Generation,
+    Place, Role, Source, Test, TokenWork,
 };
 use reports::number;
+use reports::outcome::Outcome;
 use xxhash_rust::xxh3::xxh3_64;
 
-pub(crate) use self::report::not_reproduced;
+use self::check::{Claim, Fresh};
+use self::clock::{Counted, Took, counted};
+use self::report::not_reproduced;
 pub use self::report::{BenchOptions, measure};
 use self::series::{Series, TimedTest};
-use crate::engine::{Engine, EngineError, EngineSpec, Failed, by};
+use self::usage::Usages;
+use crate::engine::{Engine, EngineError, EngineSpec, Failed, by, own_peak_bytes};
 use crate::environment::cpus_by_core;
 use crate::progress::Progress;
 use crate::session::setup::Setup;
-use crate::speed::roofline;
+use crate::speed::roofline::{self, LeastWork};
 use crossval_protocol::{Settings, token_bytes};
 
 /// Pairs per test where nothing else is asked for.
@@ -57,6 +73,18 @@ const SHORT: Duration = Duration::from_secs(2);
 
 /// Idle threads of either engine have stopped spinning by then: OpenMP's and our pool's do within a few milliseconds.
 const SETTLE: Duration = Duration::from_millis(20);
+
+/// How often a machine is measured again whose limits an engine seems to exceed: others may have used it.
+const MEASURED_AGAIN: usize = 3;
+
+/// What was timed.
+#[derive(Debug)]
+pub(crate) struct Timed {
+    /// The figures.
+    pub(crate) bench: Bench,
+    /// Why not to believe them.
+    pub(crate) findings: Vec<Finding>,
+}
 
 /// What to time.
 pub(crate) struct BenchPlan<'a> {
@@ -85,6 +113,10 @@ pub(crate) struct BenchPlan<'a> {
     pub(crate) compact_head_budget: u64,
     /// What one token costs.
     pub(crate) work: Option<TokenWork>,
+    /// The model's layers.
+    pub(crate) n_layer: usize,
+    /// Its vocabulary.
+    pub(crate) n_vocab: usize,
     /// Whether the Rust engine's matrix products are timed by themselves, if it is among the engines.
     pub(crate) kernels: bool,
 }
@@ -133,15 +165,28 @@ struct Sample {
     tokens: Vec<u32>,
     prefill_ms: f64,
     decode_ms: Vec<f64>,
+    counted: Counted,
     cpu_seconds: Option<f64>,
     joules: Option<f64>,
+}
+
+impl Sample {
+    fn took(&self) -> Took {
+        Took {
+            driver_ms: self.counted.driver_ms,
+            reported_ms: self.prefill_ms + self.decode_ms.iter().sum::<f64>(),
+            prompt_ms: self.prefill_ms,
+            waited_ms: self.counted.waited_ms,
+        }
+    }
 }
 
 /// Times both engines as the plan says.
 ///
 /// # Errors
 /// Which engine failed, and how.
-pub(crate) fn bench(plan: &BenchPlan, progress: Progress<'_>) -> Result<Bench, Failed> {
+pub(crate) fn bench(plan: &BenchPlan, progress: Progress<'_>) -> Result<Timed, Failed> {
+    let fresh = Fresh::new(plan.n_vocab);
     let mut bench = Bench {
         repetitions: plan.repetitions,
         rows: Vec::new(),
@@ -154,6 +199,7 @@ pub(crate) fn bench(plan: &BenchPlan, progress: Progress<'_>) -> Result<Bench, F
         notes: Vec::new(),
         compact_heads: Vec::new(),
         kernels: Vec::new(),
+        seed: Some(fresh.seed()),
     };
     progress.steps((plan.jobs().len() * 2 * (plan.repetitions + 1) * plan.threads.len()) as u64);
     let mut timing = Timing {
@@ -161,6 +207,10 @@ pub(crate) fn bench(plan: &BenchPlan, progress: Progress<'_>) -> Result<Bench, F
         energy: energy::Packages::open(),
         progress,
         bench: &mut bench,
+        fresh,
+        claims: Vec::new(),
+        accelerated: Vec::new(),
+        findings: Vec::new(),
     };
     for (i, &threads) in plan.threads.iter().enumerate() {
         let cores = Cores {
@@ -185,9 +235,14 @@ pub(crate) fn bench(plan: &BenchPlan, progress: Progress<'_>) -> Result<Bench, F
         let with = number::plural(threads as u64, "thread");
         progress.stage(format!("timing, {with}"));
         timing.time(&cores, &untimed, &mut tests)?;
-        timing.report(threads, roofline, &tests);
+        timing.report(&cores, roofline, &tests);
     }
-    if timing.energy.is_none() {
+    let Timing {
+        energy,
+        mut findings,
+        ..
+    } = timing;
+    if energy.is_none() {
         let why = "energy: no counters of the CPU packages (RAPL) that may be read";
         bench.notes.push(why.to_owned());
     }
@@ -195,7 +250,8 @@ pub(crate) fn bench(plan: &BenchPlan, progress: Progress<'_>) -> Result<Bench, F
         let why = "crossval was built without optimisation, so that its figures say little";
         bench.notes.push(why.to_owned());
     }
-    Ok(bench)
+    findings.extend(not_reproduced(&bench));
+    Ok(Timed { bench, findings })
 }
 
 impl<'a> BenchPlan<'a> {
@@ -238,6 +294,12 @@ struct Timing<'a> {
     energy: Option<energy::Packages>,
     progress: Progress<'a>,
     bench: &'a mut Bench,
+    fresh: Fresh,
+    /// What was generated from prompts of one repetition, still to be held against logits.
+    claims: Vec<Claim>,
+    /// Engines that had an accelerator open: what the CPUs can do does not bound them.
+    accelerated: Vec<Role>,
+    findings: Vec<Finding>,
 }
 
 type Tests = BTreeMap<Test, Series>;
@@ -259,7 +321,7 @@ impl Timing<'_> {
         Ok(())
     }
 
-    /// Loads the model in one fresh worker after the other, and takes the first token of a one-token prompt.
+    /// Loads the model in one fresh worker after the other, and takes the first token of a prompt as long as `prompt`.
     fn load(&mut self, prompt: &[u32], cores: &Cores, tests: &mut Tests) -> Result<(), Failed> {
         if self.plan.cold {
             self.load_with(prompt, Cache::Cold, cores, tests)?;
@@ -290,17 +352,24 @@ impl Timing<'_> {
                     (loads, first_tokens) = (Series::default(), Series::default());
                     break 'measuring;
                 }
-                let (mut engine, load_ms) = self.start(role, cores)?;
+                let (mut engine, loaded) = self.start(role, cores)?;
+                let test = Test::FirstToken(cache);
+                let prompt = self.fresh.prompt(test, 0, repetition, prompt.len());
                 let job = Job {
-                    test: Test::FirstToken(cache),
-                    prompt,
+                    test,
+                    prompt: &prompt,
                     n_predict: 1,
                 };
-                let sample = generate(&mut engine, &job).map_err(by(role))?;
+                engine.set_task(format!("timing {test}, repetition {repetition}"));
+                let sample = self.generate(&mut engine, &job).map_err(by(role))?;
                 if repetition >= warm_up {
-                    loads.push_ms(role, load_ms);
-                    first_tokens.push_ms(role, load_ms + sample.prefill_ms);
+                    loads.push_ms(role, loaded.reported_ms);
+                    loads.push_request(role, loaded);
+                    first_tokens.push_ms(role, loaded.reported_ms + sample.prefill_ms);
+                    first_tokens.push_request(role, sample.took());
                 }
+                self.claims
+                    .push(Claim::new(role, &job, repetition, sample.tokens));
             }
         }
         tests.insert(Test::Load(cache), loads);
@@ -320,7 +389,7 @@ impl Timing<'_> {
             let mut engine = self.start(role, cores)?.0;
             jobs.map(|job| {
                 engine.set_task(format!("generating for {}, untimed", job.test));
-                Ok(generate(&mut engine, &job).map_err(by(role))?.tokens)
+                Ok(self.generate(&mut engine, &job).map_err(by(role))?.tokens)
             })
             .collect()
         };
@@ -336,17 +405,45 @@ impl Timing<'_> {
         let (mut reference, _) = self.start(Role::Reference, cores)?;
         let (mut candidate, _) = self.start(Role::Candidate, cores)?;
         let mut certified = self.start_certified(cores)?;
+        let begun_usages = [
+            Usages::now(&mut reference).map_err(by(Role::Reference))?,
+            Usages::now(&mut candidate).map_err(by(Role::Candidate))?,
+        ];
         let mut certified_reproduced = true;
         let mut reproduced = vec![Reproduced::default(); jobs.len()];
         let mut repetitions = self.plan.repetitions;
+        let mut known = None;
         let mut repetition = 0;
+        let begun = Instant::now();
         while repetition <= repetitions {
             let started = Instant::now();
             for (i, job) in jobs.iter().enumerate() {
+                let is_known = repetition == 0 || known == Some(repetition);
+                let prompt = match is_known {
+                    true => job.prompt.to_vec(),
+                    false => self
+                        .fresh
+                        .prompt(job.test, threads, repetition, job.prompt.len()),
+                };
+                let job = &Job {
+                    prompt: &prompt,
+                    ..*job
+                };
+                let mut of_candidate = Vec::new();
                 for role in order(repetition) {
                     let engine = role.of(&mut reference, &mut candidate);
                     let sample = self.sample(engine, job, repetition).map_err(by(role))?;
-                    *reproduced[i].of(role) &= sample.tokens == untimed.of(role)[i];
+                    let tokens = &sample.tokens;
+                    match is_known {
+                        true => *reproduced[i].of(role) &= *tokens == untimed.of(role)[i],
+                        false => {
+                            let claim = Claim::new(role, job, repetition, tokens.clone());
+                            self.claims.push(claim);
+                        }
+                    }
+                    if role == Role::Candidate {
+                        of_candidate.clone_from(tokens);
+                    }
                     self.progress.done(1);
                     // The first is the warm-up.
                     if repetition == 0 {
@@ -362,6 +459,7 @@ impl Timing<'_> {
                     if i == 0 {
                         let first = tests.entry(Test::TimeToFirstToken).or_default();
                         first.push_ms(role, sample.prefill_ms);
+                        first.push_request(role, sample.took());
                     }
                 }
                 if let Test::Decode(steps) = job.test
@@ -370,7 +468,7 @@ impl Timing<'_> {
                     let sample = self
                         .sample(engine, job, repetition)
                         .map_err(by(Role::Candidate))?;
-                    certified_reproduced &= sample.tokens == untimed.candidate[i];
+                    certified_reproduced &= sample.tokens == of_candidate;
                     if repetition > 0 {
                         record(tests, Test::Certified(steps), Role::Candidate, &sample);
                     }
@@ -381,29 +479,43 @@ impl Timing<'_> {
                 repetitions = repetitions.max(self.plan.most_repetitions.min(fit as usize));
                 let more = repetitions - self.plan.repetitions;
                 self.progress.more_steps((more * 2 * jobs.len()) as u64);
+                known = self.fresh.known(threads, repetitions);
             }
             repetition += 1;
         }
+        let took = begun.elapsed();
         self.bench.repetitions = repetitions;
         for role in Role::BOTH {
             let engine = role.of(&mut reference, &mut candidate);
-            let usage = engine.usage().map_err(by(role))?;
+            let usages = Usages::now(engine).map_err(by(role))?;
+            let [of_reference, of_candidate] = &begun_usages;
+            let begun = role.of(of_reference, of_candidate);
+            let wrong = usages.contradiction(begun, own_peak_bytes());
+            self.findings.extend(wrong.map(|why| {
+                let at = number::plural(threads as u64, "thread");
+                finding(role, None, threads, format!("at {at}: the {role} {why}"))
+            }));
+            if engine.has_accelerator() {
+                self.accelerated.push(role);
+            }
+            let peak = usages.peak_rss_bytes();
             self.bench
                 .memory
-                .extend(usage.peak_rss_bytes.map(|peak| BenchMemory {
+                .extend(peak.map(|peak_rss_bytes| BenchMemory {
                     engine: engine.name().to_owned(),
                     threads: Some(threads),
-                    peak_rss_bytes: peak,
+                    peak_rss_bytes,
                 }));
         }
         if let Some(engine) = &mut certified {
             let usage = engine.usage().map_err(by(Role::Candidate))?;
+            let counted = engine.consumption().map(|c| c.peak_rss_bytes);
             self.bench
                 .compact_heads
                 .extend(usage.compact_head.map(|head| BenchCompactHead {
                     threads,
                     bytes: head.bytes,
-                    peak_rss_bytes: usage.peak_rss_bytes,
+                    peak_rss_bytes: counted.or(usage.peak_rss_bytes),
                     tokens: head.tokens,
                     certified: head.certified,
                     exact_rows: head.exact_rows,
@@ -412,12 +524,17 @@ impl Timing<'_> {
             let all = self.bench.tokens_reproduced.entry("candidate".to_owned());
             *all.or_insert(true) &= certified_reproduced;
         }
+        // Ends their workers: a model need not fit the memory so many times.
+        drop((reference, candidate, certified));
+        let checked = self.check(cores, took)?;
         for (i, (job, mut reproduced)) in jobs.iter().zip(reproduced).enumerate() {
             let (reference, candidate) = (&untimed.reference[i], &untimed.candidate[i]);
             self.bench.tokens.push(BenchTokens {
                 threads,
                 test: job.test.to_string(),
                 count: job.n_predict,
+                reference_checked: checked(Role::Reference, job.test),
+                candidate_checked: checked(Role::Candidate, job.test),
                 reference: hash(reference),
                 candidate: hash(candidate),
                 first_mismatch: (0..reference.len().max(candidate.len()))
@@ -442,20 +559,73 @@ impl Timing<'_> {
     ) -> Result<Sample, EngineError> {
         engine.set_task(format!("timing {}, repetition {repetition}", job.test));
         std::thread::sleep(SETTLE);
-        let cpu_before = engine.usage()?.cpu_seconds;
+        // What an engine says of itself, where the system says nothing.
+        let says = |engine: &mut Engine| match engine.consumption() {
+            Some(_) => Ok(None),
+            None => engine.usage().map(|usage| usage.cpu_seconds),
+        };
+        let cpu_before = says(engine)?;
         let counters = || self.energy.as_ref().and_then(energy::Packages::read);
         let energy_before = counters();
-        let mut sample = generate(engine, job)?;
+        let mut sample = self.generate(engine, job)?;
         if let (Some(energy), Some(before), Some(after)) = (&self.energy, energy_before, counters())
         {
             sample.joules = Some(energy.joules(&before, &after));
         }
-        let cpu_seconds = cpu_before.zip(engine.usage()?.cpu_seconds);
-        sample.cpu_seconds = cpu_seconds.map(|(before, after)| after - before);
+        let said = cpu_before.zip(says(engine)?);
+        let said = said.map(|(before, after)| after - before);
+        sample.cpu_seconds = sample.counted.cpu_seconds.or(said);
         Ok(sample)
     }
 
-    fn report(&mut self, threads: usize, roofline: BenchRoofline, tests: &Tests) {
+    /// Generates, and holds the engine to what it owes: all tokens, and a time for each.
+    fn generate(&self, engine: &mut Engine, job: &Job) -> Result<Sample, EngineError> {
+        let ((tokens, prefill_ms, decode_ms), counted) =
+            counted(engine, |engine| engine.generate(job.prompt, job.n_predict))?;
+        let complete = tokens.len() == job.n_predict && decode_ms.len() + 1 == job.n_predict;
+        if !complete || !decode_ms.iter().copied().chain([prefill_ms]).all(is_time) {
+            let what = format!(
+                "{} tokens and {} times of decode steps for {} tokens, or times that are none",
+                tokens.len(),
+                decode_ms.len(),
+                job.n_predict
+            );
+            return Err(engine.broke_protocol(&what));
+        }
+        let n_vocab = self.plan.n_vocab;
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= n_vocab) {
+            let what = format!("token {token} of a vocabulary of {n_vocab}");
+            return Err(engine.broke_protocol(&what));
+        }
+        Ok(Sample {
+            tokens,
+            prefill_ms,
+            decode_ms,
+            counted,
+            cpu_seconds: counted.cpu_seconds,
+            joules: None,
+        })
+    }
+
+    fn report(&mut self, cores: &Cores, mut roofline: BenchRoofline, tests: &Tests) {
+        let threads = cores.threads;
+        for (test, series) in tests {
+            for role in Role::BOTH {
+                // Of the reference, those are the figures of another test.
+                if matches!(test, Test::Certified(_)) && role == Role::Reference {
+                    continue;
+                }
+                let most = self.most_prompt_ms(*test, role, tests);
+                let wrong = series.contradiction(role, most);
+                let wrong =
+                    wrong.or_else(|| self.impossible(*test, role, series, cores, &mut roofline));
+                self.findings.extend(wrong.map(|why| {
+                    let at = number::plural(threads as u64, "thread");
+                    let text = format!("{test} at {at}: the {role} {why}");
+                    finding(role, Some(*test), threads, text)
+                }));
+            }
+        }
         for (test, series) in tests {
             let share = |tps| match test {
                 Test::Prefill(_) => {
@@ -477,15 +647,80 @@ impl Timing<'_> {
         self.bench.roofline.push(roofline);
     }
 
-    fn start(&self, role: Role, cores: &Cores) -> Result<(Engine, f64), Failed> {
-        let (mut engine, load_ms) = self.plan.setup.start_another(role, Some(&cores.cpus))?;
+    /// The most that a prompt before decode steps can have taken: twice what a prompt of that length took by itself, or,
+    /// where none was timed, its tokens' part of the whole. A token costs no more in a prompt than as a step.
+    fn most_prompt_ms(&self, test: Test, role: Role, tests: &Tests) -> Option<f64> {
+        let (Test::Decode(steps) | Test::Certified(steps)) = test else {
+            return None;
+        };
+        let n = self.plan.decode?.prompt.len();
+        let alone = tests.get(&Test::Prefill(n));
+        let alone = alone.and_then(|series| series.driver_ms(role));
+        let part = || {
+            let whole = tests.get(&test)?.driver_ms(role)?;
+            Some(whole * n as f64 / (n + steps) as f64)
+        };
+        Some(2.0 * alone.or_else(part)?)
+    }
+
+    /// Why no exact engine can be as fast on this machine, if so.
+    fn impossible(
+        &self,
+        test: Test,
+        role: Role,
+        series: &Series,
+        cores: &Cores,
+        machine: &mut BenchRoofline,
+    ) -> Option<String> {
+        if self.accelerated.contains(&role) {
+            return None;
+        }
+        let reported = series.reported_ms(role)?;
+        let least = LeastWork {
+            work: self.plan.work?,
+            n_layer: self.plan.n_layer,
+        };
+        let caches = roofline::caches(&cores.cpus);
+        let mut least_ms = least.ms(test, machine, caches)?;
+        for _ in 0..MEASURED_AGAIN {
+            if reported >= least_ms {
+                return None;
+            }
+            roofline::raise(machine, &roofline::measure(cores.threads, &cores.cpus));
+            least_ms = least.ms(test, machine, caches)?;
+        }
+        let ms = number::milliseconds;
+        (reported < least_ms).then(|| {
+            format!(
+                "claims {}, and no exact engine takes less than {} on this machine",
+                ms(reported),
+                ms(least_ms)
+            )
+        })
+    }
+
+    /// A worker that has loaded the model, and how long that took.
+    fn start(&self, role: Role, cores: &Cores) -> Result<(Engine, Took), Failed> {
+        let Setup {
+            launcher, model, ..
+        } = self.plan.setup;
+        let engine = launcher.start_another(self.plan.setup.spec(role), Some(&cores.cpus));
+        let mut engine = engine.map_err(by(role))?;
+        let loaded = counted(&mut engine, |engine| engine.load(model));
+        let ((_, load_ms), counted) = loaded.map_err(by(role))?;
         if !is_time(load_ms) {
             let what = format!("{load_ms} ms to load the model");
             return Err(by(role)(engine.broke_protocol(&what)));
         }
         let settings = timed_settings(self.plan.n_ctx, cores.threads, 0);
         engine.configure(settings).map_err(by(role))?;
-        Ok((engine, load_ms))
+        let loaded = Took {
+            driver_ms: counted.driver_ms,
+            reported_ms: load_ms,
+            prompt_ms: 0.0,
+            waited_ms: counted.waited_ms,
+        };
+        Ok((engine, loaded))
     }
 
     /// A worker of the candidate with a compact head, if one is asked for and the candidate builds it.
@@ -530,35 +765,28 @@ fn order(repetition: usize) -> [Role; 2] {
     }
 }
 
-/// Generates, and holds the engine to what it owes: all tokens, and a time for each.
-fn generate(engine: &mut Engine, job: &Job) -> Result<Sample, EngineError> {
-    let (tokens, prefill_ms, decode_ms) = engine.generate(job.prompt, job.n_predict)?;
-    let complete = tokens.len() == job.n_predict && decode_ms.len() + 1 == job.n_predict;
-    if !complete || !decode_ms.iter().copied().chain([prefill_ms]).all(is_time) {
-        let what = format!(
-            "{} tokens and {} times of decode steps for {} tokens, or times that are none",
-            tokens.len(),
-            decode_ms.len(),
-            job.n_predict
-        );
-        return Err(engine.broke_protocol(&what));
-    }
-    Ok(Sample {
-        tokens,
-        prefill_ms,
-        decode_ms,
-        cpu_seconds: None,
-        joules: None,
-    })
-}
-
 fn is_time(ms: f64) -> bool {
     ms.is_finite() && ms > 0.0
+}
+
+/// That an engine's figures are not to be believed.
+fn finding(role: Role, test: Option<Test>, threads: usize, text: String) -> Finding {
+    Finding {
+        outcome: Outcome::Parity,
+        source: Source::Timing,
+        place: Some(Place {
+            test: test.map(|test| test.to_string()),
+            threads: Some(threads),
+            ..role.into()
+        }),
+        text,
+    }
 }
 
 fn record(tests: &mut Tests, test: Test, role: Role, sample: &Sample) {
     let series = tests.entry(test).or_default();
     series.push_usage(role, sample.cpu_seconds, sample.joules);
+    series.push_request(role, sample.took());
     match test {
         Test::Decode(_) | Test::Certified(_) => series.push_steps(role, &sample.decode_ms),
         _ => series.push_ms(role, sample.prefill_ms),

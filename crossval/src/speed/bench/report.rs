@@ -8,7 +8,7 @@ use reports::model::{
 use reports::number;
 use reports::outcome::Outcome;
 
-use super::{BenchPlan, Decode, bench, timed_settings};
+use super::{BenchPlan, Decode, Timed, bench, timed_settings};
 use crate::environment::cpus_by_core;
 use crate::error::Error;
 use crate::progress::Progress;
@@ -52,8 +52,9 @@ pub struct BenchOptions {
 
 /// Times both engines.
 ///
-/// Prompts are random token IDs of the vocabulary (SplitMix64, always the same seed), the first N of one sequence; decoding
-/// starts from its first token alone, so that it is not attention over a long prompt that is measured.
+/// Prompts are random token IDs of the vocabulary (SplitMix64). Those that are generated from untimed too are the first N of
+/// one sequence, always of the same seed; the others are of a seed of the run's. Decoding starts from one token, so that
+/// it is not attention over a long prompt that is measured.
 ///
 /// # Errors
 /// Where there is nothing to report on: bad flags, a bad model, a missing engine. An engine that fails later
@@ -119,6 +120,8 @@ pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report,
         cold: true,
         compact_head_budget: options.compact_head_budget,
         work: roofline::work_of(&facts),
+        n_layer: facts.n_layer,
+        n_vocab: facts.n_vocab,
         kernels: true,
     };
     let timed = ready.and_then(|()| {
@@ -137,11 +140,21 @@ pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report,
         .into_iter()
         .filter_map(|(role, engine)| failure(role, engine))
         .collect();
-    match &timed {
-        Some(timed) => findings.extend(not_reproduced(timed)),
-        None if findings.is_empty() => findings.push(nothing_timed()),
-        None => {}
-    }
+    let timed = match timed {
+        Some(Timed {
+            bench,
+            findings: of_bench,
+        }) => {
+            findings.extend(of_bench);
+            Some(bench)
+        }
+        None => {
+            if findings.is_empty() {
+                findings.push(nothing_timed());
+            }
+            None
+        }
+    };
     findings.extend(file.changed());
     Ok(Report {
         schema: SCHEMA.to_owned(),
@@ -179,7 +192,7 @@ pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report,
 }
 
 /// Engines that generated other tokens while they were timed than untimed.
-pub(crate) fn not_reproduced(bench: &Bench) -> Vec<Finding> {
+pub(super) fn not_reproduced(bench: &Bench) -> Vec<Finding> {
     let others = |role: Role| {
         let differs = |t: &&BenchTokens| !role.of(t.reference_reproduced, t.candidate_reproduced);
         let first = bench.tokens.iter().find(differs);
@@ -277,6 +290,8 @@ mod tests {
             threads: 2,
             test: "tg64".into(),
             count: 65,
+            reference_checked: 1,
+            candidate_checked: 1,
             reference: "0".into(),
             candidate: "0".into(),
             first_mismatch: None,
@@ -295,6 +310,7 @@ mod tests {
             notes: Vec::new(),
             compact_heads: Vec::new(),
             kernels: Vec::new(),
+            seed: None,
         };
         let verdict = conclude(not_reproduced(&bench), None);
         assert_eq!((verdict.status, verdict.exit_code), (Status::Pass, 0));

@@ -2,6 +2,7 @@
 
 use reports::model::{BenchRatio, BenchRow, InterToken, Role, Test};
 
+use super::clock::{self, Took};
 use crate::stats::{measured, median, quantile};
 
 /// A test, and its threads.
@@ -28,6 +29,7 @@ struct Samples {
     steps_ms: Vec<f64>,
     cpu_seconds: Vec<f64>,
     joules: Vec<f64>,
+    requests: Vec<Took>,
 }
 
 impl Series {
@@ -49,6 +51,29 @@ impl Series {
         let samples = self.of(role);
         samples.cpu_seconds.extend(cpu_seconds);
         samples.joules.extend(joules);
+    }
+
+    pub(super) fn push_request(&mut self, role: Role, took: Took) {
+        self.of(role).requests.push(took);
+    }
+
+    /// Why what an engine reports does not fit the driver's clock, as [`clock::contradiction`] says.
+    pub(super) fn contradiction(&self, role: Role, most_prompt_ms: Option<f64>) -> Option<String> {
+        let samples = role.of(&self.reference, &self.candidate);
+        clock::contradiction(&samples.requests, most_prompt_ms.unwrap_or(f64::INFINITY))
+    }
+
+    /// Median by the driver's clock, milliseconds.
+    pub(super) fn driver_ms(&self, role: Role) -> Option<f64> {
+        let samples = role.of(&self.reference, &self.candidate);
+        let mut ms: Vec<f64> = samples.requests.iter().map(|r| r.driver_ms).collect();
+        (!ms.is_empty()).then(|| median(&mut ms))
+    }
+
+    /// Median of what an engine reports, milliseconds.
+    pub(super) fn reported_ms(&self, role: Role) -> Option<f64> {
+        let ms = &role.of(&self.reference, &self.candidate).ms;
+        (!ms.is_empty()).then(|| median(&mut ms.clone()))
     }
 
     pub(super) fn row(
@@ -75,6 +100,7 @@ impl Series {
             tps,
             ms,
             inter_token: inter_token(&samples.steps_ms),
+            driver_ms: self.driver_ms(role),
             cpu_seconds: median(&samples.cpu_seconds),
             energy: median(&samples.joules),
         }

@@ -14,7 +14,8 @@ use crate::speed::bench::{BenchPlan, Decode, bench};
 /// The report with nothing timed but `tests`, measured again.
 ///
 /// # Errors
-/// Why not, as a sentence: another machine or build than the report's, another model file, an engine that failed.
+/// Why not, as a sentence: another machine or build than the report's, another model file, an engine that failed
+/// or whose figures are not to be believed.
 pub fn measure_again(
     launcher: &Launcher,
     report: &Report,
@@ -85,14 +86,19 @@ pub fn measure_again(
             false => 0,
         },
         work: timed.work,
+        n_layer: report.model.n_layer,
+        n_vocab: report.model.n_vocab,
         kernels: false,
     };
     let again = bench(&plan, progress).map_err(|failed| {
         let engine = &engines.engine(failed.role).name;
         failed.error.into_failure(engine, "timing").message
     })?;
+    if let Some(finding) = again.findings.into_iter().next() {
+        return Err(finding.text);
+    }
     Ok(Report {
-        bench: Some(again),
+        bench: Some(again.bench),
         ..report.clone()
     })
 }

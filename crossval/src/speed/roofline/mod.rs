@@ -9,11 +9,13 @@
 //! [`decode_share`], [`prefill_share`].
 
 mod bandwidth;
+mod bound;
 mod int8;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
+pub(crate) use self::bound::{LeastWork, caches};
 use crossval_protocol::ModelFacts;
 use reports::model::{BenchRoofline, TokenWork};
 
@@ -27,6 +29,14 @@ pub fn measure(threads: usize, cpus: &[usize]) -> BenchRoofline {
         int8_macs_per_second: int8.map(|(rate, _)| rate),
         int8_instructions: int8.map(|(_, instructions)| instructions.to_owned()),
     }
+}
+
+/// Makes the limits of a machine those of another measurement of it where they are higher.
+pub(crate) fn raise(limits: &mut BenchRoofline, other: &BenchRoofline) {
+    let higher = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
+    limits.read_bytes_per_second =
+        higher(limits.read_bytes_per_second, other.read_bytes_per_second);
+    limits.int8_macs_per_second = higher(limits.int8_macs_per_second, other.int8_macs_per_second);
 }
 
 /// What a token of a model costs, for a report.
