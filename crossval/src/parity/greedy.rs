@@ -395,7 +395,7 @@ fn greediness(row: &[f32], token: u32, n_vocab: usize) -> Option<(u32, f64)> {
 }
 
 /// What the checks of the tokens from a prompt of `n_prompt` tokens come to. `excused` are differences between the
-/// engines, not an engine that contradicts itself.
+/// engines' logits, not an engine that contradicts itself.
 pub(super) fn findings(generation: &Generation, n_prompt: usize, excused: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     for check in &generation.checks {
