@@ -267,7 +267,7 @@ impl Shown<'_> {
     }
 }
 
-pub(super) fn incomplete(source: Source, text: String) -> Finding {
+fn incomplete(source: Source, text: String) -> Finding {
     Finding {
         outcome: Outcome::Incomplete,
         source,
@@ -276,7 +276,7 @@ pub(super) fn incomplete(source: Source, text: String) -> Finding {
     }
 }
 
-pub(super) fn parity(source: Source, place: Option<Place>, text: String) -> Finding {
+fn parity(source: Source, place: Option<Place>, text: String) -> Finding {
     Finding {
         outcome: Outcome::Parity,
         source,
