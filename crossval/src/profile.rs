@@ -97,7 +97,7 @@ struct Cumulative {
 /// Profiles from before there were caps have those of `standard`.
 impl NoiseCaps {
     fn threads() -> f64 {
-        1e-3
+        4e-3
     }
 
     fn batches() -> f64 {
@@ -445,7 +445,7 @@ mod tests {
         let text = STANDARD.find("[text]").unwrap();
         let end = STANDARD.find("[oracle]").unwrap();
         let old = STANDARD[..text].to_owned() + &STANDARD[end..];
-        let old = old.replace("noise_threads = 1e-3", "");
+        let old = old.replace("noise_threads = 4e-3", "");
         let old = old.replace("noise_batches = 1e-2", "");
         let own = format!("reason = 'x'\nexpires = '9999-12-31'\n{old}");
         let own = Profile::parse("my.toml", &own).unwrap();
@@ -518,7 +518,7 @@ mod tests {
                 "no limit for q_rope",
             ),
             (
-                own(STANDARD.replace("logits = 1e-3", "logits = -1")),
+                own(STANDARD.replace("logits = 4e-3", "logits = -1")),
                 "0 <= logits",
             ),
             (

@@ -101,7 +101,10 @@ fn random_models_pass() {
         let [more, args] = [&random.synth, &random.run]
             .map(|words| words.iter().map(String::as_str).collect::<Vec<_>>());
         let model = synth(&scratch, random.arch, &more);
-        let (code, report, _) = run(&model, &[&args[..], &["--no-bench"]].concat());
+        // Either is right in either role.
+        let swapped = ["--reference", "rust", "--candidate", "bitnet.cpp"];
+        let engines = &swapped[..if seed % 2 == 1 { 4 } else { 0 }];
+        let (code, report, _) = run(&model, &[&args[..], engines, &["--no-bench"]].concat());
         if code != 0 || report.verdict.at_fault != AtFault::None {
             alarms.push(format!(
                 "seed {seed}: {} {}; {}: {:#?}",

@@ -211,15 +211,16 @@ impl Shown<'_> {
     /// What the logits say of every generated token.
     fn generated_tokens(&self) -> Vec<Finding> {
         let of_prompt = |generation: &Generation| {
-            let excused = self.excuses_rows_of(generation);
+            let excused = self.accounts_for_rows_of(generation);
             greedy::findings(generation, self.prompt(generation).len(), excused)
         };
         self.generations().flat_map(of_prompt).collect()
     }
 
-    /// The first row of logits before a generated token that is beyond its limit and not excused, and the tokens up to it.
+    /// The first row of logits before a generated token that is beyond its limit, where nothing accounts for it, and the
+    /// tokens up to it.
     pub(super) fn first_beyond_generated(&self) -> Option<(Divergence, Vec<u32>)> {
-        let mut generations = self.generations().filter(|g| !self.excuses_rows_of(g));
+        let mut generations = self.generations().filter(|g| !self.accounts_for_rows_of(g));
         generations.find_map(|generation| greedy::first_beyond(generation, self.prompt(generation)))
     }
 
@@ -228,14 +229,15 @@ impl Shown<'_> {
         prompt.map_or(&[], |prompt| &prompt.tokens)
     }
 
-    fn excuses_rows_of(&self, generation: &Generation) -> bool {
+    /// Whether it is said already, or known, that the logits of the prompt differ.
+    fn accounts_for_rows_of(&self, generation: &Generation) -> bool {
         let logits = Site {
             mode: Mode::Cumulative,
             prompt: generation.prompt,
             layer: None,
             tap: Tap::Logits,
         };
-        excuses_generation(self.known) || excuses_site(self.known, &logits)
+        excuses_generation(self.known) || self.exceeded.iter().any(|(site, _)| *site == logits)
     }
 
     fn noise(&self) -> impl Iterator<Item = Finding> {
@@ -265,7 +267,7 @@ impl Shown<'_> {
     }
 }
 
-pub(super) fn incomplete(source: Source, text: String) -> Finding {
+fn incomplete(source: Source, text: String) -> Finding {
     Finding {
         outcome: Outcome::Incomplete,
         source,
@@ -274,7 +276,7 @@ pub(super) fn incomplete(source: Source, text: String) -> Finding {
     }
 }
 
-pub(super) fn parity(source: Source, place: Option<Place>, text: String) -> Finding {
+fn parity(source: Source, place: Option<Place>, text: String) -> Finding {
     Finding {
         outcome: Outcome::Parity,
         source,

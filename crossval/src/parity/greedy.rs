@@ -10,8 +10,8 @@ use reports::model::{
     Role, RowBeyond, Source,
 };
 use reports::number;
+use reports::outcome::Outcome;
 
-use super::findings::{incomplete, parity};
 use super::generation::{logits_by_prefill, logits_by_steps};
 use super::plan::Plan;
 use crate::compare::finite;
@@ -395,18 +395,25 @@ fn greediness(row: &[f32], token: u32, n_vocab: usize) -> Option<(u32, f64)> {
 }
 
 /// What the checks of the tokens from a prompt of `n_prompt` tokens come to. `excused` are differences between the
-/// engines, not an engine that contradicts itself.
+/// engines' logits, not an engine that contradicts itself.
 pub(super) fn findings(generation: &Generation, n_prompt: usize, excused: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     for check in &generation.checks {
         let role = check.role;
-        let at = |role, position| Place {
-            role,
-            prompt: Some(generation.prompt),
-            position: Some(position),
-            ..Place::default()
-        };
         let prompt = generation.prompt;
+        let mut find = |outcome, role, position, text| {
+            findings.push(Finding {
+                outcome,
+                source: Source::Generation,
+                place: Some(Place {
+                    role,
+                    prompt: Some(prompt),
+                    position: Some(position),
+                    ..Place::default()
+                }),
+                text,
+            });
+        };
         let tokens = role.of(&generation.reference, &generation.candidate);
         let n = tokens.len();
         if n != check.expected {
@@ -414,8 +421,8 @@ pub(super) fn findings(generation: &Generation, n_prompt: usize, excused: bool) 
                 "the {role} generated {n} of {} from prompt {prompt}",
                 number::plural(check.expected as u64, "token")
             );
-            let place = at(Some(role), n_prompt + n.min(check.expected));
-            findings.push(parity(Source::Generation, Some(place), text));
+            let position = n_prompt + n.min(check.expected);
+            find(Outcome::Parity, Some(role), position, text);
         }
         if let Some(first) = check.contradicted.first() {
             let text = format!(
@@ -428,8 +435,7 @@ pub(super) fn findings(generation: &Generation, n_prompt: usize, excused: bool) 
                 first.largest,
                 number::significant(first.margin, 3)
             );
-            let place = at(Some(role), n_prompt + first.index);
-            findings.push(parity(Source::Generation, Some(place), text));
+            find(Outcome::Parity, Some(role), n_prompt + first.index, text);
         }
         if check.checked < n {
             let text = format!(
@@ -437,11 +443,7 @@ pub(super) fn findings(generation: &Generation, n_prompt: usize, excused: bool) 
                 check.checked,
                 number::plural(n as u64, "token")
             );
-            let place = Some(at(Some(role), n_prompt));
-            findings.push(Finding {
-                place,
-                ..incomplete(Source::Generation, text)
-            });
+            find(Outcome::Incomplete, Some(role), n_prompt, text);
         }
         // The other engine's check says the same.
         let again = role == Role::Candidate && generation.reference == generation.candidate;
@@ -454,7 +456,7 @@ pub(super) fn findings(generation: &Generation, n_prompt: usize, excused: bool) 
                 check.compared,
                 number::plural(check.comparable as u64, "row")
             );
-            findings.push(incomplete(Source::Generation, text));
+            find(Outcome::Incomplete, None, n_prompt, text);
         }
         if let Some(first) = check.beyond.first().filter(|_| !excused) {
             let text = format!(
@@ -467,8 +469,7 @@ pub(super) fn findings(generation: &Generation, n_prompt: usize, excused: bool) 
                     .map_or(number::NOT_FINITE.to_owned(), number::error),
                 number::error(first.limit)
             );
-            let place = at(None, (n_prompt + first.index).saturating_sub(1));
-            findings.push(parity(Source::Generation, Some(place), text));
+            find(Outcome::Parity, None, first.worst.position, text);
         }
     }
     findings
@@ -503,4 +504,92 @@ pub(super) fn first_beyond(
         arbitration: None,
     };
     Some((divergence, [prompt, &tokens[..row.index]].concat()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_of_equal_logits_is_the_largest() {
+        let row = [1.0, 3.0, 3.0, 0.5];
+        let margin = |token| greediness(&row, token, 4).map(|(_, margin)| margin);
+        assert_eq!([0, 1, 2, 3].map(margin), [2.0, 0.0, 0.0, 2.5].map(Some));
+        assert_eq!(greediness(&row, 0, 4), Some((1, 2.0)));
+        assert_eq!(greediness(&row, 4, 4), None);
+        assert_eq!(greediness(&row, 0, 5), None);
+        assert_eq!(greediness(&[f32::NAN, 1.0], 1, 2), None);
+    }
+
+    #[test]
+    fn rows_are_held_against_their_engines_and_each_other() {
+        let mut seen = Seen {
+            of: Role::Reference,
+            n_prompt: 3,
+            tokens: &[1, 0],
+            n_vocab: 2,
+            limit: 1e-3,
+            own: Role::BOTH.map(|role| (role, Own::default())).into(),
+            compared: 0,
+            beyond: Vec::new(),
+        };
+        seen.rows(0, Some(&[1.0, 2.0]), Some(&[1.0, 2.0]));
+        seen.rows(1, Some(&[2.0, 1.0]), Some(&[1.0, 2.0]));
+        // Behind the last token.
+        seen.rows(2, Some(&[2.0, 1.0]), Some(&[1.0, 2.0]));
+        let own = |role| (seen.own[&role].checked, seen.own[&role].suspects.clone());
+        assert_eq!(own(Role::Reference), (2, vec![]));
+        assert_eq!(own(Role::Candidate), (2, vec![1]));
+        let [row] = &seen.beyond[..] else {
+            panic!("{:?}", seen.beyond)
+        };
+        assert_eq!((seen.compared, row.index, row.worst.position), (2, 1, 3));
+    }
+
+    #[test]
+    fn what_was_not_checked_is_incomplete_and_what_is_alike_is_said_once() {
+        let row = RowBeyond {
+            index: 1,
+            nmse: Some(0.5),
+            limit: 1e-3,
+            worst: worst(4, &[0.0, 1.0], &[0.0, 3.0]),
+        };
+        assert_eq!(row.worst.element, 1);
+        let check = |role| GenerationCheck {
+            role,
+            expected: 2,
+            checked: 2,
+            contradicted: Vec::new(),
+            own_noise: None,
+            comparable: 2,
+            compared: 2,
+            beyond: vec![row.clone()],
+        };
+        let mut generation = Generation {
+            prompt: 0,
+            reference: vec![1, 0],
+            candidate: vec![1, 0],
+            reference_text: None,
+            candidate_text: None,
+            first_mismatch: None,
+            further: Vec::new(),
+            checks: Role::BOTH.map(check).into(),
+        };
+        let outcomes = |generation: &Generation, excused| {
+            let findings = findings(generation, 4, excused);
+            let of = |f: &Finding| (f.outcome, f.role());
+            findings.iter().map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(outcomes(&generation, false), [(Outcome::Parity, None)]);
+        assert_eq!(outcomes(&generation, true), []);
+        generation.checks[1].checked = 1;
+        let candidate = Some(Role::Candidate);
+        assert_eq!(
+            outcomes(&generation, true),
+            [(Outcome::Incomplete, candidate)]
+        );
+        let (first, tokens) = first_beyond(&generation, &[7, 8, 9, 5]).unwrap();
+        assert_eq!((first.position, first.reference), (4, Some(1.0)));
+        assert_eq!(tokens, [7, 8, 9, 5, 1]);
+    }
 }
