@@ -33,7 +33,9 @@ Each figure is a median with its 95% bootstrap interval. Ratios are candidate ov
 pair; above 1 the candidate is faster. The roofline is measured in the same run on the same cores: \
 decode is held against the read bandwidth, prefill against the int8 peak.
 
-The exit code is 10 if an engine generates other tokens timed than untimed. That the two engines differ \
+The exit code is 10 if an engine generates other tokens timed than untimed or than its own logits say, \
+or if what it reports of its time, memory and CPU time does not fit the driver's clock, the operating \
+system's counts or the machine's limits. That the two engines differ \
 from each other is reported and is no failure: whether it is more than a near tie is for `crossval run` \
 to say.";
 

@@ -11,9 +11,6 @@ const ACCELERATORS: [&str; 4] = ["/dev/nvidia", "/dev/dri/", "/dev/kfd", "/dev/a
 pub(crate) struct Consumption {
     /// CPU time, user and system, of all threads and of children that have ended, seconds.
     pub(crate) cpu_seconds: f64,
-    /// Time that threads which live were ready to run and had no CPU, added up, seconds; `None` where the kernel does not
-    /// count it.
-    pub(crate) waited_seconds: Option<f64>,
     /// Largest resident sets of the processes, added up, bytes: a page that two of them share counts twice.
     pub(crate) peak_rss_bytes: u64,
     /// The smallest of those of the processes, bytes.
@@ -28,12 +25,40 @@ pub(super) fn of_tree(root: u32) -> Option<Consumption> {
     Some(Consumption {
         cpu_seconds: members
             .iter()
-            .map(|p| Some(cpu_seconds(p.pid)? + p.ended_children))
+            .map(|p| cpu_seconds(p.pid))
             .sum::<Option<f64>>()?,
-        waited_seconds: members.iter().map(|p| waited_seconds(p.pid)).sum(),
         peak_rss_bytes: peaks.iter().sum(),
         smallest_peak_bytes: peaks.into_iter().min()?,
     })
+}
+
+/// The processes of a tree, to be looked at again at once.
+pub(super) fn pids(root: u32) -> Vec<u32> {
+    let all = processes();
+    tree(&all, root).into_iter().map(|p| p.pid).collect()
+}
+
+/// What processes and the calling thread did until now, where the system says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    /// CPU time of the processes, all threads and children that have ended, seconds.
+    pub(crate) cpu_seconds: Option<f64>,
+    /// Time that their threads and the calling thread were ready to run and had no CPU, added up, seconds.
+    pub(crate) waited_seconds: Option<f64>,
+}
+
+impl Moment {
+    /// Now.
+    pub(crate) fn of(pids: &[u32]) -> Moment {
+        let some = |total: Option<f64>| total.filter(|_| !pids.is_empty());
+        let cpu_seconds = pids.iter().map(|&pid| cpu_seconds(pid)).sum();
+        let of_thread = waited("/proc/thread-self/schedstat".as_ref());
+        let of_processes: Option<f64> = pids.iter().map(|&pid| waited_seconds(pid)).sum();
+        Moment {
+            cpu_seconds: some(cpu_seconds),
+            waited_seconds: some(of_thread.zip(of_processes).map(|(a, b)| a + b)),
+        }
+    }
 }
 
 /// Whether a process, or any that descends from it, has an accelerator open: then its work need not be the CPUs'.
@@ -47,11 +72,6 @@ pub(super) fn has_accelerator(root: u32) -> bool {
             ACCELERATORS.iter().any(|device| target.starts_with(device))
         })
     })
-}
-
-/// Time that the calling thread was ready to run and had no CPU, seconds.
-pub(crate) fn thread_waited_seconds() -> Option<f64> {
-    waited("/proc/thread-self/schedstat".as_ref())
 }
 
 /// Largest resident set of this process, bytes; 0 where the system does not say.
@@ -70,11 +90,15 @@ struct Process {
 
 fn processes() -> Vec<Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let processes = entries.filter_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        parse(pid, &fs::read_to_string(entry.path().join("stat")).ok()?)
-    });
+    let processes =
+        entries.filter_map(|entry| Process::read(entry.file_name().to_str()?.parse().ok()?));
     processes.collect()
+}
+
+impl Process {
+    fn read(pid: u32) -> Option<Process> {
+        parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
 }
 
 fn parse(pid: u32, line: &str) -> Option<Process> {
@@ -109,7 +133,7 @@ fn tree(all: &[Process], root: u32) -> Vec<&Process> {
     }
 }
 
-/// CPU time of all threads of a process, to the nanosecond: /proc/PID/stat counts in ticks of 10 ms.
+/// CPU time of all threads of a process, to the nanosecond, and of its children that have ended, in ticks of 10 ms.
 fn cpu_seconds(pid: u32) -> Option<f64> {
     let pid = libc::pid_t::try_from(pid).ok()?;
     // SAFETY: an all-zero timespec is valid; both calls fill what they get pointers to.
@@ -120,7 +144,8 @@ fn cpu_seconds(pid: u32) -> Option<f64> {
             && libc::clock_gettime(clock, &mut time) == 0;
         known.then_some(time)
     }?;
-    Some(time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9)
+    let ended_children = Process::read(pid.cast_unsigned())?.ended_children;
+    Some(time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9 + ended_children)
 }
 
 fn waited_seconds(pid: u32) -> Option<f64> {

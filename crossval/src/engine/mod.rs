@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use reports::model::{EngineFailure, Role};
 
-pub(crate) use self::consumption::{Consumption, own_peak_bytes, thread_waited_seconds};
+pub(crate) use self::consumption::{Consumption, Moment, own_peak_bytes};
 pub use self::limits::Limits;
 use self::pipe::Timed;
 use self::process::{Pipes, Process, SHORT_WHILE, keep_tail, signal_name};
@@ -292,6 +292,11 @@ impl Engine {
     /// What its processes have used so far, by the operating system; `None` where that cannot be asked.
     pub(crate) fn consumption(&self) -> Option<Consumption> {
         consumption::of_tree(self.process.id()?)
+    }
+
+    /// Its processes, by ID; none where they cannot be asked for.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        self.process.id().map(consumption::pids).unwrap_or_default()
     }
 
     /// Whether any of its processes has an accelerator open.

@@ -1,7 +1,9 @@
 //! Timings and memory.
 
 use super::{Kind, State, Table};
-use crate::model::{BenchCompactHead, BenchRow, Measured, Report, TimedPair, TokenWork};
+use crate::model::{
+    BenchCompactHead, BenchRow, BenchTokens, Measured, Report, TimedPair, TokenWork,
+};
 use crate::number;
 
 pub(super) type Format = fn(f64) -> String;
@@ -235,6 +237,15 @@ pub(crate) fn bench_notes(report: &Report) -> Vec<String> {
             format!("The {engine} generated other tokens while timed than without timing.")
         });
     }
+    notes.extend(bench.seed.map(|seed| {
+        let checked = |of: fn(&BenchTokens) -> usize| bench.tokens.iter().map(of).sum::<usize>();
+        format!(
+            "Timed repetitions have random prompts of their own, seed {seed}; held against the engines' own logits were \
+             the tokens of {} of the reference and of {} of the candidate.",
+            checked(|t| t.reference_checked),
+            checked(|t| t.candidate_checked)
+        )
+    }));
     let differ = bench
         .tokens
         .iter()

@@ -87,9 +87,9 @@ fn part_of_the_time_left_out() {
     found(&[(ANSWER, &sometimes)], &[CLOCKS]);
 }
 
-/// The beginning, with 30 ms of work in the clock.
+/// The beginning, with 150 ms in the clock.
 fn slow(then: &str) -> String {
-    format!("{BEGIN}\n        time.sleep(0.03)\n        {then}")
+    format!("{BEGIN}\n        time.sleep(0.15)\n        {then}")
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! repetitions, of steps of 0.1 ms as of 1 ms; with eight busy processes on the 2 CPUs, up to 17 ms, nearly all of it
 //! spent waiting for a CPU, which the kernel counts.
 
-use crate::engine::{Engine, EngineError, thread_waited_seconds};
+use crate::engine::{Engine, EngineError, Moment};
 use crate::stats::median;
 
 /// What may lie between both clocks beside waiting for a CPU: four times the most seen in a median, milliseconds.
@@ -35,6 +35,8 @@ pub(super) struct Took {
     pub(super) prompt_ms: f64,
     /// What worker and driver spent waiting for a CPU meanwhile, milliseconds; `None` where the kernel does not count it.
     pub(super) waited_ms: Option<f64>,
+    /// CPU time of the worker meanwhile, as if spread over all CPUs that it has, milliseconds: so long at least it worked.
+    pub(super) busy_ms: Option<f64>,
 }
 
 /// What the operating system counts for a worker during a request.
@@ -44,30 +46,32 @@ pub(super) struct Counted {
     pub(super) driver_ms: f64,
     /// As in [`Took`].
     pub(super) waited_ms: Option<f64>,
+    /// Likewise.
+    pub(super) busy_ms: Option<f64>,
     /// CPU time of the worker; `None` where the system does not say.
     pub(super) cpu_seconds: Option<f64>,
 }
 
-/// Has a worker answer one request.
+/// Has a worker that is pinned to `cpus` answer one request.
 pub(super) fn counted<T>(
     engine: &mut Engine,
+    cpus: usize,
     ask: impl FnOnce(&mut Engine) -> Result<T, EngineError>,
 ) -> Result<(T, Counted), EngineError> {
-    let before = engine.consumption();
-    let waited_before = thread_waited_seconds();
+    let processes = engine.processes();
+    let before = Moment::of(&processes);
     let answer = ask(engine)?;
-    let waited = waited_before.zip(thread_waited_seconds());
-    let driver_ms = engine.took_ms();
-    let used = before.zip(engine.consumption());
-    let of_worker = used.and_then(|(b, a)| b.waited_seconds.zip(a.waited_seconds));
-    // Less than nothing where a thread that had waited has ended.
-    let grown = |(before, after): (f64, f64)| (after - before).max(0.0);
-    let waited_seconds = waited.zip(of_worker);
-    let waited_seconds = waited_seconds.map(|(driver, worker)| grown(driver) + grown(worker));
+    // At once: what threads do after the answer, or wait for, is not in its time.
+    let after = Moment::of(&processes);
+    // Less than nothing where a thread or a child has ended.
+    let grown = |before: Option<f64>, after: Option<f64>| Some((after? - before?).max(0.0));
+    let ms = |seconds: f64| seconds * 1e3;
+    let cpu_seconds = grown(before.cpu_seconds, after.cpu_seconds);
     let counted = Counted {
-        driver_ms,
-        waited_ms: waited_seconds.map(|seconds| seconds * 1e3),
-        cpu_seconds: used.map(|(b, a)| (a.cpu_seconds - b.cpu_seconds).max(0.0)),
+        driver_ms: engine.took_ms(),
+        waited_ms: grown(before.waited_seconds, after.waited_seconds).map(ms),
+        busy_ms: cpu_seconds.map(|seconds| ms(seconds) / cpus.max(1) as f64),
+        cpu_seconds,
     };
     Ok((answer, counted))
 }
@@ -77,7 +81,12 @@ pub(super) fn counted<T>(
 /// is not to hide there.
 pub(super) fn contradiction(requests: &[Took], most_prompt_ms: f64) -> Option<String> {
     let accounted = |r: &Took| r.reported_ms - (r.prompt_ms - most_prompt_ms).max(0.0);
-    let missing = |r: &Took| r.driver_ms - r.waited_ms.unwrap_or(0.0) - accounted(r);
+    // Waiting may have been within the worker's time too; working was, or should have been.
+    let missing = |r: &Took| {
+        let ready = r.driver_ms - r.waited_ms.unwrap_or(0.0);
+        let busy = r.busy_ms.unwrap_or(0.0).min(r.driver_ms);
+        ready.max(busy) - accounted(r)
+    };
     let typical = |of: &dyn Fn(&Took) -> f64| {
         let mut values: Vec<f64> = requests.iter().map(of).collect();
         (!values.is_empty()).then(|| median(&mut values))
@@ -121,6 +130,7 @@ mod tests {
             reported_ms,
             prompt_ms: 0.0,
             waited_ms,
+            busy_ms: None,
         }
     }
 
@@ -165,6 +175,19 @@ mod tests {
         assert!(!wrong(&[took(1.0, 1.05, 0.0)]));
         // Sleeping is no waiting for a CPU.
         assert!(wrong(&[took(30.0, 5.0, 0.1); 3]));
+        // Nor is working.
+        let busy = |ms| Took {
+            busy_ms: Some(ms),
+            ..took(30.0, 5.0, 24.0)
+        };
+        assert!(!wrong(&[busy(6.0); 3]));
+        assert!(wrong(&[busy(20.0); 3]));
+        // Threads that go on to spin do so in other time.
+        let spins = Took {
+            busy_ms: Some(8.0),
+            ..took(5.2, 5.0, 0.0)
+        };
+        assert!(!wrong(&[spins; 3]));
     }
 
     #[test]

@@ -92,7 +92,6 @@ mod tests {
             },
             counted: Some(Consumption {
                 cpu_seconds,
-                waited_seconds: None,
                 peak_rss_bytes: peak << 20,
                 smallest_peak_bytes: peak << 20,
             }),
