@@ -356,3 +356,156 @@ impl<'a> Trials<'a> {
         Ok((path, baseline.ok_or_else(nothing)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use bitnet_model::tap::Tap;
+    use reports::model::Place;
+
+    use super::*;
+    use crate::verdict::{Compared, conclude};
+
+    fn draw(proof: Proof, who: Who) -> Draw {
+        Draw {
+            family: "family".to_owned(),
+            name: "kind".to_owned(),
+            proof,
+            needs: None,
+            may_change_nothing: true,
+            who,
+            places: VecDeque::new(),
+        }
+    }
+
+    fn at(tap: Tap, layer: usize) -> FaultAt {
+        FaultAt {
+            fault: format!("zero:{tap}:{layer}"),
+            tap: Some(tap),
+            layer: Some(layer),
+        }
+    }
+
+    #[test]
+    fn both_engines_have_faults_in_both_modes() {
+        let draw = draw(Proof::Taps { in_logits: true }, Who::ByTurns);
+        let trials = (0..4).map(|slot| Trial::new(&draw, vec![at(Tap::Q, 0)], slot));
+        let seen: Vec<(Vec<Role>, Vec<Mode>)> = trials.map(|t| (t.roles(), t.modes)).collect();
+        let [reference, candidate] = Role::BOTH.map(|role| vec![role]);
+        let [isolated, cumulative] = [Mode::Isolated, Mode::Cumulative].map(|mode| vec![mode]);
+        assert_eq!(
+            seen,
+            [
+                (candidate.clone(), isolated.clone()),
+                (reference.clone(), isolated),
+                (candidate, cumulative.clone()),
+                (reference, cumulative),
+            ]
+        );
+    }
+
+    #[test]
+    fn two_faults_are_of_one_engine_or_of_each() {
+        let pair = vec![at(Tap::Q, 0), at(Tap::K, 1)];
+        let proof = Proof::Taps { in_logits: true };
+        let one = Trial::new(&draw(proof, Who::Candidate), pair.clone(), 1);
+        assert_eq!(one.text(Role::Candidate).unwrap(), "zero:q:0+zero:k:1");
+        assert_eq!(one.roles(), [Role::Candidate]);
+        let each = Trial::new(&draw(proof, Who::Each), pair, 1);
+        assert_eq!(each.faults(), "zero:q:0, zero:k:1");
+        assert_eq!(each.roles(), Role::BOTH);
+    }
+
+    /// A report with one finding, and nothing else.
+    fn report(outcome: Outcome, source: Source, place: Option<Place>, at_fault: AtFault) -> Report {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/2b-4t.json");
+        let mut report = reports::json::read(file.as_ref()).unwrap();
+        let finding = Finding {
+            outcome,
+            source,
+            place,
+            text: "it is wrong".to_owned(),
+        };
+        let compared = Compared {
+            ruling: Some(at_fault),
+            ..Compared::default()
+        };
+        report.verdict = conclude(vec![finding], Some(compared));
+        report
+    }
+
+    fn judged(proof: Proof, report: &Report) -> (bool, bool, bool) {
+        let draw = draw(proof, Who::Candidate);
+        let trial = Trial::new(&draw, vec![at(Tap::Q, 2)], 0);
+        let Injected {
+            detected,
+            located,
+            blamed,
+            ..
+        } = trial.judge(&draw, report);
+        (detected, located, blamed)
+    }
+
+    #[test]
+    fn a_fault_is_found_by_its_place_or_by_what_has_to_show_it() {
+        let candidate = AtFault::Candidate;
+        let parity = |source, place| report(Outcome::Parity, source, place, candidate);
+        let stage = |layer| Place {
+            tap: Some("q".to_owned()),
+            layer: Some(layer),
+            ..Place::default()
+        };
+        let taps = Proof::Taps { in_logits: true };
+        let there = parity(Source::Noise, Some(stage(2)));
+        assert_eq!(judged(taps, &there), (true, true, true));
+        let elsewhere = parity(Source::Noise, Some(stage(1)));
+        assert_eq!(judged(taps, &elsewhere), (true, false, true));
+        for (proof, source) in [
+            (Proof::Generation, Source::Generation),
+            (Proof::Text, Source::Perplexity),
+            (Proof::Tokenizer, Source::Tokenizer),
+            (Proof::Times, Source::Timing),
+        ] {
+            assert_eq!(judged(proof, &parity(source, None)), (true, true, true));
+            let other = parity(Source::Noise, None);
+            assert_eq!(judged(proof, &other), (true, false, true), "{proof:?}");
+        }
+        for (role, located) in [(Role::Candidate, true), (Role::Reference, false)] {
+            let named = parity(Source::Noise, Some(role.into()));
+            assert_eq!(judged(Proof::Conditions, &named).1, located, "{role}");
+        }
+    }
+
+    #[test]
+    fn the_engine_with_the_fault_must_be_blamed() {
+        let of = |at_fault, proof, source| {
+            judged(proof, &report(Outcome::Parity, source, None, at_fault)).2
+        };
+        let taps = Proof::Taps { in_logits: true };
+        assert!(of(AtFault::Candidate, taps, Source::Taps));
+        for wrong in [
+            AtFault::Reference,
+            AtFault::Both,
+            AtFault::Undetermined,
+            AtFault::None,
+        ] {
+            assert!(!of(wrong, taps, Source::Taps), "{wrong:?}");
+        }
+        // Nothing arbitrates between tokenizers.
+        assert!(of(
+            AtFault::Undetermined,
+            Proof::Tokenizer,
+            Source::Tokenizer
+        ));
+        assert!(!of(AtFault::Reference, Proof::Tokenizer, Source::Tokenizer));
+    }
+
+    #[test]
+    fn only_the_gate_shows_that_an_engine_is_slower() {
+        let slower = report(Outcome::Performance, Source::Gate, None, AtFault::None);
+        assert_eq!(judged(Proof::Speed, &slower), (true, true, true));
+        let unjudged = report(Outcome::NoBaseline, Source::Gate, None, AtFault::None);
+        assert_eq!(judged(Proof::Speed, &unjudged), (false, false, false));
+    }
+}
