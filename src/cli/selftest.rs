@@ -150,6 +150,7 @@ fn kind(kind: fault::FaultKind) -> FaultKind {
         fault: place.fault,
         tap: place.tap,
         layer: place.layer,
+        in_every_layer: place.in_every_layer,
     };
     FaultKind {
         family: kind.family.to_owned(),

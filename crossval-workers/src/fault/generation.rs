@@ -62,6 +62,14 @@ impl GenerationMistake {
             .find(|m| m.name() == name)
     }
 
+    /// What must be there for it to have consequences; `None` if it always has.
+    pub(super) fn needs(self) -> Option<&'static str> {
+        match self {
+            GenerationMistake::NoRepetition => Some("a token that is generated twice"),
+            _ => None,
+        }
+    }
+
     /// The token chosen by mistake, from the logits of this step; `before` are the tokens chosen so far, `late` the most
     /// likely one of the step before.
     pub(super) fn choose(self, logits: &[f32], before: &[u32], late: Option<u32>) -> u32 {

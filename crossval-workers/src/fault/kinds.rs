@@ -57,6 +57,8 @@ pub struct Place {
     pub tap: Option<Tap>,
     /// The layer.
     pub layer: Option<usize>,
+    /// The same fault in every layer, where there are layers.
+    pub in_every_layer: Option<String>,
 }
 
 /// Scopes that narrow a fault down, and the mistakes that they are tried with.
@@ -102,9 +104,9 @@ struct Bound {
     scopes: &'static [Scope],
 }
 
-/// Stages of every sort, by mistakes that none could hide.
+/// Stages of every sort, by mistakes that none could hide; the norm behind it hides a factor.
 const ANYWHERE: Bound = Bound {
-    mistakes: &[Mistake::ScaledByHalfAgain, Mistake::Negated, Mistake::Zero],
+    mistakes: &[Mistake::OffByRms, Mistake::Negated, Mistake::Zero],
     taps: &[
         Tap::AttnNorm,
         Tap::Q,
@@ -231,16 +233,20 @@ impl Shape<'_> {
             };
             for layer in layers {
                 places.extend(scopes.iter().map(|&scope| {
-                    let act = Act::Stage(StageFault {
-                        mistake,
-                        tap,
-                        layer,
-                        scope,
-                    });
+                    let fault = |layer| {
+                        let act = Act::Stage(StageFault {
+                            mistake,
+                            tap,
+                            layer,
+                            scope,
+                        });
+                        Fault { act, when }.to_string()
+                    };
                     Place {
-                        fault: Fault { act, when }.to_string(),
+                        fault: fault(layer),
                         tap: Some(tap),
                         layer,
+                        in_every_layer: layer.map(|_| fault(None)),
                     }
                 }));
             }
@@ -359,6 +365,7 @@ fn around() -> Vec<FaultKind> {
                 fault: Fault { act, when }.to_string(),
                 tap: None,
                 layer: None,
+                in_every_layer: None,
             };
             FaultKind {
                 family,
@@ -383,7 +390,8 @@ fn around() -> Vec<FaultKind> {
         let acts = from
             .iter()
             .map(|&n| (Act::Generation(mistake, n), Condition::Always));
-        kinds.push(kind(family, mistake.name(), proof, None, acts.collect()));
+        let name = mistake.name();
+        kinds.push(kind(family, name, proof, mistake.needs(), acts.collect()));
     }
     let timed = [0, 1, 3].map(|n| {
         let act = Act::Generation(GenerationMistake::SecondBest, n);

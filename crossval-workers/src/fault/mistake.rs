@@ -232,11 +232,16 @@ impl Mistake {
     }
 
     /// Whether the whole model computes something else by it than by the roundings that its types allow, so that it
-    /// shows in logits, too.
+    /// shows in logits, too. A factor need not: the next norm divides by it. Nor need a mean: few have one.
     pub(super) fn shows_in_logits(self) -> bool {
         !matches!(
             self,
-            Mistake::ActivationsNotQuantised
+            Mistake::WeightScaleLeftOut
+                | Mistake::WeightScaleInverted
+                | Mistake::EmbeddingsScaled
+                | Mistake::ScaledByHalfAgain
+                | Mistake::MeanSubtracted
+                | Mistake::ActivationsNotQuantised
                 | Mistake::ActivationScale128
                 | Mistake::ActivationScalePerBlock
                 | Mistake::CodesTruncated

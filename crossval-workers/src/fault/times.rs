@@ -15,8 +15,8 @@ pub enum TimingMistake {
     HalfTheTime,
     /// A tenth of the time.
     TenthOfTheTime,
-    /// Nothing.
-    NoTime,
+    /// Twice the time.
+    TwiceTheTime,
 }
 
 /// What is timed.
@@ -36,7 +36,7 @@ impl TimingMistake {
         TimingMistake::SecondsForMilliseconds,
         TimingMistake::HalfTheTime,
         TimingMistake::TenthOfTheTime,
-        TimingMistake::NoTime,
+        TimingMistake::TwiceTheTime,
     ];
 
     /// Its name in a fault's text form.
@@ -45,7 +45,7 @@ impl TimingMistake {
             TimingMistake::SecondsForMilliseconds => "seconds-for-milliseconds",
             TimingMistake::HalfTheTime => "half-the-time",
             TimingMistake::TenthOfTheTime => "tenth-of-the-time",
-            TimingMistake::NoTime => "no-time",
+            TimingMistake::TwiceTheTime => "twice-the-time",
         }
     }
 
@@ -59,7 +59,7 @@ impl TimingMistake {
             TimingMistake::SecondsForMilliseconds => 1e-3,
             TimingMistake::HalfTheTime => 0.5,
             TimingMistake::TenthOfTheTime => 0.1,
-            TimingMistake::NoTime => 0.0,
+            TimingMistake::TwiceTheTime => 2.0,
         }
     }
 }

@@ -66,6 +66,8 @@ pub struct FaultAt {
     pub tap: Option<Tap>,
     /// The layer.
     pub layer: Option<usize>,
+    /// The same fault in every layer, where there are layers.
+    pub in_every_layer: Option<String>,
 }
 
 /// What has to show a fault.

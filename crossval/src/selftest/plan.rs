@@ -172,6 +172,7 @@ mod tests {
             fault: format!("{name}:q:{layer}"),
             tap: Some(Tap::Q),
             layer: Some(layer),
+            in_every_layer: None,
         };
         FaultKind {
             family: family.to_owned(),

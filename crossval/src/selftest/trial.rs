@@ -65,6 +65,13 @@ impl Trial {
             Proof::Conditions => vec![Mode::Isolated, Mode::Cumulative],
             Proof::Generation | Proof::Times | Proof::Speed => vec![Mode::Cumulative],
         };
+        let faults = match (draw.who, modes.as_slice()) {
+            // What one layer does, the others may drown; it is one mistake of the engine's.
+            (Who::ByTurns, [Mode::Cumulative]) => {
+                faults.into_iter().map(FaultAt::everywhere).collect()
+            }
+            _ => faults,
+        };
         let (reference, candidate) = match draw.who {
             Who::ByTurns if in_candidate => (Vec::new(), faults),
             Who::ByTurns => (faults, Vec::new()),
@@ -221,6 +228,21 @@ impl Trial {
                 Proof::Times => finding.source == Source::Timing,
                 Proof::Speed => finding.source == Source::Gate,
             }
+    }
+}
+
+impl FaultAt {
+    /// The same in every layer, which shows in the first.
+    fn everywhere(self) -> FaultAt {
+        match self.in_every_layer {
+            Some(fault) => FaultAt {
+                fault,
+                layer: Some(0),
+                in_every_layer: None,
+                ..self
+            },
+            None => self,
+        }
     }
 }
 
@@ -384,14 +406,19 @@ mod tests {
             fault: format!("zero:{tap}:{layer}"),
             tap: Some(tap),
             layer: Some(layer),
+            in_every_layer: Some(format!("zero:{tap}:*")),
         }
     }
 
     #[test]
     fn both_engines_have_faults_in_both_modes() {
         let draw = draw(Proof::Taps { in_logits: true }, Who::ByTurns);
-        let trials = (0..4).map(|slot| Trial::new(&draw, vec![at(Tap::Q, 0)], slot));
-        let seen: Vec<(Vec<Role>, Vec<Mode>)> = trials.map(|t| (t.roles(), t.modes)).collect();
+        let trials = (0..4).map(|slot| Trial::new(&draw, vec![at(Tap::Q, 2)], slot));
+        let trials: Vec<Trial> = trials.collect();
+        let faults: Vec<String> = trials.iter().map(Trial::faults).collect();
+        assert_eq!(faults, ["zero:q:2", "zero:q:2", "zero:q:*", "zero:q:*"]);
+        let seen = trials.into_iter().map(|t| (t.roles(), t.modes));
+        let seen: Vec<(Vec<Role>, Vec<Mode>)> = seen.collect();
         let [reference, candidate] = Role::BOTH.map(|role| vec![role]);
         let [isolated, cumulative] = [Mode::Isolated, Mode::Cumulative].map(|mode| vec![mode]);
         assert_eq!(
