@@ -86,7 +86,7 @@ impl Plan {
     /// What has to show the faults.
     pub(super) fn proofs(&self) -> BTreeSet<Proof> {
         let proofs = self.draws.iter().map(|draw| draw.proof);
-        // The first run without a fault was that.
+        // The baseline is made of runs without a fault.
         proofs
             .filter(|proof| !matches!(proof, Proof::Speed))
             .collect()
