@@ -41,12 +41,15 @@ pub mod sandbox;
 mod tests;
 mod trace;
 
-use std::io::{Read, Write};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use crossval_protocol::{self as protocol, Backend};
 
-use self::fault::Fault;
+use self::fault::{Faults, FaultyBackend, Injectors, Tampered};
 
 /// Why a worker could not serve.
 #[derive(Debug, thiserror::Error)]
@@ -68,15 +71,33 @@ pub fn has_reference() -> bool {
 }
 
 /// Serves the engine on standard input and output until the driver quits or closes the pipe, in a [`sandbox`]. `file` is
-/// the trace.
+/// the trace. Faults are for the engine `rust`.
 ///
 /// # Errors
 /// If the engine is not part of this build, or the pipes cannot be set up.
-pub fn serve(engine: &str, fault: Option<Fault>, file: Option<&Path>) -> Result<(), Error> {
+pub fn serve(engine: &str, faults: Option<&Faults>, file: Option<&Path>) -> Result<(), Error> {
     let facts = [(sandbox::FACT.to_owned(), sandbox::enter())].into();
-    let mut backend = backend(engine, fault, file)?;
-    protocol::serve(&mut *backend, facts)
-        .map_err(|e| Error::Internal(format!("worker {engine}: {e}")))
+    let served = match (engine, faults, file) {
+        ("rust", Some(faults), None) => serve_with(faults, facts)?,
+        (engine, None, file) => protocol::serve(&mut *backend(engine, file)?, facts),
+        _ => return Err(no_worker(engine)),
+    };
+    served.map_err(|e| Error::Internal(format!("worker {engine}: {e}")))
+}
+
+/// Serves the engine `rust` with faults.
+fn serve_with(faults: &Faults, facts: BTreeMap<String, String>) -> Result<io::Result<()>, Error> {
+    let engine = rust::RustBackend::new(Injectors::new(faults.of_stages()))?;
+    let mut backend = FaultyBackend::new(engine, faults, facts);
+    let (times, changed) = backend.times();
+    let pipes = || {
+        let input = io::stdin().as_fd().try_clone_to_owned()?;
+        let output = io::stdout().as_fd().try_clone_to_owned()?;
+        Ok((File::from(input), File::from(output)))
+    };
+    Ok(pipes().and_then(|(input, output)| {
+        protocol::serve_over(&mut backend, input, Tampered::new(output, times, changed))
+    }))
 }
 
 /// Serves the engine to a driver at the other end of `input` and `output`, in this process and in no sandbox.
@@ -89,22 +110,22 @@ pub fn serve_over(
     input: impl Read + 'static,
     output: impl Write + 'static,
 ) -> Result<(), Error> {
-    let mut backend = backend(engine, None, file)?;
+    let mut backend = backend(engine, file)?;
     protocol::serve_over(&mut *backend, input, output)
         .map_err(|e| Error::Internal(format!("worker {engine}: {e}")))
 }
 
-fn backend(
-    engine: &str,
-    fault: Option<Fault>,
-    file: Option<&Path>,
-) -> Result<Box<dyn Backend>, Error> {
-    Ok(match (engine, fault, file) {
-        ("rust", fault, None) => Box::new(rust::RustBackend::new(fault)?),
-        ("oracle", None, None) => Box::new(oracle::OracleBackend::default()),
+fn backend(engine: &str, file: Option<&Path>) -> Result<Box<dyn Backend>, Error> {
+    Ok(match (engine, file) {
+        ("rust", None) => Box::new(rust::RustBackend::new(Injectors::default())?),
+        ("oracle", None) => Box::new(oracle::OracleBackend::default()),
         #[cfg(feature = "reference")]
-        ("bitnet.cpp", None, None) => Box::new(bitnet_cpp::BitnetCppBackend::default()),
-        ("trace", None, Some(file)) => Box::new(trace::TraceBackend::new(file)?),
-        _ => return Err(Error::Usage(format!("no worker for engine {engine:?}"))),
+        ("bitnet.cpp", None) => Box::new(bitnet_cpp::BitnetCppBackend::default()),
+        ("trace", Some(file)) => Box::new(trace::TraceBackend::new(file)?),
+        _ => return Err(no_worker(engine)),
     })
+}
+
+fn no_worker(engine: &str) -> Error {
+    Error::Usage(format!("no worker for engine {engine:?}"))
 }

@@ -15,7 +15,7 @@ use bitnet_model::gguf::Gguf;
 use bitnet_model::tap::{Observer, ObserverError, Tap, TapData, TapView};
 
 use super::{Error, kernels};
-use crate::fault::{Fault, Injector};
+use crate::fault::{Asked, Injectors};
 use crossval_protocol::{
     self as protocol, Backend, CompactHeadUse, DecodeOptions, EncodeOptions, ErrorKind,
     EvalRequest, Hello, KernelTime, ModelFacts, Refusal, Settings, TapHeader, TapStream,
@@ -24,8 +24,7 @@ use crossval_protocol::{
 
 /// `bitnet-core` behind the protocol.
 pub(crate) struct RustBackend {
-    fault: Option<Fault>,
-    injector: Option<Injector>,
+    injectors: Injectors,
     kernel: Kernel,
     model: Option<Arc<Model>>,
     tokenizer: Option<Tokenizer>,
@@ -35,10 +34,9 @@ pub(crate) struct RustBackend {
 }
 
 impl RustBackend {
-    pub(crate) fn new(fault: Option<Fault>) -> Result<RustBackend, Error> {
+    pub(crate) fn new(injectors: Injectors) -> Result<RustBackend, Error> {
         Ok(RustBackend {
-            fault,
-            injector: None,
+            injectors,
             kernel: Kernel::select().map_err(|e| Error::Usage(e.to_string()))?,
             model: None,
             tokenizer: None,
@@ -51,22 +49,22 @@ impl RustBackend {
         self.session.as_mut().ok_or_else(not_configured)
     }
 
-    /// The most likely token after `tokens`; with a fault, past its injector.
+    /// The most likely token after `tokens`; with faults, past their injectors.
     fn next_token(&mut self, tokens: &[u32]) -> Result<u32, Refusal> {
-        match self.injector {
-            Some(_) => Ok(greedy(self.last_logits(tokens)?)),
-            None => Ok(self.session()?.next_token(tokens, &mut Sampler::greedy())?),
+        match self.injectors.is_empty() {
+            false => Ok(greedy(self.last_logits(Asked::Generating, tokens)?)),
+            true => Ok(self.session()?.next_token(tokens, &mut Sampler::greedy())?),
         }
     }
 
-    /// Evaluates tokens for their last logits; with a fault, past its injector.
-    fn last_logits(&mut self, tokens: &[u32]) -> Result<&[f32], Refusal> {
+    /// Evaluates tokens for their last logits; with faults, past their injectors.
+    fn last_logits(&mut self, asked: Asked, tokens: &[u32]) -> Result<&[f32], Refusal> {
         let session = self.session.as_mut().ok_or_else(not_configured)?;
-        let Some(injector) = &mut self.injector else {
+        if self.injectors.is_empty() {
             return Ok(session.eval(tokens, Logits::Last, None)?);
-        };
-        injector.begin(session.position(), tokens);
-        Ok(session.eval(tokens, Logits::Last, Some(injector))?)
+        }
+        self.injectors.begin(asked, session.position(), tokens);
+        Ok(session.eval(tokens, Logits::Last, Some(&mut self.injectors))?)
     }
 
     fn tokenizer(&self) -> Result<&Tokenizer, Refusal> {
@@ -96,7 +94,7 @@ impl Backend for RustBackend {
         let gguf = Arc::new(Gguf::open(path)?);
         let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
         let model = Model::load(Arc::clone(&gguf))?;
-        self.injector = self.fault.map(|fault| Injector::new(fault, &model));
+        self.injectors.load(&model);
         let facts = ModelFacts {
             vocab: Some(vocab_facts(&gguf, &tokenizer)?),
             ..facts::model(&gguf, model.hyperparameters())
@@ -120,6 +118,7 @@ impl Backend for RustBackend {
     }
 
     fn configure(&mut self, settings: Settings) -> Result<BTreeMap<String, String>, Refusal> {
+        self.injectors.configure(settings);
         // The session shares the model, which is about to change.
         self.session = None;
         let model = self.model.as_mut().ok_or_else(no_model)?;
@@ -190,17 +189,16 @@ impl Backend for RustBackend {
             ));
         }
         if request.taps.is_empty() {
-            let logits = self.last_logits(request.tokens)?;
+            let logits = self.last_logits(Asked::Untapped, request.tokens)?;
             return Ok(logits.to_vec());
         }
         let session = self.session.as_mut().ok_or_else(not_configured)?;
-        if let Some(injector) = &mut self.injector {
-            injector.begin(request.first_position, request.tokens);
-        }
+        let (first_position, tokens) = (request.first_position, request.tokens);
+        self.injectors.begin(Asked::Tapped, first_position, tokens);
         let mut observer = TapObserver {
             request,
             stream: taps,
-            injector: self.injector.as_mut(),
+            injectors: &mut self.injectors,
         };
         let logits = session.eval(request.tokens, Logits::All, Some(&mut observer))?;
         let n_vocab = logits.len() / request.tokens.len();
@@ -236,7 +234,7 @@ impl Backend for RustBackend {
     }
 
     fn changed_values(&self) -> Option<u64> {
-        self.injector.as_ref().map(Injector::changed)
+        (!self.injectors.is_empty()).then(|| self.injectors.changed())
     }
 }
 
@@ -259,26 +257,16 @@ fn not_configured() -> Refusal {
     Refusal::new(ErrorKind::Usage, "the engine is not configured")
 }
 
-impl Observer for Injector {
-    fn tap(&mut self, mut view: TapView<'_>) -> Result<(), ObserverError> {
-        self.alter(&mut view)?;
-        self.remember(&view);
-        Ok(())
-    }
-}
-
 /// Sends the taps asked for, and takes the driver's values for them.
 struct TapObserver<'a> {
     request: &'a EvalRequest<'a>,
     stream: &'a mut TapStream,
-    injector: Option<&'a mut Injector>,
+    injectors: &'a mut Injectors,
 }
 
 impl Observer for TapObserver<'_> {
     fn tap(&mut self, mut view: TapView<'_>) -> Result<(), ObserverError> {
-        if let Some(injector) = &mut self.injector {
-            injector.alter(&mut view)?;
-        }
+        self.injectors.alter(&mut view)?;
         if self.request.taps.contains(&view.tap) {
             let header = TapHeader {
                 tap: view.tap,
@@ -293,9 +281,7 @@ impl Observer for TapObserver<'_> {
             };
             self.stream.send(header, bytes, self.request.overwrite)?;
         }
-        if let Some(injector) = &mut self.injector {
-            injector.remember(&view);
-        }
+        self.injectors.remember(&view);
         Ok(())
     }
 }

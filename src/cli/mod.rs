@@ -26,7 +26,7 @@ use crossval::Error;
 use crossval::environment::Provenance;
 use crossval::interrupt;
 use crossval_workers as workers;
-use crossval_workers::fault::Fault;
+use crossval_workers::fault::Faults;
 use terminal::Terminal;
 
 const EXIT_CODES: &str = "\
@@ -92,7 +92,7 @@ enum Command {
         engine: String,
         /// A deliberate error
         #[arg(long)]
-        fault: Option<Fault>,
+        fault: Option<Faults>,
         /// The trace
         #[arg(long)]
         file: Option<PathBuf>,
@@ -157,7 +157,7 @@ fn dispatch(
             engine,
             fault,
             file,
-        } => workers::serve(&engine, fault, file.as_deref())
+        } => workers::serve(&engine, fault.as_ref(), file.as_deref())
             .map(|()| Outcome::Pass)
             .map_err(of_worker),
     }

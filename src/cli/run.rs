@@ -24,7 +24,7 @@ use crossval::session::setup::Setup;
 use crossval::speed::gate::{Baseline, measure_again};
 use crossval::verdict;
 use crossval_trace::Trace;
-use crossval_workers::fault::Fault;
+use crossval_workers::fault::Faults;
 
 pub(super) const DEFAULT_N_PREDICT: usize = 32;
 
@@ -100,7 +100,7 @@ pub(super) struct Args {
     json: bool,
     /// A deliberate error in the candidate, to see the comparison fail
     #[arg(long, value_name = "FAULT", hide = true)]
-    fault: Option<Fault>,
+    fault: Option<Faults>,
     #[command(flatten)]
     limits: LimitFlags,
 }

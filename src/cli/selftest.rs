@@ -1,22 +1,27 @@
 //! `crossval selftest`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
 
 use reports::StagedFile;
-use reports::model::{Mode, Status};
+use reports::model::{Mode, Role, Status};
 use reports::outcome::Outcome;
 
 use super::inspect::table;
 use super::limits::LimitFlags;
 use super::terminal::Terminal;
+use bitnet_model::Hyperparameters;
+use bitnet_model::gguf::Gguf;
+use bitnet_model::tap::Tap;
 use crossval::Error;
 use crossval::engine::EngineSpec;
 use crossval::environment::{self, Provenance};
 use crossval::parity::{RunOptions, Scope, Texts};
 use crossval::profile::Profile;
-use crossval::selftest::{FaultKind, Injected, SelfTest, selftest};
+use crossval::selftest::{
+    BLAMED, FaultAt, FaultKind, Injected, LOCATED, Proof, SelfTest, SelfTestOptions, selftest,
+};
 use crossval::session::prompts::PromptSource;
 use crossval::session::setup::Setup;
 use crossval_workers::fault;
@@ -32,10 +37,16 @@ pub(super) struct Args {
     /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, oracle, rust or exec:COMMAND
     #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
     reference: String,
-    /// Places at which each kind of fault is injected
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+    /// Faults of each kind, at random places, in the candidate and in the reference, in isolated and in cumulative mode
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..))]
     places: u16,
-    /// Seed of the places
+    /// Families of faults to try, such as stages,times [default: all]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    families: Vec<String>,
+    /// Kinds of each family to try, at random [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    kinds: Option<u16>,
+    /// Seed of kinds and places
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Limits: standard, strict, logits or a TOML file
@@ -61,7 +72,9 @@ pub(super) fn run(
     provenance: &Provenance,
     terminal: Terminal,
 ) -> Result<Outcome, Error> {
-    let demo = bundled().map_err(|e| Error::io(std::env::temp_dir(), e))?;
+    let temporary = |e| Error::io(std::env::temp_dir(), e);
+    let demo = bundled().map_err(temporary)?;
+    let scratch = tempfile::tempdir().map_err(temporary)?;
     let options = RunOptions {
         setup: Setup {
             launcher: args.limits.launcher(),
@@ -76,7 +89,6 @@ pub(super) fn run(
             }],
             chat: false,
             text: None,
-            // The faults are not in the tokenizer.
             strings: 0,
         },
         scope: Scope {
@@ -91,11 +103,22 @@ pub(super) fn run(
         environment: environment::describe(provenance),
     };
     let mut file = StagedFile::create(&args.out).map_err(|e| Error::io(&args.out, e))?;
-    let kinds: Vec<FaultKind> = fault::FaultKind::all().into_iter().map(kind).collect();
-    let places = args.places.into();
+    let model = Gguf::open(&options.setup.model).map_err(of_model)?;
+    let model = Hyperparameters::read(&model).map_err(of_model)?;
+    let options = SelfTestOptions {
+        run: &options,
+        kinds: &kinds,
+        families: &args.families,
+        kinds_of_family: args.kinds.map(usize::from),
+        places: args.places.into(),
+        seed: args.seed,
+        n_ctx: model.n_ctx_train,
+        n_vocab: model.n_vocab,
+        scratch: scratch.path(),
+    };
     let test = terminal
         .bar()
-        .during(|progress| selftest(&options, &kinds, places, args.seed, progress))?;
+        .during(|progress| selftest(&options, progress))?;
     let json = serde_json::to_string_pretty(&test)
         .map_err(|e| Error::Internal(format!("the result as JSON: {e}")))?;
     let written = file.write_all(json.as_bytes()).and_then(|()| file.finish());
@@ -113,12 +136,37 @@ pub(super) fn run(
     })
 }
 
+fn of_model(e: bitnet_model::Error) -> Error {
+    Error::BadInput(e.to_string())
+}
+
+fn kinds(taps: &[Tap], n_layer: usize) -> Vec<FaultKind> {
+    let kinds = fault::FaultKind::all(taps, n_layer).into_iter();
+    kinds.map(kind).collect()
+}
+
 fn kind(kind: fault::FaultKind) -> FaultKind {
+    let place = |place: fault::Place| FaultAt {
+        fault: place.fault,
+        tap: place.tap,
+        layer: place.layer,
+        in_every_layer: place.in_every_layer,
+    };
     FaultKind {
-        mistake: kind.mistake.to_owned(),
-        scope: kind.scope.map(str::to_owned),
-        taps: kind.taps,
+        family: kind.family.to_owned(),
+        name: kind.name,
+        proof: match kind.proof {
+            fault::Proof::Taps { in_logits } => Proof::Taps { in_logits },
+            fault::Proof::Conditions => Proof::Conditions,
+            fault::Proof::Generation => Proof::Generation,
+            fault::Proof::Text => Proof::Text,
+            fault::Proof::Tokenizer => Proof::Tokenizer,
+            fault::Proof::Times => Proof::Times,
+            fault::Proof::Speed => Proof::Speed,
+        },
         needs: kind.needs.map(str::to_owned),
+        may_change_nothing: kind.may_change_nothing,
+        places: kind.places.into_iter().map(place).collect(),
     }
 }
 
@@ -134,57 +182,12 @@ fn bundled() -> std::io::Result<tempfile::NamedTempFile> {
 }
 
 fn render(test: &SelfTest) -> String {
-    let mut kinds: Vec<&str> = Vec::new();
-    for injected in &test.injected {
-        if !kinds.contains(&injected.kind.as_str()) {
-            kinds.push(&injected.kind);
-        }
-    }
-    let mut rows = table(&["fault", "injected", "detected", "located", "blamed", "hint"]);
-    let count = |of: &[&Injected], is: fn(&Injected) -> bool| {
-        of.iter().filter(|i| is(i)).count().to_string()
-    };
-    let row = |name: &str, of: &[&Injected]| {
-        [
-            name.to_owned(),
-            of.len().to_string(),
-            count(of, |i| i.detected),
-            count(of, |i| i.located),
-            count(of, |i| i.blamed),
-            count(of, |i| i.hint.is_some()),
-        ]
-    };
-    for kind in &kinds {
-        let of: Vec<&Injected> = test.injected.iter().filter(|i| i.kind == *kind).collect();
-        rows.add_row(row(kind, &of));
-    }
-    let all: Vec<&Injected> = test.injected.iter().collect();
-    rows.add_row(row(&format!("{} kinds", kinds.len()), &all));
-    for column in 1..6 {
-        if let Some(column) = rows.column_mut(column) {
-            column.set_cell_alignment(comfy_table::CellAlignment::Right);
-        }
-    }
-    let mut out = format!("{rows}\n");
-    if test.control != Status::Pass {
-        out.push_str("\nFAIL  the run without a fault did not pass\n");
+    let mut out = tables(test);
+    for reason in &test.control_reasons {
+        out.push_str(&format!("\nFAIL  a run without a fault: {reason}\n"));
     }
     for i in &test.injected {
-        let found = match (&i.first_tap, i.first_layer) {
-            (Some(tap), Some(layer)) => format!("found at layer {layer}, {tap}"),
-            (Some(tap), None) => format!("found at {tap}"),
-            (None, _) => "found nowhere".to_owned(),
-        };
-        if !i.detected {
-            out.push_str(&format!(
-                "\nUNDETECTED  {}: {} values",
-                i.fault, i.changed_values
-            ));
-        } else if !i.located {
-            out.push_str(&format!("\nmisplaced  {}: {found}", i.fault));
-        } else if !i.blamed {
-            out.push_str(&format!("\nnot blamed  {}", i.fault));
-        }
+        out.push_str(&wrong(i));
     }
     if !test.excluded.is_empty() {
         let n = test.excluded.len();
@@ -197,14 +200,103 @@ fn render(test: &SelfTest) -> String {
         true => Status::Pass,
         false => Status::Fail,
     });
-    let located = all.iter().filter(|i| i.located).count();
+    let count = |is: fn(&Injected) -> bool| test.injected.iter().filter(|i| is(i)).count();
+    let kinds: BTreeSet<(&str, &str)> = test.injected.iter().map(kind_of).collect();
     out.push_str(&format!(
-        "\n{verdict}  {} of {} faults detected, {located} located, {} kinds\n",
-        all.iter().filter(|i| i.detected).count(),
-        all.len(),
+        "\n{verdict}  {} of {} faults detected, {} located (of which {:.0}% must be), {} blamed on the right engine \
+         ({:.0}%), {} kinds\n",
+        count(|i| i.detected),
+        test.injected.len(),
+        count(|i| i.located),
+        LOCATED * 100.0,
+        count(|i| i.blamed),
+        BLAMED * 100.0,
         kinds.len()
     ));
     out
+}
+
+/// Family and kind.
+fn kind_of(injected: &Injected) -> (&str, &str) {
+    (&injected.family, &injected.kind)
+}
+
+/// Every kind, then every family, role and mode, with what became of their faults.
+fn tables(test: &SelfTest) -> String {
+    let mut kinds: Vec<(&str, &str)> = Vec::new();
+    for injected in &test.injected {
+        if !kinds.contains(&kind_of(injected)) {
+            kinds.push(kind_of(injected));
+        }
+    }
+    let head = ["injected", "detected", "located", "blamed", "hint"];
+    let mut of_kinds = table(&[&["fault"][..], &head].concat());
+    for kind in &kinds {
+        of_kinds.add_row(row(kind.1, test, |i| kind_of(i) == *kind));
+    }
+    let mut of_families = table(&[&["family"][..], &head].concat());
+    let mut families: Vec<&str> = kinds.iter().map(|kind| kind.0).collect();
+    families.sort_unstable();
+    families.dedup();
+    for family in families {
+        of_families.add_row(row(family, test, |i| i.family == family));
+    }
+    for role in Role::BOTH {
+        let name = format!("in the {role}");
+        of_families.add_row(row(&name, test, |i| i.roles == [role]));
+    }
+    of_families.add_row(row("in both engines", test, |i| i.roles.len() == 2));
+    for (name, modes) in [
+        ("isolated alone", &[Mode::Isolated][..]),
+        ("cumulative alone", &[Mode::Cumulative]),
+    ] {
+        of_families.add_row(row(name, test, |i| i.modes == modes));
+    }
+    of_families.add_row(row(&format!("{} kinds", kinds.len()), test, |_| true));
+    for rows in [&mut of_kinds, &mut of_families] {
+        for column in 1..6 {
+            if let Some(column) = rows.column_mut(column) {
+                column.set_cell_alignment(comfy_table::CellAlignment::Right);
+            }
+        }
+    }
+    format!("{of_kinds}\n\n{of_families}\n")
+}
+
+fn row(name: &str, test: &SelfTest, belongs: impl Fn(&Injected) -> bool) -> [String; 6] {
+    let of: Vec<&Injected> = test.injected.iter().filter(|i| belongs(i)).collect();
+    let count = |is: fn(&Injected) -> bool| of.iter().filter(|i| is(i)).count().to_string();
+    [
+        name.to_owned(),
+        of.len().to_string(),
+        count(|i| i.detected),
+        count(|i| i.located),
+        count(|i| i.blamed),
+        count(|i| i.hint.is_some()),
+    ]
+}
+
+/// What is wrong with what became of a fault; nothing if all is well.
+fn wrong(i: &Injected) -> String {
+    let roles: Vec<String> = i.roles.iter().map(Role::to_string).collect();
+    let fault = match &i.other_fault {
+        Some(other) => format!("{other} in the reference, {} in the candidate", i.fault),
+        None => format!("{} in the {}", i.fault, roles.concat()),
+    };
+    let found = match (&i.first_tap, i.first_layer) {
+        (Some(tap), Some(layer)) => format!("found at layer {layer}, {tap}"),
+        (Some(tap), None) => format!("found at {tap}"),
+        (None, _) => i.reasons.first().map_or("found nowhere", |r| r).to_owned(),
+    };
+    if !i.detected {
+        format!("\nUNDETECTED  {fault}: {} values", i.changed_values)
+    } else if !i.located {
+        format!("\nmisplaced  {fault}: {found}")
+    } else if !i.blamed {
+        format!("\nnot blamed  {fault}: {:?}, {found}", i.at_fault)
+    } else {
+        String::new()
+    }
 }
 
 /// How many places of each kind, and what they lack.

@@ -5,20 +5,91 @@ use std::sync::Arc;
 use bitnet_core::model::{Definition, Model};
 use bitnet_model::Hyperparameters;
 use bitnet_model::gguf::Gguf;
-use bitnet_model::tap::{Tap, TapData, TapView, Width};
+use bitnet_model::tap::{Observer, ObserverError, Tap, TapData, TapView, Width};
+use crossval_protocol::Settings;
 use half::f16;
 
+use super::condition::{Asked, Circumstances};
 use super::rows::Rows;
 use super::stages::{Stage, sources};
-use super::{Fault, InjectError};
+use super::{Condition, InjectError, StageFault};
 
 /// NMSE of a row that another order of f32 operations may give: a norm's factor is rounded four times, (2.5 * 2^-24)^2.
 /// A mistake that does no more is none.
 const ROUNDING: f64 = 3e-14;
 
+/// The faults in an engine's stages.
+#[derive(Default)]
+pub(crate) struct Injectors {
+    faults: Vec<(StageFault, Condition)>,
+    injectors: Vec<Injector>,
+    now: Circumstances,
+}
+
+impl Injectors {
+    /// Of these faults, each under its condition.
+    pub(crate) fn new(faults: Vec<(StageFault, Condition)>) -> Injectors {
+        Injectors {
+            faults,
+            ..Injectors::default()
+        }
+    }
+
+    /// The engine has loaded a model.
+    pub(crate) fn load(&mut self, model: &Model) {
+        let faults = self.faults.iter();
+        self.injectors = faults
+            .map(|&(fault, when)| Injector::new(fault, when, model))
+            .collect();
+    }
+
+    /// It is configured.
+    pub(crate) fn configure(&mut self, settings: Settings) {
+        self.now.configure(settings);
+    }
+
+    /// A batch is about to be evaluated.
+    pub(crate) fn begin(&mut self, asked: Asked, first_position: usize, tokens: &[u32]) {
+        self.now.begin(asked, first_position, tokens);
+        let injectors = self.injectors.iter_mut();
+        injectors.for_each(|injector| injector.begin(first_position, tokens));
+    }
+
+    /// Alters the values of a tap where a fault is at it.
+    pub(crate) fn alter(&mut self, view: &mut TapView<'_>) -> Result<(), InjectError> {
+        let mut injectors = self.injectors.iter_mut();
+        injectors.try_for_each(|injector| injector.alter(view, &self.now))
+    }
+
+    /// Remembers what a tap has become where a stage with a fault starts from it.
+    pub(crate) fn remember(&mut self, view: &TapView<'_>) {
+        let injectors = self.injectors.iter_mut();
+        injectors.for_each(|injector| injector.remember(view));
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    /// Values changed so far.
+    pub(crate) fn changed(&self) -> u64 {
+        self.injectors.iter().map(|injector| injector.changed).sum()
+    }
+}
+
+impl Observer for Injectors {
+    fn tap(&mut self, mut view: TapView<'_>) -> Result<(), ObserverError> {
+        self.alter(&mut view)?;
+        self.remember(&view);
+        Ok(())
+    }
+}
+
 /// The observer's part of a fault.
-pub(crate) struct Injector {
-    fault: Fault,
+struct Injector {
+    fault: StageFault,
+    when: Condition,
     gguf: Arc<Gguf>,
     config: Hyperparameters,
     definition: Definition,
@@ -30,9 +101,10 @@ pub(crate) struct Injector {
 
 impl Injector {
     /// For a model.
-    pub(crate) fn new(fault: Fault, model: &Model) -> Injector {
+    fn new(fault: StageFault, when: Condition, model: &Model) -> Injector {
         Injector {
             fault,
+            when,
             gguf: Arc::clone(model.gguf()),
             config: model.hyperparameters().clone(),
             definition: model.definition(),
@@ -44,9 +116,9 @@ impl Injector {
     }
 
     /// A batch is about to be evaluated.
-    pub(crate) fn begin(&mut self, first_position: usize, tokens: &[u32]) {
+    fn begin(&mut self, first_position: usize, tokens: &[u32]) {
         if first_position == 0 {
-            self.inputs.clear();
+            self.inputs.begin_sequence();
         } else {
             self.inputs.keep_cache();
         }
@@ -54,14 +126,9 @@ impl Injector {
         self.tokens = tokens.to_vec();
     }
 
-    /// Values changed so far.
-    pub(crate) fn changed(&self) -> u64 {
-        self.changed
-    }
-
     /// Alters the values of a tap, if it is the one.
-    pub(crate) fn alter(&mut self, view: &mut TapView<'_>) -> Result<(), InjectError> {
-        let Fault {
+    fn alter(&mut self, view: &mut TapView<'_>, now: &Circumstances) -> Result<(), InjectError> {
+        let StageFault {
             mistake,
             tap,
             layer,
@@ -72,8 +139,12 @@ impl Injector {
         }
         let n_tokens = self.tokens.len();
         let positions = view.first_position..view.first_position + view.n_tokens;
-        let positions = positions.filter(|p| scope.row(p - self.first_position, n_tokens));
-        let positions: Vec<usize> = positions.collect();
+        let concerned =
+            |&p: &usize| scope.row(p - self.first_position, n_tokens) && self.when.holds(now, p);
+        let positions: Vec<usize> = positions.filter(concerned).collect();
+        if positions.is_empty() {
+            return Ok(());
+        }
         let stage = Stage {
             gguf: &self.gguf,
             config: &self.config,
@@ -94,7 +165,9 @@ impl Injector {
         let heads = self.heads();
         for ((position, right), wrong) in positions.into_iter().zip(right).zip(wrong) {
             let energy: f64 = right.iter().map(|v| v * v).sum();
-            let error: f64 = right.iter().zip(&wrong).map(|(r, w)| (w - r).powi(2)).sum();
+            let pairs = right.iter().zip(&wrong).enumerate();
+            let concerned = pairs.filter(|(i, _)| scope.element(*i, view.width, heads));
+            let error: f64 = concerned.map(|(_, (r, w))| (w - r).powi(2)).sum();
             if error <= ROUNDING * energy {
                 continue;
             }
@@ -115,7 +188,7 @@ impl Injector {
     }
 
     /// Remembers what a tap has become, if the fault's stage starts from it.
-    pub(crate) fn remember(&mut self, view: &TapView<'_>) {
+    fn remember(&mut self, view: &TapView<'_>) {
         if !self.starts_from(view.tap, view.layer) {
             return;
         }
@@ -136,7 +209,7 @@ impl Injector {
             Tap::LayerOut => layer.map(|layer| layer + 1),
             _ => layer,
         };
-        let Fault { tap: at, layer, .. } = self.fault;
+        let StageFault { tap: at, layer, .. } = self.fault;
         sources(at).any(|source| source == tap) && (layer.is_none() || layer == read_in)
     }
 
@@ -163,7 +236,7 @@ mod tests {
     use bitnet_core::model::{Logits, Session, SessionOptions};
     use bitnet_model::tap::{Observer, ObserverError};
 
-    use super::super::{Mistake, Scope};
+    use super::super::{Faults, Mistake, Scope};
     use super::*;
 
     const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/tiny-bitnet.gguf");
@@ -174,8 +247,15 @@ mod tests {
         Arc::new(Model::load(Arc::new(gguf)).unwrap())
     }
 
-    fn injector(model: &Model, fault: Fault) -> Injector {
-        Injector::new(fault, model)
+    fn injector(model: &Model, fault: StageFault) -> Injector {
+        Injector::new(fault, Condition::Always, model)
+    }
+
+    fn injectors(model: &Model, faults: &str) -> Injectors {
+        let faults: Faults = faults.parse().unwrap();
+        let mut injectors = Injectors::new(faults.of_stages());
+        injectors.load(model);
+        injectors
     }
 
     fn session(model: &Arc<Model>) -> Session {
@@ -267,20 +347,20 @@ mod tests {
         for &mistake in Mistake::ALL {
             let mut changed = 0;
             for &tap in mistake.taps() {
-                let fault = Fault {
+                let fault = StageFault {
                     mistake,
                     tap,
                     layer: tap.per_layer().then_some(1),
                     scope: Scope::Everywhere,
                 };
-                let mut injector = injector(&model, fault);
-                injector.begin(0, BATCHES[0]);
-                let observer = Some(&mut injector as &mut dyn Observer);
+                let mut injectors = injectors(&model, &fault.to_string());
+                injectors.begin(Asked::Tapped, 0, BATCHES[0]);
+                let observer = Some(&mut injectors as &mut dyn Observer);
                 let mut session = session(&model);
                 session.eval(BATCHES[0], Logits::All, observer).unwrap();
-                changed += injector.changed();
+                changed += injectors.changed();
                 assert!(
-                    injector.changed() > 0 || mistake.needs().is_some(),
+                    injectors.changed() > 0 || mistake.needs().is_some(),
                     "{fault}"
                 );
             }
@@ -288,7 +368,7 @@ mod tests {
                 without_consequences.push(mistake.name());
             }
         }
-        // No activation of the demo model is a half, no sum large, no head its own.
+        // No activation of the demo model is a half, no sum large, no head its own; and no sequence came before.
         assert_eq!(
             without_consequences,
             [
@@ -296,6 +376,8 @@ mod tests {
                 "sums-wrap-at16-bits",
                 "bias-left-out",
                 "tied-head",
+                "earlier-row",
+                "earlier-sequence-seen",
                 "relu2"
             ]
         );
@@ -318,7 +400,7 @@ mod tests {
             if here {
                 self.before = values(&view);
             }
-            self.injector.alter(&mut view)?;
+            self.injector.alter(&mut view, &Circumstances::default())?;
             if here {
                 self.after = values(&view);
             }
@@ -352,6 +434,6 @@ mod tests {
                 approx::assert_relative_eq!(*after, -before, max_relative = 1e-3);
             }
         }
-        assert_eq!(altered.injector.changed(), (dim * BATCHES[0].len()) as u64);
+        assert_eq!(altered.injector.changed, (dim * BATCHES[0].len()) as u64);
     }
 }

@@ -5,8 +5,6 @@
 
 use bitnet_model::tap::Tap;
 
-use super::Scope;
-
 const PRODUCTS: &[Tap] = &[
     Tap::Q,
     Tap::K,
@@ -140,6 +138,8 @@ catalogue! {
     RopeHalfTheDims("rope-half-the-dims", ROTATIONS, needs "a position other than 0"),
     /// The row of the position before.
     StaleRow("stale-row", CACHES, needs "a position before"),
+    /// The row that the first sequence had at this position.
+    EarlierRow("earlier-row", CACHES, needs "another sequence before"),
     /// Keys before their rotation.
     CachedBeforeRope("cached-before-rope", &[Tap::KCache]),
     /// Values for keys, or keys for values.
@@ -164,6 +164,8 @@ catalogue! {
     FirstHeadForAll("first-head-for-all", &[Tap::AttnProbs, Tap::AttnOut], needs "several key/value heads"),
     /// The newest position's value is left out.
     NewestValueLeftOut("newest-value-left-out", &[Tap::AttnOut]),
+    /// What a longer sequence before left behind the last position is attended to.
+    EarlierSequenceSeen("earlier-sequence-seen", &[Tap::AttnOut], needs "a longer sequence before"),
     /// What was there before is not added.
     ResidualDropped("residual-dropped", RESIDUALS),
     /// Only what was there before.
@@ -194,21 +196,15 @@ catalogue! {
     ScaledByHalfAgain("scaled-by-half-again", &Tap::ALL),
     /// Results are a hundredth too large.
     ScaledByAHundredth("scaled-by-a-hundredth", &Tap::ALL),
+    /// Results are off by their root mean square.
+    OffByRms("off-by-rms", &Tap::ALL),
+    /// Results are off by a hundredth of their root mean square.
+    OffByAHundredthRms("off-by-a-hundredth-rms", &Tap::ALL),
     /// The sign is turned.
     Negated("negated", &Tap::ALL),
     /// Nothing is written.
     Zero("zero", &Tap::ALL),
 }
-
-/// Scopes that narrow a fault down, and the mistakes that they are tried with.
-pub(super) const NARROWED: &[(Mistake, Scope)] = &[
-    (Mistake::ScaledByHalfAgain, Scope::LastPosition),
-    (Mistake::Negated, Scope::BatchTail),
-    (Mistake::ScaledByHalfAgain, Scope::OneTokenBatches),
-    (Mistake::Zero, Scope::OneHead),
-    (Mistake::ScaledByHalfAgain, Scope::OneHead),
-    (Mistake::Zero, Scope::OneThread),
-];
 
 impl Mistake {
     fn entry(self) -> &'static Entry {
@@ -233,5 +229,33 @@ impl Mistake {
     /// What must be there for it to have consequences; `None` if it always has.
     pub fn needs(self) -> Option<&'static str> {
         self.entry().needs.first().copied()
+    }
+
+    /// Whether the whole model computes something else by it than by the roundings that its types allow, so that it
+    /// shows in logits, too. A factor need not: the next norm divides by it. Nor need a mean: few have one.
+    pub(super) fn shows_in_logits(self) -> bool {
+        !matches!(
+            self,
+            Mistake::WeightScaleLeftOut
+                | Mistake::WeightScaleInverted
+                | Mistake::EmbeddingsScaled
+                | Mistake::ScaledByHalfAgain
+                | Mistake::MeanSubtracted
+                | Mistake::ActivationsNotQuantised
+                | Mistake::ActivationScale128
+                | Mistake::ActivationScalePerBlock
+                | Mistake::CodesTruncated
+                | Mistake::HalvesAwayFromZero
+                | Mistake::FlippedBit
+                | Mistake::EpsTenfold
+                | Mistake::EpsLeftOut
+                | Mistake::EpsOutsideRoot
+                | Mistake::CacheTruncated
+                | Mistake::CacheBf16
+                | Mistake::ResultsF16
+                | Mistake::ResultsBf16
+                | Mistake::ScaledByAHundredth
+                | Mistake::OffByAHundredthRms
+        )
     }
 }

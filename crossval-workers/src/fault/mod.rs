@@ -1,23 +1,36 @@
-//! Deliberate errors in the engine under test, to prove that the comparison sees them.
+//! Deliberate errors in an engine, to prove that the comparison sees them.
 //!
-//! An observer puts them in: at one tap it replaces the engine's values by those of a copy of the stage that makes a
-//! [`Mistake`]. So the engine itself knows nothing of them, and without one no observer is there.
+//! Mistakes in a stage are put in by an observer: at one tap it replaces the engine's values by those of a copy of the
+//! stage that makes the [`Mistake`]. Mistakes around the stages (in sampling, in the tokenizer, in what it says of its
+//! times) are made by a backend that stands in front of the engine's. So the engine itself knows nothing of them, and
+//! without one neither is there.
 //!
 //! The copies are written from the model's definition a second time, without anything of the oracle, which judges them: a
 //! mistake in code that both used could hide. Weights are decoded as the engine decodes them.
 //!
 //! | module | what |
 //! |---|---|
-//! | `mistake` | the catalogue |
+//! | `mistake` | the catalogue of mistakes in stages |
+//! | `scope`, `condition` | which values of a stage, and when |
 //! | `stages`, `product` | the stages of a layer, with a mistake or without |
 //! | `weights` | tensors, row by row |
 //! | `injector` | the observer, which remembers in `rows` what a stage starts from |
+//! | `backend` | the backend in front of the engine's |
+//! | `generation`, `tokenizer`, `times` | mistakes around the stages |
+//! | `kinds` | kinds of faults, and where each can be |
 
+mod backend;
+mod condition;
+mod generation;
 mod injector;
+mod kinds;
 mod mistake;
 mod product;
 mod rows;
+mod scope;
 mod stages;
+mod times;
+mod tokenizer;
 mod weights;
 
 use std::fmt;
@@ -25,13 +38,52 @@ use std::str::FromStr;
 
 use bitnet_model::tap::Tap;
 
-pub(crate) use self::injector::Injector;
+pub(crate) use self::backend::FaultyBackend;
+pub(crate) use self::condition::Asked;
+pub use self::condition::Condition;
+pub use self::generation::GenerationMistake;
+pub(crate) use self::injector::Injectors;
+pub use self::kinds::{FaultKind, Place, Proof};
 pub use self::mistake::Mistake;
+pub use self::scope::Scope;
+pub(crate) use self::times::Tampered;
+pub use self::times::{Figure, TimingMistake};
+pub use self::tokenizer::TokenizerMistake;
 
-/// A mistake, and where it is made. The text form is `MISTAKE:TAP[:LAYER][:SCOPE]`, with `*` for every layer:
-/// `silu:ffn_act:4`, `other-pairing:q_rope:*`, `zero:attn_out:2:one-head`.
+/// Faults of one engine. The text form is theirs, joined by `+`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faults(pub Vec<Fault>);
+
+/// A fault: what is done wrong, and when, if it is about stages or generation. The text form is that of the act, then that of the condition:
+/// `silu:ffn_act:4`, `negated:q:*@batches=9..16`, `second-best=3`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fault {
+    /// What is done wrong.
+    pub act: Act,
+    /// When.
+    pub when: Condition,
+}
+
+/// What is done wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Act {
+    /// A stage is computed wrongly.
+    Stage(StageFault),
+    /// Tokens are chosen wrongly, from the n-th on, counted from 0. The text form is `MISTAKE=N`.
+    Generation(GenerationMistake, usize),
+    /// Texts are tokenized wrongly; which token it is about, of those that it can be about, counted from 0. The text form
+    /// is `MISTAKE=N`.
+    Tokenizer(TokenizerMistake, usize),
+    /// A time is told wrongly. The text form is `MISTAKE=FIGURE`.
+    Times(TimingMistake, Figure),
+    /// Generation takes longer by so many percent. The text form is `slower=PERCENT`.
+    Slower(u32),
+}
+
+/// A mistake in a stage, and where it is made. The text form is `MISTAKE:TAP[:LAYER][:SCOPE]`, with `*` for every layer:
+/// `silu:ffn_act:4`, `other-pairing:q_rope:*`, `zero:attn_out:2:one-head`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StageFault {
     /// What is done wrong.
     pub mistake: Mistake,
     /// At which tap.
@@ -42,137 +94,75 @@ pub struct Fault {
     pub scope: Scope,
 }
 
-/// Which values of a stage a fault concerns.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Scope {
-    /// All of them.
-    #[default]
-    Everywhere,
-    /// The last row of each batch.
-    LastPosition,
-    /// The rows behind the last multiple of four in a batch: what a blocked kernel has left over.
-    BatchTail,
-    /// Batches of one token.
-    OneTokenBatches,
-    /// The last head.
-    OneHead,
-    /// The second half of each row: the share of one of two threads.
-    OneThread,
-}
+const SLOWER: &str = "slower";
 
-impl Scope {
-    /// Every one.
-    pub const ALL: [Scope; 6] = [
-        Scope::Everywhere,
-        Scope::LastPosition,
-        Scope::BatchTail,
-        Scope::OneTokenBatches,
-        Scope::OneHead,
-        Scope::OneThread,
-    ];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Scope::Everywhere => "everywhere",
-            Scope::LastPosition => "last-position",
-            Scope::BatchTail => "batch-tail",
-            Scope::OneTokenBatches => "one-token-batches",
-            Scope::OneHead => "one-head",
-            Scope::OneThread => "one-thread",
-        }
+impl Faults {
+    /// Those of stages, with their conditions.
+    pub(crate) fn of_stages(&self) -> Vec<(StageFault, Condition)> {
+        let of_stages = self.0.iter().filter_map(|fault| match fault.act {
+            Act::Stage(stage) => Some((stage, fault.when)),
+            _ => None,
+        });
+        of_stages.collect()
     }
-
-    /// The scope of that name.
-    pub fn named(name: &str) -> Option<Scope> {
-        Scope::ALL.into_iter().find(|scope| scope.name() == name)
-    }
-
-    /// Whether a row of a batch of `n_tokens` belongs.
-    fn row(self, row: usize, n_tokens: usize) -> bool {
-        match self {
-            Scope::LastPosition => row + 1 == n_tokens,
-            Scope::BatchTail => row >= n_tokens / 4 * 4,
-            Scope::OneTokenBatches => n_tokens == 1,
-            Scope::Everywhere | Scope::OneHead | Scope::OneThread => true,
-        }
-    }
-
-    /// Whether an element of a row belongs; `heads` are those that the row is made of.
-    fn element(self, element: usize, width: usize, heads: usize) -> bool {
-        match self {
-            Scope::OneHead => element >= width / heads * (heads - 1),
-            Scope::OneThread => element >= width / 2,
-            _ => true,
-        }
-    }
-}
-
-/// A kind of fault, for whoever draws places for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FaultKind {
-    /// What is done wrong.
-    pub mistake: &'static str,
-    /// To which values; `None` for all of a stage.
-    pub scope: Option<&'static str>,
-    /// At which taps, in models that have them.
-    pub taps: Vec<Tap>,
-    /// What must be there for it to have consequences; `None` if it always has.
-    pub needs: Option<&'static str>,
-}
-
-impl FaultKind {
-    /// Every kind, in the catalogue's order.
-    pub fn all() -> Vec<FaultKind> {
-        let everywhere = Mistake::ALL.iter().map(|&m| (m, Scope::Everywhere));
-        let kinds = everywhere.chain(mistake::NARROWED.iter().copied());
-        let kind = |(mistake, scope): (Mistake, Scope)| {
-            let taps = mistake.taps().iter().copied();
-            FaultKind {
-                mistake: mistake.name(),
-                scope: (scope != Scope::Everywhere).then(|| scope.name()),
-                taps: taps
-                    .filter(|tap| scope != Scope::OneHead || tap.has_heads())
-                    .collect(),
-                needs: mistake.needs(),
-            }
-        };
-        kinds.map(kind).collect()
-    }
-
-    /// In words.
-    pub fn name(&self) -> String {
-        match self.scope {
-            None => self.mistake.to_owned(),
-            Some(scope) => format!("{}, {scope}", self.mistake),
-        }
-    }
-
-    /// The text form of the fault of this kind at a tap, in a layer or in every one.
-    pub fn at(&self, tap: Tap, layer: Option<usize>) -> String {
-        text_form(self.mistake, tap, layer, self.scope)
-    }
-}
-
-fn text_form(mistake: &str, tap: Tap, layer: Option<usize>, scope: Option<&str>) -> String {
-    let layer = match layer {
-        Some(layer) => format!(":{layer}"),
-        None if tap.per_layer() => ":*".to_owned(),
-        None => String::new(),
-    };
-    let scope = scope.map_or(String::new(), |scope| format!(":{scope}"));
-    format!("{mistake}:{tap}{layer}{scope}")
 }
 
 /// A string that is not a [`Fault`].
 #[derive(Debug, thiserror::Error)]
-#[error("unknown fault {0:?}: expected MISTAKE:TAP[:LAYER][:SCOPE], such as silu:ffn_act:4")]
+#[error(
+    "unknown fault {0:?}: expected MISTAKE:TAP[:LAYER][:SCOPE] or MISTAKE=VALUE, then nothing or @CONDITION, such as \
+     silu:ffn_act:4 or second-best=3@timed"
+)]
 pub struct ParseFaultError(String);
+
+impl FromStr for Faults {
+    type Err = ParseFaultError;
+
+    fn from_str(s: &str) -> Result<Faults, ParseFaultError> {
+        s.split('+')
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .map(Faults)
+    }
+}
 
 impl FromStr for Fault {
     type Err = ParseFaultError;
 
     fn from_str(s: &str) -> Result<Fault, ParseFaultError> {
+        let parse = || {
+            let (act, when) = match s.split_once('@') {
+                Some((act, when)) => (act, Condition::named(when)?),
+                None => (s, Condition::Always),
+            };
+            let act = match act.contains(':') {
+                true => Act::Stage(act.parse().ok()?),
+                false => around_the_stages(act)?,
+            };
+            let conditional = matches!(act, Act::Stage(_) | Act::Generation(..));
+            (conditional || when == Condition::Always).then_some(Fault { act, when })
+        };
+        parse().ok_or_else(|| ParseFaultError(s.to_owned()))
+    }
+}
+
+fn around_the_stages(text: &str) -> Option<Act> {
+    let (name, value) = text.split_once('=')?;
+    if let Some(mistake) = TimingMistake::named(name) {
+        return Some(Act::Times(mistake, Figure::named(value)?));
+    }
+    if name == SLOWER {
+        return Some(Act::Slower(value.parse().ok()?));
+    }
+    let n = value.parse().ok()?;
+    let generation = GenerationMistake::named(name).map(|m| Act::Generation(m, n));
+    generation.or_else(|| Some(Act::Tokenizer(TokenizerMistake::named(name)?, n)))
+}
+
+impl FromStr for StageFault {
+    type Err = ParseFaultError;
+
+    fn from_str(s: &str) -> Result<StageFault, ParseFaultError> {
         let parse = || {
             let mut parts = s.split(':');
             let mistake = Mistake::named(parts.next()?)?;
@@ -188,7 +178,7 @@ impl FromStr for Fault {
                 Some(scope) => Scope::named(scope)?,
                 None => Scope::Everywhere,
             };
-            let fault = Fault {
+            let fault = StageFault {
                 mistake,
                 tap,
                 layer,
@@ -200,10 +190,46 @@ impl FromStr for Fault {
     }
 }
 
+impl fmt::Display for StageFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.mistake.name(), self.tap)?;
+        match self.layer {
+            Some(layer) => write!(f, ":{layer}")?,
+            None if self.tap.per_layer() => f.write_str(":*")?,
+            None => {}
+        }
+        match self.scope {
+            Scope::Everywhere => Ok(()),
+            scope => write!(f, ":{scope}"),
+        }
+    }
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Act::Stage(fault) => fault.fmt(f),
+            Act::Generation(mistake, n) => write!(f, "{}={n}", mistake.name()),
+            Act::Tokenizer(mistake, n) => write!(f, "{}={n}", mistake.name()),
+            Act::Times(mistake, figure) => write!(f, "{}={}", mistake.name(), figure.name()),
+            Act::Slower(percent) => write!(f, "{SLOWER}={percent}"),
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scope = (self.scope != Scope::Everywhere).then(|| self.scope.name());
-        f.write_str(&text_form(self.mistake.name(), self.tap, self.layer, scope))
+        write!(f, "{}{}", self.act, self.when)
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, fault) in self.0.iter().enumerate() {
+            f.write_str(if i == 0 { "" } else { "+" })?;
+            fault.fmt(f)?;
+        }
+        Ok(())
     }
 }
 
@@ -228,10 +254,16 @@ mod tests {
             "silu:ffn_act:4",
             "other-pairing:q_rope:*",
             "zero:attn_out:2:one-head",
+            "zero:attn_out:2:head=1@batches=9..16",
             "scaled-by-half-again:logits",
-            "negated:logits:last-position",
+            "negated:logits:last-elements=64@untapped",
+            "second-best=3@timed",
+            "merge-missing=2",
+            "half-the-time=decode",
+            "slower=50",
+            "silu:ffn_act:4+half-the-time=load",
         ] {
-            assert_eq!(text.parse::<Fault>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<Faults>().unwrap().to_string(), text);
         }
         for text in [
             "",
@@ -241,49 +273,18 @@ mod tests {
             "silu:ffn_act:x",
             "silu:ffn_act:1:nowhere",
             "silu:ffn_act:1:one-head:more",
+            "silu:ffn_act:1@",
+            "silu:ffn_act:1@later",
+            "silu:ffn_act:1+",
             "gremlins:q:1",
+            "gremlins=1",
+            "second-best",
+            "second-best=x",
+            "half-the-time=lunch",
+            "slower=-1",
+            "slower=50@timed",
         ] {
-            assert!(text.parse::<Fault>().is_err(), "{text}");
+            assert!(text.parse::<Faults>().is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn kinds_are_faults_wherever_they_can_be() {
-        for kind in FaultKind::all() {
-            assert!(!kind.taps.is_empty(), "{}", kind.name());
-            for &tap in &kind.taps {
-                for layer in [None, tap.per_layer().then_some(2)] {
-                    let text = kind.at(tap, layer);
-                    let fault: Fault = text.parse().unwrap();
-                    assert_eq!((fault.tap, fault.layer), (tap, layer), "{text}");
-                    assert_eq!(fault.to_string(), text);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn names_are_distinct() {
-        for &mistake in Mistake::ALL {
-            assert_eq!(Mistake::named(mistake.name()), Some(mistake));
-        }
-        for scope in Scope::ALL {
-            assert_eq!(Scope::named(scope.name()), Some(scope));
-        }
-    }
-
-    #[test]
-    fn scopes() {
-        let rows = |scope: Scope, n| (0..n).filter(|&i| scope.row(i, n)).collect::<Vec<_>>();
-        assert_eq!(rows(Scope::LastPosition, 6), [5]);
-        assert_eq!(rows(Scope::BatchTail, 6), [4, 5]);
-        assert!(rows(Scope::BatchTail, 4).is_empty());
-        assert!(rows(Scope::OneTokenBatches, 6).is_empty());
-        assert_eq!(rows(Scope::OneTokenBatches, 1), [0]);
-        assert_eq!(rows(Scope::OneHead, 2), [0, 1]);
-        let elements = |scope: Scope| (0..12).filter(move |&i| scope.element(i, 12, 4));
-        assert!(elements(Scope::OneHead).eq(9..12));
-        assert!(elements(Scope::OneThread).eq(6..12));
-        assert!(elements(Scope::Everywhere).eq(0..12));
     }
 }

@@ -16,8 +16,9 @@ use super::weights::{matrix, vector};
 /// The taps that a stage starts from, and those that it starts from by mistake.
 pub(super) fn sources(tap: Tap) -> impl Iterator<Item = Tap> {
     let by_mistake: &[Tap] = match tap {
-        Tap::KCache => &[Tap::K, Tap::V],
-        Tap::VCache => &[Tap::KRope],
+        Tap::KCache => &[Tap::K, Tap::V, Tap::KCache],
+        Tap::VCache => &[Tap::KRope, Tap::VCache],
+        Tap::AttnOut => &[Tap::QRope, Tap::KCache],
         Tap::FfnInp => &[Tap::AttnNorm],
         Tap::LayerOut => &[Tap::FfnNorm],
         _ => &[],
@@ -59,6 +60,15 @@ impl<'a> Stage<'a> {
             _ => v,
         };
         rows.iter_mut().flatten().for_each(|v| *v = result(*v));
+        let share = match self.mistake {
+            Some(Mistake::OffByRms) => 1.0,
+            Some(Mistake::OffByAHundredthRms) => 0.01,
+            _ => return Ok(rows),
+        };
+        for row in &mut rows {
+            let square = row.iter().map(|v| v * v).sum::<f64>() / row.len() as f64;
+            row.iter_mut().for_each(|v| *v += share * square.sqrt());
+        }
         Ok(rows)
     }
 
@@ -230,6 +240,11 @@ impl<'a> Stage<'a> {
     }
 
     fn cache(&self, position: usize) -> Result<Vec<f64>, InjectError> {
+        if self.makes(Mistake::EarlierRow)
+            && let Some(row) = self.inputs.earlier(self.tap, self.layer, position)
+        {
+            return Ok(row.to_vec());
+        }
         let source = match (self.tap, self.mistake) {
             (Tap::KCache, Some(Mistake::CachedBeforeRope)) => Tap::K,
             (Tap::KCache, Some(Mistake::KeysForValues)) => Tap::V,
@@ -291,17 +306,49 @@ impl<'a> Stage<'a> {
             let scores = keys
                 .iter()
                 .map(|key| dot(query, self.of_head(key, head)) / divisor);
-            let scores: Vec<f64> = scores.collect();
-            let highest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let powers: Vec<f64> = scores.iter().map(|s| power(s - highest)).collect();
-            let total: f64 = powers.iter().sum();
-            row.extend(powers.iter().map(|power| power / total));
+            row.extend(softmax(scores.collect(), power));
             row.resize((head + 1) * self.n_kv(), 0.0);
         }
         Ok(row)
     }
 
+    /// Attention that goes on into what a sequence before has left in the cache.
+    fn attention_into_earlier(&self, position: usize) -> Result<Vec<f64>, InjectError> {
+        let dim = self.config.head_dim;
+        let with_earlier = |tap| {
+            let mut rows = self.cached(tap, position + 1)?;
+            let behind = self.n_kv()..;
+            rows.extend(behind.map_while(|at| self.inputs.earlier(tap, self.layer, at)));
+            Ok::<_, InjectError>(rows)
+        };
+        let (keys, values) = (with_earlier(Tap::KCache)?, with_earlier(Tap::VCache)?);
+        let queries = self.input(Tap::QRope, position)?;
+        let mut row = Vec::with_capacity(self.config.q_dim());
+        for (head, query) in queries.chunks_exact(dim).enumerate() {
+            let scores = keys
+                .iter()
+                .map(|key| dot(query, self.of_head(key, head)) / (dim as f64).sqrt());
+            let probabilities = softmax(scores.collect(), f64::exp);
+            let mut out = vec![0.0; dim];
+            for (probability, value) in probabilities.iter().zip(&values) {
+                for (out, v) in out.iter_mut().zip(self.of_head(value, head)) {
+                    *out += probability * v;
+                }
+            }
+            row.extend(out);
+        }
+        Ok(row)
+    }
+
     fn attention(&self, position: usize) -> Result<Vec<f64>, InjectError> {
+        if self.makes(Mistake::EarlierSequenceSeen)
+            && self
+                .inputs
+                .earlier(Tap::KCache, self.layer, self.n_kv())
+                .is_some()
+        {
+            return self.attention_into_earlier(position);
+        }
         let probabilities = self.input(Tap::AttnProbs, position)?;
         let seen = match self.mistake {
             Some(Mistake::NewestValueLeftOut) => position,
@@ -392,6 +439,13 @@ fn norm(x: &[f64], gamma: &[f64], eps: f64, mistake: Option<Mistake>) -> Vec<f64
     values
         .map(|(v, &gamma)| (v - centre) / divisor * weight(gamma))
         .collect()
+}
+
+fn softmax(scores: Vec<f64>, power: impl Fn(f64) -> f64) -> Vec<f64> {
+    let highest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let powers: Vec<f64> = scores.iter().map(|s| power(s - highest)).collect();
+    let total: f64 = powers.iter().sum();
+    powers.iter().map(|power| power / total).collect()
 }
 
 /// The tanh form (Hendrycks and Gimpel 2016).

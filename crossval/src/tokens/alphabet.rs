@@ -211,7 +211,7 @@ pub(super) const MARKUP: [&str; 20] = [
 ];
 
 /// The text for corpus slices where none is given.
-pub(super) const PASSAGE: &str = "It is a truth universally acknowledged, that a single man in possession of a good \
+pub(crate) const PASSAGE: &str = "It is a truth universally acknowledged, that a single man in possession of a good \
 fortune, must be in want of a wife.\n\nHowever little known the feelings or views of such a man may be on his first \
 entering a neighbourhood, this truth is so well fixed in the minds of the surrounding families, that he is considered \
 as the rightful property of some one or other of their daughters.\n\n\u{201c}My dear Mr. Bennet,\u{201d} said his lady \

@@ -10,6 +10,7 @@ mod generate;
 
 use std::path::Path;
 
+pub(crate) use self::alphabet::PASSAGE;
 pub use self::compare::{Answer, Compared, DECODINGS, TextDifference, compare};
 pub use self::escape::{escape, printf_argument};
 pub use self::fuzz::{FuzzOptions, FuzzReport, Mismatch, PieceMismatch, fuzz};
