@@ -1,5 +1,6 @@
 //! Is a row right, and if not, what is wrong with it? Every statement is a hypothesis that was tested on the data.
 
+use bitnet_model::tap::Tap;
 use half::{bf16, f16};
 
 use super::inputs::{Inputs, TapAt};
@@ -26,23 +27,66 @@ pub struct Case<'a> {
     pub batch: Batch<'a>,
     /// The row's position.
     pub position: usize,
-    /// What the stage started from.
+    /// What the stage started from; what is missing of that is computed from stages before it in its layer.
     pub inputs: &'a Inputs,
-    /// Largest NMSE that counts as right.
+    /// Largest NMSE that counts as right, of the row and of each of its heads.
     pub limit: f64,
+    /// Largest squared error of an element, as a share of its own square or of the row's mean square, whichever is
+    /// larger; `None` for any.
+    pub element_limit: Option<f64>,
+    /// Elements to look at, within the row; `None` for all.
+    pub outputs: Option<&'a [usize]>,
 }
 
 /// What became of one row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judged {
-    /// NMSE to the oracle's row, with the rounding that comes closest; NaN if not finite.
+    /// NMSE to the oracle's row, with the first rounding that makes the row right, else the one that comes closest;
+    /// NaN if not finite.
     pub nmse: f64,
-    /// That rounding.
+    /// That rounding; of several on the way to the row, the nearest.
     pub rounding: Rounding,
-    /// Whether the limit holds.
+    /// Whether the limits hold.
     pub right: bool,
-    /// What is wrong, in words, from the most telling on; empty if the row is right.
+    /// What is wrong, in words, from the most telling on; empty if the row is right, and where only part of it was
+    /// looked at.
     pub findings: Vec<String>,
+}
+
+/// What an engine rounds in the stages that lead to a row: queries, probabilities, and activations before products, as
+/// indices into [`Oracle::roundings`], where that has as many.
+#[derive(Clone, Copy)]
+struct Choice([usize; 3]);
+
+impl Choice {
+    /// The likeliest first: an engine rounds what attention starts from alike, or the query alone.
+    const ALL: [Choice; 8] = [
+        Choice([0, 0, 0]),
+        Choice([1, 1, 0]),
+        Choice([1, 0, 0]),
+        Choice([0, 1, 0]),
+        Choice([0, 0, 1]),
+        Choice([1, 1, 1]),
+        Choice([1, 0, 1]),
+        Choice([0, 1, 1]),
+    ];
+
+    fn of(self, tap: Tap, roundings: &[Rounding]) -> Rounding {
+        let Choice([query, probabilities, product]) = self;
+        let index = match tap {
+            Tap::AttnProbs => query,
+            Tap::AttnOut => probabilities,
+            _ => product,
+        };
+        roundings[index.min(roundings.len() - 1)]
+    }
+}
+
+/// A right row, and what leads to it.
+struct Answer {
+    rounding: Rounding,
+    inputs: Inputs,
+    row: Vec<f64>,
 }
 
 impl Oracle {
@@ -55,53 +99,137 @@ impl Oracle {
         case: Case,
         rows: &[Vec<f64>],
     ) -> Result<(Vec<f64>, Vec<Judged>), OracleError> {
-        let Case {
-            at,
-            batch,
-            position,
-            inputs,
-            limit,
-        } = case;
-        let mut answers = Vec::new();
-        for rounding in self.roundings(at)? {
-            let mut rows = self.stage(at, batch, position..position + 1, inputs, rounding)?;
-            answers.push((rounding, rows.remove(0)));
+        let width = self.width(case.at.0, case.batch)?;
+        if let Some(row) = rows.iter().find(|row| row.len() != width) {
+            let what = format!("{} has {width} values, not {}", case.at.0, row.len());
+            return Err(OracleError::new(&self.gguf, what));
         }
-        let own = answers[0].1.clone();
+        let (first, used) = self.answer(&case, Choice::ALL[0])?;
+        // Of each stage on the way, what else may be rounded; those that make no difference once.
+        let mut tried = vec![self.roundings_of(&used, Choice::ALL[0])?];
+        let mut further = Vec::new();
+        for choice in Choice::ALL {
+            let roundings = self.roundings_of(&used, choice)?;
+            if !tried.contains(&roundings) {
+                tried.push(roundings);
+                further.push(choice);
+            }
+        }
+        let mut further = further.into_iter();
+        let mut answers = vec![first];
         let mut judged = Vec::new();
         for row in rows {
-            if row.len() != own.len() {
-                let what = format!("{} has {} values, not {}", at.0, own.len(), row.len());
-                return Err(OracleError::new(&self.gguf, what));
+            let mut verdicts: Vec<(f64, bool)> = Vec::new();
+            loop {
+                while let Some(answer) = answers.get(verdicts.len()) {
+                    verdicts.push(self.compare(&case, &answer.row, row));
+                }
+                if verdicts.iter().any(|&(_, right)| right) {
+                    break;
+                }
+                let Some(choice) = further.next() else { break };
+                answers.push(self.answer(&case, choice)?.0);
             }
-            let distances = answers
-                .iter()
-                .map(|(r, right)| (*r, right, nmse(right, row)));
-            let closest = distances.min_by(|a, b| a.2.total_cmp(&b.2));
-            let Some((rounding, right, nmse)) = closest else {
+            let right = verdicts.iter().position(|&(_, right)| right);
+            let closest =
+                (0..verdicts.len()).min_by(|&a, &b| verdicts[a].0.total_cmp(&verdicts[b].0));
+            let Some(index) = right.or(closest) else {
                 continue;
             };
-            let is_right = nmse <= limit;
+            let answer = &answers[index];
+            let (nmse, is_right) = verdicts[index];
             let stage = Stage {
                 oracle: self,
-                at,
-                batch,
-                position,
-                inputs,
-                right,
+                at: case.at,
+                batch: case.batch,
+                position: case.position,
+                inputs: &answer.inputs,
+                right: &answer.row,
             };
             judged.push(Judged {
                 nmse,
-                rounding,
+                rounding: answer.rounding,
                 right: is_right,
-                findings: match is_right {
+                findings: match is_right || case.outputs.is_some() {
                     true => Vec::new(),
                     false => findings(&stage, row),
                 },
             });
         }
-        Ok((own, judged))
+        Ok((answers.swap_remove(0).row, judged))
     }
+
+    /// The oracle's row, and the stages that it took to compute it.
+    fn answer(&self, case: &Case, choice: Choice) -> Result<(Answer, Vec<TapAt>), OracleError> {
+        let (at, positions) = (case.at, case.position..case.position + 1);
+        let rounding = |at: TapAt| Ok(choice.of(at.0, &self.roundings(at)?));
+        let mut inputs = case.inputs.clone();
+        let mut stages = self.supply(at, case.batch, positions.clone(), &mut inputs, &rounding)?;
+        let rows = self.stage_in_part(
+            at,
+            case.batch,
+            positions,
+            &inputs,
+            rounding(at)?,
+            case.outputs,
+        )?;
+        stages.push(at);
+        let roundings = self.roundings_of(&stages, choice)?;
+        let nearest = roundings.into_iter().rev().find(|&r| r != Rounding::None);
+        let answer = Answer {
+            rounding: nearest.unwrap_or(Rounding::None),
+            inputs,
+            row: rows.into_iter().next().unwrap_or_default(),
+        };
+        Ok((answer, stages))
+    }
+
+    fn roundings_of(&self, stages: &[TapAt], choice: Choice) -> Result<Vec<Rounding>, OracleError> {
+        let rounding = |&at: &TapAt| Ok(choice.of(at.0, &self.roundings(at)?));
+        stages.iter().map(rounding).collect()
+    }
+
+    /// The NMSE of a row, and whether it is right: as a whole, by heads and by elements.
+    fn compare(&self, case: &Case, right: &[f64], row: &[f64]) -> (f64, bool) {
+        let energy = |row: &[f64]| row.iter().map(|v| v * v).sum::<f64>();
+        let Some(outputs) = case.outputs else {
+            let nmse = nmse(right, row);
+            let mean = energy(right) / right.len() as f64;
+            let is_right = nmse <= case.limit
+                && self.heads_are_right(case, mean, right, row)
+                && elements_are_right(case, mean, right, row);
+            return (nmse, is_right);
+        };
+        // What was not looked at is the engine's own word, and says how large a row is.
+        let mean = energy(row) / row.len() as f64;
+        let seen: Vec<f64> = outputs.iter().map(|&i| row[i]).collect();
+        let error: f64 = right.iter().zip(&seen).map(|(r, y)| (y - r).powi(2)).sum();
+        let size = energy(right).max(mean * seen.len() as f64);
+        let nmse = if error == 0.0 { 0.0 } else { error / size };
+        let is_right = nmse <= case.limit && elements_are_right(case, mean, right, &seen);
+        (nmse, is_right)
+    }
+
+    fn heads_are_right(&self, case: &Case, mean: f64, right: &[f64], row: &[f64]) -> bool {
+        let heads = self.heads(case.at.0);
+        let Some(width) = right.len().checked_div(heads).filter(|&n| n > 0) else {
+            return true;
+        };
+        right.chunks(width).zip(row.chunks(width)).all(|(r, y)| {
+            let error: f64 = r.iter().zip(y).map(|(r, y)| (y - r).powi(2)).sum();
+            let energy: f64 = r.iter().map(|r| r * r).sum();
+            error <= case.limit * energy.max(mean * width as f64)
+        })
+    }
+}
+
+fn elements_are_right(case: &Case, mean: f64, right: &[f64], row: &[f64]) -> bool {
+    case.element_limit.is_none_or(|limit| {
+        right
+            .iter()
+            .zip(row)
+            .all(|(r, y)| (y - r).powi(2) <= limit * mean.max(r * r))
+    })
 }
 
 /// `sum((row - right)^2) / sum(right^2)`.
@@ -322,6 +450,8 @@ mod tests {
             position: 0,
             inputs: &inputs,
             limit: 1e-13,
+            element_limit: None,
+            outputs: None,
         };
         oracle.judge(case, &[row]).unwrap().1.remove(0)
     }

@@ -1,25 +1,30 @@
 //! `crossval run`: both engines, every layer, one report.
 
 mod arbitration;
+mod court;
 mod findings;
 mod generation;
 mod measurements;
 mod perplexity;
 mod pieces;
 mod plan;
+mod spot_check;
 mod tokenizers;
 
 use reports::model::{
     Bench, Environment, Generation, Inputs, KnownDeviation, LogitsResult, Mode, Perplexity, Report,
-    Role, SCHEMA, TokenParity, Verdict,
+    Role, SCHEMA, SpotCheck, TokenParity, Verdict,
 };
 
-use self::arbitration::arbitrate;
+use self::arbitration::{arbitrate, no_ruling};
+use self::court::Court;
 use self::findings::Shown;
 use self::measurements::Measurements;
 pub use self::perplexity::TextSource;
 use self::perplexity::Windows;
 use self::plan::Plan;
+pub use self::spot_check::seed_of_now;
+use self::spot_check::spot_check;
 use crate::engine::EngineSpec;
 use crate::error::Error;
 use crate::interrupt;
@@ -79,6 +84,8 @@ pub struct Scope {
     pub modes: Vec<Mode>,
     /// The limits.
     pub profile: Profile,
+    /// Seed of the rows that the oracle judges whether or not the engines agree; `None` for no rows.
+    pub spot_check: Option<u64>,
 }
 
 /// Runs and compares both engines.
@@ -108,7 +115,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
     let judged = judge(
         &mut opened,
         setup,
-        &options.known,
+        (&options.known, scope.spot_check),
         &plan,
         &results,
         bench.as_ref(),
@@ -147,6 +154,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
         perplexity,
         tokenizer: Some(tokens),
         known: judged.known,
+        spot_check: judged.spot_check,
         not_compared: None,
         gate: None,
     })
@@ -304,6 +312,7 @@ fn time(
 struct Conclusion {
     verdict: Verdict,
     known: Vec<KnownDeviation>,
+    spot_check: Option<SpotCheck>,
 }
 
 fn judge(
@@ -313,7 +322,7 @@ fn judge(
         file,
     }: &mut Opened,
     setup: &Setup,
-    known: &Ledger,
+    (known, seed): (&Ledger, Option<u64>),
     plan: &Plan,
     results: &Results,
     bench: Option<&Bench>,
@@ -359,18 +368,61 @@ fn judge(
         differ: shown.differ(),
         ruling: None,
     };
-    if let Some(first) = &mut compared.first_divergence {
-        let sequence = measured.sequence(first.prompt);
-        let ruling = engines.attempt(|engines| {
-            progress.stage("asking the oracle");
-            arbitrate(first, engines, setup, plan, sequence)
-        });
-        compared.ruling = ruling.flatten();
-    }
+    let spot_check = hear(
+        engines,
+        setup,
+        plan,
+        measured,
+        seed,
+        &mut compared,
+        progress,
+    );
     let mut findings = shown.findings(engines.failures());
+    if let Some(check) = &spot_check {
+        let wrong = spot_check::findings(check, &known);
+        compared.ruling = spot_check::with_wrong(compared.ruling, &wrong);
+        findings.extend(wrong);
+    }
     findings.extend(file.changed());
     Conclusion {
         verdict: verdict::conclude(findings, Some(compared)),
         known,
+        spot_check,
     }
+}
+
+/// Asks the oracle: of the first divergence, who is right, and of rows drawn by `seed`, whether they are.
+fn hear(
+    engines: &mut Loaded,
+    setup: &Setup,
+    plan: &Plan,
+    measured: &Measurements,
+    seed: Option<u64>,
+    compared: &mut Compared,
+    progress: Progress<'_>,
+) -> Option<SpotCheck> {
+    if seed.is_none() && compared.first_divergence.is_none() {
+        return None;
+    }
+    let checked = engines.attempt(|engines| {
+        progress.stage("asking the oracle");
+        // Something else may have been measured since.
+        engines.configure(plan.settings)?;
+        let pair = &mut engines.pair();
+        let mut court = Court::open(setup, plan, seed.unwrap_or_default()).map_err(no_ruling);
+        if let Some(first) = &mut compared.first_divergence {
+            match &mut court {
+                Ok(court) => {
+                    let sequence = measured.sequence(first.prompt);
+                    compared.ruling =
+                        arbitrate(first, pair, court, plan, sequence, seed.is_some())?;
+                }
+                Err(why) => first.hint = Some(why.clone()),
+            }
+        }
+        let court = court.as_mut().map_err(|why| why.as_str());
+        seed.map(|seed| spot_check(seed, pair, court, plan, measured))
+            .transpose()
+    });
+    checked.flatten()
 }
