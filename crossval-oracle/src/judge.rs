@@ -1,8 +1,8 @@
 //! Is a row right, and if not, what is wrong with it? Every statement is a hypothesis that was tested on the data.
 
-use bitnet_model::tap::Tap;
 use half::{bf16, f16};
 
+use super::answers::Answers;
 use super::inputs::{Inputs, TapAt};
 use super::maths::{self, Rounding};
 use super::mistakes::hypotheses;
@@ -14,6 +14,9 @@ const SAME: f64 = 1e-11;
 
 /// The same for F16 rounding.
 const SAME_F16: f64 = 1e-6;
+
+/// How much further from the right row an engine may be than a row in which codes flip, NMSE: its flips are other ones.
+const FLIPS: f64 = 4.0;
 
 /// How much of the distance to the right row a hypothesis must explain, NMSE.
 const EXPLAINED: f64 = 0.01;
@@ -44,6 +47,8 @@ pub struct Judged {
     /// NMSE to the oracle's row, with the first rounding that makes the row right, else the one that comes closest;
     /// NaN if not finite.
     pub nmse: f64,
+    /// The limit on that: the case's, or what codes that flip on the way make of this row, if that is more.
+    pub limit: f64,
     /// That rounding; of several on the way to the row, the nearest.
     pub rounding: Rounding,
     /// Whether the limits hold.
@@ -51,42 +56,6 @@ pub struct Judged {
     /// What is wrong, in words, from the most telling on; empty if the row is right, and where only part of it was
     /// looked at.
     pub findings: Vec<String>,
-}
-
-/// What an engine rounds in the stages that lead to a row: queries, probabilities, and activations before products, as
-/// indices into [`Oracle::roundings`], where that has as many.
-#[derive(Clone, Copy)]
-struct Choice([usize; 3]);
-
-impl Choice {
-    /// The likeliest first: an engine rounds what attention starts from alike, or the query alone.
-    const ALL: [Choice; 8] = [
-        Choice([0, 0, 0]),
-        Choice([1, 1, 0]),
-        Choice([1, 0, 0]),
-        Choice([0, 1, 0]),
-        Choice([0, 0, 1]),
-        Choice([1, 1, 1]),
-        Choice([1, 0, 1]),
-        Choice([0, 1, 1]),
-    ];
-
-    fn of(self, tap: Tap, roundings: &[Rounding]) -> Rounding {
-        let Choice([query, probabilities, product]) = self;
-        let index = match tap {
-            Tap::AttnProbs => query,
-            Tap::AttnOut => probabilities,
-            _ => product,
-        };
-        roundings[index.min(roundings.len() - 1)]
-    }
-}
-
-/// A right row, and what leads to it.
-struct Answer {
-    rounding: Rounding,
-    inputs: Inputs,
-    row: Vec<f64>,
 }
 
 impl Oracle {
@@ -104,89 +73,72 @@ impl Oracle {
             let what = format!("{} has {width} values, not {}", case.at.0, row.len());
             return Err(OracleError::new(&self.gguf, what));
         }
-        let (first, used) = self.answer(&case, Choice::ALL[0])?;
-        // Of each stage on the way, what else may be rounded; those that make no difference once.
-        let mut tried = vec![self.roundings_of(&used, Choice::ALL[0])?];
-        let mut further = Vec::new();
-        for choice in Choice::ALL {
-            let roundings = self.roundings_of(&used, choice)?;
-            if !tried.contains(&roundings) {
-                tried.push(roundings);
-                further.push(choice);
-            }
-        }
-        let mut further = further.into_iter();
-        let mut answers = vec![first];
+        let mut answers = Answers::of(self, case)?;
         let mut judged = Vec::new();
         for row in rows {
-            let mut verdicts: Vec<(f64, bool)> = Vec::new();
-            loop {
-                while let Some(answer) = answers.get(verdicts.len()) {
-                    verdicts.push(self.compare(&case, &answer.row, row));
-                }
-                if verdicts.iter().any(|&(_, right)| right) {
-                    break;
-                }
-                let Some(choice) = further.next() else { break };
-                answers.push(self.answer(&case, choice)?.0);
-            }
-            let right = verdicts.iter().position(|&(_, right)| right);
-            let closest =
-                (0..verdicts.len()).min_by(|&a, &b| verdicts[a].0.total_cmp(&verdicts[b].0));
-            let Some(index) = right.or(closest) else {
-                continue;
-            };
-            let answer = &answers[index];
-            let (nmse, is_right) = verdicts[index];
-            let stage = Stage {
-                oracle: self,
-                at: case.at,
-                batch: case.batch,
-                position: case.position,
-                inputs: &answer.inputs,
-                right: &answer.row,
-            };
-            judged.push(Judged {
-                nmse,
-                rounding: answer.rounding,
-                right: is_right,
-                findings: match is_right || case.outputs.is_some() {
-                    true => Vec::new(),
-                    false => findings(&stage, row),
-                },
-            });
+            judged.push(self.judge_row(&case, &mut answers, row)?);
         }
-        Ok((answers.swap_remove(0).row, judged))
+        Ok((answers.into_own(), judged))
     }
 
-    /// The oracle's row, and the stages that it took to compute it.
-    fn answer(&self, case: &Case, choice: Choice) -> Result<(Answer, Vec<TapAt>), OracleError> {
-        let (at, positions) = (case.at, case.position..case.position + 1);
-        let rounding = |at: TapAt| Ok(choice.of(at.0, &self.roundings(at)?));
-        let mut inputs = case.inputs.clone();
-        let mut stages = self.supply(at, case.batch, positions.clone(), &mut inputs, &rounding)?;
-        let rows = self.stage_in_part(
-            at,
-            case.batch,
-            positions,
-            &inputs,
-            rounding(at)?,
-            case.outputs,
-        )?;
-        stages.push(at);
-        let roundings = self.roundings_of(&stages, choice)?;
-        let nearest = roundings.into_iter().rev().find(|&r| r != Rounding::None);
-        let answer = Answer {
-            rounding: nearest.unwrap_or(Rounding::None),
-            inputs,
-            row: rows.into_iter().next().unwrap_or_default(),
+    fn judge_row(
+        &self,
+        case: &Case,
+        answers: &mut Answers,
+        row: &[f64],
+    ) -> Result<Judged, OracleError> {
+        let mut closest = (0, f64::NAN);
+        let mut index = 0;
+        while let Some(answer) = answers.get(index)? {
+            let (nmse, right) = self.compare(case, &answer.row, row);
+            if right {
+                return Ok(Judged {
+                    nmse,
+                    limit: case.limit,
+                    rounding: answer.rounding,
+                    right,
+                    findings: Vec::new(),
+                });
+            }
+            if closest.1.is_nan() || nmse < closest.1 {
+                closest = (index, nmse);
+            }
+            index += 1;
+        }
+        let (index, nmse) = closest;
+        let flipped = answers.with_flips(index)?;
+        let Some(answer) = answers.get(index)? else {
+            return Err(self.missing(case.at, case.position));
         };
-        Ok((answer, stages))
-    }
-
-    fn roundings_of(&self, stages: &[TapAt], choice: Choice) -> Result<Vec<Rounding>, OracleError> {
-        let rounding = |&at: &TapAt| Ok(choice.of(at.0, &self.roundings(at)?));
-        stages.iter().map(rounding).collect()
+        // NaN is no limit.
+        let of_flips = flipped
+            .iter()
+            .map(|other| self.compare(case, &answer.row, other).0);
+        let limit = case.limit.max(FLIPS * of_flips.fold(0.0, f64::max));
+        // As a whole within a limit that it is held against alone.
+        let right = !flipped.is_empty() && nmse <= limit;
+        let stage = Stage {
+            oracle: self,
+            at: case.at,
+            batch: case.batch,
+            position: case.position,
+            inputs: &answer.inputs,
+            right: &answer.row,
+        };
+        let mut findings = match right || case.outputs.is_some() {
+            true => Vec::new(),
+            false => findings(&stage, row),
+        };
+        if !right && nmse <= limit && findings.is_empty() {
+            findings.push("is off in a head or an element by more than the row is".to_owned());
+        }
+        Ok(Judged {
+            nmse,
+            limit,
+            rounding: answer.rounding,
+            right,
+            findings,
+        })
     }
 
     /// The NMSE of a row, and whether it is right: as a whole, by heads and by elements.

@@ -11,6 +11,7 @@
 //! | [`maths`] | norms, RoPE, softmax, activations, quantisers |
 //! | [`weights`] | tensor formats, decoded weight by weight |
 //! | this one | the stages of a layer |
+//! | `answers` | right rows, with each rounding that an engine may do |
 //! | `mistakes`, `wrong` | the ways in which people get the stages wrong, and what comes of them |
 //! | [`inputs`] | the values that stages start from |
 //! | `hyper` | what a file's metadata say, and how its family computes |
@@ -29,6 +30,7 @@
 //! # Ok::<(), crossval_oracle::OracleError>(())
 //! ```
 
+mod answers;
 mod hyper;
 pub mod inputs;
 pub mod judge;
@@ -215,7 +217,7 @@ impl Oracle {
     }
 
     /// Computes what is missing of the inputs of a stage, from those of stages before it in its layer. Returns the
-    /// stages that were computed. Values that are passed on are F32, as in engines.
+    /// stages that were computed. Values that are passed on are F32, as in engines, after `pass_on` has seen them.
     ///
     /// # Errors
     /// If the layer's own input is missing, or a tensor.
@@ -226,6 +228,7 @@ impl Oracle {
         positions: Range<usize>,
         inputs: &mut Inputs,
         rounding: &dyn Fn(TapAt) -> Result<Rounding, OracleError>,
+        pass_on: &dyn Fn(Tap, usize, &mut [f64]),
     ) -> Result<Vec<TapAt>, OracleError> {
         let mut supplied = Vec::new();
         let needs = needs(at.0, at.1, self.hyper.n_layer, self.hyper.sub_norms);
@@ -242,12 +245,13 @@ impl Oracle {
                 return Err(self.missing(source, first));
             }
             let lacking = first..positions.end;
-            let before = self.supply(source, batch, lacking.clone(), inputs, rounding)?;
+            let before = self.supply(source, batch, lacking.clone(), inputs, rounding, pass_on)?;
             supplied.extend(before);
             supplied.push(source);
             let rounding = rounding(source)?;
             let rows = self.stage(source, batch, lacking.clone(), inputs, rounding)?;
-            for (position, row) in lacking.zip(rows) {
+            for (position, mut row) in lacking.zip(rows) {
+                pass_on(source.0, position, &mut row);
                 let held = row.into_iter().map(|v| f64::from(v as f32));
                 inputs.put(source, position, held.collect());
             }

@@ -185,6 +185,9 @@ pub struct KernelTime {
 pub struct RowJudgement {
     /// NMSE against the judge's row; null if not finite.
     pub nmse: Option<f64>,
+    /// The limit that it was held against, if not the request's.
+    #[serde(default)]
+    pub limit: Option<f64>,
     /// Whether it is within the limit.
     pub right: bool,
     /// The rounding, of those that the model's types allow, with which it comes closest.

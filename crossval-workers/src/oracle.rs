@@ -298,6 +298,7 @@ impl Backend for OracleBackend {
         };
         let rows = judged.into_iter().map(|j| RowJudgement {
             nmse: finite(j.nmse),
+            limit: finite(j.limit),
             right: j.right,
             rounding: j.rounding.name().to_owned(),
             findings: j.findings,

@@ -73,30 +73,16 @@ struct Cumulative {
 struct Oracle {
     stage: f64,
     logits: f64,
-    #[serde(default)]
-    composite: Composite,
+    /// Of several stages at once.
+    #[serde(default = "composite")]
+    composite: f64,
     tap: BTreeMap<Tap, f64>,
     matmul: ByType,
 }
 
-/// Of several stages at once, between which a value that lies near the middle between two may be rounded either way.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Composite {
-    /// Where activations become codes of 8 bits on the way.
-    int8: f64,
-    /// Where they become F16 at most.
-    f16: f64,
-}
-
-impl Default for Composite {
-    /// What the built-in profiles have, for one of somebody's own that says nothing.
-    fn default() -> Composite {
-        Composite {
-            int8: 2e-5,
-            f16: 1e-8,
-        }
-    }
+/// [`Oracle::composite`] where a profile of somebody's own says nothing: that of the built-in ones.
+fn composite() -> f64 {
+    1e-9
 }
 
 /// Limits on matrix products by the type of their weights.
@@ -188,12 +174,12 @@ impl Profile {
         let Oracle {
             stage,
             logits,
-            composite: Composite { int8, f16 },
+            composite,
             tap,
             matmul,
         } = &profile.oracle;
         let of_oracle = tap.values().chain(matmul.values());
-        let of_oracle = of_oracle.chain([stage, logits, int8, f16]);
+        let of_oracle = of_oracle.chain([stage, logits, composite]);
         let limits = profile.tap.values().chain(profile.matmul.values());
         let limits = limits.chain(of_oracle);
         for &limit in limits {
@@ -254,36 +240,18 @@ impl Profile {
         }
     }
 
-    /// How far from the oracle a row may be that is computed through stages `between` it and its inputs.
+    /// How far from the oracle a row may be whose inputs are computed by stages `between` it and what there is, if no
+    /// activation flips from one code to another there.
     pub fn composite_limit(
         &self,
-        at: (Tap, Option<usize>),
-        between: &[(Tap, Option<usize>)],
+        tap: Tap,
+        between: Vec<Tap>,
         position: usize,
         facts: &ModelFacts,
     ) -> f64 {
-        let computed = |tap: Tap| between.iter().any(|&(other, _)| other == tap);
-        let stages = between.iter().chain([&at]).map(|&(tap, _)| tap);
-        let mut limit: f64 = 0.0;
-        for tap in stages {
-            limit = limit.max(self.oracle_limit(tap, position, facts));
-            if !tap.sources().iter().any(|&source| computed(source)) {
-                continue;
-            }
-            let types = facts.weight_types.get(&tap).into_iter().flatten();
-            let Composite { int8, f16 } = self.oracle.composite;
-            for ty in types {
-                limit = limit.max(match ty.as_str() {
-                    "F32" => 0.0,
-                    "F16" | "BF16" => f16,
-                    _ => int8,
-                });
-            }
-            if tap.is_f16() || matches!(tap, Tap::AttnProbs | Tap::AttnOut) {
-                limit = limit.max(f16);
-            }
-        }
-        limit
+        let stages = between.into_iter().chain([tap]);
+        let limits = stages.map(|tap| self.oracle_limit(tap, position, facts));
+        limits.fold(self.oracle.composite, f64::max)
     }
 
     /// The limit of every tap in isolated mode, for a model.

@@ -220,6 +220,9 @@ impl<'a> Court<'a> {
         }
         rows.iter().for_each(|row| payload.extend_from_slice(row));
         let Plan { profile, facts, .. } = self.plan;
+        let between = between.into_iter().map(|(tap, _)| tap);
+        // A copy of what the file holds.
+        let between: Vec<Tap> = between.filter(|&tap| tap != Tap::Embd).collect();
         let (limit, element_limit) = if between.is_empty() {
             let limit = profile.oracle_limit(at.0, position, facts);
             let n = rows.first().map_or(0, |row| row.len()) / value_bytes(at.0);
@@ -227,7 +230,8 @@ impl<'a> Court<'a> {
             let rotated = matches!(at.0, Tap::QRope | Tap::KRope);
             (limit, (!rotated).then(|| limit * outlier(n).powi(2)))
         } else {
-            (profile.composite_limit(at, &between, position, facts), None)
+            let limit = profile.composite_limit(at.0, between, position, facts);
+            (limit, None)
         };
         let request = JudgeRequest {
             tap: at.0,
@@ -247,7 +251,7 @@ impl<'a> Court<'a> {
             layer: at.1,
             tap: at.0.to_string(),
             nmse: row.nmse,
-            limit,
+            limit: row.limit.unwrap_or(limit),
             right: row.right,
             rounding: row.rounding,
             findings: row.findings,

@@ -386,6 +386,7 @@ fn responses() {
 fn judgement() -> RowJudgement {
     RowJudgement {
         nmse: Some(1e-9),
+        limit: Some(1e-9),
         right: true,
         rounding: "none".into(),
         findings: Vec::new(),
