@@ -53,6 +53,8 @@ pub struct Need {
     pub at: TapAt,
     /// Every position up to the end of the batch, rather than the stage's own.
     pub history: bool,
+    /// What the stage starts from, rather than what it may have started from by mistake.
+    pub own: bool,
 }
 
 /// What a stage starts from, and what it may have started from by mistake.
@@ -83,17 +85,96 @@ pub fn needs(tap: Tap, layer: Option<usize>, n_layer: usize, sub_norms: bool) ->
             source => (source, layer),
         };
         if has(source) && needs.iter().all(|need| need.at != at) {
+            // A product takes one row: the sub-norm's, in models that have it.
+            let own = own && (needs.is_empty() || !tap.is_product());
             // A cache may hold the row of another position, and attention reads all of it.
             let history = source.is_f16() || tap.is_f16() && own;
-            needs.push(Need { at, history });
+            needs.push(Need { at, history, own });
         }
     }
     needs
 }
 
+/// What a stage is computed from where not all of its inputs are there: of stages before it in the same layer, whose
+/// own inputs are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// What there is. Positions up to the stage's own are enough of a history.
+    pub needs: Vec<Need>,
+    /// Stages whose rows are computed from that, nearest first.
+    pub between: Vec<TapAt>,
+}
+
+impl Origin {
+    /// Looks for the nearest rows that `has` says are there, by tap and whether all positions are asked for. `None` if
+    /// that takes more than the layer: its input is not there. The embeddings follow from the tokens.
+    pub fn of(
+        at: TapAt,
+        n_layer: usize,
+        sub_norms: bool,
+        has: impl Fn(TapAt, bool) -> bool,
+    ) -> Option<Origin> {
+        let mut origin = Origin::default();
+        let mut open = vec![(at, false)];
+        while let Some((stage, history)) = open.pop() {
+            for need in needs(stage.0, stage.1, n_layer, sub_norms) {
+                // A cache's row is computed from its own position; that it might be another's is asked of what is there.
+                let all = history || need.at.0.is_f16();
+                if has(need.at, all) {
+                    if need.own || stage == at {
+                        let history = need.history && stage == at || all;
+                        origin.put(Need { history, ..need });
+                    }
+                } else if need.own && need.at.0 == Tap::LayerOut {
+                    return None;
+                } else if need.own && !open.contains(&(need.at, all)) {
+                    if !origin.between.contains(&need.at) {
+                        origin.between.push(need.at);
+                    }
+                    open.push((need.at, all));
+                }
+            }
+        }
+        Some(origin)
+    }
+
+    fn put(&mut self, need: Need) {
+        match self.needs.iter_mut().find(|n| n.at == need.at) {
+            Some(before) => before.history |= need.history,
+            None => self.needs.push(need),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stage_goes_back_to_what_is_there_and_no_further_than_its_layer() {
+        let of = |at, there: &[TapAt]| {
+            let origin = Origin::of(at, 4, true, |at, _| there.contains(&at))?;
+            let needs = origin.needs.iter().map(|n| (n.at, n.history));
+            Some((needs.collect::<Vec<_>>(), origin.between.len()))
+        };
+        let at = |tap| (tap, Some(2));
+        let before = (Tap::LayerOut, Some(1));
+        assert_eq!(of((Tap::Embd, None), &[]), Some((vec![], 0)));
+        // Keys and values of all positions, from what the layer takes.
+        let whole = of(at(Tap::LayerOut), &[before]);
+        assert_eq!(whole, Some((vec![(before, true)], 19)));
+        assert_eq!(of(at(Tap::LayerOut), &[]), None);
+        let last = (Tap::LayerOut, Some(3));
+        let head = of((Tap::Logits, None), &[last]);
+        assert_eq!(head, Some((vec![(last, false)], 1)));
+        let near = [at(Tap::FfnInp), at(Tap::FfnAct), before];
+        let (needs, between) = of(at(Tap::LayerOut), &near).unwrap();
+        let expected = [(at(Tap::FfnInp), false), (at(Tap::FfnAct), false)];
+        assert_eq!((&needs[..], between), (&expected[..], 2));
+        // The first layer's input follows from the tokens.
+        let first = of((Tap::AttnNorm, Some(0)), &[]);
+        assert_eq!(first, Some((vec![], 1)));
+    }
 
     #[test]
     fn stages_start_from_the_layer_before_the_cache_and_their_own_layer() {

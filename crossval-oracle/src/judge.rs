@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 
+use super::answers::Answers;
 use super::inputs::{Inputs, TapAt};
 use super::maths::{self, Rounding};
 use super::mistakes::hypotheses;
@@ -13,6 +14,9 @@ const SAME: f64 = 1e-11;
 
 /// The same for F16 rounding.
 const SAME_F16: f64 = 1e-6;
+
+/// How much further from the right row an engine may be than a row in which codes flip, NMSE: its flips are other ones.
+const FLIPS: f64 = 4.0;
 
 /// How much of the distance to the right row a hypothesis must explain, NMSE.
 const EXPLAINED: f64 = 0.01;
@@ -26,22 +30,31 @@ pub struct Case<'a> {
     pub batch: Batch<'a>,
     /// The row's position.
     pub position: usize,
-    /// What the stage started from.
+    /// What the stage started from; what is missing of that is computed from stages before it in its layer.
     pub inputs: &'a Inputs,
-    /// Largest NMSE that counts as right.
+    /// Largest NMSE that counts as right, of the row and of each of its heads.
     pub limit: f64,
+    /// Largest squared error of an element, as a share of its own square or of the row's mean square, whichever is
+    /// larger; `None` for any.
+    pub element_limit: Option<f64>,
+    /// Elements to look at, within the row; `None` for all.
+    pub outputs: Option<&'a [usize]>,
 }
 
 /// What became of one row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judged {
-    /// NMSE to the oracle's row, with the rounding that comes closest; NaN if not finite.
+    /// NMSE to the oracle's row, with the first rounding that makes the row right, else the one that comes closest;
+    /// NaN if not finite.
     pub nmse: f64,
-    /// That rounding.
+    /// The limit on that: the case's, or what codes that flip on the way make of this row, if that is more.
+    pub limit: f64,
+    /// That rounding; of several on the way to the row, the nearest.
     pub rounding: Rounding,
-    /// Whether the limit holds.
+    /// Whether the limits hold.
     pub right: bool,
-    /// What is wrong, in words, from the most telling on; empty if the row is right.
+    /// What is wrong, in words, from the most telling on; empty if the row is right, and where only part of it was
+    /// looked at.
     pub findings: Vec<String>,
 }
 
@@ -55,53 +68,120 @@ impl Oracle {
         case: Case,
         rows: &[Vec<f64>],
     ) -> Result<(Vec<f64>, Vec<Judged>), OracleError> {
-        let Case {
-            at,
-            batch,
-            position,
-            inputs,
-            limit,
-        } = case;
-        let mut answers = Vec::new();
-        for rounding in self.roundings(at)? {
-            let mut rows = self.stage(at, batch, position..position + 1, inputs, rounding)?;
-            answers.push((rounding, rows.remove(0)));
+        let width = self.width(case.at.0, case.batch)?;
+        if let Some(row) = rows.iter().find(|row| row.len() != width) {
+            let what = format!("{} has {width} values, not {}", case.at.0, row.len());
+            return Err(OracleError::new(&self.gguf, what));
         }
-        let own = answers[0].1.clone();
+        let mut answers = Answers::of(self, case)?;
         let mut judged = Vec::new();
         for row in rows {
-            if row.len() != own.len() {
-                let what = format!("{} has {} values, not {}", at.0, own.len(), row.len());
-                return Err(OracleError::new(&self.gguf, what));
-            }
-            let distances = answers
-                .iter()
-                .map(|(r, right)| (*r, right, nmse(right, row)));
-            let closest = distances.min_by(|a, b| a.2.total_cmp(&b.2));
-            let Some((rounding, right, nmse)) = closest else {
-                continue;
-            };
-            let is_right = nmse <= limit;
-            let stage = Stage {
-                oracle: self,
-                at,
-                batch,
-                position,
-                inputs,
-                right,
-            };
-            judged.push(Judged {
-                nmse,
-                rounding,
-                right: is_right,
-                findings: match is_right {
-                    true => Vec::new(),
-                    false => findings(&stage, row),
-                },
-            });
+            judged.push(self.judge_row(&case, &mut answers, row)?);
         }
-        Ok((own, judged))
+        Ok((answers.into_own(), judged))
     }
+
+    fn judge_row(
+        &self,
+        case: &Case,
+        answers: &mut Answers,
+        row: &[f64],
+    ) -> Result<Judged, OracleError> {
+        let mut closest = (0, f64::NAN);
+        let mut index = 0;
+        while let Some(answer) = answers.get(index)? {
+            let (nmse, right) = self.compare(case, &answer.row, row);
+            if right {
+                return Ok(Judged {
+                    nmse,
+                    limit: case.limit,
+                    rounding: answer.rounding,
+                    right,
+                    findings: Vec::new(),
+                });
+            }
+            if closest.1.is_nan() || nmse < closest.1 {
+                closest = (index, nmse);
+            }
+            index += 1;
+        }
+        let (index, nmse) = closest;
+        let flipped = answers.with_flips(index)?;
+        let Some(answer) = answers.get(index)? else {
+            return Err(self.missing(case.at, case.position));
+        };
+        // NaN is no limit.
+        let of_flips = flipped
+            .iter()
+            .map(|other| self.compare(case, &answer.row, other).0);
+        let limit = case.limit.max(FLIPS * of_flips.fold(0.0, f64::max));
+        // As a whole within a limit that it is held against alone.
+        let right = !flipped.is_empty() && nmse <= limit;
+        let stage = Stage {
+            oracle: self,
+            at: case.at,
+            batch: case.batch,
+            position: case.position,
+            inputs: &answer.inputs,
+            right: &answer.row,
+        };
+        let mut findings = match right || case.outputs.is_some() {
+            true => Vec::new(),
+            false => findings(&stage, row),
+        };
+        if !right && nmse <= limit && findings.is_empty() {
+            findings.push("is off in a head or an element by more than the row is".to_owned());
+        }
+        Ok(Judged {
+            nmse,
+            limit,
+            rounding: answer.rounding,
+            right,
+            findings,
+        })
+    }
+
+    /// The NMSE of a row, and whether it is right: as a whole, by heads and by elements.
+    fn compare(&self, case: &Case, right: &[f64], row: &[f64]) -> (f64, bool) {
+        let energy = |row: &[f64]| row.iter().map(|v| v * v).sum::<f64>();
+        let Some(outputs) = case.outputs else {
+            let nmse = nmse(right, row);
+            let mean = energy(right) / right.len() as f64;
+            let is_right = nmse <= case.limit
+                && self.heads_are_right(case, mean, right, row)
+                && elements_are_right(case, mean, right, row);
+            return (nmse, is_right);
+        };
+        // What was not looked at is the engine's own word, and says how large a row is.
+        let mean = energy(row) / row.len() as f64;
+        let seen: Vec<f64> = outputs.iter().map(|&i| row[i]).collect();
+        let error: f64 = right.iter().zip(&seen).map(|(r, y)| (y - r).powi(2)).sum();
+        let size = energy(right).max(mean * seen.len() as f64);
+        let nmse = if error == 0.0 { 0.0 } else { error / size };
+        let is_right = nmse <= case.limit && elements_are_right(case, mean, right, &seen);
+        (nmse, is_right)
+    }
+
+    fn heads_are_right(&self, case: &Case, mean: f64, right: &[f64], row: &[f64]) -> bool {
+        let heads = self.heads(case.at.0);
+        let Some(width) = right.len().checked_div(heads).filter(|&n| n > 0) else {
+            return true;
+        };
+        right.chunks(width).zip(row.chunks(width)).all(|(r, y)| {
+            let error: f64 = r.iter().zip(y).map(|(r, y)| (y - r).powi(2)).sum();
+            let energy: f64 = r.iter().map(|r| r * r).sum();
+            error <= case.limit * energy.max(mean * width as f64)
+        })
+    }
+}
+
+fn elements_are_right(case: &Case, mean: f64, right: &[f64], row: &[f64]) -> bool {
+    case.element_limit.is_none_or(|limit| {
+        right
+            .iter()
+            .zip(row)
+            .all(|(r, y)| (y - r).powi(2) <= limit * mean.max(r * r))
+    })
 }
 
 /// `sum((row - right)^2) / sum(right^2)`.
@@ -322,6 +402,8 @@ mod tests {
             position: 0,
             inputs: &inputs,
             limit: 1e-13,
+            element_limit: None,
+            outputs: None,
         };
         oracle.judge(case, &[row]).unwrap().1.remove(0)
     }

@@ -11,6 +11,7 @@
 //! | [`maths`] | norms, RoPE, softmax, activations, quantisers |
 //! | [`weights`] | tensor formats, decoded weight by weight |
 //! | this one | the stages of a layer |
+//! | `answers` | right rows, with each rounding that an engine may do |
 //! | `mistakes`, `wrong` | the ways in which people get the stages wrong, and what comes of them |
 //! | [`inputs`] | the values that stages start from |
 //! | `hyper` | what a file's metadata say, and how its family computes |
@@ -29,6 +30,7 @@
 //! # Ok::<(), crossval_oracle::OracleError>(())
 //! ```
 
+mod answers;
 mod hyper;
 pub mod inputs;
 pub mod judge;
@@ -46,7 +48,7 @@ use bitnet_model::layout;
 use bitnet_model::tap::{Tap, Width};
 
 pub use self::hyper::{Hyperparameters, architectures};
-use self::inputs::{Inputs, TapAt};
+use self::inputs::{Inputs, TapAt, needs};
 use self::maths::Rounding;
 use self::weights::{Matrix, vector};
 
@@ -181,6 +183,19 @@ impl Oracle {
         inputs: &Inputs,
         rounding: Rounding,
     ) -> Result<Vec<Vec<f64>>, OracleError> {
+        self.stage_in_part(at, batch, positions, inputs, rounding, None)
+    }
+
+    /// As [`stage`](Self::stage), of the elements `outputs` alone where those are given, in their order.
+    fn stage_in_part(
+        &self,
+        at: TapAt,
+        batch: Batch,
+        positions: Range<usize>,
+        inputs: &Inputs,
+        rounding: Rounding,
+        outputs: Option<&[usize]>,
+    ) -> Result<Vec<Vec<f64>>, OracleError> {
         let (tap, layer) = at;
         if let Some(source) = self.product_input(tap)
             && let Some(weight) = self.weight_name(tap, layer)
@@ -188,11 +203,60 @@ impl Oracle {
             let rows: Result<Vec<&[f64]>, _> = positions
                 .map(|p| self.input(inputs, (source, layer), p))
                 .collect();
-            return self.product(&weight, &rows?, rounding);
+            return self.product(&weight, &rows?, rounding, outputs);
         }
         positions
-            .map(|position| self.row(at, batch, position, inputs, rounding))
+            .map(|position| {
+                let row = self.row(at, batch, position, inputs, rounding)?;
+                Ok(match outputs {
+                    Some(outputs) => outputs.iter().map(|&i| row[i]).collect(),
+                    None => row,
+                })
+            })
             .collect()
+    }
+
+    /// Computes what is missing of the inputs of a stage, from those of stages before it in its layer. Returns the
+    /// stages that were computed. Values that are passed on are F32, as in engines, after `pass_on` has seen them.
+    ///
+    /// # Errors
+    /// If the layer's own input is missing, or a tensor.
+    fn supply(
+        &self,
+        at: TapAt,
+        batch: Batch,
+        positions: Range<usize>,
+        inputs: &mut Inputs,
+        rounding: &dyn Fn(TapAt) -> Result<Rounding, OracleError>,
+        pass_on: &dyn Fn(Tap, usize, &mut [f64]),
+    ) -> Result<Vec<TapAt>, OracleError> {
+        let mut supplied = Vec::new();
+        let needs = needs(at.0, at.1, self.hyper.n_layer, self.hyper.sub_norms);
+        for source in needs.iter().filter(|need| need.own).map(|need| need.at) {
+            let start = match source.0.is_f16() {
+                true => 0,
+                false => positions.start,
+            };
+            let there = |p: usize| inputs.row(source, p).is_some();
+            let Some(first) = (start..positions.end).find(|&p| !there(p)) else {
+                continue;
+            };
+            if source.0 == Tap::LayerOut {
+                return Err(self.missing(source, first));
+            }
+            let lacking = first..positions.end;
+            let before = self.supply(source, batch, lacking.clone(), inputs, rounding, pass_on)?;
+            supplied.extend(before);
+            supplied.push(source);
+            let rounding = rounding(source)?;
+            let rows = self.stage(source, batch, lacking.clone(), inputs, rounding)?;
+            for (position, mut row) in lacking.zip(rows) {
+                pass_on(source.0, position, &mut row);
+                let held = row.into_iter().map(|v| f64::from(v as f32));
+                inputs.put(source, position, held.collect());
+            }
+        }
+        Ok(supplied)
     }
 
     /// One row of a stage that is no matrix product.
@@ -299,24 +363,33 @@ impl Oracle {
         Some(format!("blk.{}.{part}.weight", layer?))
     }
 
-    /// `weight . x * scale + bias` for each `x`.
+    /// `weight . x * scale + bias` for each `x`, or the elements `outputs` of it.
     fn product(
         &self,
         weight: &str,
         x: &[&[f64]],
         rounding: Rounding,
+        outputs: Option<&[usize]>,
     ) -> Result<Vec<Vec<f64>>, OracleError> {
         let matrix = self.matrix(weight)?;
+        let all: Vec<usize>;
+        let outputs = match outputs {
+            Some(outputs) => outputs,
+            None => {
+                all = (0..matrix.rows).collect();
+                &all
+            }
+        };
         if let Some(x) = x.iter().find(|x| x.len() != matrix.columns) {
             let (name, columns) = (matrix.name(), matrix.columns);
             let what = format!("tensor {name:?} takes {columns} values, not {}", x.len());
             return Err(OracleError::new(&self.gguf, what));
         }
-        let mut out = vec![Vec::with_capacity(matrix.rows); x.len()];
+        let mut out = vec![Vec::with_capacity(outputs.len()); x.len()];
         if matrix.is_ternary() {
             let weight_scale = matrix.ternary_scale();
             let x: Vec<(Vec<i64>, f64)> = x.iter().map(|x| codes(x, rounding)).collect();
-            for row in 0..matrix.rows {
+            for &row in outputs {
                 let mut weights = matrix.ternary_codes(row);
                 weights.iter_mut().for_each(|code| *code -= 1);
                 for ((codes, scale), out) in x.iter().zip(&mut out) {
@@ -326,7 +399,7 @@ impl Oracle {
             }
         } else {
             let x: Vec<Vec<f64>> = x.iter().map(|x| rounding.apply(x)).collect();
-            for row in 0..matrix.rows {
+            for &row in outputs {
                 let weights = matrix.row(row);
                 for (x, out) in x.iter().zip(&mut out) {
                     out.push(maths::dot(&weights, x));
@@ -334,13 +407,18 @@ impl Oracle {
             }
         }
         for out in &mut out {
-            self.scale_and_bias(weight, out)?;
+            self.scale_and_bias(weight, outputs, out)?;
         }
         Ok(out)
     }
 
     /// What follows a product where the file has it.
-    fn scale_and_bias(&self, weight: &str, out: &mut [f64]) -> Result<(), OracleError> {
+    fn scale_and_bias(
+        &self,
+        weight: &str,
+        outputs: &[usize],
+        out: &mut [f64],
+    ) -> Result<(), OracleError> {
         let Some(base) = weight.strip_suffix(".weight") else {
             return Ok(());
         };
@@ -350,7 +428,8 @@ impl Oracle {
             out.iter_mut().for_each(|y| *y *= scale);
         }
         if let Some(bias) = vector(&self.gguf, &format!("{base}.bias"))? {
-            out.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            let of_outputs = outputs.iter().filter_map(|&row| bias.get(row));
+            out.iter_mut().zip(of_outputs).for_each(|(y, b)| *y += b);
         }
         Ok(())
     }

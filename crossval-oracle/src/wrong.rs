@@ -284,7 +284,7 @@ impl Stage<'_> {
                 return None;
             }
             let rounding = other.roundings()[0];
-            Some(oracle.product(name, &[x], rounding).ok()?.remove(0))
+            Some(oracle.product(name, &[x], rounding, None).ok()?.remove(0))
         };
         let mut out = match mistake {
             Mistake::OtherLayersWeights => {
@@ -311,7 +311,8 @@ impl Stage<'_> {
             }
             _ => ternary(mistake, &own, x)?,
         };
-        oracle.scale_and_bias(&name, &mut out).ok()?;
+        let outputs: Vec<usize> = (0..out.len()).collect();
+        oracle.scale_and_bias(&name, &outputs, &mut out).ok()?;
         Some(out)
     }
 }

@@ -105,20 +105,30 @@ pub struct JudgeRequest {
     pub tap: Tap,
     /// Its layer, from 0; null outside the layers.
     pub layer: Option<usize>,
-    /// Position of the first token of the batch that the stage was evaluated in.
+    /// Position of the first token of the batch that the stage was evaluated in, or of one before it: where the
+    /// embeddings are to be computed, all tokens are given.
     pub first_position: usize,
-    /// Tokens of the batch.
+    /// Tokens up to the end of the batch.
     pub n_tokens: usize,
     /// The row's position.
     pub position: usize,
-    /// What the inputs are: the stage's own, at the row's position; keys and values from position 0 on.
+    /// What the inputs are: the stage's own, at the row's position; keys and values from position 0 on. What is missing
+    /// of those is computed from inputs of the stages before it in the same layer; of the keys' and values' from
+    /// position 0 on.
     pub inputs: Vec<TapHeader>,
     /// Rows to be judged.
     pub rows: usize,
     /// The element whose right value is wanted.
     pub element: usize,
-    /// Largest NMSE that counts as right.
+    /// Largest NMSE that counts as right, of the row and of each of its heads.
     pub limit: f64,
+    /// Largest squared error of an element that counts as right, as a share of its own square or of the row's mean
+    /// square, whichever is larger; null for any.
+    #[serde(default)]
+    pub element_limit: Option<f64>,
+    /// Elements to look at; empty for all.
+    #[serde(default)]
+    pub outputs: Vec<usize>,
 }
 
 /// What a worker has used so far.
@@ -175,6 +185,9 @@ pub struct KernelTime {
 pub struct RowJudgement {
     /// NMSE against the judge's row; null if not finite.
     pub nmse: Option<f64>,
+    /// The limit that it was held against, if not the request's.
+    #[serde(default)]
+    pub limit: Option<f64>,
     /// Whether it is within the limit.
     pub right: bool,
     /// The rounding, of those that the model's types allow, with which it comes closest.

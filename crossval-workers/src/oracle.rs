@@ -275,22 +275,36 @@ impl Backend for OracleBackend {
             rows: request.rows,
             width: oracle.width(request.tap, batch).map_err(refused)?,
         })?;
+        let outputs = Some(request.outputs.as_slice()).filter(|outputs| !outputs.is_empty());
+        let width = oracle.width(request.tap, batch).map_err(refused)?;
+        if let Some(&element) = outputs.into_iter().flatten().find(|&&i| i >= width) {
+            let tap = request.tap;
+            return Err(usage(format!("element {element} of {width} of {tap}")));
+        }
         let case = Case {
             at: (request.tap, request.layer),
             batch,
             position: request.position,
             inputs: &inputs,
             limit: request.limit,
+            element_limit: request.element_limit,
+            outputs,
         };
         let (right, judged) = oracle.judge(case, &rows).map_err(refused)?;
+        // Of the elements looked at, if not of all.
+        let at = match outputs {
+            Some(outputs) => outputs.iter().position(|&i| i == request.element),
+            None => Some(request.element),
+        };
         let rows = judged.into_iter().map(|j| RowJudgement {
             nmse: finite(j.nmse),
+            limit: finite(j.limit),
             right: j.right,
             rounding: j.rounding.name().to_owned(),
             findings: j.findings,
         });
         Ok(Response::Judged {
-            value: right.get(request.element).copied().and_then(finite),
+            value: at.and_then(|at| finite(*right.get(at)?)),
             rows: rows.collect(),
         })
     }

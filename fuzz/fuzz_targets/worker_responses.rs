@@ -90,6 +90,8 @@ fn question() -> JudgeRequest {
         rows: 1,
         element: 0,
         limit: 1e-6,
+        element_limit: None,
+        outputs: Vec::new(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The report as JUnit XML, for CI systems that show test results.
 //!
-//! A suite per prompt and mode, with a case per layer; one each for logits, generation, tokenizers, gate, coverage and
+//! A suite per prompt and mode, with a case per layer; one each for logits, spot check, generation, tokenizers, gate, coverage and
 //! engines. Skipped is what was not judged, and says why: no case passes because nothing was looked at. A last suite
 //! repeats the verdict, so that the file is never greener than the run.
 
@@ -9,7 +9,7 @@ mod parity;
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 
 use crate::error::Error;
-use crate::facts::{Facts, Parity, State, failure, gate_rows, series_sentence};
+use crate::facts::{Facts, Parity, State, failure, gate_rows, series_sentence, stage};
 use crate::model::{
     Engines, Gate, GateResult, KnownDeviation, KnownState, Report, Status, TokenComparison,
 };
@@ -26,6 +26,7 @@ pub fn render(report: &Report) -> Result<String, Error> {
     let mut suites = Vec::new();
     if report.not_compared.is_none() {
         suites.extend(parity::suites(report));
+        suites.extend(spot_check(report));
         suites.push(generation(report, &facts));
         suites.push(tokenizer(report));
         suites.push(coverage(report));
@@ -258,6 +259,35 @@ fn gate(gate: &Gate, rows: Option<(u64, u64)>) -> TestSuite {
         add(&mut suite, "speed", Judged::Skipped(why));
     }
     suite
+}
+
+/// The oracle on rows of each engine.
+fn spot_check(report: &Report) -> Option<TestSuite> {
+    let check = report.spot_check.as_ref()?;
+    let mut suite = TestSuite::new("spot check");
+    for (role, engine) in report.engines.by_role() {
+        let wrong = check.wrong.iter().filter(|w| w.engine == role.name());
+        let wrong: Vec<String> = wrong
+            .map(|w| {
+                let place = stage(w.judgement.layer, &w.judgement.tap);
+                let found = w.judgement.findings.join("; ");
+                format!(
+                    "prompt {}, position {}, {place}: {found}",
+                    w.prompt, w.position
+                )
+            })
+            .collect();
+        let judged = match &check.not_judged {
+            _ if !wrong.is_empty() => {
+                let n = number::plural(wrong.len() as u64, "stage");
+                Judged::Failed(format!("the oracle finds {n} wrong"), wrong)
+            }
+            Some(why) => Judged::Skipped(why.clone()),
+            None => Judged::Passed,
+        };
+        add(&mut suite, &format!("{role} ({})", engine.name), judged);
+    }
+    Some(suite)
 }
 
 fn engines(engines: &Engines) -> TestSuite {

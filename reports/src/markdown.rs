@@ -201,6 +201,10 @@ fn parity(out: &mut Writer, facts: &Facts<'_>) {
             |out| out.table(&facts.noise),
         );
     }
+    if let Some(check) = &facts.spot_check {
+        out.sentence(&format!("{check}."));
+        out.titled("Stages that the oracle finds wrong:", &facts.wrong_stages);
+    }
     if facts.logits.rows.is_empty() {
         out.sentence("Logits: not measured.");
     } else {

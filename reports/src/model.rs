@@ -6,6 +6,7 @@ mod gate;
 mod generation;
 mod logits;
 mod role;
+mod spot_check;
 mod test;
 mod tokenizer;
 
@@ -25,6 +26,7 @@ pub use self::gate::{Gate, GateFigure, GateMeasurement, GateResult, GateSeries};
 pub use self::generation::{ContradictedToken, GenerationCheck, RowBeyond};
 pub use self::logits::{LogitsAt, LogitsResult, LogitsStats, TokenLogit, Top1Disagreement};
 pub use self::role::Role;
+pub use self::spot_check::{SpotCheck, SpotCheckRow, WrongStage};
 pub use self::test::{Cache, Test};
 pub use self::tokenizer::{
     GeneratedText, GeneratedTexts, PieceDifference, TokenAt, TokenComparison, TokenParity,
@@ -63,6 +65,9 @@ pub struct Report {
     pub generation: Option<Generation>,
     /// The reference against itself; null where it was not measured.
     pub noise_floor: Option<NoiseFloor>,
+    /// Rows that the oracle judged whether or not the engines agree; null where it did not come to that.
+    #[serde(default)]
+    pub spot_check: Option<SpotCheck>,
     /// Timings; null with `--no-bench` or where an engine failed first.
     pub bench: Option<Bench>,
     /// Both engines on a text; null without `--text`.
@@ -184,6 +189,23 @@ pub struct Divergence {
     /// How far each engine is from the oracle there; null if the oracle was not asked.
     #[serde(default)]
     pub arbitration: Option<Arbitration>,
+    /// The part that is beyond its own limit, where the row as a whole is within the row's; else null.
+    #[serde(default)]
+    pub part: Option<PartBeyond>,
+}
+
+/// A part of a row that is beyond its limit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PartBeyond {
+    /// The head, from 0; null for the single element of the divergence.
+    pub head: Option<usize>,
+    /// Rows whose errors were averaged: 1 for the row of the divergence alone, else all up to it.
+    pub rows: u64,
+    /// Sum of its squared errors over the sum of the reference's squares there; over the part's share of the row's, if
+    /// that is larger.
+    pub nmse: f64,
+    /// The limit it exceeds.
+    pub limit: f64,
 }
 
 /// Both engines against the oracle: plain f64 arithmetic and exact integer sums, from the model's definition.
@@ -447,7 +469,14 @@ pub struct TapStats {
     pub max_quantiser_steps: Option<f64>,
     /// The limit on the worst row's NMSE; null where this mode does not gate the tap.
     pub limit: Option<f64>,
-    /// Whether it holds; null where this mode does not gate the tap.
+    /// Largest error of a head as a share of its limit, above 1 if beyond; null where the tap has no heads, this mode does
+    /// not gate it, or no row with finite values differs.
+    #[serde(default)]
+    pub head_share: Option<f64>,
+    /// The same of single elements.
+    #[serde(default)]
+    pub element_share: Option<f64>,
+    /// Whether every limit holds; null where this mode does not gate the tap.
     pub pass: Option<bool>,
 }
 

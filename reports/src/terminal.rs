@@ -12,7 +12,8 @@ pub use self::bench::bench;
 pub(crate) use self::text::line_without_controls;
 use self::text::{Grid, INDENT, paragraph};
 use crate::facts::{
-    Cell, Facts, Parity, at_fault, excused, gated, generations_of, measured, mode_name, nmse, stage,
+    Cell, Facts, Parity, at_fault, excused, found_by_oracle, gated, generations_of, measured,
+    mode_name, nmse, stage,
 };
 use crate::model::{BenchRow, GateFigure, KnownState, Mode, Report, Role, Status};
 use crate::number;
@@ -86,6 +87,7 @@ fn write_summary(out: &mut String, report: &Report) -> std::fmt::Result {
     write_known(out, report)?;
     write_taps(out, &parity)?;
     write_noise(out, report)?;
+    write_spot_check(out, report)?;
     write_perplexity(out, report)?;
     write_generation(out, report)?;
     write_tokens(out, report)?;
@@ -218,6 +220,20 @@ fn write_noise(out: &mut String, report: &Report) -> std::fmt::Result {
             out,
             "\nnoise floor  logits, reference against itself: NMSE {}",
             number::error(nmse)
+        ),
+        None => Ok(()),
+    }
+}
+
+fn write_spot_check(out: &mut String, report: &Report) -> std::fmt::Result {
+    match &report.spot_check {
+        Some(check) => writeln!(
+            out,
+            "\nspot check  oracle, {} of {}, {}: {}",
+            number::count(check.rows.len() as u64),
+            number::plural(check.of_rows as u64, "row"),
+            number::plural(check.stages, "stage"),
+            found_by_oracle(check)
         ),
         None => Ok(()),
     }

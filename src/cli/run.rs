@@ -165,6 +165,7 @@ pub(super) fn run(
                 Some(ModeArg::Cumulative) => vec![Mode::Cumulative],
             },
             profile: Profile::open(&args.profile)?,
+            spot_check: Some(crossval::parity::seed_of_now()),
         },
         known: match &args.known {
             Some(file) => Ledger::open(file)?,

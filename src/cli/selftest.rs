@@ -96,6 +96,7 @@ pub(super) fn run(
             threads: 1,
             modes: vec![Mode::Isolated],
             profile: Profile::open(&args.profile)?,
+            spot_check: Some(args.seed),
         },
         bench: false,
         known: Default::default(),

@@ -1,8 +1,12 @@
 //! Statistics of one tap as its rows stream by.
 
-use half::f16;
-use reports::model::{ElementAt, TapStats};
+mod parts;
 
+use half::f16;
+use reports::model::{ElementAt, PartBeyond, TapStats};
+
+pub use self::parts::outlier;
+use self::parts::{Drift, Parts, Worst};
 use super::finite;
 
 /// A row of either engine, widened.
@@ -154,6 +158,8 @@ pub struct Exceeded {
     pub nmse: Option<f64>,
     /// The limit.
     pub limit: f64,
+    /// The part that is beyond its own limit, where the row as a whole is not beyond its.
+    pub part: Option<PartBeyond>,
 }
 
 /// Collects the rows of one (mode, prompt, layer, tap).
@@ -175,6 +181,10 @@ pub struct TapAccumulator {
     non_finite: u64,
     exceeded: Option<Exceeded>,
     codes: Option<CodeFlips>,
+    parts: Option<Parts>,
+    drift: Drift,
+    /// Largest error of a head and of an element, as a share of its limit.
+    shares: [Option<f64>; 2],
 }
 
 /// What the int8 quantiser behind a tap makes of the difference.
@@ -232,7 +242,39 @@ impl TapAccumulator {
             non_finite: 0,
             exceeded: None,
             codes: quantised.then(CodeFlips::default),
+            parts: limit.map(|limit| Parts {
+                heads: 0,
+                limit,
+                elements: true,
+                floor: None,
+            }),
+            drift: Drift::default(),
+            shares: [None; 2],
         }
+    }
+
+    /// Rows are made of `heads`, each of which is held against the limit.
+    pub fn of_heads(mut self, heads: usize) -> TapAccumulator {
+        if let Some(parts) = &mut self.parts {
+            parts.heads = heads;
+        }
+        self
+    }
+
+    /// Elements may be off by more than others: the error of one that is rotated follows the size of its pair.
+    pub fn without_elements(mut self) -> TapAccumulator {
+        if let Some(parts) = &mut self.parts {
+            parts.elements = false;
+        }
+        self
+    }
+
+    /// The limit allows for activation codes that flip. Without flips, elements are off by an NMSE of up to `floor`.
+    pub fn with_flips(mut self, floor: f64) -> TapAccumulator {
+        if let Some(parts) = &mut self.parts {
+            parts.floor = Some(floor);
+        }
+        self
     }
 
     /// Takes the row at `position` of both engines; the slices have the same length. Returns whether all values are
@@ -240,11 +282,11 @@ impl TapAccumulator {
     pub fn add<T: Value>(&mut self, position: usize, reference: &[T], candidate: &[T]) -> bool {
         let row = RowStats::new(reference, candidate);
         let nmse = row.nmse();
-        let at = || ElementAt {
+        let at = |element: usize| ElementAt {
             position,
-            element: row.max_abs_element,
-            reference: finite(reference[row.max_abs_element].wide()),
-            candidate: finite(candidate[row.max_abs_element].wide()),
+            element,
+            reference: finite(reference[element].wide()),
+            candidate: finite(candidate[element].wide()),
         };
         self.rows += 1;
         self.bit_equal &= row.bit_equal;
@@ -270,10 +312,10 @@ impl TapAccumulator {
         }
         if row.non_finite > 0 && !self.max_abs.is_nan() {
             self.max_abs = f64::NAN;
-            self.max_abs_at = Some(at());
+            self.max_abs_at = Some(at(row.max_abs_element));
         } else if row.max_abs > self.max_abs || self.max_abs_at.is_none() {
             self.max_abs = row.max_abs;
-            self.max_abs_at = Some(at());
+            self.max_abs_at = Some(at(row.max_abs_element));
         }
         if let (Some(codes), Some((reference, candidate))) =
             (&mut self.codes, T::both_f32(reference, candidate))
@@ -283,18 +325,48 @@ impl TapAccumulator {
                 codes.add(reference, candidate, row.max_abs);
             }
         }
+        let part = self.worst_part(&row, reference, candidate);
         if let Some(limit) = self.limit
             && self.exceeded.is_none()
-            && exceeds(nmse, limit)
         {
-            self.exceeded = Some(Exceeded {
-                position,
-                at: at(),
-                nmse: finite(nmse),
-                limit,
-            });
+            let of_row = exceeds(nmse, limit);
+            let part = part.filter(|part| !of_row && exceeds(part.share, 1.0));
+            if of_row || part.is_some() {
+                let element = part.as_ref().map_or(row.max_abs_element, |p| p.element);
+                self.exceeded = Some(Exceeded {
+                    position,
+                    at: at(element),
+                    nmse: finite(nmse),
+                    limit,
+                    part: part.map(|worst| worst.part),
+                });
+            }
         }
         row.non_finite == 0
+    }
+
+    /// The part of a row that is furthest beyond its limit, or nearest to it.
+    fn worst_part<T: Value>(&mut self, row: &RowStats, r: &[T], c: &[T]) -> Option<Worst> {
+        let parts = self.parts?;
+        let mut worst: Option<Worst> = None;
+        // A row that has no finite NMSE is beyond any limit as a whole.
+        if !row.nmse().is_finite() {
+            return None;
+        }
+        let [head, element] = match row.error > 0.0 {
+            true => parts.worst(r, c, row.reference),
+            false => [None, None],
+        };
+        let drift = parts.floor.and_then(|floor| self.drift.add(r, c, floor));
+        for (kind, found) in [(0, head), (1, element), (1, drift)] {
+            let Some(found) = found else { continue };
+            let share = &mut self.shares[kind];
+            *share = Some(share.unwrap_or(0.0).max(found.share));
+            if worst.as_ref().is_none_or(|w| found.share > w.share) {
+                worst = Some(found);
+            }
+        }
+        worst
     }
 
     /// The first row over the limit, if any.
@@ -322,6 +394,8 @@ impl TapAccumulator {
                 .map(|c| c.flipped as f64 / c.values as f64),
             max_quantiser_steps: self.codes.as_ref().and_then(|c| finite(c.steps)),
             limit: self.limit,
+            head_share: self.shares[0],
+            element_share: self.shares[1],
             pass: self.limit.map(|_| self.exceeded.is_none()),
         })
     }
@@ -448,9 +522,12 @@ mod tests {
             limit in 0.0_f64..2.0,
         ) {
             let (r, c): (Vec<f32>, Vec<f32>) = rows.into_iter().unzip();
-            let stats = one(&r, &c, limit).stats().unwrap();
+            let tap = one(&r, &c, limit);
+            let stats = tap.stats().unwrap();
             let within = stats.nmse.is_some_and(|nmse| nmse <= limit);
             prop_assert_eq!(stats.pass, Some(within));
+            // Of so few elements, none is off by as much while the row is not.
+            prop_assert!(stats.element_share.is_none_or(|share| share <= 1.0 || !within));
         }
     }
 }

@@ -1,36 +1,43 @@
 //! Who is wrong where the engines part: the stage in question, computed by the oracle from the same inputs.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use bitnet_model::tap::Tap;
 use crossval_oracle::inputs::{TapAt, needs};
-use crossval_protocol::{JudgeRequest, RowJudgement, TapHeader, token_bytes};
 use half::f16;
 use reports::model::{Arbitration, AtFault, Divergence, Judgement, Mode, Role};
 
+use super::court::{Captured, Court, Question, Wanted};
 use super::plan::Plan;
 use crate::compare::finite;
-use crate::compare::tap::row_nmse;
-use crate::engine::{Engine, EngineError, EngineSpec, Failed, by};
+use crate::compare::tap::{TapAccumulator, row_nmse};
+use crate::engine::{Engine, EngineError, Failed, by};
 use crate::session::batches::{Sequence, rows};
-use crate::session::loaded::Loaded;
 use crate::session::lockstep::{self, Evaluation, ReferenceHashes, RowAt, RowSink, aligned};
 use crate::session::pair::Pair;
-use crate::session::setup::Setup;
 
 /// Has the oracle judge a divergence, puts what it says there, and returns the engine at fault; `None` without a ruling.
+/// With `whole_way`, a stage before it that is wrong already takes its place.
 ///
 /// # Errors
 /// The engine that failed when it was asked again.
 pub(super) fn arbitrate(
     divergence: &mut Divergence,
-    engines: &mut Loaded,
-    setup: &Setup,
+    pair: &mut Pair,
+    court: &mut Court,
     plan: &Plan,
     sequence: Sequence,
+    whole_way: bool,
 ) -> Result<Option<AtFault>, Failed> {
-    match hear(engines, setup, plan, sequence, divergence) {
+    let mut hearing = Hearing {
+        court,
+        plan,
+        sequence,
+        divergence,
+    };
+    match hearing.hear(pair, whole_way) {
         Ok(ruling) => {
+            if let Some(place) = ruling.place {
+                *divergence = place;
+            }
             divergence.oracle = ruling.value;
             divergence.hint = ruling.hint;
             divergence.arbitration = ruling.arbitration;
@@ -38,13 +45,15 @@ pub(super) fn arbitrate(
         }
         Err(NoRuling::Engine(failed)) => Err(failed),
         Err(NoRuling::Oracle(e)) => {
-            divergence.hint = Some(format!(
-                "no ruling: {}",
-                e.into_failure("oracle", "judging").message
-            ));
+            divergence.hint = Some(no_ruling(e));
             Ok(None)
         }
     }
+}
+
+/// That the oracle gave no answer.
+pub(super) fn no_ruling(e: EngineError) -> String {
+    format!("no ruling: {}", e.into_failure("oracle", "judging").message)
 }
 
 /// What the oracle says about a divergence.
@@ -54,6 +63,8 @@ struct Ruling {
     /// The right value at the element of the divergence.
     value: Option<f64>,
     arbitration: Option<Arbitration>,
+    /// Where the engines part, if an engine is wrong there before the divergence.
+    place: Option<Divergence>,
 }
 
 /// Why there is no ruling.
@@ -62,6 +73,12 @@ enum NoRuling {
     Engine(Failed),
     /// The oracle failed, or does not know the model.
     Oracle(EngineError),
+}
+
+impl From<EngineError> for NoRuling {
+    fn from(of_oracle: EngineError) -> NoRuling {
+        NoRuling::Oracle(of_oracle)
+    }
 }
 
 impl From<Failed> for NoRuling {
@@ -73,39 +90,15 @@ impl From<Failed> for NoRuling {
 /// Why a divergence cannot be judged that was not there a second time.
 const NOT_REPEATED: &str = "no ruling: the engines gave other rows when they were asked again";
 
+/// Why a stage cannot be judged whose inputs lie further back than its layer.
+const TOO_LITTLE: &str = "no ruling: the engines do not offer what the stage starts from";
+
 /// NMSE of two rows as they went over the wire.
 fn nmse(tap: Tap, reference: &[u8], candidate: &[u8]) -> f64 {
     if tap.is_f16() {
         row_nmse::<f16>(&aligned(reference), &aligned(candidate))
     } else {
         row_nmse::<f32>(&aligned(reference), &aligned(candidate))
-    }
-}
-
-/// Rows of taps as they went over the wire.
-#[derive(Default)]
-struct Captured {
-    rows: BTreeMap<TapAt, BTreeMap<usize, Vec<u8>>>,
-}
-
-impl Captured {
-    fn row(&self, at: TapAt, position: usize) -> Option<&[u8]> {
-        Some(self.rows.get(&at)?.get(&position)?)
-    }
-}
-
-/// Keeps what the stages of a position start from.
-struct Wanted {
-    position: usize,
-    /// Nothing of other layers.
-    layers: Option<BTreeSet<Option<usize>>>,
-}
-
-impl Wanted {
-    fn wants(&self, at: TapAt, position: usize) -> bool {
-        let history = matches!(at.0, Tap::KCache | Tap::VCache | Tap::KRope | Tap::V);
-        (position == self.position || history)
-            && self.layers.as_ref().is_none_or(|l| l.contains(&at.1))
     }
 }
 
@@ -120,13 +113,8 @@ impl Both<'_> {
     fn keep(&mut self, at: RowAt, reference: &[u8], candidate: &[u8]) {
         let place = (at.tap, at.layer);
         if self.wanted.wants(place, at.position) {
-            for (captured, row) in [
-                (&mut self.reference, reference),
-                (&mut self.candidate, candidate),
-            ] {
-                let rows = captured.rows.entry(place).or_default();
-                rows.insert(at.position, row.to_vec());
-            }
+            self.reference.put(place, at.position, reference);
+            self.candidate.put(place, at.position, candidate);
         }
     }
 }
@@ -143,66 +131,49 @@ impl RowSink for Both<'_> {
     }
 }
 
-/// Asks both engines again up to the divergence, and has the oracle judge what they say.
-fn hear(
-    engines: &mut Loaded,
-    setup: &Setup,
-    plan: &Plan,
-    sequence: Sequence,
-    divergence: &Divergence,
-) -> Result<Ruling, NoRuling> {
-    // Something else may have been measured since.
-    engines.configure(plan.settings)?;
-    let pair = &mut engines.pair();
-    pair.set_task(&format!(
-        "evaluating prompt {} again, for the oracle",
-        divergence.prompt
-    ));
-    let mut court = Court::open(setup, plan, sequence, divergence)?;
-    let Ok(tap) = divergence.tap.parse::<Tap>() else {
-        return Ok(Ruling::undetermined(NOT_REPEATED));
-    };
-    let at = (tap, divergence.layer);
-    match divergence.mode {
-        Mode::Isolated => court.one_stage(pair, at),
-        Mode::Cumulative => court.all_stages(pair, at),
-    }
-}
-
-/// The oracle, and the case before it.
-struct Court<'a> {
-    oracle: Engine,
+/// A divergence before the court.
+struct Hearing<'a, 'c> {
+    court: &'a mut Court<'c>,
     plan: &'a Plan<'a>,
     sequence: Sequence<'a>,
     divergence: &'a Divergence,
 }
 
-impl<'a> Court<'a> {
-    fn open(
-        setup: &Setup,
-        plan: &'a Plan<'a>,
-        sequence: Sequence<'a>,
-        divergence: &'a Divergence,
-    ) -> Result<Court<'a>, NoRuling> {
-        let oracle = setup.launcher.start_another(&EngineSpec::Oracle, None);
-        let mut oracle = oracle.map_err(NoRuling::Oracle)?;
-        oracle.load(&setup.model).map_err(NoRuling::Oracle)?;
-        oracle.set_task("judging");
-        Ok(Court {
-            oracle,
-            plan,
-            sequence,
-            divergence,
-        })
+impl Hearing<'_, '_> {
+    /// Asks both engines again up to the divergence, and has the oracle judge what they say.
+    fn hear(&mut self, pair: &mut Pair, whole_way: bool) -> Result<Ruling, NoRuling> {
+        pair.set_task(&format!(
+            "evaluating prompt {} again, for the oracle",
+            self.divergence.prompt
+        ));
+        let Ok(tap) = self.divergence.tap.parse::<Tap>() else {
+            return Ok(Ruling::undetermined(NOT_REPEATED));
+        };
+        let at = (tap, self.divergence.layer);
+        match self.divergence.mode {
+            Mode::Isolated => self.one_stage(pair, at, whole_way),
+            Mode::Cumulative => self.all_stages(pair, at),
+        }
     }
 
     /// Both engines have computed a stage from the reference's values.
-    fn one_stage(&mut self, pair: &mut Pair, at: TapAt) -> Result<Ruling, NoRuling> {
+    fn one_stage(
+        &mut self,
+        pair: &mut Pair,
+        at: TapAt,
+        whole_way: bool,
+    ) -> Result<Ruling, NoRuling> {
         let position = self.divergence.position;
+        let taps = &self.plan.taps;
+        let stages = match whole_way {
+            true => self.court.stages(taps),
+            false => vec![at],
+        };
         let layers = self.needs(at).into_iter().map(|(_, layer)| layer);
         let wanted = Wanted {
-            position,
-            layers: Some(layers.collect()),
+            positions: vec![position],
+            layers: (!whole_way).then(|| layers.collect()),
+            history: self.court.histories(&stages, taps),
         };
         let mut both = Both {
             wanted: &wanted,
@@ -226,16 +197,23 @@ impl<'a> Court<'a> {
         if finite(nmse(at.0, of_reference, of_candidate)) != self.divergence.nmse {
             return Ok(Ruling::undetermined(NOT_REPEATED));
         }
-        let (value, judged) = self.judge(at, &both.reference, &[of_reference, of_candidate])?;
-        let mut judged = judged.into_iter();
-        let (Some(reference), Some(candidate)) = (judged.next(), judged.next()) else {
-            return Ok(Ruling::undetermined(NOT_REPEATED));
-        };
-        let judged = Arbitration {
-            reference,
-            candidate,
-        };
-        Ok(Ruling::of(pair, at, value, judged))
+        for earlier in stages.into_iter().take_while(|&earlier| earlier != at) {
+            let Some(place) = self.parted(earlier, &both)? else {
+                continue;
+            };
+            let (value, judged) = self.judge(earlier, &both, place.element)?;
+            let Some(judged) = judged else { continue };
+            let limit = judged.reference.limit;
+            return Ok(Ruling {
+                place: Some(Divergence { limit, ..place }),
+                ..Ruling::of(pair, earlier, value, judged)
+            });
+        }
+        let (value, judged) = self.judge(at, &both, self.divergence.element)?;
+        Ok(match judged {
+            Some(judged) => Ruling::of(pair, at, value, judged),
+            None => Ruling::undetermined(TOO_LITTLE),
+        })
     }
 
     /// Each engine went its own way: is every stage of it right, given its own inputs?
@@ -264,17 +242,51 @@ impl<'a> Court<'a> {
         Ok(ruling)
     }
 
+    /// How the engines part at a stage that the oracle finds wrong in one of them, though not beyond the limit between
+    /// them.
+    fn parted(&mut self, at: TapAt, both: &Both) -> Result<Option<Divergence>, NoRuling> {
+        let position = self.divergence.position;
+        let rows = [&both.reference, &both.candidate].map(|c| c.row(at, position));
+        let [Some(reference), Some(candidate)] = rows else {
+            return Ok(None);
+        };
+        let question = Question {
+            at,
+            sequence: self.sequence,
+            position,
+            element: 0,
+            outputs: &[],
+        };
+        let judged = self
+            .court
+            .glance(question, &both.reference, &[reference, candidate])?;
+        let right = judged.is_none_or(|(_, rows)| rows.iter().all(|row| row.right));
+        let mut tap = TapAccumulator::new(None, 0, false);
+        if at.0.is_f16() {
+            tap.add::<f16>(position, &aligned(reference), &aligned(candidate));
+        } else {
+            tap.add::<f32>(position, &aligned(reference), &aligned(candidate));
+        }
+        let stats = tap.stats().filter(|stats| !right && !stats.bit_equal);
+        let place = stats.and_then(|stats| Some((stats.nmse, stats.max_abs_at?)));
+        Ok(place.map(|(nmse, worst)| Divergence {
+            layer: at.1,
+            tap: at.0.to_string(),
+            element: worst.element,
+            reference: worst.reference,
+            candidate: worst.candidate,
+            nmse,
+            part: None,
+            ..self.divergence.clone()
+        }))
+    }
+
     /// The batches of the comparison, up to the one of the divergence.
-    fn batches(&self) -> Vec<(usize, &'a [u32])> {
+    fn batches(&self) -> Vec<(usize, &[u32])> {
         let batches = self.sequence.batches(self.plan.settings.n_ubatch);
         batches
             .take_while(|&(first_position, _)| first_position <= self.divergence.position)
             .collect()
-    }
-
-    /// The batch of the divergence.
-    fn last_batch(&self) -> (usize, &'a [u32]) {
-        self.batches().pop().unwrap_or((0, &[]))
     }
 
     /// The inputs of a stage.
@@ -284,82 +296,53 @@ impl<'a> Court<'a> {
         needs.iter().map(|need| need.at).chain([at]).collect()
     }
 
+    /// Both rows of a stage, of which the oracle knows what they start from.
     fn judge(
         &mut self,
         at: TapAt,
-        inputs: &Captured,
-        rows: &[&[u8]],
-    ) -> Result<(Option<f64>, Vec<Judgement>), NoRuling> {
-        let (first_position, tokens) = self.last_batch();
+        both: &Both,
+        element: usize,
+    ) -> Result<(Option<f64>, Option<Arbitration>), NoRuling> {
         let position = self.divergence.position;
-        let sub_norms = self.plan.facts.taps.contains(&Tap::AttnSubNorm);
-        let mut headers = Vec::new();
-        let mut payload = token_bytes(tokens);
-        for need in needs(at.0, at.1, self.plan.facts.n_layer, sub_norms) {
-            let end = first_position + tokens.len();
-            let positions = if need.history {
-                0..end
-            } else {
-                position..position + 1
-            };
-            for position in positions {
-                // What an engine does not offer is missed by the oracle, if it needs it.
-                let Some(row) = inputs.row(need.at, position) else {
-                    continue;
-                };
-                let (tap, layer) = need.at;
-                let value_bytes = if tap.is_f16() { 2 } else { 4 };
-                headers.push(TapHeader {
-                    tap,
-                    layer,
-                    first_position: position,
-                    rows: 1,
-                    width: row.len() / value_bytes,
-                });
-                payload.extend_from_slice(row);
-            }
-        }
-        rows.iter().for_each(|row| payload.extend_from_slice(row));
-        let profile = &self.plan.profile;
-        let limit = profile.oracle_limit(at.0, position, &self.plan.facts);
-        let request = JudgeRequest {
-            tap: at.0,
-            layer: at.1,
-            first_position,
-            n_tokens: tokens.len(),
+        let rows = [&both.reference, &both.candidate].map(|c| c.row(at, position));
+        let [Some(reference), Some(candidate)] = rows else {
+            return Ok((None, None));
+        };
+        let question = Question {
+            at,
+            sequence: self.sequence,
             position,
-            inputs: headers,
-            rows: rows.len(),
-            element: self.divergence.element,
-            limit,
+            element,
+            outputs: &[],
         };
-        let judged = self.oracle.judge(request, &payload);
-        let (value, rows) = judged.map_err(NoRuling::Oracle)?;
-        let judgement = |row: RowJudgement| Judgement {
-            layer: at.1,
-            tap: at.0.to_string(),
-            nmse: row.nmse,
-            limit,
-            right: row.right,
-            rounding: row.rounding,
-            findings: row.findings,
+        let inputs = &both.reference;
+        let judged = self
+            .court
+            .judge(question, inputs, &[reference, candidate])?;
+        let Some((value, rows)) = judged else {
+            return Ok((None, None));
         };
-        Ok((value, rows.into_iter().map(judgement).collect()))
+        let judged = <[Judgement; 2]>::try_from(rows).ok();
+        let judged = judged.map(|[reference, candidate]| Arbitration {
+            reference,
+            candidate,
+        });
+        Ok((value, judged))
     }
 
     /// Every tap of an engine at the position of the divergence, and its cache.
     fn capture(&self, engine: &mut Engine) -> Result<Captured, EngineError> {
+        let taps = &self.plan.taps;
         let wanted = Wanted {
-            position: self.divergence.position,
+            positions: vec![self.divergence.position],
             layers: None,
+            history: self.court.histories(&self.court.stages(taps), taps),
         };
         let mut captured = Captured::default();
-        let taps = &self.plan.taps;
         rows(engine, self.batches().into_iter(), taps, |at, _, row| {
             let place = (at.tap, at.layer);
             if wanted.wants(place, at.position) {
-                let rows = captured.rows.entry(place).or_default();
-                rows.insert(at.position, row.to_vec());
+                captured.put(place, at.position, row);
             }
         })?;
         Ok(captured)
@@ -368,22 +351,22 @@ impl<'a> Court<'a> {
     /// The first stage at which an engine leaves the oracle; the last one if it never does. `None` if there is none to
     /// judge.
     fn first_wrong_stage(&mut self, captured: &Captured) -> Result<Option<Judgement>, NoRuling> {
-        let taps = &self.plan.taps;
-        let layers = 0..self.plan.facts.n_layer;
-        let outside = |tap: &&Tap| !tap.per_layer();
-        let mut stages: Vec<TapAt> = taps.iter().filter(outside).map(|&t| (t, None)).collect();
-        let behind = stages.split_off(usize::from(taps.contains(&Tap::Embd)));
-        for layer in layers {
-            let inside = taps.iter().filter(|t| t.per_layer());
-            stages.extend(inside.map(|&t| (t, Some(layer))));
-        }
-        stages.extend(behind);
         let mut last = None;
-        for at in stages {
-            let Some(row) = captured.row(at, self.divergence.position) else {
+        for at in self.court.stages(&self.plan.taps) {
+            let position = self.divergence.position;
+            let Some(row) = captured.row(at, position) else {
                 continue;
             };
-            let (_, judged) = self.judge(at, captured, &[row])?;
+            let question = Question {
+                at,
+                sequence: self.sequence,
+                position,
+                element: self.divergence.element,
+                outputs: &[],
+            };
+            let Some((_, judged)) = self.court.judge(question, captured, &[row])? else {
+                continue;
+            };
             last = judged.into_iter().next();
             if last.as_ref().is_some_and(|j| !j.right) {
                 break;
@@ -400,6 +383,7 @@ impl Ruling {
             hint: Some(why.to_owned()),
             value: None,
             arbitration: None,
+            place: None,
         }
     }
 
@@ -442,6 +426,7 @@ impl Ruling {
             hint,
             value,
             arbitration: Some(judged),
+            place: None,
         }
     }
 }

@@ -310,6 +310,7 @@ fn first_divergence(exceeded: &[(Site, &Exceeded)]) -> Option<Divergence> {
         limit: row.limit,
         hint: None,
         arbitration: None,
+        part: row.part.clone(),
     })
 }
 
@@ -392,6 +393,7 @@ mod tests {
             },
             nmse: Some(0.5),
             limit: 1e-12,
+            part: None,
         }
     }
 

@@ -500,6 +500,7 @@ pub(super) fn first_beyond(
         oracle: None,
         nmse: row.nmse,
         limit: row.limit,
+        part: None,
         hint: None,
         arbitration: None,
     };

@@ -11,7 +11,7 @@ use reports::model::{
 
 use super::generation::generate;
 use super::greedy::check;
-use super::plan::{Plan, feeds_quantiser};
+use super::plan::Plan;
 use crate::compare::coverage::CoverageLedger;
 use crate::compare::finite;
 use crate::compare::logits::LogitsAccumulator;
@@ -82,8 +82,7 @@ impl<'p> Measurements<'p> {
             let n_prefill = plan.prompts[site.prompt].tokens.len();
             measured.ledger.expect(site, n_prefill + DECODE_STEPS);
             let limit = plan.limit(site);
-            let quantised = feeds_quantiser(site.tap, &plan.facts);
-            let accumulator = TapAccumulator::new(limit, n_prefill, quantised);
+            let accumulator = plan.accumulator(site, limit);
             measured.accumulators.insert(site, accumulator);
             if let (Tap::Logits, Some(limit)) = (site.tap, limit) {
                 let logits = LogitsAccumulator::new(limit);
@@ -211,9 +210,8 @@ impl<'p> Measurements<'p> {
             layer: None,
             tap: Tap::Logits,
         };
-        let n_prefill = self.plan.prompts[index].tokens.len();
         if let Some(accumulator) = self.accumulators.get_mut(&site) {
-            *accumulator = TapAccumulator::new(Some(limit), n_prefill, false);
+            *accumulator = self.plan.accumulator(site, Some(limit));
             self.logits
                 .insert((index, Mode::Cumulative), LogitsAccumulator::new(limit));
         }

@@ -1,6 +1,7 @@
 //! `crossval run`: both engines, every layer, one report.
 
 mod arbitration;
+mod court;
 mod findings;
 mod generation;
 mod greedy;
@@ -8,19 +9,23 @@ mod measurements;
 mod perplexity;
 mod pieces;
 mod plan;
+mod spot_check;
 mod tokenizers;
 
 use reports::model::{
     Environment, Generation, Inputs, KnownDeviation, LogitsResult, Mode, Perplexity, Report, Role,
-    SCHEMA, TokenParity, Verdict,
+    SCHEMA, SpotCheck, TokenParity, Verdict,
 };
 
-use self::arbitration::arbitrate;
+use self::arbitration::{arbitrate, no_ruling};
+use self::court::Court;
 use self::findings::Shown;
 use self::measurements::Measurements;
 pub use self::perplexity::TextSource;
 use self::perplexity::Windows;
 use self::plan::Plan;
+pub use self::spot_check::seed_of_now;
+use self::spot_check::spot_check;
 use crate::engine::EngineSpec;
 use crate::error::Error;
 use crate::interrupt;
@@ -81,6 +86,8 @@ pub struct Scope {
     pub modes: Vec<Mode>,
     /// The limits.
     pub profile: Profile,
+    /// Seed of the rows that the oracle judges whether or not the engines agree; `None` for no rows.
+    pub spot_check: Option<u64>,
 }
 
 /// Runs and compares both engines.
@@ -110,7 +117,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
     let judged = judge(
         &mut opened,
         setup,
-        &options.known,
+        (&options.known, scope.spot_check),
         &plan,
         &results,
         timed.as_ref(),
@@ -149,6 +156,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
         perplexity,
         tokenizer: Some(tokens),
         known: judged.known,
+        spot_check: judged.spot_check,
         not_compared: None,
         gate: None,
     })
@@ -311,6 +319,7 @@ fn time(
 struct Conclusion {
     verdict: Verdict,
     known: Vec<KnownDeviation>,
+    spot_check: Option<SpotCheck>,
 }
 
 fn judge(
@@ -320,7 +329,7 @@ fn judge(
         file,
     }: &mut Opened,
     setup: &Setup,
-    known: &Ledger,
+    (known, seed): (&Ledger, Option<u64>),
     plan: &Plan,
     results: &Results,
     timed: Option<&bench::Timed>,
@@ -375,27 +384,34 @@ fn judge(
         compared.first_divergence = Some(first);
         generated = tokens;
     }
-    // A trace cannot be asked for what is behind its decode steps.
-    let recorded = traces.any() && !generated.is_empty();
-    if let Some(first) = compared.first_divergence.as_mut().filter(|_| !recorded) {
-        let sequence = match generated.is_empty() {
-            true => measured.sequence(first.prompt),
-            false => Sequence {
-                prompt: &generated,
-                steps: &[],
-            },
-        };
-        let ruling = engines.attempt(|engines| {
-            progress.stage("asking the oracle");
-            arbitrate(first, engines, setup, plan, sequence)
-        });
-        compared.ruling = ruling.flatten();
-    }
+    let first = compared.first_divergence.as_ref();
+    let to_hear = first.and_then(|first| match generated.as_slice() {
+        [] => Some(measured.sequence(first.prompt)),
+        // A trace cannot be asked for what is behind its decode steps.
+        _ if traces.any() => None,
+        prompt => Some(Sequence { prompt, steps: &[] }),
+    });
+    let spot_check = hear(
+        engines,
+        setup,
+        plan,
+        measured,
+        seed,
+        to_hear,
+        &mut compared,
+        progress,
+    );
     let mut findings = shown.findings(engines.failures());
+    if let Some(check) = &spot_check {
+        let wrong = spot_check::findings(check, &known);
+        compared.ruling = spot_check::with_wrong(compared.ruling, &wrong);
+        findings.extend(wrong);
+    }
     findings.extend(file.changed());
     Conclusion {
         verdict: verdict::conclude(findings, Some(compared)),
         known,
+        spot_check,
     }
 }
 
@@ -408,4 +424,40 @@ fn exact_engines(setup: &Setup, traces: &Traces) -> Vec<Role> {
         is_rust(setup.spec(*role)) || recorded().is_ok_and(|spec| is_rust(&spec))
     };
     Role::BOTH.into_iter().filter(exact).collect()
+}
+
+/// Asks the oracle: of the first divergence, which is at the end of `sequence`, who is right, and of rows drawn by `seed`, whether they are.
+fn hear(
+    engines: &mut Loaded,
+    setup: &Setup,
+    plan: &Plan,
+    measured: &Measurements,
+    seed: Option<u64>,
+    sequence: Option<Sequence>,
+    compared: &mut Compared,
+    progress: Progress<'_>,
+) -> Option<SpotCheck> {
+    if seed.is_none() && sequence.is_none() {
+        return None;
+    }
+    let checked = engines.attempt(|engines| {
+        progress.stage("asking the oracle");
+        // Something else may have been measured since.
+        engines.configure(plan.settings)?;
+        let pair = &mut engines.pair();
+        let mut court = Court::open(setup, plan, seed.unwrap_or_default()).map_err(no_ruling);
+        if let (Some(first), Some(sequence)) = (&mut compared.first_divergence, sequence) {
+            match &mut court {
+                Ok(court) => {
+                    compared.ruling =
+                        arbitrate(first, pair, court, plan, sequence, seed.is_some())?;
+                }
+                Err(why) => first.hint = Some(why.clone()),
+            }
+        }
+        let court = court.as_mut().map_err(|why| why.as_str());
+        seed.map(|seed| spot_check(seed, pair, court, plan, measured))
+            .transpose()
+    });
+    checked.flatten()
 }

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bitnet_model::gguf::TensorType;
-use bitnet_model::tap::Tap;
+use bitnet_model::tap::{Tap, Width};
 use crossval_protocol::{Hello, ModelFacts, Settings};
 use reports::model::{Mode, Profile as ProfileReport, Role};
 
 use super::Scope;
 use crate::compare::site::Site;
+use crate::compare::tap::TapAccumulator;
 use crate::engine::EngineSpec;
 use crate::error::Error;
 use crate::profile::Profile;
@@ -94,6 +95,21 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Collects the rows of a site, up to a limit.
+    pub(super) fn accumulator(&self, site: Site, limit: Option<f64>) -> TapAccumulator {
+        let n_prefill = self.prompts[site.prompt].tokens.len();
+        let quantised = feeds_quantiser(site.tap, &self.facts);
+        let rows = TapAccumulator::new(limit, n_prefill, quantised);
+        let rows = rows.of_heads(heads(site.tap, &self.facts));
+        match (site.mode, site.tap) {
+            (Mode::Isolated, Tap::QRope | Tap::KRope) => rows.without_elements(),
+            (Mode::Isolated, _) => rows,
+            (Mode::Cumulative, tap) => {
+                rows.with_flips(self.limits.get(&tap).copied().unwrap_or(0.0))
+            }
+        }
+    }
+
     /// Every place that is to be compared.
     pub(super) fn sites(&self) -> Vec<Site> {
         let mut sites = Vec::new();
@@ -168,8 +184,17 @@ fn isolated_limits(
     Ok(limits)
 }
 
+/// Heads that a row of a tap is made of; 0 if of none.
+fn heads(tap: Tap, facts: &ModelFacts) -> usize {
+    match tap.width() {
+        Width::Heads | Width::Probabilities if tap.has_heads() => facts.n_head,
+        Width::KvHeads if tap.has_heads() => facts.n_head_kv,
+        _ => 0,
+    }
+}
+
 /// Whether the tap is the input of a ternary product, which quantises it to int8.
-pub(super) fn feeds_quantiser(tap: Tap, facts: &ModelFacts) -> bool {
+fn feeds_quantiser(tap: Tap, facts: &ModelFacts) -> bool {
     let product = match tap {
         Tap::AttnNorm => Tap::Q,
         Tap::AttnSubNorm => Tap::AttnProj,

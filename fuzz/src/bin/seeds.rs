@@ -255,6 +255,8 @@ fn requests() {
             rows,
             element: 0,
             limit: 1e-6,
+            element_limit: Some(1e-5),
+            outputs: Vec::new(),
         });
         let payload = [token_bytes(&[1]), [0, 0, 0x80, 0x3E].repeat(values)].concat();
         let all = [
@@ -384,6 +386,7 @@ fn responses() {
 fn judgement() -> RowJudgement {
     RowJudgement {
         nmse: Some(1e-9),
+        limit: Some(1e-9),
         right: true,
         rounding: "none".into(),
         findings: Vec::new(),

@@ -19,6 +19,7 @@ mod products;
 mod run;
 mod share;
 mod speed;
+mod spot_check;
 mod tokenizer;
 mod verdict;
 mod worst;
@@ -38,6 +39,7 @@ pub(crate) use plots::{Plot, PlotLine, PlotPoint};
 use run::PromptDetail;
 pub(crate) use share::{Shade, Share};
 pub(crate) use speed::{bench_notes, measured};
+pub(crate) use spot_check::found as found_by_oracle;
 pub(crate) use tokenizer::Tokenizer;
 use verdict::Verdict;
 pub(crate) use verdict::{at_fault, excused, failure, stage};
@@ -59,6 +61,10 @@ pub(crate) struct Facts<'a> {
     pub noise_floor: Option<&'a str>,
     /// One row per tap: the engines against each other, and each against itself.
     pub noise: Table,
+    /// What the oracle says of rows whether or not the engines agree.
+    pub spot_check: Option<String>,
+    /// One row per stage that it finds wrong.
+    pub wrong_stages: Table,
     /// One row per layer and tap.
     pub layers: Table,
     pub logits: Table,
@@ -218,6 +224,8 @@ impl<'a> Facts<'a> {
             taps: parity.tap_tables(),
             noise_floor: report.noise_floor.as_ref().map(|n| n.description.as_str()),
             noise: noise::table(report, parity),
+            spot_check: spot_check::sentence(report),
+            wrong_stages: spot_check::table(report),
             layers: parity.layer_table(),
             logits: output::logits(report),
             disagreements: output::disagreements(report),

@@ -7,7 +7,7 @@ use super::parity::{Cell, Parity};
 use super::{Kind, State, Table, limit, mode_name, text_or_not_measured};
 use crate::model::{
     Arbitration, AtFault, Divergence, Engine, Engines, GateResult, GateSeries, Judgement,
-    KnownState, Mode, Report, Role, Status,
+    KnownState, Mode, PartBeyond, Report, Role, Status,
 };
 use crate::number;
 use crate::outcome::Outcome;
@@ -232,13 +232,16 @@ impl First {
         First {
             place: format!("{} ({})", place.join(", "), mode_name(divergence.mode)),
             values,
-            error: format!(
-                "NMSE of the row {}, limit {}{times}",
-                divergence
-                    .nmse
-                    .map_or_else(|| number::NOT_FINITE.to_owned(), number::error),
-                limit(Some(divergence.limit)),
-            ),
+            error: match &divergence.part {
+                Some(part) => part_beyond(part),
+                None => format!(
+                    "NMSE of the row {}, limit {}{times}",
+                    divergence
+                        .nmse
+                        .map_or_else(|| number::NOT_FINITE.to_owned(), number::error),
+                    limit(Some(divergence.limit)),
+                ),
+            },
             hint: divergence.hint.as_ref().map(|hint| format!("Hint: {hint}")),
             arbitration,
             findings: findings
@@ -247,6 +250,20 @@ impl First {
                 .collect(),
         }
     }
+}
+
+/// `NMSE of head 3 1.4e-5, limit 1.0e-5, though the row is within its limit`.
+fn part_beyond(part: &PartBeyond) -> String {
+    let what = match (part.head, part.rows) {
+        (Some(head), _) => format!("head {head}"),
+        (None, 1) => "the element".to_owned(),
+        (None, rows) => format!("the element's mean over {}", number::plural(rows, "row")),
+    };
+    format!(
+        "NMSE of {what} {}, limit {}, though the row is within its limit",
+        number::error(part.nmse),
+        number::error(part.limit)
+    )
 }
 
 /// `isolated: 2 of 21 gated taps exceed their limit: q_rope (30 of 30 layers), k_rope (30 of 30 layers)`.

@@ -82,14 +82,27 @@ fn judge(report: &Report, mode: Mode, taps: &[(&TapResult, &TapStats)]) -> Judge
     }
 }
 
-/// `q_rope: NMSE 3.1e-1, limit 1.0e-12, position 5`.
+/// `q_rope: NMSE 3.1e-1, limit 1.0e-12, position 5`, and how far a part of a row is beyond its own limit.
 fn line(entry: &TapResult, stats: &TapStats) -> String {
     let non_finite = match stats.non_finite {
         0 => String::new(),
         n => format!(", {}", number::plural(n, "non-finite value")),
     };
+    // Of a row that is within its limit as a whole.
+    let parts = [
+        ("a head", stats.head_share),
+        ("an element", stats.element_share),
+    ];
+    let beyond = parts.into_iter().filter_map(|(part, share)| {
+        let share = share.filter(|&share| share > 1.0)?;
+        Some(format!(
+            ", {part} {} times its limit",
+            number::significant(share, 2)
+        ))
+    });
+    let beyond: String = beyond.collect();
     format!(
-        "{}: NMSE {}, limit {}, position {}{non_finite}",
+        "{}: NMSE {}, limit {}, position {}{beyond}{non_finite}",
         entry.tap,
         nmse(stats).text(),
         limit(stats.limit),

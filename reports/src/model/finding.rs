@@ -32,6 +32,8 @@ pub enum Source {
     Coverage,
     /// The values of the taps, against their limits.
     Taps,
+    /// Rows that the oracle judged, whether or not the engines agree.
+    Oracle,
     /// What both engines generated.
     Generation,
     /// An engine against itself.

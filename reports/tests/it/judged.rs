@@ -39,6 +39,7 @@ pub fn reference_at_fault() -> Report {
                 ),
                 candidate: judgement(Some(2.1e-15), &[]),
             }),
+            part: None,
         }),
     };
     for entry in &mut report.taps {

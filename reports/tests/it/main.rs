@@ -12,6 +12,7 @@ mod markdown;
 mod records;
 mod robust;
 mod sample;
+mod spot_check;
 mod terminal;
 mod tokens;
 mod trace;

@@ -45,6 +45,8 @@ fn stats() -> impl Strategy<Value = Option<TapStats>> {
                 non_finite,
                 code_flip_rate: None,
                 max_quantiser_steps: None,
+                head_share: None,
+                element_share: None,
                 limit: figures[6],
                 pass,
             },

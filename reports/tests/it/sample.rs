@@ -128,6 +128,7 @@ pub fn fail() -> Report {
             limit: 1e-12,
             hint: Some("candidate equals the reference with interleaved pairs".to_owned()),
             arbitration: None,
+            part: None,
         }),
     };
     for entry in &mut report.taps {
@@ -278,6 +279,8 @@ pub fn nulls() -> Report {
                 non_finite: 0,
                 code_flip_rate: None,
                 max_quantiser_steps: None,
+                head_share: None,
+                element_share: None,
                 limit: None,
                 pass: None,
             };
@@ -465,6 +468,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
                 .collect(),
             measurements: noise(),
         }),
+        spot_check: None,
         bench: Some(bench()),
         perplexity: None,
         tokenizer: Some(tokens::equal(prompts)),
@@ -541,6 +545,8 @@ fn stats(nmse: f64, limit: Option<f64>) -> TapStats {
         non_finite: 0,
         code_flip_rate: None,
         max_quantiser_steps: None,
+        head_share: None,
+        element_share: None,
         limit,
         pass: None,
     };

@@ -1,0 +1,265 @@
+//! The oracle as a judge: is a row what its stage makes of the engine's own inputs?
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bitnet_model::random::Rng;
+use bitnet_model::tap::{Tap, sites};
+use crossval_oracle::inputs::{Need, Origin, TapAt};
+use crossval_protocol::{JudgeRequest, RowJudgement, TapHeader, token_bytes};
+use reports::model::Judgement;
+
+use super::plan::Plan;
+use crate::compare::tap::outlier;
+use crate::engine::{Engine, EngineError, EngineSpec};
+use crate::session::batches::Sequence;
+use crate::session::setup::Setup;
+
+/// Rows of taps as they went over the wire.
+#[derive(Default)]
+pub(super) struct Captured {
+    rows: BTreeMap<TapAt, BTreeMap<usize, Vec<u8>>>,
+}
+
+impl Captured {
+    pub(super) fn put(&mut self, at: TapAt, position: usize, row: &[u8]) {
+        let rows = self.rows.entry(at).or_default();
+        rows.insert(position, row.to_vec());
+    }
+
+    pub(super) fn row(&self, at: TapAt, position: usize) -> Option<&[u8]> {
+        Some(self.rows.get(&at)?.get(&position)?)
+    }
+
+    /// Whether a tap's row at a position is there, and those before it.
+    fn has(&self, at: TapAt, position: usize, history: bool) -> bool {
+        let first = if history { 0 } else { position };
+        self.rows
+            .get(&at)
+            .is_some_and(|rows| rows.range(first..=position).count() == position + 1 - first)
+    }
+}
+
+/// Which rows are kept of an evaluation: those to be judged, and what they start from.
+pub(super) struct Wanted {
+    /// Positions to be judged.
+    pub(super) positions: Vec<usize>,
+    /// Of these layers; of all if `None`.
+    pub(super) layers: Option<BTreeSet<Option<usize>>>,
+    /// What is wanted of every position.
+    pub(super) history: BTreeSet<TapAt>,
+}
+
+impl Wanted {
+    pub(super) fn wants(&self, at: TapAt, position: usize) -> bool {
+        let here = self.layers.as_ref().is_none_or(|l| l.contains(&at.1));
+        self.positions.contains(&position) && here || self.history.contains(&at)
+    }
+}
+
+/// Weights of a model that are multiplied with for one row, at most, if the outputs of its products can be sampled.
+const WEIGHTS: usize = 1 << 22;
+
+/// Outputs of a product that are looked at in any case.
+const OUTPUTS: usize = 64;
+
+/// A row of a stage that is to be judged.
+#[derive(Clone, Copy)]
+pub(super) struct Question<'a> {
+    pub(super) at: TapAt,
+    pub(super) sequence: Sequence<'a>,
+    pub(super) position: usize,
+    /// The element whose right value is wanted.
+    pub(super) element: usize,
+    /// Elements to look at; empty for all.
+    pub(super) outputs: &'a [usize],
+}
+
+/// The oracle, with a model loaded.
+pub(super) struct Court<'a> {
+    oracle: Engine,
+    plan: &'a Plan<'a>,
+    /// Draws the outputs of a product that are looked at.
+    rng: Rng,
+}
+
+impl<'a> Court<'a> {
+    pub(super) fn open(
+        setup: &Setup,
+        plan: &'a Plan<'a>,
+        seed: u64,
+    ) -> Result<Court<'a>, EngineError> {
+        let mut oracle = setup.launcher.start_another(&EngineSpec::Oracle, None)?;
+        oracle.load(&setup.model)?;
+        oracle.set_task("judging");
+        Ok(Court {
+            oracle,
+            plan,
+            rng: Rng::new(seed, "outputs"),
+        })
+    }
+
+    /// Every stage of the model whose tap is one of `taps`, in the order of the forward pass.
+    pub(super) fn stages(&self, taps: &[Tap]) -> Vec<TapAt> {
+        let sites = sites(taps, self.plan.facts.n_layer);
+        sites.map(|(layer, tap)| (tap, layer)).collect()
+    }
+
+    /// What a stage is computed from, of what there is; `None` if too little is.
+    pub(super) fn origin(&self, at: TapAt, has: impl Fn(TapAt, bool) -> bool) -> Option<Origin> {
+        let facts = &self.plan.facts;
+        let sub_norms = facts.taps.contains(&Tap::AttnSubNorm);
+        Origin::of(at, facts.n_layer, sub_norms, has)
+    }
+
+    /// What is wanted of every position to judge `stages` of an engine that offers `taps`.
+    pub(super) fn histories(&self, stages: &[TapAt], taps: &[Tap]) -> BTreeSet<TapAt> {
+        let origins = stages
+            .iter()
+            .filter_map(|&at| self.origin(at, |(tap, _), _| taps.contains(&tap)));
+        let needs = origins.flat_map(|origin| origin.needs);
+        needs
+            .filter(|need| need.history)
+            .map(|need| need.at)
+            .collect()
+    }
+
+    /// As [`judge`](Self::judge); in large models, some outputs of a product stand for all of them, unless one of `rows` is
+    /// wrong there.
+    pub(super) fn glance(
+        &mut self,
+        question: Question,
+        inputs: &Captured,
+        rows: &[&[u8]],
+    ) -> Result<Option<(Option<f64>, Vec<Judgement>)>, EngineError> {
+        let (tap, _) = question.at;
+        let width = rows.first().map_or(0, |row| row.len()) / value_bytes(tap);
+        let outputs = self.outputs(tap, width);
+        let question = Question {
+            outputs: &outputs,
+            ..question
+        };
+        let judged = self.judge(question, inputs, rows)?;
+        let wrong = judged
+            .iter()
+            .any(|(_, rows)| rows.iter().any(|row| !row.right));
+        if outputs.is_empty() || !wrong {
+            return Ok(judged);
+        }
+        let question = Question {
+            outputs: &[],
+            ..question
+        };
+        self.judge(question, inputs, rows)
+    }
+
+    /// Some of the outputs of a product; none for all.
+    fn outputs(&mut self, tap: Tap, width: usize) -> Vec<usize> {
+        let facts = &self.plan.facts;
+        let of_layer = facts.n_embd * (4 * facts.n_embd + 3 * facts.n_ff);
+        let weights = facts.n_layer * of_layer + facts.n_vocab * facts.n_embd;
+        let share = WEIGHTS as f64 / weights as f64;
+        let n = OUTPUTS.max((width as f64 * share) as usize);
+        if !tap.is_product() || n >= width {
+            return Vec::new();
+        }
+        let outputs: BTreeSet<usize> = (0..n).map(|_| self.rng.below(width)).collect();
+        outputs.into_iter().collect()
+    }
+
+    /// The right value of the element asked for, and what the oracle makes of `rows` that were computed from `inputs`;
+    /// `None` if too little of those is there.
+    pub(super) fn judge(
+        &mut self,
+        question: Question,
+        inputs: &Captured,
+        rows: &[&[u8]],
+    ) -> Result<Option<(Option<f64>, Vec<Judgement>)>, EngineError> {
+        let Question {
+            at,
+            sequence,
+            position,
+            element,
+            outputs,
+        } = question;
+        let origin = self.origin(at, |at, history| inputs.has(at, position, history));
+        let Some(Origin { needs, between }) = origin else {
+            return Ok(None);
+        };
+        let mut batches = sequence.batches(self.plan.settings.n_ubatch);
+        let batch = batches.find(|(first, tokens)| position < first + tokens.len());
+        let Some((first_position, tokens)) = batch else {
+            return Ok(None);
+        };
+        let end = first_position + tokens.len();
+        // Embeddings that nobody has sent are those of the tokens, from the first on.
+        let from_tokens = between.iter().any(|&(tap, _)| tap == Tap::Embd);
+        let tokens = sequence.tokens();
+        let first_position = if from_tokens { 0 } else { first_position };
+        let tokens = &tokens[first_position..end];
+        let mut headers = Vec::new();
+        let mut payload = token_bytes(tokens);
+        for Need { at, history, .. } in needs {
+            let positions = if history {
+                0..end
+            } else {
+                position..position + 1
+            };
+            for position in positions {
+                let Some(row) = inputs.row(at, position) else {
+                    continue;
+                };
+                headers.push(TapHeader {
+                    rows: 1,
+                    width: row.len() / value_bytes(at.0),
+                    tap: at.0,
+                    layer: at.1,
+                    first_position: position,
+                });
+                payload.extend_from_slice(row);
+            }
+        }
+        rows.iter().for_each(|row| payload.extend_from_slice(row));
+        let Plan { profile, facts, .. } = self.plan;
+        let between = between.into_iter().map(|(tap, _)| tap);
+        // A copy of what the file holds.
+        let between: Vec<Tap> = between.filter(|&tap| tap != Tap::Embd).collect();
+        let (limit, element_limit) = if between.is_empty() {
+            let limit = profile.oracle_limit(at.0, position, facts);
+            let n = rows.first().map_or(0, |row| row.len()) / value_bytes(at.0);
+            // An element that is rotated carries the error of its pair, which may be much larger.
+            let rotated = matches!(at.0, Tap::QRope | Tap::KRope);
+            (limit, (!rotated).then(|| limit * outlier(n).powi(2)))
+        } else {
+            let limit = profile.composite_limit(at.0, between, position, facts);
+            (limit, None)
+        };
+        let request = JudgeRequest {
+            tap: at.0,
+            layer: at.1,
+            first_position,
+            n_tokens: tokens.len(),
+            position,
+            inputs: headers,
+            rows: rows.len(),
+            element,
+            limit,
+            element_limit,
+            outputs: outputs.to_vec(),
+        };
+        let (value, rows) = self.oracle.judge(request, &payload)?;
+        let judgement = |row: RowJudgement| Judgement {
+            layer: at.1,
+            tap: at.0.to_string(),
+            nmse: row.nmse,
+            limit: row.limit.unwrap_or(limit),
+            right: row.right,
+            rounding: row.rounding,
+            findings: row.findings,
+        };
+        Ok(Some((value, rows.into_iter().map(judgement).collect())))
+    }
+}
+
+fn value_bytes(tap: Tap) -> usize {
+    if tap.is_f16() { 2 } else { 4 }
+}
