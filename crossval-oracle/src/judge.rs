@@ -1,7 +1,5 @@
 //! Is a row right, and if not, what is wrong with it? Every statement is a hypothesis that was tested on the data.
 
-use half::{bf16, f16};
-
 use super::answers::Answers;
 use super::inputs::{Inputs, TapAt};
 use super::maths::{self, Rounding};
@@ -336,11 +334,8 @@ fn part(stage: &Stage, row: &[f64]) -> Option<String> {
 }
 
 fn rounded(right: &[f64], row: &[f64]) -> Option<String> {
-    let f16: Vec<f64> = right.iter().map(|&v| f64::from(f16::from_f64(v))).collect();
-    let bf16: Vec<f64> = right
-        .iter()
-        .map(|&v| f64::from(bf16::from_f64(v)))
-        .collect();
+    let f16: Vec<f64> = right.iter().map(|&v| maths::to_f16(v)).collect();
+    let bf16: Vec<f64> = right.iter().map(|&v| maths::to_bf16(v)).collect();
     let name = if explains(&f16, right, row, SAME) {
         "F16"
     } else if explains(&bf16, right, row, SAME) {

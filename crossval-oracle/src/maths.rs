@@ -125,12 +125,23 @@ impl Rounding {
     pub fn apply(self, x: &[f64]) -> Vec<f64> {
         match self {
             Rounding::None | Rounding::ProductToF32 => x.to_vec(),
-            Rounding::F16 => x.iter().map(|&v| f64::from(f16::from_f64(v))).collect(),
-            Rounding::Bf16 => x.iter().map(|&v| f64::from(bf16::from_f64(v))).collect(),
+            Rounding::F16 => x.iter().map(|&v| to_f16(v)).collect(),
+            Rounding::Bf16 => x.iter().map(|&v| to_bf16(v)).collect(),
             Rounding::Q8_0 => x.chunks(32).flat_map(q8_0).collect(),
             Rounding::Q8K => x.chunks(256).flat_map(q8_k).collect(),
         }
     }
+}
+
+/// The nearest F16 of what an engine holds in F32. (From F64, `half` drops the last 32 bits before it rounds, and with them
+/// what tells a tie from a value beside it.)
+pub fn to_f16(x: f64) -> f64 {
+    f64::from(f16::from_f32(x as f32))
+}
+
+/// The nearest BF16, likewise.
+pub fn to_bf16(x: f64) -> f64 {
+    f64::from(bf16::from_f32(x as f32))
 }
 
 /// ggml's `block_q8_0`: one F16 scale per 32 values.
@@ -194,6 +205,17 @@ mod tests {
     fn codes_of_a_known_row() {
         let (codes, scale) = int8_codes(&[-2.0, 1.0, 0.0, 0.5]);
         assert_eq!((codes, scale), (vec![-127, 64, 0, 32], 63.5));
+    }
+
+    #[test]
+    fn a_value_just_above_a_tie_is_rounded_up() {
+        let above =
+            |bits: i32| f64::from(f32::from_bits((1.0 + 0.5_f32.powi(bits + 1)).to_bits() + 1));
+        assert_eq!(to_f16(above(10)), 1.0 + 0.5_f64.powi(10));
+        assert_eq!(to_bf16(above(7)), 1.0 + 0.5_f64.powi(7));
+        assert_eq!(Rounding::Bf16.apply(&[above(7)]), [1.0 + 0.5_f64.powi(7)]);
+        // A tie itself goes to even.
+        assert_eq!(to_bf16(1.0 + 0.5_f64.powi(8)), 1.0);
     }
 
     #[test]

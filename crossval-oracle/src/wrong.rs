@@ -1,7 +1,7 @@
 //! The stages of a layer, done wrong: what an engine has that makes a [`Mistake`].
 
 use bitnet_model::tap::Tap;
-use half::{bf16, f16};
+use half::f16;
 
 use super::inputs::{Inputs, TapAt};
 use super::maths::{self, Rope};
@@ -31,8 +31,8 @@ impl Stage<'_> {
     pub(super) fn done_wrong(&self, mistake: Mistake) -> Option<Vec<f64>> {
         let right = || self.right.iter();
         let row = match mistake {
-            Mistake::ResultsF16 => right().map(|&v| f64::from(f16::from_f64(v))).collect(),
-            Mistake::ResultsBf16 => right().map(|&v| f64::from(bf16::from_f64(v))).collect(),
+            Mistake::ResultsF16 => right().map(|&v| maths::to_f16(v)).collect(),
+            Mistake::ResultsBf16 => right().map(|&v| maths::to_bf16(v)).collect(),
             Mistake::Negated => right().map(|v| -v).collect(),
             Mistake::Zero => vec![0.0; self.right.len()],
             _ => match self.at.0 {
@@ -146,7 +146,7 @@ impl Stage<'_> {
             Tap::KCache => (Tap::KRope, Tap::V),
             _ => (Tap::V, Tap::KRope),
         };
-        let stored = |x: &[f64]| x.iter().map(|&v| f64::from(f16::from_f64(v))).collect();
+        let stored = |x: &[f64]| x.iter().map(|&v| maths::to_f16(v)).collect();
         Some(match mistake {
             Mistake::StaleRow => {
                 let before = self.position.checked_sub(1)?;
@@ -156,12 +156,12 @@ impl Stage<'_> {
             Mistake::KeysForValues => stored(self.row(other)?),
             Mistake::CacheBf16 => {
                 let rounded = self.row(source)?.iter();
-                let rounded: Vec<f64> = rounded.map(|&v| f64::from(bf16::from_f64(v))).collect();
+                let rounded: Vec<f64> = rounded.map(|&v| maths::to_bf16(v)).collect();
                 stored(&rounded)
             }
             Mistake::CacheTruncated => {
                 let truncate = |&v: &f64| {
-                    let nearest = f16::from_f64(v);
+                    let nearest = f16::from_f32(v as f32);
                     if f64::from(nearest).abs() <= v.abs() {
                         return f64::from(nearest);
                     }

@@ -186,3 +186,105 @@ fn largest(values: impl Iterator<Item = f64>) -> Option<(usize, f64)> {
         .enumerate()
         .reduce(|most, x| if x.1 > most.1 { x } else { most })
 }
+
+#[cfg(test)]
+mod tests {
+    use bitnet_model::random::Rng;
+
+    use crate::compare::tap::TapAccumulator;
+
+    use super::*;
+
+    /// Values of a normal distribution (Box and Muller 1958).
+    fn normal(rng: &mut Rng, n: usize, scale: f64) -> Vec<f32> {
+        let value = |_| {
+            let (u, v) = (1.0 - rng.unit(), rng.unit());
+            (scale * (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+        };
+        (0..n).map(value).collect()
+    }
+
+    fn sum(a: &[f32], b: &[f32]) -> Vec<f32> {
+        a.iter().zip(b).map(|(a, b)| a + b).collect()
+    }
+
+    /// The part that is beyond its limit once the rows are in; the rows as wholes are not.
+    fn part(mut tap: TapAccumulator, rows: &[(Vec<f32>, Vec<f32>)]) -> Option<PartBeyond> {
+        for (position, (reference, candidate)) in rows.iter().enumerate() {
+            tap.add(position, reference, candidate);
+        }
+        let stats = tap.stats().unwrap();
+        assert!(stats.nmse <= stats.limit, "{stats:?}");
+        let beyond = tap.exceeded().map(|e| (e.part.clone(), e.at.element));
+        let shares = [stats.head_share, stats.element_share];
+        let any = shares.into_iter().flatten().any(|share| share > 1.0);
+        assert_eq!(any, beyond.is_some(), "{stats:?}");
+        beyond.and_then(|(part, _)| part)
+    }
+
+    #[test]
+    fn errors_that_spread_stay_below_the_outlier() {
+        let mut rng = Rng::new(0, "errors");
+        for n in [1, 64, 4096, 65536] {
+            let largest = normal(&mut rng, n, 1.0);
+            let largest = largest.iter().fold(0.0, |m: f32, x| m.max(x.abs()));
+            assert!(f64::from(largest) < outlier(n), "{n}: {largest}");
+            // The limit is one of errors that are honest, not of any.
+            assert!(outlier(n) < 9.0);
+        }
+    }
+
+    #[test]
+    fn one_element_or_head_is_seen_in_a_row_within_its_limit() {
+        let mut rng = Rng::new(1, "rows");
+        let row = normal(&mut rng, 1024, 1.0);
+        let noise = normal(&mut rng, 1024, 5e-4);
+        let honest = sum(&row, &noise);
+        let tap = || TapAccumulator::new(Some(1e-6), 9, false).of_heads(8);
+        assert_eq!(part(tap(), &[(row.clone(), honest.clone())]), None);
+        let mut element = honest.clone();
+        element[77] += 0.02;
+        let found = part(tap(), &[(row.clone(), element)]).unwrap();
+        assert_eq!((found.head, found.rows), (None, 1));
+        let mut head = honest;
+        head[256..384].iter_mut().for_each(|v| *v *= 1.002);
+        let found = part(tap(), &[(row, head)]).unwrap();
+        assert_eq!(found.head, Some(2));
+        assert!(found.nmse > found.limit);
+    }
+
+    #[test]
+    fn a_small_value_carries_the_rounding_of_large_ones() {
+        let mut row = vec![1.0; 256];
+        row[9] = 0.0;
+        let mut candidate = row.clone();
+        candidate[9] = 1e-6;
+        let tap = TapAccumulator::new(Some(1e-12), 9, false);
+        assert_eq!(part(tap, &[(row, candidate)]), None);
+    }
+
+    #[test]
+    fn an_element_stands_out_of_flips_in_a_row_or_in_all_of_them() {
+        let mut rng = Rng::new(2, "flips");
+        let mut rows = |off: f32, spoilt: usize| -> Vec<(Vec<f32>, Vec<f32>)> {
+            let row = |position| {
+                let row = normal(&mut rng, 4096, 3.0);
+                let flips = normal(&mut rng, 4096, 0.05);
+                let mut candidate = sum(&row, &flips);
+                if position < spoilt {
+                    candidate[33] += off;
+                }
+                (row, candidate)
+            };
+            (0..16).map(row).collect()
+        };
+        let tap = || TapAccumulator::new(Some(1e-3), 9, false).with_flips(1e-6);
+        assert_eq!(part(tap(), &rows(0.0, 0)), None);
+        let once = part(tap(), &rows(2.0, 1)).unwrap();
+        assert_eq!(once.rows, 1);
+        // Of one row that would be no more than flips make.
+        assert_eq!(part(tap(), &rows(0.6, 1)), None);
+        let always = part(tap(), &rows(0.6, 16)).unwrap();
+        assert!(always.rows > 1, "{always:?}");
+    }
+}
