@@ -8,9 +8,8 @@ use bitnet_model::random::Rng;
 use bitnet_model::tap::Tap;
 
 use super::inputs::{Inputs, TapAt};
-use super::judge::Case;
 use super::maths::Rounding;
-use super::{Oracle, OracleError};
+use super::{Batch, Oracle, OracleError};
 
 /// Relative error of a value that an engine computes in f32, with room: eight roundings. A norm's factor is rounded four
 /// times.
@@ -18,6 +17,26 @@ const ENGINE: f64 = 4.0 * f32::EPSILON as f64;
 
 /// The same of a rotated value, per position: the angle is carried from pair to pair in f32.
 const ROTATION: f64 = 2.0 * f32::EPSILON as f64;
+
+/// What is to be judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// The stage.
+    pub at: TapAt,
+    /// The batch that the row was computed in.
+    pub batch: Batch<'a>,
+    /// The row's position.
+    pub position: usize,
+    /// What the stage started from; what is missing of that is computed from stages before it in its layer.
+    pub inputs: &'a Inputs,
+    /// Largest NMSE that counts as right, of the row and of each of its heads.
+    pub limit: f64,
+    /// Largest squared error of an element, as a share of its own square or of the row's mean square, whichever is
+    /// larger; `None` for any.
+    pub element_limit: Option<f64>,
+    /// Elements to look at, within the row; `None` for all.
+    pub outputs: Option<&'a [usize]>,
+}
 
 /// What an engine rounds in the stages that lead to a row: queries, probabilities, and activations before products, as
 /// indices into [`Oracle::roundings`], where that has as many.

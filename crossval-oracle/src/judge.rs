@@ -1,11 +1,11 @@
 //! Is a row right, and if not, what is wrong with it? Every statement is a hypothesis that was tested on the data.
 
 use super::answers::Answers;
-use super::inputs::{Inputs, TapAt};
+pub use super::answers::Case;
 use super::maths::{self, Rounding};
 use super::mistakes::hypotheses;
 use super::wrong::Stage;
-use super::{Batch, Oracle, OracleError};
+use super::{Oracle, OracleError};
 
 /// How close a row must come to what a hypothesis says, NMSE: f32 rounding, with room.
 const SAME: f64 = 1e-11;
@@ -18,26 +18,6 @@ const FLIPS: f64 = 4.0;
 
 /// How much of the distance to the right row a hypothesis must explain, NMSE.
 const EXPLAINED: f64 = 0.01;
-
-/// What is to be judged.
-#[derive(Clone, Copy, Debug)]
-pub struct Case<'a> {
-    /// The stage.
-    pub at: TapAt,
-    /// The batch that the row was computed in.
-    pub batch: Batch<'a>,
-    /// The row's position.
-    pub position: usize,
-    /// What the stage started from; what is missing of that is computed from stages before it in its layer.
-    pub inputs: &'a Inputs,
-    /// Largest NMSE that counts as right, of the row and of each of its heads.
-    pub limit: f64,
-    /// Largest squared error of an element, as a share of its own square or of the row's mean square, whichever is
-    /// larger; `None` for any.
-    pub element_limit: Option<f64>,
-    /// Elements to look at, within the row; `None` for all.
-    pub outputs: Option<&'a [usize]>,
-}
 
 /// What became of one row.
 #[derive(Clone, Debug, PartialEq)]
@@ -367,6 +347,8 @@ mod tests {
 
     use bitnet_model::tap::Tap;
 
+    use super::super::Batch;
+    use super::super::inputs::{Inputs, TapAt};
     use super::*;
 
     const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/tiny-bitnet.gguf");

@@ -5,7 +5,7 @@ use crossval_oracle::inputs::{TapAt, needs};
 use half::f16;
 use reports::model::{Arbitration, AtFault, Divergence, Judgement, Mode, Role};
 
-use super::court::{Captured, Court, Question, Wanted};
+use super::court::{Answer, Captured, Court, Question, Wanted};
 use super::plan::Plan;
 use crate::compare::finite;
 use crate::compare::tap::{TapAccumulator, row_nmse};
@@ -260,7 +260,7 @@ impl Hearing<'_, '_> {
         let judged = self
             .court
             .glance(question, &both.reference, &[reference, candidate])?;
-        let right = judged.is_none_or(|(_, rows)| rows.iter().all(|row| row.right));
+        let right = judged.is_none_or(|answer| answer.rows.iter().all(|row| row.right));
         let mut tap = TapAccumulator::new(None, 0, false);
         if at.0.is_f16() {
             tap.add::<f16>(position, &aligned(reference), &aligned(candidate));
@@ -319,7 +319,7 @@ impl Hearing<'_, '_> {
         let judged = self
             .court
             .judge(question, inputs, &[reference, candidate])?;
-        let Some((value, rows)) = judged else {
+        let Some(Answer { value, rows }) = judged else {
             return Ok((None, None));
         };
         let judged = <[Judgement; 2]>::try_from(rows).ok();
@@ -364,10 +364,10 @@ impl Hearing<'_, '_> {
                 element: self.divergence.element,
                 outputs: &[],
             };
-            let Some((_, judged)) = self.court.judge(question, captured, &[row])? else {
+            let Some(answer) = self.court.judge(question, captured, &[row])? else {
                 continue;
             };
-            last = judged.into_iter().next();
+            last = answer.rows.into_iter().next();
             if last.as_ref().is_some_and(|j| !j.right) {
                 break;
             }

@@ -74,6 +74,14 @@ pub(super) struct Question<'a> {
     pub(super) outputs: &'a [usize],
 }
 
+/// What the oracle says of a stage.
+pub(super) struct Answer {
+    /// The right value of the element asked for.
+    pub(super) value: Option<f64>,
+    /// One entry per row.
+    pub(super) rows: Vec<Judgement>,
+}
+
 /// The oracle, with a model loaded.
 pub(super) struct Court<'a> {
     oracle: Engine,
@@ -130,7 +138,7 @@ impl<'a> Court<'a> {
         question: Question,
         inputs: &Captured,
         rows: &[&[u8]],
-    ) -> Result<Option<(Option<f64>, Vec<Judgement>)>, EngineError> {
+    ) -> Result<Option<Answer>, EngineError> {
         let (tap, _) = question.at;
         let width = rows.first().map_or(0, |row| row.len()) / value_bytes(tap);
         let outputs = self.outputs(tap, width);
@@ -139,9 +147,8 @@ impl<'a> Court<'a> {
             ..question
         };
         let judged = self.judge(question, inputs, rows)?;
-        let wrong = judged
-            .iter()
-            .any(|(_, rows)| rows.iter().any(|row| !row.right));
+        let mut seen = judged.iter().flat_map(|answer| &answer.rows);
+        let wrong = seen.any(|row| !row.right);
         if outputs.is_empty() || !wrong {
             return Ok(judged);
         }
@@ -173,7 +180,7 @@ impl<'a> Court<'a> {
         question: Question,
         inputs: &Captured,
         rows: &[&[u8]],
-    ) -> Result<Option<(Option<f64>, Vec<Judgement>)>, EngineError> {
+    ) -> Result<Option<Answer>, EngineError> {
         let Question {
             at,
             sequence,
@@ -256,7 +263,8 @@ impl<'a> Court<'a> {
             rounding: row.rounding,
             findings: row.findings,
         };
-        Ok(Some((value, rows.into_iter().map(judgement).collect())))
+        let rows = rows.into_iter().map(judgement).collect();
+        Ok(Some(Answer { value, rows }))
     }
 }
 

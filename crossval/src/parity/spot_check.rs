@@ -153,7 +153,7 @@ impl Sample<'_, '_> {
             return Ok(());
         };
         let prompt = first.prompt;
-        engine.set_task(&format!("evaluating prompt {prompt} again, for the oracle"));
+        engine.set_task(format!("evaluating prompt {prompt} again, for the oracle"));
         // All that it offers, whatever the other does.
         let offered = &engine.hello().taps;
         let taps: Vec<Tap> = self
@@ -198,7 +198,8 @@ impl Sample<'_, '_> {
                 };
                 let judged = self.court.glance(question, &captured, &[row]);
                 let judged = judged.map_err(Unjudged::Oracle)?;
-                let Some(judgement) = judged.and_then(|(_, rows)| rows.into_iter().next()) else {
+                let Some(judgement) = judged.and_then(|answer| answer.rows.into_iter().next())
+                else {
                     continue;
                 };
                 check.stages += 1;
