@@ -1,6 +1,6 @@
 //! The report as JUnit XML, for CI systems that show test results.
 //!
-//! A suite per prompt and mode, with a case per layer; one each for logits, spot check, generation, tokenizers, gate, coverage and
+//! A suite per prompt and mode, with a case per layer; one each for logits, spot check, generation, tokenizers, gate, conditions, coverage and
 //! engines. Skipped is what was not judged, and says why: no case passes because nothing was looked at. A last suite
 //! repeats the verdict, so that the file is never greener than the run.
 
@@ -9,7 +9,10 @@ mod parity;
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 
 use crate::error::Error;
-use crate::facts::{Facts, Parity, State, failure, gate_rows, series_sentence, stage};
+use crate::facts::{
+    Facts, Parity, State, conditions_sentence, failure, gate_rows, reasons_of_conditions,
+    series_sentence, stage,
+};
 use crate::model::{
     Engines, Gate, GateResult, KnownDeviation, KnownState, Report, Status, TokenComparison,
 };
@@ -29,6 +32,7 @@ pub fn render(report: &Report) -> Result<String, Error> {
         suites.extend(spot_check(report));
         suites.push(generation(report, &facts));
         suites.push(tokenizer(report));
+        suites.push(conditions(report));
         suites.push(coverage(report));
     }
     let gated = report.gate.as_ref();
@@ -180,6 +184,23 @@ fn tokenizer(report: &Report) -> TestSuite {
         None => skipped(number::NOT_MEASURED),
     };
     add(&mut suite, "single tokens", pieces);
+    suite
+}
+
+/// One case: the logits under other conditions.
+fn conditions(report: &Report) -> TestSuite {
+    let mut suite = TestSuite::new("conditions");
+    let reasons = reasons_of_conditions(report);
+    let compared = report
+        .conditions
+        .as_ref()
+        .filter(|c| c.not_compared.is_none());
+    let judged = match (reasons.split_first(), conditions_sentence(report)) {
+        (Some((first, more)), _) => Judged::Failed(first.clone(), more.to_vec()),
+        (None, Some(covered)) if compared.is_some() => Judged::PassedWith(covered),
+        (None, why) => Judged::Skipped(why.unwrap_or_else(|| number::NOT_MEASURED.to_owned())),
+    };
+    add(&mut suite, "logits", judged);
     suite
 }
 

@@ -234,6 +234,15 @@ fn parity(out: &mut Writer, facts: &Facts<'_>) {
             }
         });
     }
+    if let Some(note) = &facts.conditions_note {
+        out.sentence(&format!("Other conditions: {note}"));
+    }
+    if !facts.conditions.rows.is_empty() {
+        out.folded(
+            "NMSE of the logits under other conditions, between the engines and of each against itself",
+            |out| out.table(&facts.conditions),
+        );
+    }
     if !facts.perplexity.rows.is_empty() {
         out.folded("Perplexity", |out| out.table(&facts.perplexity));
     }

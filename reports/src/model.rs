@@ -1,6 +1,7 @@
 //! The report's data model, `crossval.report/1`. Within /1 fields are only added; unknown is `null`, never 0.
 
 mod bench;
+mod conditions;
 mod finding;
 mod gate;
 mod generation;
@@ -21,6 +22,7 @@ pub use self::bench::{
     Bench, BenchCompactHead, BenchKernel, BenchMemory, BenchRatio, BenchRoofline, BenchRow,
     BenchTokens, InterToken, Measured, TimedPair, TokenWork,
 };
+pub use self::conditions::{Asked, Condition, Conditions, History, Own, OwnLimits, Stretch};
 pub use self::finding::{Finding, Place, Source};
 pub use self::gate::{Gate, GateFigure, GateMeasurement, GateResult, GateSeries};
 pub use self::generation::{ContradictedToken, GenerationCheck, RowBeyond};
@@ -57,6 +59,10 @@ pub struct Report {
     pub inputs: Inputs,
     /// What was to be compared, and what was.
     pub coverage: Coverage,
+    /// The logits under conditions other than those in which the taps are compared; null in older reports, and where an
+    /// engine failed first.
+    #[serde(default)]
+    pub conditions: Option<Conditions>,
     /// One entry per prompt, layer and tap, in the order of the forward pass.
     pub taps: Vec<TapResult>,
     /// One entry per prompt: the output distributions.

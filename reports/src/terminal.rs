@@ -12,8 +12,8 @@ pub use self::bench::bench;
 pub(crate) use self::text::line_without_controls;
 use self::text::{Grid, INDENT, paragraph};
 use crate::facts::{
-    Cell, Facts, Parity, at_fault, excused, found_by_oracle, gated, generations_of, measured,
-    mode_name, nmse, stage,
+    Cell, Facts, Parity, at_fault, conditions_sentence, excused, found_by_oracle, gated,
+    generations_of, measured, mode_name, nmse, stage,
 };
 use crate::model::{BenchRow, GateFigure, KnownState, Mode, Report, Role, Status};
 use crate::number;
@@ -88,6 +88,7 @@ fn write_summary(out: &mut String, report: &Report) -> std::fmt::Result {
     write_taps(out, &parity)?;
     write_noise(out, report)?;
     write_spot_check(out, report)?;
+    write_conditions(out, report)?;
     write_perplexity(out, report)?;
     write_generation(out, report)?;
     write_tokens(out, report)?;
@@ -235,6 +236,14 @@ fn write_spot_check(out: &mut String, report: &Report) -> std::fmt::Result {
             number::plural(check.stages, "stage"),
             found_by_oracle(check)
         ),
+        None => Ok(()),
+    }
+}
+
+/// Under which other conditions the logits were compared.
+fn write_conditions(out: &mut String, report: &Report) -> std::fmt::Result {
+    match conditions_sentence(report) {
+        Some(sentence) => paragraph(out, 0, &format!("conditions  {sentence}")),
         None => Ok(()),
     }
 }

@@ -17,7 +17,7 @@ use crossval::engine::EngineSpec;
 use crossval::environment::{self, Provenance};
 use crossval::interrupt;
 use crossval::known::Ledger;
-use crossval::parity::{RunOptions, Scope, TextSource, Texts};
+use crossval::parity::{Conditions, RunOptions, Scope, TextSource, Texts};
 use crossval::profile::Profile;
 use crossval::session::prompts::PromptSource;
 use crossval::session::setup::Setup;
@@ -70,6 +70,10 @@ pub(super) struct Args {
     /// or cumulative if the candidate takes no values]
     #[arg(long, value_enum)]
     mode: Option<ModeArg>,
+    /// Compare the logits under all conditions (batch sizes, positions, contexts, workers) however long that takes, and
+    /// not a sample of them on large models
+    #[arg(long)]
+    thorough: bool,
     /// Limits: standard, strict, logits or a TOML file
     #[arg(long, value_name = "PROFILE", default_value = "standard")]
     profile: String,
@@ -166,6 +170,10 @@ pub(super) fn run(
             },
             profile: Profile::open(&args.profile)?,
             spot_check: Some(crossval::parity::seed_of_now()),
+            conditions: match args.thorough {
+                true => Conditions::All,
+                false => Conditions::Sampled,
+            },
         },
         known: match &args.known {
             Some(file) => Ledger::open(file)?,

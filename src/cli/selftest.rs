@@ -17,7 +17,7 @@ use bitnet_model::tap::Tap;
 use crossval::Error;
 use crossval::engine::EngineSpec;
 use crossval::environment::{self, Provenance};
-use crossval::parity::{RunOptions, Scope, Texts};
+use crossval::parity::{Conditions, RunOptions, Scope, Texts};
 use crossval::profile::Profile;
 use crossval::selftest::{
     BLAMED, FaultAt, FaultKind, Injected, LOCATED, Proof, SelfTest, SelfTestOptions, selftest,
@@ -97,6 +97,7 @@ pub(super) fn run(
             modes: vec![Mode::Isolated],
             profile: Profile::open(&args.profile)?,
             spot_check: Some(args.seed),
+            conditions: Conditions::None,
         },
         bench: false,
         known: Default::default(),

@@ -1,6 +1,7 @@
 //! `crossval run`: both engines, every layer, one report.
 
 mod arbitration;
+mod conditions;
 mod court;
 mod findings;
 mod generation;
@@ -12,12 +13,16 @@ mod plan;
 mod spot_check;
 mod tokenizers;
 
+use std::time::Instant;
+
+use bitnet_model::tap::Tap;
 use reports::model::{
     Environment, Generation, Inputs, KnownDeviation, LogitsResult, Mode, Perplexity, Report, Role,
     SCHEMA, SpotCheck, TokenParity, Verdict,
 };
 
 use self::arbitration::{arbitrate, no_ruling};
+use self::conditions::Judged;
 use self::court::Court;
 use self::findings::Shown;
 use self::measurements::Measurements;
@@ -88,6 +93,19 @@ pub struct Scope {
     pub profile: Profile,
     /// Seed of the rows that the oracle judges whether or not the engines agree; `None` for no rows.
     pub spot_check: Option<u64>,
+    /// Under which other conditions logits are compared.
+    pub conditions: Conditions,
+}
+
+/// How many of the conditions other than those of the taps' comparison are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conditions {
+    /// None.
+    None,
+    /// All of them on small models, a sample on others.
+    Sampled,
+    /// All of them.
+    All,
 }
 
 /// Runs and compares both engines.
@@ -106,7 +124,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
     let mut opened = open(setup, texts.text.is_some(), progress)?;
     let fed = tokenize(&mut opened, setup, texts, scope.n_predict)?;
     let plan = Plan::new(setup, scope, &mut opened.engines, &fed.prompts)?;
-    let results = compare(&mut opened, setup, &plan, &fed, progress);
+    let results = compare(&mut opened, setup, scope, &plan, &fed, progress);
     let timed = match options.bench {
         true => {
             let generation = results.measured.generation.as_ref();
@@ -125,6 +143,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
     );
     let Results {
         measured,
+        conditions,
         logits,
         perplexity,
         tokens,
@@ -151,6 +170,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
         logits,
         noise_floor: measured.noise_floor(&exact_engines(setup, &opened.traces)),
         coverage: measured.coverage(),
+        conditions: conditions.map(|judged| judged.report),
         generation: measured.generation,
         bench: timed.map(|timed| timed.bench),
         perplexity,
@@ -230,6 +250,7 @@ fn tokenize<'a>(
 /// What came of the comparison.
 struct Results<'p> {
     measured: Measurements<'p>,
+    conditions: Option<Judged>,
     logits: Vec<LogitsResult>,
     /// Tokens of the text that were to be scored, if there is one.
     to_score: Option<usize>,
@@ -243,12 +264,26 @@ fn compare<'p>(
         traces, engines, ..
     }: &mut Opened,
     setup: &Setup,
+    scope: &Scope,
     plan: &'p Plan<'p>,
     fed: &Fed,
     progress: Progress<'_>,
 ) -> Results<'p> {
     let mut measured = Measurements::nothing(plan);
+    let start = Instant::now();
     engines.attempt(|engines| measured.measure(engines, setup, traces, progress));
+    let took = start.elapsed();
+    let conditions = engines.attempt(|engines| {
+        let subject = conditions::Comparison {
+            setup,
+            extent: scope.conditions,
+            traces,
+            plan,
+            measured: &measured,
+            took,
+        };
+        conditions::measure(engines, &subject, progress)
+    });
     let windows = fed.windows.as_ref();
     let perplexity = windows.and_then(|windows| {
         let threads = plan.settings.threads;
@@ -269,6 +304,7 @@ fn compare<'p>(
     engines.attempt(|engines| pieces::name_tokens(&mut engines.pair(), &mut logits));
     Results {
         measured,
+        conditions: conditions.flatten(),
         logits,
         to_score: windows.map(Windows::scored),
         perplexity: perplexity.flatten(),
@@ -341,6 +377,9 @@ fn judge(
     let exceeded = measured.exceeded();
     let names = Role::BOTH.map(|role| traces.name(setup, role));
     let [reference, candidate] = names.each_ref().map(String::as_str);
+    let prompts_differ = exceeded
+        .iter()
+        .any(|(site, _)| (site.mode, site.tap) == (Mode::Cumulative, Tap::Logits));
     let known = known.apply(&Occurred {
         architecture: &plan.facts.architecture,
         reference,
@@ -407,6 +446,9 @@ fn judge(
         compared.ruling = spot_check::with_wrong(compared.ruling, &wrong);
         findings.extend(wrong);
     }
+    let conditions = results.conditions.as_ref();
+    let conditions = conditions.map(|judged| judged.findings(prompts_differ, engines, setup, plan));
+    findings.extend(conditions.into_iter().flatten());
     findings.extend(file.changed());
     Conclusion {
         verdict: verdict::conclude(findings, Some(compared)),

@@ -19,6 +19,7 @@ use crate::session::settings::{compared_settings, positions};
 use crate::session::setup::Setup;
 
 /// What is to be compared.
+#[derive(Clone)]
 pub(super) struct Plan<'a> {
     pub(super) prompts: &'a [Prompt],
     pub(super) modes: Vec<Mode>,

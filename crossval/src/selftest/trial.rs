@@ -11,7 +11,7 @@ use super::plan::{Draw, Faults, Who};
 use super::{FaultAt, Injected, Proof, SelfTestOptions};
 use crate::engine::EngineSpec;
 use crate::error::Error;
-use crate::parity::{self, RunOptions, TextSource};
+use crate::parity::{self, Conditions, RunOptions, TextSource};
 use crate::progress::Progress;
 use crate::session::prompts::PromptSource;
 use crate::session::settings::DECODE_STEPS;
@@ -302,6 +302,7 @@ impl<'a> Trials<'a> {
             Proof::Taps { .. } => {}
             Proof::Conditions => {
                 scope.n_predict = DECODE_STEPS;
+                scope.conditions = Conditions::All;
                 texts.prompts.insert(0, self.long_prompt());
             }
             Proof::Generation => scope.n_predict = N_PREDICT,

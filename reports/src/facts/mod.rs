@@ -4,6 +4,7 @@
 mod bars;
 mod checks;
 mod conclusion;
+mod conditions;
 mod coverage;
 mod gate;
 mod kernels;
@@ -31,6 +32,7 @@ use crate::number;
 
 pub(crate) use bars::{Bar, BarGroup};
 use conclusion::Advantages;
+pub(crate) use conditions::{reasons as reasons_of_conditions, sentence as conditions_sentence};
 pub(crate) use gate::{rows as gate_rows, sentence as series_sentence};
 use output::Generated;
 pub(crate) use output::{LogitsCurve, generations_of};
@@ -72,6 +74,10 @@ pub(crate) struct Facts<'a> {
     /// Where the distributions differ most, token by token.
     pub worst: Vec<WorstOfMode>,
     pub perplexity: Table,
+    /// What other conditions the logits were compared under.
+    pub conditions_note: Option<String>,
+    /// One row per size of batch and way of asking.
+    pub conditions: Table,
     pub generations: Vec<Generated>,
     pub tokenizer: Option<Tokenizer>,
     pub throughput: Table,
@@ -231,6 +237,8 @@ impl<'a> Facts<'a> {
             disagreements: output::disagreements(report),
             worst: worst::positions(report),
             perplexity: perplexity::table(report),
+            conditions_note: conditions::sentence(report),
+            conditions: conditions::table(report),
             generations: output::generations(report),
             tokenizer: tokenizer::tokenizer(report),
             throughput: speed::throughput(report, |_| true),

@@ -1,6 +1,7 @@
 //! What to do next, as far as the report's data say.
 
 use super::checks::{contradict, sentences};
+use super::conditions::reasons as reasons_of_conditions;
 use super::gate::{change, no_baseline, of_result, shrunk};
 use super::output::generations_of;
 use super::verdict::stage;
@@ -59,6 +60,9 @@ pub(super) fn steps(report: &Report) -> Vec<String> {
             })
         }));
     }
+    steps.extend(reasons_of_conditions(report).first().map(|first| {
+        format!("Look for what the engine does otherwise under the condition named: {first}.")
+    }));
     steps.extend(
         report
             .tokenizer

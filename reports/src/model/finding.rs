@@ -38,6 +38,8 @@ pub enum Source {
     Generation,
     /// An engine against itself.
     Noise,
+    /// The logits under other conditions: batches, positions, ways of asking, workers.
+    Conditions,
     /// The tokens of a text, scored.
     Perplexity,
     /// Both tokenizers on the same texts.

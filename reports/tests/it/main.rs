@@ -1,6 +1,7 @@
 //! Every writer on sample reports: passing, failing, arbitrated, excused, cut short, empty, hostile, arbitrary.
 
 mod comparison;
+mod conditions;
 mod findings;
 mod gate;
 mod hostile;

@@ -470,6 +470,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
         }),
         spot_check: None,
         bench: Some(bench()),
+        conditions: None,
         perplexity: None,
         tokenizer: Some(tokens::equal(prompts)),
         known: Vec::new(),

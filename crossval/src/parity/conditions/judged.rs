@@ -1,0 +1,457 @@
+//! What the rows come to: the report's section, and findings.
+
+use std::collections::BTreeSet;
+
+use bitnet_model::tap::Tap;
+use crossval_protocol::Settings;
+use reports::model::{
+    AtFault, Condition, Conditions, Divergence, Finding, Mode, Own, OwnLimits, Role, Source,
+};
+use reports::number;
+use reports::outcome::Outcome;
+
+use super::Sequences;
+use super::plan::{CUT_BY_ENGINE, Key, Step};
+use super::tally::{Met, Tally, Worst};
+use crate::compare::finite;
+use crate::engine::{EngineSpec, Failed};
+use crate::parity::arbitration::arbitrate;
+use crate::parity::court::Court;
+use crate::parity::plan::Plan;
+use crate::profile::Profile;
+use crate::session::batches::Sequence;
+use crate::session::loaded::Loaded;
+use crate::session::setup::Setup;
+
+/// The logits under other conditions, judged.
+pub(in crate::parity) struct Judged {
+    pub(in crate::parity) report: Conditions,
+    /// Engines that differ from themselves, and rows that were not compared.
+    own: Vec<Finding>,
+    /// Engines that differ from each other.
+    between: Option<Between>,
+}
+
+/// Engines that differ from each other.
+struct Between {
+    text: String,
+    /// The tokens up to the row where they differ most.
+    tokens: Vec<u32>,
+    n_ctx: usize,
+}
+
+impl Judged {
+    /// What makes the run other than a pass. Where the logits of the prompts differ, excused or not, those of other tokens
+    /// do: that is no finding of its own. Who is wrong is what engines say against themselves, else the oracle.
+    pub(in crate::parity) fn findings(
+        &self,
+        prompts_differ: bool,
+        engines: &mut Loaded,
+        setup: &Setup,
+        plan: &Plan,
+    ) -> Vec<Finding> {
+        let mut findings = self.own.clone();
+        let Some(between) = self.between.as_ref().filter(|_| !prompts_differ) else {
+            return findings;
+        };
+        let finding = |role: Option<Role>| Finding {
+            outcome: Outcome::Parity,
+            source: Source::Conditions,
+            place: role.map(Role::into),
+            text: match role {
+                Some(role) => format!("{}: the oracle finds the {role} wrong there", between.text),
+                None => between.text.clone(),
+            },
+        };
+        let named = findings.iter().any(|f| f.outcome == Outcome::Parity);
+        let ruling = match named {
+            true => None,
+            false => engines.attempt(|engines| between.arbitrate(engines, setup, plan)),
+        };
+        let wrong: &[Role] = match ruling.flatten() {
+            Some(AtFault::Reference) => &[Role::Reference],
+            Some(AtFault::Candidate) => &[Role::Candidate],
+            Some(AtFault::Both) => &Role::BOTH,
+            _ => &[],
+        };
+        match wrong {
+            [] => findings.push(finding(None)),
+            roles => findings.extend(roles.iter().map(|&role| finding(Some(role)))),
+        }
+        findings
+    }
+
+    /// Where nothing could be compared.
+    pub(super) fn not_compared(seed: u64, why: &str) -> Judged {
+        Judged {
+            report: Conditions {
+                seed,
+                not_compared: Some(why.to_owned()),
+                ..Conditions::default()
+            },
+            own: Vec::new(),
+            between: None,
+        }
+    }
+}
+
+/// The limits on a row's NMSE.
+struct Limits {
+    between: f64,
+    own: [Own<f64>; 2],
+}
+
+impl Limits {
+    /// `noise` is the reference's against itself where the taps were compared. What it shows of noise here counts as well.
+    /// Repeating what was asked changes no more than another number of threads does.
+    fn new(setup: &Setup, profile: &Profile, noise: f64, tally: &Tally) -> Limits {
+        let here = tally.met.values().filter_map(|met| met.own[0].varied.0);
+        let between = profile.cumulative_logits_limit(here.fold(noise, f64::max));
+        let own = Role::BOTH.map(|role| match setup.spec(role) {
+            // Its results depend on nothing but the tokens.
+            EngineSpec::Rust { .. } => Own::default(),
+            _ => Own {
+                repeated: profile.noise.threads,
+                varied: profile.noise.batches,
+            },
+        });
+        Limits { between, own }
+    }
+}
+
+impl Tally {
+    /// Judges what was compared, of `all` that could be.
+    pub(super) fn judge(
+        &self,
+        seed: u64,
+        all: &[Step],
+        setup: &Setup,
+        profile: &Profile,
+        noise: f64,
+        sequences: &Sequences,
+    ) -> Judged {
+        let limits = Limits::new(setup, profile, noise, self);
+        let compared = self
+            .met
+            .iter()
+            .map(|(&key, met)| condition(key, met, &limits));
+        let met = self.met.values().filter(|met| met.rows > 0);
+        let contexts = || self.met.keys().map(|key| key.context);
+        let [reference, candidate] = limits.own;
+        let report = Conditions {
+            seed,
+            not_compared: None,
+            compared: compared.collect(),
+            left_out: self.left_out(all),
+            largest_batch: met.clone().map(|met| met.largest_batch).max(),
+            largest_position: met.map(|met| met.largest_position).max(),
+            largest_context: contexts().max(),
+            smallest_context: contexts().min(),
+            evaluations: self.evaluations(),
+            limit: Some(limits.between),
+            own_limits: Some(OwnLimits {
+                reference,
+                candidate,
+            }),
+        };
+        let mut own: Vec<Finding> = self.missing().into_iter().collect();
+        own.extend(self.not_finite());
+        own.extend(
+            Role::BOTH
+                .into_iter()
+                .filter_map(|role| self.own(role, &limits)),
+        );
+        own.extend(
+            Role::BOTH
+                .into_iter()
+                .filter_map(|role| self.contradicted(role)),
+        );
+        Judged {
+            report,
+            own,
+            between: self.between(&limits, sequences),
+        }
+    }
+
+    /// What there is and was not compared: values of each dimension by name, then combinations by number.
+    fn left_out(&self, all: &[Step]) -> Vec<String> {
+        let met: BTreeSet<Key> = self.met.keys().copied().collect();
+        let planned: BTreeSet<Key> = all
+            .iter()
+            .flat_map(|step| {
+                step.pass
+                    .placed()
+                    .map(|(first, batch)| step.pass.key(first, batch, step.worker))
+            })
+            .collect();
+        let mut out = Vec::new();
+        let mut batches: Vec<&str> = Vec::new();
+        for key in planned
+            .iter()
+            .filter(|key| met.iter().all(|m| m.batch != key.batch))
+        {
+            if !batches.contains(&key.batch) {
+                batches.push(key.batch);
+            }
+        }
+        out.extend(
+            batches
+                .iter()
+                .map(|batch| format!("batches of {batch} tokens")),
+        );
+        let asked: BTreeSet<_> = planned.iter().map(|key| key.asked).collect();
+        let asked = asked
+            .iter()
+            .filter(|&&asked| met.iter().all(|m| m.asked != asked));
+        out.extend(asked.map(|asked| asked.to_string()));
+        let positions = all
+            .iter()
+            .map(|step| step.pass.n_tokens())
+            .max()
+            .unwrap_or(0);
+        let reached = self
+            .met
+            .values()
+            .map(|met| met.largest_position + 1)
+            .max()
+            .unwrap_or(0);
+        if reached < positions {
+            out.push(format!("positions from {reached} to {}", positions - 1));
+        }
+        let combination = |key: &Key| (key.batch, key.place, key.asked, key.worker);
+        let met: BTreeSet<_> = met.iter().map(combination).collect();
+        let planned: BTreeSet<_> = planned.iter().map(combination).collect();
+        let lacking = planned.difference(&met).count();
+        if lacking > 0 {
+            out.push(format!(
+                "{lacking} of {} combinations of batch, place, way of asking and worker",
+                planned.len()
+            ));
+        }
+        out
+    }
+
+    fn missing(&self) -> Option<Finding> {
+        let sum = |of: fn(&Met) -> u64| self.met.values().map(of).sum::<u64>();
+        let (expected, rows) = (sum(|met| met.expected), sum(|met| met.rows));
+        let (key, _) = self.met.iter().find(|(_, met)| met.rows < met.expected)?;
+        let missing = [0, 1].map(|role| self.met.values().any(|met| met.missing[role] > 0));
+        let place = match missing {
+            [true, false] => Some(Role::Reference.into()),
+            [false, true] => Some(Role::Candidate.into()),
+            _ => None,
+        };
+        Some(Finding {
+            outcome: Outcome::Incomplete,
+            source: Source::Conditions,
+            place,
+            text: format!(
+                "{rows} of {expected} rows of logits were compared under other conditions; the first missing: {}",
+                named(key)
+            ),
+        })
+    }
+
+    fn not_finite(&self) -> Option<Finding> {
+        let (key, _) = self.met.iter().find(|(_, met)| met.not_finite > 0)?;
+        Some(Finding {
+            outcome: Outcome::Incomplete,
+            source: Source::Conditions,
+            place: None,
+            text: format!(
+                "logits that are NaN or infinite in both engines: {}",
+                named(key)
+            ),
+        })
+    }
+
+    /// An engine that differs from itself. Which of its rows are the wrong ones, the other engine shows.
+    fn own(&self, role: Role, limits: &Limits) -> Option<Finding> {
+        let i = role.of(0, 1);
+        let Own { repeated, varied } = limits.own[i];
+        let differs =
+            |own: &Own<Worst>| (own.repeated.exceeds(repeated), own.varied.exceeds(varied));
+        let differing = self.met.values().map(|met| differs(&met.own[i]));
+        let differing = differing.filter(|differs| *differs != (false, false));
+        let n = differing.clone().count();
+        let once_more = differing.clone().any(|(repeated, _)| repeated);
+        differing.last()?;
+        let of_own = |met: &Met| match once_more {
+            true => met.own[i].repeated,
+            false => met.own[i].varied,
+        };
+        let worst = |of: &dyn Fn(&Met) -> Worst| {
+            let rank = |met: &Met| of(met).rank();
+            self.met
+                .iter()
+                .max_by(|(_, a), (_, b)| rank(a).total_cmp(&rank(b)))
+        };
+        let (_, met) = worst(&of_own)?;
+        let parted =
+            worst(&|met| met.between).filter(|(_, met)| met.between.exceeds(limits.between));
+        let (key, _) = parted.or_else(|| worst(&of_own))?;
+        let (what, limit) = match once_more {
+            true => ("asked the same again", repeated),
+            false => ("asked otherwise", varied),
+        };
+        Some(Finding {
+            outcome: Outcome::Parity,
+            source: Source::Conditions,
+            place: Some(role.into()),
+            text: format!(
+                "the {role}'s logits are not its own when {what} ({}, NMSE {}, limit {}); the worst: {}",
+                number::plural(n as u64, "condition"),
+                of_own(met).text(),
+                number::error(limit),
+                named(key)
+            ),
+        })
+    }
+
+    fn contradicted(&self, role: Role) -> Option<Finding> {
+        let mut met = self.met.iter();
+        let (key, _) = met.find(|(_, met)| met.contradicted.contains(&role))?;
+        Some(Finding {
+            outcome: Outcome::Parity,
+            source: Source::Conditions,
+            place: Some(role.into()),
+            text: format!(
+                "the {role} generates another token than its own logits say: {}",
+                named(key)
+            ),
+        })
+    }
+
+    fn between(&self, limits: &Limits, sequences: &Sequences) -> Option<Between> {
+        let beyond = || {
+            let met = self.met.iter();
+            met.filter(|(_, met)| met.between.exceeds(limits.between))
+        };
+        let (key, met) =
+            beyond().max_by(|(_, a), (_, b)| a.between.rank().total_cmp(&b.between.rank()))?;
+        let (fed, position) = met.parting?;
+        let text = format!(
+            "the engines' logits differ in {}; the worst: {}, NMSE {}, limit {}",
+            number::plural(beyond().count() as u64, "condition"),
+            named(key),
+            met.between.text(),
+            number::error(limits.between)
+        );
+        Some(Between {
+            text,
+            tokens: sequences.tokens(fed)[..=position].to_vec(),
+            n_ctx: key.context,
+        })
+    }
+}
+
+impl Between {
+    /// Who is wrong, by the oracle, from both engines' values in the same context.
+    fn arbitrate(
+        &self,
+        engines: &mut Loaded,
+        setup: &Setup,
+        plan: &Plan,
+    ) -> Result<Option<AtFault>, Failed> {
+        let settings = Settings {
+            n_ctx: self.n_ctx,
+            ..plan.settings
+        };
+        let plan = Plan {
+            settings,
+            ..plan.clone()
+        };
+        let sequence = Sequence {
+            prompt: &self.tokens,
+            steps: &[],
+        };
+        let mut row = Divergence {
+            prompt: 0,
+            position: self.tokens.len() - 1,
+            layer: None,
+            tap: Tap::Logits.to_string(),
+            mode: Mode::Cumulative,
+            element: 0,
+            reference: None,
+            candidate: None,
+            oracle: None,
+            nmse: None,
+            limit: plan.profile.cumulative_logits,
+            hint: None,
+            part: None,
+            arbitration: None,
+        };
+        // Nothing is drawn by a court that judges one row.
+        let Ok(mut court) = Court::open(setup, &plan, 0) else {
+            return Ok(None);
+        };
+        engines.configure(settings)?;
+        arbitrate(
+            &mut row,
+            &mut engines.pair(),
+            &mut court,
+            &plan,
+            sequence,
+            false,
+        )
+    }
+}
+
+impl Worst {
+    /// For sorting: what is not a number comes last.
+    fn rank(self) -> f64 {
+        match self.0 {
+            None => 0.0,
+            Some(nmse) if nmse.is_nan() => f64::INFINITY,
+            Some(nmse) => nmse,
+        }
+    }
+
+    fn text(self) -> String {
+        let nmse = self.0.and_then(finite);
+        nmse.map_or(number::NOT_FINITE.to_owned(), number::error)
+    }
+}
+
+/// `batch of 2-8 tokens amid the context, tapped logits, context 256, used worker`.
+fn named(key: &Key) -> String {
+    let what = match key.batch {
+        CUT_BY_ENGINE => "a prompt above n_ubatch".to_owned(),
+        batch => format!("a batch of {batch}"),
+    };
+    format!(
+        "{what} {}, {}, context {}, {}",
+        key.place, key.asked, key.context, key.worker
+    )
+}
+
+fn condition(key: Key, met: &Met, limits: &Limits) -> Condition {
+    let [reference, candidate] = met.own.map(|own| Own {
+        repeated: own.repeated.0.and_then(finite),
+        varied: own.varied.0.and_then(finite),
+    });
+    let own = met.own.iter().zip(&limits.own);
+    let mut own = own.map(|(own, limit)| {
+        !own.repeated.exceeds(limit.repeated) && !own.varied.exceeds(limit.varied)
+    });
+    Condition {
+        batch: key.batch.to_owned(),
+        place: key.place,
+        asked: key.asked,
+        context: key.context,
+        worker: key.worker,
+        expected: met.expected,
+        rows: met.rows,
+        largest_batch: met.largest_batch,
+        largest_position: met.largest_position,
+        nmse: met.between.0.and_then(finite),
+        reference,
+        candidate,
+        contradicted: met.contradicted.clone(),
+        pass: own.all(|own| own)
+            && !met.between.exceeds(limits.between)
+            && met.rows == met.expected
+            && met.not_finite == 0
+            && met.contradicted.is_empty(),
+    }
+}
