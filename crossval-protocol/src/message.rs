@@ -119,6 +119,13 @@ pub struct JudgeRequest {
     pub element: usize,
     /// Largest NMSE that counts as right.
     pub limit: f64,
+    /// Whether to say what is wrong with a wrong row, which takes many times as long as finding it wrong.
+    #[serde(default = "explained")]
+    pub explain: bool,
+}
+
+fn explained() -> bool {
+    true
 }
 
 /// What a worker has used so far.

@@ -281,6 +281,7 @@ impl Backend for OracleBackend {
             position: request.position,
             inputs: &inputs,
             limit: request.limit,
+            explain: request.explain,
         };
         let (right, judged) = oracle.judge(case, &rows).map_err(refused)?;
         let rows = judged.into_iter().map(|j| RowJudgement {

@@ -147,6 +147,7 @@ fn judging_at_positions_that_are_none() {
             rows: 1,
             element: 0,
             limit: 0.0,
+            explain: true,
         })
     };
     for (first, position) in [(0, 1), (5, 4), (1 << 60, 1 << 60), (usize::MAX, usize::MAX)] {

@@ -90,6 +90,7 @@ fn question() -> JudgeRequest {
         rows: 1,
         element: 0,
         limit: 1e-6,
+        explain: true,
     }
 }
 

@@ -156,6 +156,15 @@ pub struct Exceeded {
     pub limit: f64,
 }
 
+/// A row over the limit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Beyond {
+    /// Its position.
+    pub position: usize,
+    /// Its NMSE; NaN where a value is not finite, infinite where only the reference is all zero.
+    pub nmse: f64,
+}
+
 /// Collects the rows of one (mode, prompt, layer, tap).
 #[derive(Clone, Debug)]
 pub struct TapAccumulator {
@@ -174,6 +183,7 @@ pub struct TapAccumulator {
     max_abs_at: Option<ElementAt>,
     non_finite: u64,
     exceeded: Option<Exceeded>,
+    beyond: Vec<Beyond>,
     codes: Option<CodeFlips>,
 }
 
@@ -231,6 +241,7 @@ impl TapAccumulator {
             max_abs_at: None,
             non_finite: 0,
             exceeded: None,
+            beyond: Vec::new(),
             codes: quantised.then(CodeFlips::default),
         }
     }
@@ -284,10 +295,10 @@ impl TapAccumulator {
             }
         }
         if let Some(limit) = self.limit
-            && self.exceeded.is_none()
             && exceeds(nmse, limit)
         {
-            self.exceeded = Some(Exceeded {
+            self.beyond.push(Beyond { position, nmse });
+            self.exceeded.get_or_insert_with(|| Exceeded {
                 position,
                 at: at(),
                 nmse: finite(nmse),
@@ -300,6 +311,11 @@ impl TapAccumulator {
     /// The first row over the limit, if any.
     pub fn exceeded(&self) -> Option<&Exceeded> {
         self.exceeded.as_ref()
+    }
+
+    /// Every row over the limit, in the order in which they came.
+    pub fn beyond(&self) -> &[Beyond] {
+        &self.beyond
     }
 
     /// The figures for the report; `None` if no row was compared.

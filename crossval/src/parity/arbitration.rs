@@ -48,16 +48,16 @@ pub(super) fn arbitrate(
 }
 
 /// What the oracle says about a divergence.
-struct Ruling {
-    at_fault: AtFault,
+pub(super) struct Ruling {
+    pub(super) at_fault: AtFault,
     hint: Option<String>,
     /// The right value at the element of the divergence.
     value: Option<f64>,
-    arbitration: Option<Arbitration>,
+    pub(super) arbitration: Option<Arbitration>,
 }
 
 /// Why there is no ruling.
-enum NoRuling {
+pub(super) enum NoRuling {
     /// An engine failed when it was asked again.
     Engine(Failed),
     /// The oracle failed, or does not know the model.
@@ -74,7 +74,7 @@ impl From<Failed> for NoRuling {
 const NOT_REPEATED: &str = "no ruling: the engines gave other rows when they were asked again";
 
 /// NMSE of two rows as they went over the wire.
-fn nmse(tap: Tap, reference: &[u8], candidate: &[u8]) -> f64 {
+pub(super) fn nmse(tap: Tap, reference: &[u8], candidate: &[u8]) -> f64 {
     if tap.is_f16() {
         row_nmse::<f16>(&aligned(reference), &aligned(candidate))
     } else {
@@ -84,12 +84,17 @@ fn nmse(tap: Tap, reference: &[u8], candidate: &[u8]) -> f64 {
 
 /// Rows of taps as they went over the wire.
 #[derive(Default)]
-struct Captured {
+pub(super) struct Captured {
     rows: BTreeMap<TapAt, BTreeMap<usize, Vec<u8>>>,
 }
 
 impl Captured {
-    fn row(&self, at: TapAt, position: usize) -> Option<&[u8]> {
+    pub(super) fn keep(&mut self, at: TapAt, position: usize, row: &[u8]) {
+        let rows = self.rows.entry(at).or_default();
+        rows.insert(position, row.to_vec());
+    }
+
+    pub(super) fn row(&self, at: TapAt, position: usize) -> Option<&[u8]> {
         Some(self.rows.get(&at)?.get(&position)?)
     }
 }
@@ -120,13 +125,8 @@ impl Both<'_> {
     fn keep(&mut self, at: RowAt, reference: &[u8], candidate: &[u8]) {
         let place = (at.tap, at.layer);
         if self.wanted.wants(place, at.position) {
-            for (captured, row) in [
-                (&mut self.reference, reference),
-                (&mut self.candidate, candidate),
-            ] {
-                let rows = captured.rows.entry(place).or_default();
-                rows.insert(at.position, row.to_vec());
-            }
+            self.reference.keep(place, at.position, reference);
+            self.candidate.keep(place, at.position, candidate);
         }
     }
 }
@@ -170,15 +170,17 @@ fn hear(
 }
 
 /// The oracle, and the case before it.
-struct Court<'a> {
+pub(super) struct Court<'a> {
     oracle: Engine,
     plan: &'a Plan<'a>,
     sequence: Sequence<'a>,
-    divergence: &'a Divergence,
+    pub(super) divergence: &'a Divergence,
+    /// Whether it matters what is wrong with a wrong row.
+    pub(super) explain: bool,
 }
 
 impl<'a> Court<'a> {
-    fn open(
+    pub(super) fn open(
         setup: &Setup,
         plan: &'a Plan<'a>,
         sequence: Sequence<'a>,
@@ -193,6 +195,7 @@ impl<'a> Court<'a> {
             plan,
             sequence,
             divergence,
+            explain: true,
         })
     }
 
@@ -239,7 +242,7 @@ impl<'a> Court<'a> {
     }
 
     /// Each engine went its own way: is every stage of it right, given its own inputs?
-    fn all_stages(&mut self, pair: &mut Pair, at: TapAt) -> Result<Ruling, NoRuling> {
+    pub(super) fn all_stages(&mut self, pair: &mut Pair, at: TapAt) -> Result<Ruling, NoRuling> {
         let mut first_wrong = |role| {
             let captured = self.capture(pair.engine(role)).map_err(by(role))?;
             self.first_wrong_stage(&captured)
@@ -278,13 +281,13 @@ impl<'a> Court<'a> {
     }
 
     /// The inputs of a stage.
-    fn needs(&self, at: TapAt) -> Vec<TapAt> {
+    pub(super) fn needs(&self, at: TapAt) -> Vec<TapAt> {
         let sub_norms = self.plan.facts.taps.contains(&Tap::AttnSubNorm);
         let needs = needs(at.0, at.1, self.plan.facts.n_layer, sub_norms);
         needs.iter().map(|need| need.at).chain([at]).collect()
     }
 
-    fn judge(
+    pub(super) fn judge(
         &mut self,
         at: TapAt,
         inputs: &Captured,
@@ -332,6 +335,7 @@ impl<'a> Court<'a> {
             rows: rows.len(),
             element: self.divergence.element,
             limit,
+            explain: self.explain,
         };
         let judged = self.oracle.judge(request, &payload);
         let (value, rows) = judged.map_err(NoRuling::Oracle)?;
@@ -358,8 +362,7 @@ impl<'a> Court<'a> {
         rows(engine, self.batches().into_iter(), taps, |at, _, row| {
             let place = (at.tap, at.layer);
             if wanted.wants(place, at.position) {
-                let rows = captured.rows.entry(place).or_default();
-                rows.insert(at.position, row.to_vec());
+                captured.keep(place, at.position, row);
             }
         })?;
         Ok(captured)

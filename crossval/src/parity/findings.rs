@@ -7,9 +7,10 @@ use reports::model::{
 use reports::number;
 use reports::outcome::Outcome;
 
+use super::excuses::Excuses;
 use crate::compare::site::Site;
 use crate::compare::tap::Exceeded;
-use crate::known::{self, excuses_generation, excuses_site};
+use crate::known;
 use crate::speed::bench::not_reproduced;
 
 /// Taps with a row over its limit, in the order of the forward pass.
@@ -41,6 +42,8 @@ pub(super) struct Shown<'a> {
     pub(super) engines: [&'a str; 2],
     /// Known deviations, and whether they occurred.
     pub(super) known: &'a [KnownDeviation],
+    /// What they excuse.
+    pub(super) excuses: &'a Excuses,
 }
 
 impl Shown<'_> {
@@ -71,13 +74,16 @@ impl Shown<'_> {
 
     /// Whether the engines differ anywhere, excused or not.
     pub(super) fn differ(&self) -> bool {
-        !self.exceeded.is_empty() || excuses_generation(self.known)
+        !self.exceeded.is_empty() || self.excuses.generation(None)
     }
 
     /// Divergences that are excused, and the others.
     fn by_excuse(&self) -> (Beyond<'_>, Beyond<'_>) {
-        let exceeded = self.exceeded.iter().copied();
-        exceeded.partition(|(site, _)| excuses_site(self.known, site))
+        let exceeded = self.exceeded.iter();
+        // Of what is covered and not excused, the row that is not.
+        let exceeded =
+            exceeded.map(|&(site, row)| (site, self.excuses.against(&site).unwrap_or(row)));
+        exceeded.partition(|(site, _)| self.excuses.site(site))
     }
 
     fn coverage(&self) -> Vec<Finding> {
@@ -167,9 +173,6 @@ impl Shown<'_> {
     }
 
     fn generation(&self) -> Vec<Finding> {
-        if excuses_generation(self.known) {
-            return Vec::new();
-        }
         let generations = self.generation.into_iter();
         let generations = generations.flat_map(|g| [g].into_iter().chain(&g.further));
         let finding = |generation: &Generation| {
@@ -184,7 +187,9 @@ impl Shown<'_> {
             };
             (!mismatch.near_tie).then(|| parity(Source::Generation, Some(place), text))
         };
-        generations.filter_map(finding).collect()
+        let findings = generations.filter_map(finding);
+        let held = |finding: &Finding| !self.excuses.generation(finding.role());
+        findings.filter(held).collect()
     }
 
     fn noise(&self) -> impl Iterator<Item = Finding> {
@@ -291,6 +296,8 @@ mod tests {
         },
     };
 
+    static NOTHING_EXCUSED: Excuses = Excuses::none();
+
     fn shown(coverage: &Coverage) -> Shown<'_> {
         Shown {
             exceeded: Vec::new(),
@@ -305,6 +312,7 @@ mod tests {
             tokens: &NOT_COMPARED,
             engines: ["bitnet.cpp", "rust"],
             known: &[],
+            excuses: &NOTHING_EXCUSED,
         }
     }
 
@@ -471,10 +479,17 @@ mod tests {
             tap: "q".into(),
             layer: Some(3),
             mode: None,
+            at_fault: Some(AtFault::Reference),
+            ceiling: None,
             reason: "r".into(),
             link: "l".into(),
             expires: "2027-01-31".into(),
             state: reports::model::KnownState::Unmatched,
+            rows: 0,
+            judged: 0,
+            seed: None,
+            refused: None,
+            refused_to: None,
         }];
         let mut shown = shown(&coverage);
         shown.exceeded = vec![(site(Mode::Isolated, 1, Tap::Q), &row)];

@@ -15,7 +15,7 @@ use crate::compare::coverage::CoverageLedger;
 use crate::compare::finite;
 use crate::compare::logits::LogitsAccumulator;
 use crate::compare::site::Site;
-use crate::compare::tap::{Exceeded, TapAccumulator, Value};
+use crate::compare::tap::{Beyond, Exceeded, TapAccumulator, Value};
 use crate::engine::{Failed, by};
 use crate::progress::Progress;
 use crate::session::batches::Sequence;
@@ -282,6 +282,13 @@ impl<'p> Measurements<'p> {
             .iter()
             .filter_map(|(&site, a)| Some((site, a.exceeded()?)))
             .collect()
+    }
+
+    /// All of those rows.
+    pub(super) fn beyond(&self) -> impl Iterator<Item = (Site, &[Beyond])> {
+        let all = self.accumulators.iter();
+        let all = all.map(|(&site, a)| (site, a.beyond()));
+        all.filter(|(_, rows)| !rows.is_empty())
     }
 
     pub(super) fn tap_results(&self) -> Vec<TapResult> {

@@ -1,6 +1,7 @@
 //! `crossval run`: both engines, every layer, one report.
 
 mod arbitration;
+mod excuses;
 mod findings;
 mod generation;
 mod measurements;
@@ -15,6 +16,7 @@ use reports::model::{
 };
 
 use self::arbitration::arbitrate;
+use self::excuses::{Excuses, excuse};
 use self::findings::Shown;
 use self::measurements::Measurements;
 pub use self::perplexity::TextSource;
@@ -325,7 +327,7 @@ fn judge(
     let exceeded = measured.exceeded();
     let names = Role::BOTH.map(|role| traces.name(setup, role));
     let [reference, candidate] = names.each_ref().map(String::as_str);
-    let known = known.apply(&Occurred {
+    let mut known = known.apply(&Occurred {
         architecture: &plan.facts.architecture,
         reference,
         candidate,
@@ -337,6 +339,10 @@ fn judge(
             .to_zoned(jiff::tz::TimeZone::UTC)
             .date(),
     });
+    progress.stage("hearing the ledger");
+    let excuses = engines.attempt(|engines| excuse(&mut known, engines, setup, plan, measured));
+    // An engine that failed has not been heard: nothing is excused, and the run has failed anyway.
+    let excuses = excuses.unwrap_or(Excuses::none());
     let shown = Shown {
         exceeded,
         generation,
@@ -353,6 +359,7 @@ fn judge(
         tokens: &results.tokens,
         engines: [reference, candidate],
         known: &known,
+        excuses: &excuses,
     };
     let mut compared = Compared {
         first_divergence: shown.first_divergence(),

@@ -255,6 +255,7 @@ fn requests() {
             rows,
             element: 0,
             limit: 1e-6,
+            explain: true,
         });
         let payload = [token_bytes(&[1]), [0, 0, 0x80, 0x3E].repeat(values)].concat();
         let all = [
