@@ -231,6 +231,9 @@ pub enum Response {
     WeightsChecked {
         /// One finding per tensor at fault.
         findings: Vec<String>,
+        /// Tensors, biases aside, whose every weight is 0.
+        #[serde(default)]
+        zero: Vec<String>,
     },
     /// The products were timed.
     KernelsTimed {

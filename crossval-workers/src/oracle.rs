@@ -6,6 +6,7 @@ use std::path::Path;
 
 use bitnet_core::sampling::greedy;
 use bitnet_model::Hyperparameters;
+use bitnet_model::check::{check_weights, zero_tensors};
 use bitnet_model::tap::{Tap, sites};
 use half::f16;
 
@@ -188,6 +189,14 @@ impl Backend for OracleBackend {
             .collect();
         self.oracle = Some(oracle);
         Ok(facts)
+    }
+
+    fn check_weights(&self) -> Result<Vec<String>, Refusal> {
+        Ok(check_weights(self.oracle()?.gguf())?)
+    }
+
+    fn zero_tensors(&self) -> Result<Vec<String>, Refusal> {
+        Ok(zero_tensors(self.oracle()?.gguf())?)
     }
 
     fn configure(&mut self, settings: Settings) -> Result<BTreeMap<String, String>, Refusal> {

@@ -383,6 +383,10 @@ pub struct Coverage {
     /// can be said about them.
     #[serde(default)]
     pub not_finite: Vec<String>,
+    /// Rows that are all zero in both engines, by name, consecutive positions folded. They are expected and do not count
+    /// as compared: whatever computes them, 0 is 0.
+    #[serde(default)]
+    pub vacuous: Vec<String>,
 }
 
 /// One tap of one layer over one prompt (prefill and decode steps).

@@ -7,6 +7,7 @@ use reports::model::{
 use reports::number;
 use reports::outcome::Outcome;
 
+use super::broken;
 use super::excuses::Excuses;
 use crate::compare::site::Site;
 use crate::compare::tap::Exceeded;
@@ -91,7 +92,6 @@ impl Shown<'_> {
             expected,
             compared,
             missing,
-            not_finite,
             ..
         } = self.coverage;
         let mut findings = Vec::new();
@@ -103,27 +103,18 @@ impl Shown<'_> {
                 format!("{compared} of {expected} rows were compared; the first missing: {first}");
             findings.push(incomplete(Source::Coverage, text));
         }
-        findings.extend(not_finite.first().map(|first| {
-            let text = format!("values that are NaN or infinite in {first}");
-            incomplete(Source::Coverage, text)
-        }));
+        findings.extend(broken::vacuous(self.coverage));
         findings
     }
 
     fn perplexity(&self) -> Option<Finding> {
         let expected = self.to_score?;
         let scored = self.perplexity.map_or(0, |p| p.tokens);
-        let finite = self
-            .perplexity
-            .is_some_and(|p| Role::BOTH.iter().all(|&r| p.of(r).is_some()));
-        let text = if scored < expected {
-            format!("{scored} of {expected} tokens of the text were scored")
-        } else if !finite {
-            "the perplexity of the text is not finite".to_owned()
-        } else {
-            return None;
-        };
-        Some(incomplete(Source::Perplexity, text))
+        if scored < expected {
+            let text = format!("{scored} of {expected} tokens of the text were scored");
+            return Some(incomplete(Source::Perplexity, text));
+        }
+        broken::perplexity_not_finite(self.perplexity)
     }
 
     fn required(&self) -> Option<Finding> {
@@ -375,15 +366,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_was_not_compared() {
+    fn what_is_zero_in_both_engines_was_not_compared() {
         let mut coverage = complete();
-        coverage.not_finite = vec!["isolated, prompt 0, layer 1, q, positions 3..4".into()];
+        coverage.compared = 9;
+        coverage.vacuous = vec!["isolated, prompt 0, layer 1, q, positions 3..4".into()];
         let verdict = decide(&shown(&coverage));
         assert_eq!(
             (verdict.status, verdict.exit_code),
             (Status::Incomplete, 20)
         );
-        assert!(verdict.reasons[0].contains("layer 1, q"));
+        let [reason] = &verdict.reasons[..] else {
+            panic!("{:?}", verdict.reasons);
+        };
+        assert!(
+            reason.contains("zero") && reason.contains("layer 1, q"),
+            "{reason}"
+        );
     }
 
     #[test]

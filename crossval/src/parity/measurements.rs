@@ -11,7 +11,7 @@ use reports::model::{
 
 use super::generation::generate;
 use super::plan::{Plan, feeds_quantiser};
-use crate::compare::coverage::CoverageLedger;
+use crate::compare::coverage::{CoverageLedger, NotFinite};
 use crate::compare::finite;
 use crate::compare::logits::LogitsAccumulator;
 use crate::compare::site::Site;
@@ -238,6 +238,11 @@ impl<'p> Measurements<'p> {
         self.ledger.report(self.plan.not_offered.clone())
     }
 
+    /// The earliest row with values that are not finite.
+    pub(super) fn first_not_finite(&self) -> Option<NotFinite> {
+        self.ledger.first_not_finite()
+    }
+
     /// How far the engines differ from themselves, if that was measured.
     pub(super) fn noise_floor(&self) -> Option<NoiseFloor> {
         let mut of_reference = TapNoise::new();
@@ -350,8 +355,9 @@ impl Tally<'_, '_> {
             tap: at.tap,
         };
         if let Some(accumulator) = self.measured.accumulators.get_mut(&site) {
-            let finite = accumulator.add(at.position, reference, candidate);
-            self.measured.ledger.record(site, at.position, finite);
+            accumulator.add(at.position, reference, candidate);
+            let ledger = &mut self.measured.ledger;
+            ledger.record(site, at.position, reference, candidate);
             self.progress.done(1);
         }
     }

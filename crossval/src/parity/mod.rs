@@ -1,10 +1,12 @@
 //! `crossval run`: both engines, every layer, one report.
 
 mod arbitration;
+mod broken;
 mod excuses;
 mod findings;
 mod generation;
 mod measurements;
+mod overwriting;
 mod perplexity;
 mod pieces;
 mod plan;
@@ -29,7 +31,7 @@ use crate::known::{Ledger, Occurred};
 use crate::profile::Profile;
 use crate::progress::Progress;
 use crate::session::chat;
-use crate::session::loaded::Loaded;
+use crate::session::loaded::{Loaded, bad_ends};
 use crate::session::model_file::ModelFile;
 use crate::session::prompts::{Prompt, PromptSource, Tokenized};
 use crate::session::settings::DECODE_STEPS;
@@ -374,7 +376,25 @@ fn judge(
         });
         compared.ruling = ruling.flatten();
     }
+    let broken = measured.first_not_finite().map(|row| {
+        let mut judged = broken::divergence(&row, 0.0);
+        let sequence = measured.sequence(row.site.prompt);
+        let ruling = engines
+            .attempt(|engines| arbitrate(&mut judged, engines, setup, plan, sequence))
+            .flatten();
+        broken::not_finite(&row, &judged, ruling)
+    });
+    let ignores = engines.attempt(|engines| overwriting::probe(engines, setup, plan));
+    engines.end();
     let mut findings = shown.findings(engines.failures());
+    findings.extend(bad_ends(setup, &findings));
+    findings.extend(ignores.flatten());
+    findings.extend(broken.into_iter().flatten());
+    findings.extend(broken::zero_tensors(engines.zero_tensors()));
+    let perplexity = results.perplexity.as_ref();
+    findings.extend(broken::worse_than_guessing(perplexity, &plan.facts));
+    findings.extend(engines.false_claims().iter().cloned());
+    findings.extend(engines.warnings());
     findings.extend(file.changed());
     Conclusion {
         verdict: verdict::conclude(findings, Some(compared)),

@@ -288,6 +288,7 @@ fn responses() {
         ),
         response(
             &Response::WeightsChecked {
+                zero: Vec::new(),
                 findings: vec!["tensor \"q\": 3".into()],
             },
             &[],

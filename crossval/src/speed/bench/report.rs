@@ -12,7 +12,7 @@ use super::{BenchPlan, Decode, bench, timed_settings};
 use crate::environment::cpus_by_core;
 use crate::error::Error;
 use crate::progress::Progress;
-use crate::session::loaded::{Loaded, failure};
+use crate::session::loaded::{Loaded, bad_ends, failure};
 use crate::session::model_file::ModelFile;
 use crate::session::prompts::Prompt;
 use crate::session::setup::Setup;
@@ -142,6 +142,7 @@ pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report,
         None if findings.is_empty() => findings.push(nothing_timed()),
         None => {}
     }
+    findings.extend(bad_ends(setup, &findings));
     findings.extend(file.changed());
     Ok(Report {
         schema: SCHEMA.to_owned(),
