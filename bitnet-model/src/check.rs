@@ -23,6 +23,64 @@ pub fn check_weights(gguf: &Gguf) -> Result<Vec<String>, Error> {
     Ok(findings)
 }
 
+/// The tensors whose every weight is 0, so that whatever is computed from them is the same in every engine. Biases are left
+/// out: one of zeros adds nothing, as it should.
+///
+/// # Errors
+/// The data cannot be read.
+pub fn zero_tensors(gguf: &Gguf) -> Result<Vec<String>, Error> {
+    let mut zero = Vec::new();
+    for info in gguf.tensors() {
+        if let Some(layout) = info.ty.layout()
+            && !info.name.ends_with(".bias")
+            && is_zero(info, layout, gguf.data(info)?)
+        {
+            zero.push(info.name.clone());
+        }
+    }
+    Ok(zero)
+}
+
+fn is_zero(info: &TensorInfo, layout: Layout, data: &[u8]) -> bool {
+    let blocks = info.n_elements() / layout.block_len;
+    let bytes = (blocks * layout.block_bytes) as usize;
+    let Some((data, trailer)) = data.split_at_checked(bytes) else {
+        return false;
+    };
+    let stride = layout.block_bytes as usize;
+    let of_blocks = match layout.content {
+        Content::Float(float) => none_but_zero(float, data, stride),
+        Content::Scaled(scales) => {
+            let zero = |&(float, first)| none_but_zero(float, &data[first..], stride);
+            scales.iter().any(zero)
+        }
+        // Code 1 stands for 0.
+        Content::Ternary => data.iter().all(|&codes| codes == 0b01_01_01_01),
+    };
+    let of_trailer = trailer
+        .first_chunk()
+        .is_some_and(|scale| f32::from_le_bytes(*scale) == 0.0);
+    of_blocks || of_trailer
+}
+
+/// Whether the floats at the start of every `stride` bytes are all 0.
+fn none_but_zero(float: Float, data: &[u8], stride: usize) -> bool {
+    let mut floats = data.chunks(stride);
+    match float {
+        Float::F32 => floats.all(|v| {
+            v.first_chunk()
+                .is_none_or(|v| f32::from_le_bytes(*v) == 0.0)
+        }),
+        Float::F16 | Float::Bf16 => {
+            // The sign aside.
+            floats.all(|v| {
+                v.first_chunk()
+                    .is_none_or(|v| u16::from_le_bytes(*v) << 1 == 0)
+            })
+        }
+    }
+}
+
 fn finding(info: &TensorInfo, layout: Layout, data: &[u8]) -> Option<String> {
     let n = info.n_elements();
     let blocks = n / layout.block_len;
@@ -134,6 +192,48 @@ mod tests {
                 let want = "its scale is not finite".to_owned();
                 assert_eq!(finding(&info, layout, &bad), Some(want), "{ty}");
             }
+        }
+    }
+
+    #[test]
+    fn zeros_are_found_in_every_type() {
+        for &ty in TensorType::KNOWN {
+            let layout = ty.layout().unwrap();
+            let n = 3 * layout.block_len;
+            let info = TensorInfo {
+                name: "w".to_owned(),
+                shape: vec![n],
+                ty,
+                offset: 0,
+                size: ty.data_size(&[n]).unwrap(),
+            };
+            let weights = 3 * layout.block_bytes as usize;
+            let ones = vec![1; info.size as usize];
+            assert!(!is_zero(&info, layout, &ones), "{ty}");
+            let mut zero = ones.clone();
+            match layout.content {
+                Content::Float(_) => zero.fill(0),
+                Content::Scaled(scales) => {
+                    for block in zero.chunks_mut(layout.block_bytes as usize) {
+                        for (float, first) in scales {
+                            block[*first..][..float.bytes()].fill(0);
+                        }
+                    }
+                }
+                Content::Ternary => zero[..weights].fill(0b01_01_01_01),
+            }
+            assert!(is_zero(&info, layout, &zero), "{ty}");
+            if layout.trailer_bytes > 0 {
+                let mut no_scale = ones.clone();
+                no_scale[weights..].fill(0);
+                assert!(is_zero(&info, layout, &no_scale), "{ty}");
+            }
+            let last = match layout.content {
+                Content::Scaled(scales) => weights - layout.block_bytes as usize + scales[0].1,
+                _ => weights - 1,
+            };
+            zero[last] = 0x3f;
+            assert!(!is_zero(&info, layout, &zero), "{ty}");
         }
     }
 

@@ -36,7 +36,7 @@ void on_log(ggml_log_level level, const char * text, void *) {
         errors_logged++;
     }
     if (log_fn != nullptr && text != nullptr) {
-        log_fn(text, is_error, log_user_data);
+        log_fn(text, is_error ? 2 : level == GGML_LOG_LEVEL_WARN ? 1 : 0, log_user_data);
     }
 }
 

@@ -19,8 +19,9 @@ typedef struct bn_context bn_context;
 /* Reason of the last failure on this thread; never NULL, valid until the next call on this thread. */
 const char *bn_last_error(void);
 
-/* A fragment of log text (UTF-8 as a rule, not always a whole line). `is_error` marks the library's error level. */
-typedef void (*bn_log_fn)(const char *text, bool is_error, void *user_data);
+/* A fragment of log text (UTF-8 as a rule, not always a whole line). `severity` is 2 for the library's errors, 1 for its
+ * warnings, else 0. */
+typedef void (*bn_log_fn)(const char *text, int32_t severity, void *user_data);
 /* Initialises the library and routes its log. To be called once, before anything else. */
 bool bn_init(bn_log_fn log, void *user_data);
 /* CPU features that the library was compiled for, in its own words. */

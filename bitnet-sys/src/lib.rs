@@ -57,7 +57,7 @@ pub use self::{
     context::{Context, ContextOptions, Logits},
     error::Error,
     library::{LibraryFacts, library},
-    log::take_log,
+    log::{LogLine, Severity, take_log},
     model::{LoadOptions, Model, ModelFacts},
     node::{Node, NodeInfo, NodeObserver, Values, ValuesError},
 };

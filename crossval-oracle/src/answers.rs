@@ -36,6 +36,8 @@ pub struct Case<'a> {
     pub element_limit: Option<f64>,
     /// Elements to look at, within the row; `None` for all.
     pub outputs: Option<&'a [usize]>,
+    /// Whether to look for what is wrong with a wrong row.
+    pub explain: bool,
 }
 
 /// What an engine rounds in the stages that lead to a row: queries, probabilities, and activations before products, as

@@ -41,7 +41,8 @@
 //! A run goes: [`Request::Load`], [`Request::Tokenize`] where the worker has a tokenizer, [`Request::Configure`],
 //! then [`Request::Generate`] and [`Request::Eval`] in any number and order, with [`Request::Detokenize`] between
 //! them; [`Request::Usage`]; [`Request::Quit`]. `Configure` may come again, with other settings. `Quit`, or the end
-//! of standard input, ends the worker: it has 100 ms to exit before it is killed.
+//! of standard input, ends the worker: it has 10 s to exit, with status 0. Another end is the engine's failure in the
+//! report. One that is in the midst of a request when nobody waits for its answer any more is killed after 100 ms.
 //!
 //! Where only tokenizers are compared (`crossval tokenize`), [`Request::LoadVocab`] takes the place of `Load`, and
 //! `Tokenize`, `Detokenize` and `Pieces` are all that follows, in any number and order.

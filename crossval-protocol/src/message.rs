@@ -129,6 +129,13 @@ pub struct JudgeRequest {
     /// Elements to look at; empty for all.
     #[serde(default)]
     pub outputs: Vec<usize>,
+    /// Whether to say what is wrong with a wrong row, which takes many times as long as finding it wrong.
+    #[serde(default = "explained")]
+    pub explain: bool,
+}
+
+fn explained() -> bool {
+    true
 }
 
 /// What a worker has used so far.
@@ -237,6 +244,9 @@ pub enum Response {
     WeightsChecked {
         /// One finding per tensor at fault.
         findings: Vec<String>,
+        /// Tensors, biases aside, whose every weight is 0.
+        #[serde(default)]
+        zero: Vec<String>,
     },
     /// The products were timed.
     KernelsTimed {

@@ -68,6 +68,10 @@ pub trait Backend {
             "this engine does not look through weights",
         ))
     }
+    /// Tensors, biases aside, whose every weight is 0.
+    fn zero_tensors(&self) -> Result<Vec<String>, Refusal> {
+        Ok(Vec::new())
+    }
     /// Makes ready to evaluate, with an empty cache; returns every setting that it runs with.
     fn configure(&mut self, settings: Settings) -> Result<BTreeMap<String, String>, Refusal>;
     /// Text, which need not be UTF-8, to token IDs.
@@ -385,6 +389,7 @@ fn answer(
         }
         Request::CheckWeights => Response::WeightsChecked {
             findings: backend.check_weights()?,
+            zero: backend.zero_tensors()?,
         },
         Request::TimeKernels => Response::KernelsTimed {
             products: backend.time_kernels()?,

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bitnet_model::Hyperparameters;
-use bitnet_model::check::check_weights;
+use bitnet_model::check::{check_weights, zero_tensors};
 use bitnet_model::gguf::{Gguf, TensorType};
 use bitnet_model::tap::Tap;
 use bitnet_sys::{
-    Context, ContextOptions, LoadOptions, Logits, Model, Node, NodeInfo, NodeObserver, Values,
+    Context, ContextOptions, LoadOptions, Logits, Model, Node, NodeInfo, NodeObserver, Severity,
+    Values,
 };
 
 use super::nodes::{self, NodeMap};
@@ -104,6 +105,7 @@ impl Backend for BitnetCppBackend {
     fn load(&mut self, path: &Path) -> Result<ModelFacts, Refusal> {
         let gguf = checked(path)?;
         let model = Arc::new(Model::load(path, LoadOptions::default()).map_err(refused)?);
+        pass_on_warnings();
         let known = model.facts();
         let architecture = known.architecture.clone();
         let names = gguf.tensors().iter().map(|t| t.name.clone());
@@ -121,15 +123,17 @@ impl Backend for BitnetCppBackend {
             .then(|| vocab_facts(&gguf, &model))
             .transpose()?;
         // The sizes are the library's own reading of the file.
+        let read = facts::model(&gguf, &Hyperparameters::read(&gguf)?);
+        let or_read = |known: Option<u32>, read| known.map_or(read, |n| n as usize);
         let facts = ModelFacts {
             n_layer: known.n_layer as usize,
             n_embd: known.n_embd as usize,
-            n_head: known.n_head.unwrap_or(0) as usize,
-            n_head_kv: known.n_head_kv.unwrap_or(0) as usize,
+            n_head: or_read(known.n_head, read.n_head),
+            n_head_kv: or_read(known.n_head_kv, read.n_head_kv),
             n_vocab: known.n_vocab as usize,
             n_ctx_train: known.n_ctx_train as usize,
             vocab,
-            ..facts::model(&gguf, &Hyperparameters::read(&gguf)?)
+            ..read
         };
         self.loaded = Some((model, nodes));
         self.vocab = None;
@@ -142,6 +146,11 @@ impl Backend for BitnetCppBackend {
         findings.map_err(|e| Refusal::new(ErrorKind::BadModel, e))
     }
 
+    fn zero_tensors(&self) -> Result<Vec<String>, Refusal> {
+        let zero = zero_tensors(&checked(&self.path)?);
+        zero.map_err(|e| Refusal::new(ErrorKind::BadModel, e))
+    }
+
     fn load_vocab(&mut self, path: &Path) -> Result<VocabFacts, Refusal> {
         let options = LoadOptions {
             vocab_only: true,
@@ -149,6 +158,7 @@ impl Backend for BitnetCppBackend {
         };
         let gguf = checked(path)?;
         let model = Model::load(path, options).map_err(refused)?;
+        pass_on_warnings();
         let facts = vocab_facts(&gguf, &model)?;
         self.vocab = Some(model);
         Ok(facts)
@@ -256,6 +266,14 @@ impl Backend for BitnetCppBackend {
         let context = self.context()?;
         let position = context.n_past();
         next_token(context, &[token], position)
+    }
+}
+
+/// To the log of the worker, which the driver reads: the library may know that what it runs is not what was meant.
+fn pass_on_warnings() {
+    let lines = bitnet_sys::take_log().into_iter();
+    for line in lines.filter(|line| line.severity != Severity::Note) {
+        eprintln!("{}", line.text);
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use bitnet_core::sampling::greedy;
 use bitnet_model::Hyperparameters;
+use bitnet_model::check::{check_weights, zero_tensors};
 use bitnet_model::tap::{Tap, sites};
 use half::f16;
 
@@ -190,6 +191,14 @@ impl Backend for OracleBackend {
         Ok(facts)
     }
 
+    fn check_weights(&self) -> Result<Vec<String>, Refusal> {
+        Ok(check_weights(self.oracle()?.gguf())?)
+    }
+
+    fn zero_tensors(&self) -> Result<Vec<String>, Refusal> {
+        Ok(zero_tensors(self.oracle()?.gguf())?)
+    }
+
     fn configure(&mut self, settings: Settings) -> Result<BTreeMap<String, String>, Refusal> {
         self.oracle()?;
         self.inputs.clear();
@@ -289,6 +298,7 @@ impl Backend for OracleBackend {
             limit: request.limit,
             element_limit: request.element_limit,
             outputs,
+            explain: request.explain,
         };
         let (right, judged) = oracle.judge(case, &rows).map_err(refused)?;
         // Of the elements looked at, if not of all.

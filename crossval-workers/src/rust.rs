@@ -10,7 +10,7 @@ use bitnet_core::quant;
 use bitnet_core::sampling::{Sampler, greedy};
 use bitnet_core::tokenizer::{self, Tokenizer};
 use bitnet_model::Architecture;
-use bitnet_model::check::check_weights;
+use bitnet_model::check::{check_weights, zero_tensors};
 use bitnet_model::gguf::Gguf;
 use bitnet_model::tap::{Observer, ObserverError, Tap, TapData, TapView};
 
@@ -115,6 +115,11 @@ impl Backend for RustBackend {
     fn check_weights(&self) -> Result<Vec<String>, Refusal> {
         let model = self.model.as_ref().ok_or_else(no_model)?;
         Ok(check_weights(model.gguf())?)
+    }
+
+    fn zero_tensors(&self) -> Result<Vec<String>, Refusal> {
+        let model = self.model.as_ref().ok_or_else(no_model)?;
+        Ok(zero_tensors(model.gguf())?)
     }
 
     fn configure(&mut self, settings: Settings) -> Result<BTreeMap<String, String>, Refusal> {

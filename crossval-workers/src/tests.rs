@@ -149,6 +149,7 @@ fn judging_at_positions_that_are_none() {
             limit: 0.0,
             element_limit: None,
             outputs: Vec::new(),
+            explain: true,
         })
     };
     for (first, position) in [(0, 1), (5, 4), (1 << 60, 1 << 60), (usize::MAX, usize::MAX)] {

@@ -8,24 +8,28 @@
 //! architecture = "bitnet-b1.58"  # optional, as the next two: where the entry applies
 //! reference = "bitnet.cpp"
 //! candidate = "rust"
+//! at_fault = "reference"         # or "candidate", or "both"
+//! ceiling = 0.9                  # of a tap: the largest NMSE that is excused; inf for any
 //! reason = "computes SiLU, the model says squared ReLU"
 //! link = "https://github.com/microsoft/BitNet/issues/588"
 //! expires = "2027-01-31"
 //! ```
 //!
-//! An entry that applies and whose divergence occurs excuses it. One whose divergence does not occur fails the run: an
-//! out-of-date ledger would hide the next bug. So does one past its day, which excuses nothing.
+//! An entry that applies and whose divergence occurs excuses it, as far as the oracle agrees with it: see
+//! `parity/excuses.rs`. One whose divergence does not occur fails the run: an out-of-date ledger would hide the next
+//! bug. So does one past its day, which excuses nothing, and one that covers more than it excuses.
 
 use std::path::Path;
 use std::str::FromStr;
 
 use bitnet_model::tap::Tap;
 use jiff::civil::Date;
-use reports::model::{Finding, KnownDeviation, KnownState, Mode, Place, Source};
+use reports::model::{AtFault, Finding, KnownDeviation, KnownState, Mode, Place, Role, Source};
 use reports::outcome::Outcome;
 use serde::Deserialize;
 
 use crate::compare::site::Site;
+use crate::engine::EngineSpec;
 use crate::error::Error;
 
 /// The name of [`Subject::Generation`].
@@ -53,6 +57,8 @@ struct Entry {
     architecture: Option<String>,
     reference: Option<String>,
     candidate: Option<String>,
+    at_fault: Option<Culprit>,
+    ceiling: Option<f64>,
     reason: Text,
     link: Text,
     expires: Day,
@@ -84,6 +90,25 @@ impl Subject {
         match self {
             Subject::Tap(tap) => tap.name(),
             Subject::Generation => GENERATION,
+        }
+    }
+}
+
+/// Whom an entry excuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Culprit {
+    Reference,
+    Candidate,
+    Both,
+}
+
+impl From<Culprit> for AtFault {
+    fn from(culprit: Culprit) -> AtFault {
+        match culprit {
+            Culprit::Reference => AtFault::Reference,
+            Culprit::Candidate => AtFault::Candidate,
+            Culprit::Both => AtFault::Both,
         }
     }
 }
@@ -183,10 +208,17 @@ impl Ledger {
                     tap: entry.tap.name().to_owned(),
                     layer: entry.layer,
                     mode: entry.mode,
+                    at_fault: entry.at_fault.map(AtFault::from),
+                    ceiling: entry.ceiling.filter(|ceiling| ceiling.is_finite()),
                     reason: entry.reason.0.clone(),
                     link: entry.link.0.clone(),
                     expires: entry.expires.0.to_string(),
                     state,
+                    rows: 0,
+                    judged: 0,
+                    seed: None,
+                    refused: None,
+                    refused_to: None,
                 })
             })
             .collect()
@@ -194,19 +226,37 @@ impl Ledger {
 }
 
 impl Entry {
-    /// Refuses what could never occur.
-    fn check(&self) -> Result<(), &'static str> {
-        match self.tap {
-            Subject::Generation if self.mode.is_some() => Err("generation has no mode"),
-            Subject::Generation if self.layer.is_some() => Err("generation has no layer"),
+    /// Refuses what could never occur, and what would excuse anybody or anything.
+    fn check(&self) -> Result<(), String> {
+        let wrong = match self.tap {
+            Subject::Generation if self.mode.is_some() => "generation has no mode",
+            Subject::Generation if self.layer.is_some() => "generation has no layer",
+            Subject::Generation if self.ceiling.is_some() => "generation has no ceiling",
             Subject::Tap(tap) if self.layer.is_some() && !tap.per_layer() => {
-                Err("this tap has no layer")
+                "this tap has no layer"
             }
             Subject::Tap(tap) if self.mode == Some(Mode::Cumulative) && tap != Tap::Logits => {
-                Err("in cumulative mode only logits have a limit")
+                "in cumulative mode only logits have a limit"
             }
-            _ => Ok(()),
+            _ if self.at_fault.is_none() => {
+                "`at_fault` is missing: \"reference\", \"candidate\" or \"both\", whom it excuses"
+            }
+            Subject::Tap(_) if self.ceiling.is_none() => {
+                "`ceiling` is missing: the largest NMSE that it excuses"
+            }
+            _ if self.ceiling.is_some_and(|c| c.is_nan() || c <= 0.0) => {
+                "`ceiling` must be above 0"
+            }
+            _ => "",
+        };
+        if !wrong.is_empty() {
+            return Err(wrong.to_owned());
         }
+        // A name that nobody has would apply to nothing, and the entry would rest unseen.
+        for name in [&self.reference, &self.candidate].into_iter().flatten() {
+            EngineSpec::from_str(name).map_err(|e| e.to_string())?;
+        }
+        Ok(())
     }
 
     /// What no two entries may have in common.
@@ -250,18 +300,20 @@ fn covers(tap: &str, layer: Option<usize>, mode: Option<Mode>, site: &Site) -> b
         && mode.is_none_or(|mode| site.mode == mode)
 }
 
-/// Whether a limit exceeded there is not held against the run.
-pub fn excuses_site(known: &[KnownDeviation], site: &Site) -> bool {
-    matched(known).any(|k| covers(&k.tap, k.layer, k.mode, site))
+/// Whether an entry speaks of a limit exceeded there, and is to be heard.
+pub fn covers_site(known: &KnownDeviation, site: &Site) -> bool {
+    known.state == KnownState::Matched && covers(&known.tap, known.layer, known.mode, site)
 }
 
-/// Whether generated tokens that differ are not held against the run.
-pub fn excuses_generation(known: &[KnownDeviation]) -> bool {
-    matched(known).any(|k| k.tap == GENERATION)
+/// Whether an entry speaks of generated tokens that differ, and is to be heard.
+pub fn covers_generation(known: &KnownDeviation) -> bool {
+    known.state == KnownState::Matched && known.tap == GENERATION
 }
 
-fn matched(known: &[KnownDeviation]) -> impl Iterator<Item = &KnownDeviation> {
-    known.iter().filter(|k| k.state == KnownState::Matched)
+/// Whether an entry names an engine as the one at fault.
+pub fn names(known: &KnownDeviation, role: Role) -> bool {
+    let of_role = role.of(AtFault::Reference, AtFault::Candidate);
+    matches!(known.at_fault, Some(at_fault) if at_fault == of_role || at_fault == AtFault::Both)
 }
 
 /// That an entry fails the run, if it does.
@@ -270,6 +322,7 @@ pub fn finding(known: &KnownDeviation) -> Option<Finding> {
         outcome: Outcome::Parity,
         source: Source::Known,
         place: Some(Place {
+            role: known.refused_to,
             layer: known.layer,
             tap: (known.tap != GENERATION).then(|| known.tap.clone()),
             ..Place::default()
@@ -286,6 +339,10 @@ fn complaint(known: &KnownDeviation) -> Option<String> {
     let what = format!("known deviation {layer}{} ({})", known.tap, known.reason);
     match known.state {
         KnownState::Matched => None,
+        KnownState::Refused => {
+            let why = known.refused.as_deref().unwrap_or("nothing bears it out");
+            Some(format!("{what} excuses less than it covers: {why}"))
+        }
         KnownState::Unmatched => Some(format!("{what} did not occur: remove it from the ledger")),
         KnownState::Expired => Some(format!(
             "{what} expired after {} and excuses nothing: see {}",
@@ -300,10 +357,16 @@ mod tests {
 
     use super::*;
 
-    const WHY: &str = "reason = 'r'\nlink = 'https://example.org/1'\nexpires = '2027-01-31'\n";
+    const WHY: &str = "at_fault = 'candidate'\nceiling = 0.5\nreason = 'r'\nlink = 'https://example.org/1'\nexpires = '2027-01-31'\n";
 
     fn ledger(entries: &[&str]) -> Result<Ledger, String> {
-        let text = entries.iter().map(|e| format!("[[deviation]]\n{e}\n{WHY}"));
+        let text = entries.iter().map(|e| {
+            let why = match e.contains("generation") {
+                true => WHY.replace("ceiling = 0.5\n", ""),
+                false => WHY.to_owned(),
+            };
+            format!("[[deviation]]\n{e}\n{why}")
+        });
         Ledger::parse(&text.collect::<String>())
     }
 
@@ -392,7 +455,7 @@ mod tests {
         };
         let known = ledger(&["tap = 'ffn_act'"]).unwrap().apply(&expired);
         assert_eq!(known[0].state, KnownState::Expired);
-        assert!(!excuses_site(&known, &expired.sites[0]));
+        assert!(!covers_site(&known[0], &expired.sites[0]));
         let complaint = complaint(&known[0]).unwrap();
         assert!(
             complaint.contains("expired after 2027-01-31"),
@@ -405,15 +468,19 @@ mod tests {
         let known = ledger(&["tap = 'ffn_act'\nlayer = 4\nmode = 'isolated'"])
             .unwrap()
             .apply(&run());
-        assert!(excuses_site(&known, &site(Mode::Isolated, 4, Tap::FfnAct)));
+        let [known] = &known[..] else {
+            panic!("{known:?}");
+        };
+        assert!(covers_site(known, &site(Mode::Isolated, 4, Tap::FfnAct)));
         for other in [
             site(Mode::Isolated, 5, Tap::FfnAct),
             site(Mode::Isolated, 4, Tap::FfnUp),
             site(Mode::Cumulative, 4, Tap::FfnAct),
         ] {
-            assert!(!excuses_site(&known, &other), "{other}");
+            assert!(!covers_site(known, &other), "{other}");
         }
-        assert!(!excuses_generation(&known) && complaint(&known[0]).is_none());
+        assert!(!covers_generation(known) && complaint(known).is_none());
+        assert!(names(known, Role::Candidate) && !names(known, Role::Reference));
     }
 
     #[test]
@@ -433,6 +500,14 @@ mod tests {
             ),
             (&["tap = 'logits'\nlayer = 1"], &["no layer"]),
             (&["tap = 'q'\nmode = 'cumulative'"], &["only logits"]),
+            (
+                &["tap = 'q'\nreference = 'bitnet_cpp'"],
+                &["number 1, q", "unknown engine \"bitnet_cpp\""],
+            ),
+            (
+                &["tap = 'q'\ncandidate = 'Rust'"],
+                &["unknown engine \"Rust\""],
+            ),
         ] {
             let error = ledger(entries).unwrap_err();
             for part in says {
@@ -441,6 +516,8 @@ mod tests {
         }
         let whole = format!("[[deviation]]\ntap = 'q'\n{WHY}");
         for (from, to, says) in [
+            ("'candidate'", "'engine'", "engine"),
+            ("0.5", "'high'", "high"),
             ("reason = 'r'", "", "missing field `reason`"),
             ("reason = 'r'", "reason = ' '", "must not be empty"),
             ("link = 'https://example.org/1'", "", "missing field `link`"),
@@ -451,6 +528,27 @@ mod tests {
             let error = Ledger::parse(&whole.replace(from, to)).unwrap_err();
             assert!(error.contains(says) && error.contains("line"), "{error}");
         }
+        for (from, to, says) in [
+            (
+                "at_fault = 'candidate'\n",
+                "",
+                "number 1, q: `at_fault` is missing",
+            ),
+            ("ceiling = 0.5\n", "", "number 1, q: `ceiling` is missing"),
+            ("0.5", "0.0", "above 0"),
+            ("0.5", "-1.0", "above 0"),
+            ("0.5", "nan", "above 0"),
+            ("'q'", "'generation'", "generation has no ceiling"),
+        ] {
+            let error = Ledger::parse(&whole.replace(from, to)).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+        let any = Ledger::parse(&whole.replace("0.5", "inf")).unwrap();
+        let all = Occurred {
+            sites: vec![site(Mode::Isolated, 4, Tap::Q)],
+            ..run()
+        };
+        assert_eq!(any.apply(&all)[0].ceiling, None);
         let missing = Ledger::open(Path::new("/nonexistent.toml")).unwrap_err();
         assert_eq!(missing.outcome().exit_code(), 65);
         assert!(missing.to_string().contains("/nonexistent.toml"));

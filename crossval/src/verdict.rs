@@ -25,7 +25,8 @@ pub fn conclude(findings: Vec<Finding>, compared: Option<Compared>) -> Verdict {
     let ruling = compared.as_ref().and_then(|compared| compared.ruling);
     let at_fault = named(&findings, ruling).or_else(|| ruling.filter(|_| settled(&findings)));
     let differ = compared.as_ref().is_some_and(|compared| compared.differ);
-    let mut of_engines = findings.iter().filter(|f| f.source != Source::ModelFile);
+    let of_engine = |f: &&Finding| f.source != Source::ModelFile && f.outcome != Outcome::Pass;
+    let mut of_engines = findings.iter().filter(of_engine);
     // Agreement as far as an incomplete run went clears nobody, and nothing arbitrates a difference.
     let unsettled = match of_engines.next() {
         None if !differ => AtFault::None,

@@ -92,6 +92,7 @@ fn question() -> JudgeRequest {
         limit: 1e-6,
         element_limit: None,
         outputs: Vec::new(),
+        explain: true,
     }
 }
 

@@ -413,6 +413,10 @@ pub struct Coverage {
     /// can be said about them.
     #[serde(default)]
     pub not_finite: Vec<String>,
+    /// Rows that are all zero in both engines, by name, consecutive positions folded. They are expected and do not count
+    /// as compared: whatever computes them, 0 is 0.
+    #[serde(default)]
+    pub vacuous: Vec<String>,
 }
 
 /// One tap of one layer over one prompt (prefill and decode steps).
@@ -616,6 +620,12 @@ pub struct KnownDeviation {
     pub layer: Option<usize>,
     /// Mode; null for both.
     pub mode: Option<Mode>,
+    /// The engine at fault, which alone is excused. Null in reports from before it was asked for.
+    #[serde(default)]
+    pub at_fault: Option<AtFault>,
+    /// The largest NMSE that is excused; null for any.
+    #[serde(default)]
+    pub ceiling: Option<f64>,
     /// Why it is expected.
     pub reason: String,
     /// Where it is tracked.
@@ -624,6 +634,21 @@ pub struct KnownDeviation {
     pub expires: String,
     /// What came of it.
     pub state: KnownState,
+    /// Rows over their limit that it covers.
+    #[serde(default)]
+    pub rows: u64,
+    /// Of these, those of which the oracle said who is at fault.
+    #[serde(default)]
+    pub judged: u64,
+    /// What those were drawn with; null if all were judged.
+    #[serde(default)]
+    pub seed: Option<u64>,
+    /// Why it does not excuse all that it covers; null if it does.
+    #[serde(default)]
+    pub refused: Option<String>,
+    /// An engine that it does not excuse and that is at fault all the same.
+    #[serde(default)]
+    pub refused_to: Option<Role>,
 }
 
 /// What came of a known deviation in this run.
@@ -636,6 +661,8 @@ pub enum KnownState {
     Unmatched,
     /// It is past its day, and no longer excuses anything, which fails the run.
     Expired,
+    /// It occurred, but is larger than its ceiling or not the fault of who is named, which fails the run.
+    Refused,
 }
 
 impl Verdict {

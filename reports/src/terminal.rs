@@ -162,6 +162,7 @@ fn write_known(out: &mut String, report: &Report) -> std::fmt::Result {
             KnownState::Matched => "matched",
             KnownState::Unmatched => "FAILED, did not occur",
             KnownState::Expired => "FAILED, expired",
+            KnownState::Refused => "FAILED, excuses less than it covers",
         };
         let text = format!(
             "known deviation {state}: {place}: {} ({}, until {})",

@@ -148,7 +148,7 @@ pub(super) fn run(
     let recorded = trace.map(|t| t.info().n_predict);
     let options = RunOptions {
         setup: Setup {
-            launcher,
+            launcher: launcher.clone(),
             model: args.model,
             reference,
             candidate,

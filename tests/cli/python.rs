@@ -119,7 +119,8 @@ fn an_engine_does_not_choose_what_it_is_compared_in() {
         ),
     ]);
     let Some((code, report)) = run else { return };
-    assert_eq!((code, report.verdict.at_fault), (10, AtFault::Candidate));
+    assert_eq!((code, report.verdict.at_fault), (30, AtFault::Candidate));
+    assert!(report.verdict.reasons[0].contains("in F16, where the file has I2_S"));
     let first = report.verdict.first_divergence.expect("a divergence");
     assert_eq!((first.tap.as_str(), first.layer), ("ffn_up", Some(0)));
     assert!(
@@ -145,13 +146,13 @@ fn a_tap_sent_twice_breaks_the_protocol() {
 }
 
 #[test]
-fn values_that_are_not_finite_are_incomplete_and_named() {
+fn values_that_are_not_finite_are_named() {
     let run = run_doctored(&[(
         "np.maximum(gate, 0) ** 2 * up",
         "np.maximum(gate, 0) ** 2 * up / 0",
     )]);
     let Some((code, report)) = run else { return };
-    assert_eq!((code, report.verdict.status), (20, Status::Incomplete));
+    assert_eq!((code, report.verdict.status), (10, Status::Fail));
     assert!(report.coverage.not_finite[0].contains("layer 0, ffn_act"));
     let hint = report.verdict.first_divergence.and_then(|d| d.hint);
     assert!(hint.expect("a hint").contains("values that are not finite"));

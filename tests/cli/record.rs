@@ -145,9 +145,14 @@ fn known_deviations_hold_for_a_trace() {
     let (_, trace) = record(&scratch, &["--engine", "rust"]);
     let ledger = scratch.path("known.toml");
     let entry = |what: &str| {
+        let ceiling = if what == "generation" {
+            ""
+        } else {
+            "ceiling = inf\n"
+        };
         format!(
-            "[[deviation]]\ntap = '{what}'\nreference = 'rust'\nreason = 'demo'\n\
-             link = 'https://example.org/1'\nexpires = '9999-12-31'\n"
+            "[[deviation]]\ntap = '{what}'\nreference = 'rust'\nat_fault = 'candidate'\n{ceiling}\
+             reason = 'demo'\nlink = 'https://example.org/1'\nexpires = '9999-12-31'\n"
         )
     };
     let text_of = ["ffn_act", "logits", "generation"].map(entry).concat();

@@ -143,7 +143,7 @@ fn bad_files_are_refused_by_name() {
     assert!(
         taken
             .iter()
-            .any(|line| line.contains("failed to load model")),
+            .any(|line| line.text.contains("failed to load model")),
         "{taken:#?}"
     );
 }

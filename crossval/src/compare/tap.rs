@@ -162,6 +162,15 @@ pub struct Exceeded {
     pub part: Option<PartBeyond>,
 }
 
+/// A row over the limit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Beyond {
+    /// Its position.
+    pub position: usize,
+    /// Its NMSE; NaN where a value is not finite, infinite where only the reference is all zero.
+    pub nmse: f64,
+}
+
 /// Collects the rows of one (mode, prompt, layer, tap).
 #[derive(Clone, Debug)]
 pub struct TapAccumulator {
@@ -180,6 +189,7 @@ pub struct TapAccumulator {
     max_abs_at: Option<ElementAt>,
     non_finite: u64,
     exceeded: Option<Exceeded>,
+    beyond: Vec<Beyond>,
     codes: Option<CodeFlips>,
     parts: Option<Parts>,
     drift: Drift,
@@ -241,6 +251,7 @@ impl TapAccumulator {
             max_abs_at: None,
             non_finite: 0,
             exceeded: None,
+            beyond: Vec::new(),
             codes: quantised.then(CodeFlips::default),
             parts: limit.map(|limit| Parts {
                 heads: 0,
@@ -326,12 +337,13 @@ impl TapAccumulator {
             }
         }
         let part = self.worst_part(&row, reference, candidate);
-        if let Some(limit) = self.limit
-            && self.exceeded.is_none()
-        {
+        if let Some(limit) = self.limit {
             let of_row = exceeds(nmse, limit);
             let part = part.filter(|part| !of_row && exceeds(part.share, 1.0));
             if of_row || part.is_some() {
+                self.beyond.push(Beyond { position, nmse });
+            }
+            if self.exceeded.is_none() && (of_row || part.is_some()) {
                 let element = part.as_ref().map_or(row.max_abs_element, |p| p.element);
                 self.exceeded = Some(Exceeded {
                     position,
@@ -372,6 +384,11 @@ impl TapAccumulator {
     /// The first row over the limit, if any.
     pub fn exceeded(&self) -> Option<&Exceeded> {
         self.exceeded.as_ref()
+    }
+
+    /// Every row over the limit, in the order in which they came.
+    pub fn beyond(&self) -> &[Beyond] {
+        &self.beyond
     }
 
     /// The figures for the report; `None` if no row was compared.

@@ -7,8 +7,9 @@ mod pipe;
 mod process;
 mod spec;
 mod tokenizer;
+mod warnings;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::os::fd::OwnedFd;
@@ -24,7 +25,7 @@ use reports::model::{EngineFailure, Role};
 pub(crate) use self::consumption::{Consumption, Moment, own_peak_bytes};
 pub use self::limits::Limits;
 use self::pipe::Timed;
-use self::process::{Pipes, Process, SHORT_WHILE, keep_tail, signal_name};
+use self::process::{Log, Pipes, Process, SHORT_WHILE, keep, signal_name};
 pub(crate) use self::process::{bound, ending};
 pub use self::spec::this_program;
 pub use self::spec::{EngineSpec, reference_folders};
@@ -36,10 +37,11 @@ use crossval_protocol::{
     ModelFacts, Request, Response, RowJudgement, Settings, TapHeader, Usage,
 };
 
-/// How long a worker that was told to quit may take.
+/// How long a worker that is in the midst of something may take to quit, where nobody waits for that any more.
 const QUIT_TIME: Duration = Duration::from_millis(100);
 
-/// How long a worker that has closed its pipe may take to end: the kernel may have a core to write.
+/// How long a worker that was told to quit or has closed its pipe may take to end: a model may have to be unmapped, and
+/// the kernel may have a core to write.
 const ENDING_TIME: Duration = Duration::from_secs(10);
 
 /// How long the end of a log is waited for: a process that the worker left behind may hold the pipe open.
@@ -74,12 +76,30 @@ pub fn by(role: Role) -> impl Fn(EngineError) -> Failed {
 }
 
 /// How workers are started.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Launcher {
     /// What each may take.
     pub limits: Limits,
     /// Whether this program is linked to BitNet.cpp.
     pub has_reference: bool,
+    /// How workers ended that nobody ended by [`Engine::end`].
+    pub bad_ends: BadEnds,
+}
+
+/// Workers that were told to quit and did not end as they should, by the name of their engine. Clones are one list.
+#[derive(Clone, Debug, Default)]
+pub struct BadEnds(Arc<Mutex<Vec<(String, EngineFailure)>>>);
+
+impl BadEnds {
+    fn push(&self, engine: &str, failure: EngineFailure) {
+        let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        all.push((engine.to_owned(), failure));
+    }
+
+    /// Takes what is there.
+    pub fn take(&self) -> Vec<(String, EngineFailure)> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(|e| e.into_inner()))
+    }
 }
 
 impl Launcher {
@@ -111,16 +131,20 @@ pub struct Engine {
     hello: Hello,
     process: Process,
     limits: Limits,
-    stdin: Timed<File>,
+    /// Closed once the worker was told to quit.
+    stdin: Option<Timed<File>>,
     stdout: Timed<File>,
     payload: Vec<u8>,
-    log: Arc<Mutex<VecDeque<String>>>,
+    log: Arc<Mutex<Log>>,
     log_reader: Option<JoinHandle<()>>,
     during: String,
     /// When the last request began to be written.
     asked: Instant,
     /// From then until its answer was read.
     took: Duration,
+    /// Waits for a request: it has answered the last one.
+    idle: bool,
+    bad_ends: BadEnds,
 }
 
 impl Engine {
@@ -139,7 +163,9 @@ impl Engine {
         };
         let (process, pipes) =
             Process::start(command, cpus, limits.memory_bytes()).map_err(cannot_start)?;
-        Engine::greeted(&name, process, pipes, limits)
+        let mut engine = Engine::greeted(&name, process, pipes, limits)?;
+        engine.bad_ends = launcher.bad_ends.clone();
+        Ok(engine)
     }
 
     /// An engine that is no child process: it reads requests from `stdin` and has written its responses to `stdout`,
@@ -163,10 +189,10 @@ impl Engine {
         limits: Limits,
     ) -> Result<Engine, Error> {
         let no_pipe = |e| Error::Internal(format!("engine {name}: no pipe: {e}"));
-        let log = Arc::new(Mutex::new(VecDeque::new()));
+        let log = Arc::new(Mutex::new(Log::default()));
         let log_reader = pipes.stderr.map(|stderr| {
             let log = Arc::clone(&log);
-            std::thread::spawn(move || keep_tail(BufReader::new(stderr), &log))
+            std::thread::spawn(move || keep(BufReader::new(stderr), &log))
         });
         let mut engine = Engine {
             name: name.to_owned(),
@@ -184,7 +210,7 @@ impl Engine {
             },
             process,
             limits,
-            stdin: Timed::new(pipes.stdin).map_err(no_pipe)?,
+            stdin: Some(Timed::new(pipes.stdin).map_err(no_pipe)?),
             stdout: Timed::new(pipes.stdout).map_err(no_pipe)?,
             payload: Vec::new(),
             log,
@@ -192,6 +218,8 @@ impl Engine {
             during: "starting".into(),
             asked: Instant::now(),
             took: Duration::ZERO,
+            idle: false,
+            bad_ends: BadEnds::default(),
         };
         engine.stdout.deadline = limits.deadline();
         engine.hello = match protocol::read_hello(&mut engine.stdout, &mut engine.payload) {
@@ -200,6 +228,7 @@ impl Engine {
             Err(FrameError::Version(theirs)) => return Err(other_version(name, theirs)),
             Err(e) => return Err(engine.failure(&e).into_error(name)),
         };
+        engine.idle = true;
         Ok(engine)
     }
 
@@ -249,11 +278,11 @@ impl Engine {
         }
     }
 
-    /// What the engine finds in the loaded model that no file should hold.
-    pub fn check_weights(&mut self) -> Result<Vec<String>, EngineError> {
+    /// What the engine finds in the loaded model that no file should hold, and the tensors that are all zero.
+    pub fn check_weights(&mut self) -> Result<(Vec<String>, Vec<String>), EngineError> {
         self.set_task("checking the weights");
         match self.request(&Request::CheckWeights)? {
-            Response::WeightsChecked { findings } => Ok(findings),
+            Response::WeightsChecked { findings, zero } => Ok((findings, zero)),
             other => Err(self.unexpected(&other)),
         }
     }
@@ -400,24 +429,68 @@ impl Engine {
     }
 
     fn send(&mut self, request: &Request, payload: &[u8]) -> Result<(), EngineError> {
-        self.stdin.deadline = self.limits.deadline();
+        let idle = std::mem::replace(&mut self.idle, false);
+        let Some(stdin) = &mut self.stdin else {
+            return Err(self.failure(&FrameError::Closed));
+        };
+        stdin.deadline = self.limits.deadline();
         // Before it is written: a worker that has read it may run before this thread does again.
         self.asked = Instant::now();
-        protocol::write_frame(&mut self.stdin, request, payload).map_err(|e| match e.kind() {
+        protocol::write_frame(stdin, request, payload).map_err(|e| match e.kind() {
             // Over the cap, hence not sent: the worker lives, and waiting for its end would take for ever.
-            io::ErrorKind::InvalidInput => EngineError::Refused {
-                kind: ErrorKind::Usage,
-                message: format!("{}: {e}", self.during),
-            },
+            io::ErrorKind::InvalidInput => {
+                self.idle = idle;
+                EngineError::Refused {
+                    kind: ErrorKind::Usage,
+                    message: format!("{}: {e}", self.during),
+                }
+            }
             _ => self.failure(&FrameError::Io(e)),
         })
     }
 
     fn receive(&mut self) -> Result<Response, EngineError> {
         self.stdout.deadline = self.limits.deadline();
-        let frame = protocol::read_frame(&mut self.stdout, &mut self.payload);
+        let received = protocol::read_frame(&mut self.stdout, &mut self.payload);
         self.took = self.asked.elapsed();
-        frame.map_err(|e| self.failure(&e))
+        let response = received.map_err(|e| self.failure(&e))?;
+        self.idle = !matches!(response, Response::Tap(_));
+        Ok(response)
+    }
+
+    /// Tells the worker to quit, and waits for its end; returns what it did if it did not end as it should: with status 0,
+    /// in time. One that is in the midst of something, or gone, is ended without a word.
+    pub fn end(&mut self) -> Option<EngineFailure> {
+        let idle = std::mem::replace(&mut self.idle, false);
+        // After a signal nobody waits any more.
+        let awaited = idle && interrupt::received().is_none();
+        let patience = if awaited { ENDING_TIME } else { QUIT_TIME };
+        // Where it cannot be told, it is gone already, or stuck. What stands before it in a pipe of a shell's ends with the
+        // pipe.
+        let told = self.stdin.take().is_some_and(|mut stdin| {
+            stdin.deadline = Instant::now() + patience;
+            protocol::write_frame(&mut stdin, &Request::Quit, &[]).is_ok()
+        });
+        let ended = (told || awaited) && self.process.ends_within(patience);
+        let status = self.process.end();
+        if !awaited || interrupt::received().is_some() {
+            return None;
+        }
+        self.set_task("ending");
+        let did = match &status {
+            Ok(_) if !ended => {
+                let seconds = ENDING_TIME.as_secs();
+                format!("did not end within {seconds} s of being told to")
+            }
+            Ok(status) if status.success() => return None,
+            Ok(status) => ending(*status),
+            Err(e) => format!("is gone ({e})"),
+        };
+        let status = status.ok().filter(|_| ended);
+        match self.failed(&did, status) {
+            EngineError::Failed(failure) => Some(failure),
+            EngineError::Refused { .. } => None,
+        }
     }
 
     fn unexpected(&mut self, response: &Response) -> EngineError {
@@ -459,6 +532,7 @@ impl Engine {
 
     /// What it did, without its name, as the reason.
     fn failed(&mut self, did: &str, status: Option<ExitStatus>) -> EngineError {
+        self.idle = false;
         // It need not have done that by itself.
         let message = match interrupt::received() {
             Some(interruption) => interrupt::sentence(interruption, Some(&self.during)),
@@ -474,6 +548,20 @@ impl Engine {
     }
 
     fn log_tail(&mut self) -> Vec<String> {
+        self.await_log();
+        let log = self.log.lock().unwrap_or_else(|e| e.into_inner());
+        log.tail.iter().cloned().collect()
+    }
+
+    /// What an engine that has ended said in its log that nobody should overlook.
+    pub fn warnings(&mut self) -> Vec<String> {
+        self.await_log();
+        let log = self.log.lock().unwrap_or_else(|e| e.into_inner());
+        log.warnings.lines().to_vec()
+    }
+
+    /// Waits for the end of the log.
+    fn await_log(&mut self) {
         // A process that the worker left behind may hold the pipe open for ever.
         for _ in 0..LOG_END_TRIES {
             if self.log_reader.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -481,8 +569,6 @@ impl Engine {
             }
             std::thread::sleep(SHORT_WHILE);
         }
-        let log = self.log.lock().unwrap_or_else(|e| e.into_inner());
-        log.iter().cloned().collect()
     }
 }
 
@@ -501,10 +587,8 @@ fn other_version(name: &str, theirs: u32) -> Error {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.stdin.deadline = Instant::now() + QUIT_TIME;
-        if protocol::write_frame(&mut self.stdin, &Request::Quit, &[]).is_ok() {
-            // A worker that is busy or stuck must not outlive the driver: what is left of it is ended.
-            self.process.ends_within(QUIT_TIME);
+        if let Some(failure) = self.end() {
+            self.bad_ends.push(&self.name, failure);
         }
     }
 }

@@ -16,6 +16,7 @@ use rustix::process::{
 use rustix::thread::{CpuSet, sched_setaffinity};
 use signal_hook::consts::{SIGBUS, SIGKILL};
 
+use super::warnings::Warnings;
 use crate::interrupt::Registered;
 
 /// Stack of a worker's threads: the reference puts arrays of a whole batch there.
@@ -134,8 +135,16 @@ impl Drop for Process {
     }
 }
 
-/// Keeps the last lines of a log, the start of each.
-pub(super) fn keep_tail(mut stderr: impl BufRead, log: &Mutex<VecDeque<String>>) {
+/// What is kept of a log.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    /// The last lines, the start of each.
+    pub(super) tail: VecDeque<String>,
+    pub(super) warnings: Warnings,
+}
+
+/// Reads a log to its end.
+pub(super) fn keep(mut stderr: impl BufRead, log: &Mutex<Log>) {
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -148,12 +157,14 @@ pub(super) fn keep_tail(mut stderr: impl BufRead, log: &Mutex<VecDeque<String>>)
             Ok(0) | Err(_) => return,
         }
         let ended = line.pop_if(|&mut last| last == b'\n').is_some();
-        let mut log_lines = log.lock().unwrap_or_else(|e| e.into_inner());
-        if log_lines.len() == LOG_TAIL_LINES {
-            log_lines.pop_front();
+        let text = String::from_utf8_lossy(&line).into_owned();
+        let mut kept = log.lock().unwrap_or_else(|e| e.into_inner());
+        kept.warnings.look_at(&text);
+        if kept.tail.len() == LOG_TAIL_LINES {
+            kept.tail.pop_front();
         }
-        log_lines.push_back(String::from_utf8_lossy(&line).into_owned());
-        drop(log_lines);
+        kept.tail.push_back(text);
+        drop(kept);
         if !ended && stderr.skip_until(b'\n').is_err() {
             return;
         }
@@ -279,13 +290,13 @@ mod tests {
 
     #[test]
     fn of_a_flood_the_last_lines_are_kept_and_of_each_its_start() {
-        let log = Mutex::new(VecDeque::new());
+        let log = Mutex::new(Log::default());
         let long = "x".repeat(1 << 20);
         let mut text = "early\n".repeat(1000);
         text += &format!("{long}\nlate\n\n");
         text += &long;
-        keep_tail(text.as_bytes(), &log);
-        let log = log.into_inner().unwrap();
+        keep(text.as_bytes(), &log);
+        let log = log.into_inner().unwrap().tail;
         assert_eq!(log.len(), LOG_TAIL_LINES);
         let tail: Vec<&str> = log.iter().rev().take(5).map(String::as_str).collect();
         let cut = &long[..LOG_LINE_BYTES as usize];

@@ -5,7 +5,7 @@ use crossval_oracle::inputs::{TapAt, needs};
 use half::f16;
 use reports::model::{Arbitration, AtFault, Divergence, Judgement, Mode, Role};
 
-use super::court::{Answer, Captured, Court, Question, Wanted};
+use super::court::{Answer, Captured, Court, Question, Wanted, no_answer};
 use super::plan::Plan;
 use crate::compare::finite;
 use crate::compare::tap::{TapAccumulator, row_nmse};
@@ -32,6 +32,7 @@ pub(super) fn arbitrate(
         plan,
         sequence,
         divergence,
+        explain: true,
     };
     match hearing.hear(pair, whole_way) {
         Ok(ruling) => {
@@ -45,30 +46,30 @@ pub(super) fn arbitrate(
         }
         Err(NoRuling::Engine(failed)) => Err(failed),
         Err(NoRuling::Oracle(e)) => {
-            divergence.hint = Some(no_ruling(e));
+            divergence.hint = Some(no_ruling(&no_answer(e)));
             Ok(None)
         }
     }
 }
 
-/// That the oracle gave no answer.
-pub(super) fn no_ruling(e: EngineError) -> String {
-    format!("no ruling: {}", e.into_failure("oracle", "judging").message)
+/// That there is none, in a report.
+pub(super) fn no_ruling(why: &str) -> String {
+    format!("no ruling: {why}")
 }
 
 /// What the oracle says about a divergence.
-struct Ruling {
-    at_fault: AtFault,
+pub(super) struct Ruling {
+    pub(super) at_fault: AtFault,
     hint: Option<String>,
     /// The right value at the element of the divergence.
     value: Option<f64>,
-    arbitration: Option<Arbitration>,
+    pub(super) arbitration: Option<Arbitration>,
     /// Where the engines part, if an engine is wrong there before the divergence.
     place: Option<Divergence>,
 }
 
 /// Why there is no ruling.
-enum NoRuling {
+pub(super) enum NoRuling {
     /// An engine failed when it was asked again.
     Engine(Failed),
     /// The oracle failed, or does not know the model.
@@ -94,7 +95,7 @@ const NOT_REPEATED: &str = "no ruling: the engines gave other rows when they wer
 const TOO_LITTLE: &str = "no ruling: the engines do not offer what the stage starts from";
 
 /// NMSE of two rows as they went over the wire.
-fn nmse(tap: Tap, reference: &[u8], candidate: &[u8]) -> f64 {
+pub(super) fn nmse(tap: Tap, reference: &[u8], candidate: &[u8]) -> f64 {
     if tap.is_f16() {
         row_nmse::<f16>(&aligned(reference), &aligned(candidate))
     } else {
@@ -103,13 +104,21 @@ fn nmse(tap: Tap, reference: &[u8], candidate: &[u8]) -> f64 {
 }
 
 /// Takes rows of both engines from the lockstep.
-struct Both<'a> {
+pub(super) struct Both<'a> {
     wanted: &'a Wanted,
-    reference: Captured,
-    candidate: Captured,
+    pub(super) reference: Captured,
+    pub(super) candidate: Captured,
 }
 
 impl Both<'_> {
+    pub(super) fn new(wanted: &Wanted) -> Both<'_> {
+        Both {
+            wanted,
+            reference: Captured::default(),
+            candidate: Captured::default(),
+        }
+    }
+
     fn keep(&mut self, at: RowAt, reference: &[u8], candidate: &[u8]) {
         let place = (at.tap, at.layer);
         if self.wanted.wants(place, at.position) {
@@ -132,11 +141,13 @@ impl RowSink for Both<'_> {
 }
 
 /// A divergence before the court.
-struct Hearing<'a, 'c> {
-    court: &'a mut Court<'c>,
-    plan: &'a Plan<'a>,
-    sequence: Sequence<'a>,
-    divergence: &'a Divergence,
+pub(super) struct Hearing<'a, 'c> {
+    pub(super) court: &'a mut Court<'c>,
+    pub(super) plan: &'a Plan<'a>,
+    pub(super) sequence: Sequence<'a>,
+    pub(super) divergence: &'a Divergence,
+    /// Whether it matters what is wrong with a wrong row.
+    pub(super) explain: bool,
 }
 
 impl Hearing<'_, '_> {
@@ -175,11 +186,7 @@ impl Hearing<'_, '_> {
             layers: (!whole_way).then(|| layers.collect()),
             history: self.court.histories(&stages, taps),
         };
-        let mut both = Both {
-            wanted: &wanted,
-            reference: Captured::default(),
-            candidate: Captured::default(),
-        };
+        let mut both = Both::new(&wanted);
         for (first_position, tokens) in self.batches() {
             let evaluation = Evaluation {
                 first_position,
@@ -217,7 +224,7 @@ impl Hearing<'_, '_> {
     }
 
     /// Each engine went its own way: is every stage of it right, given its own inputs?
-    fn all_stages(&mut self, pair: &mut Pair, at: TapAt) -> Result<Ruling, NoRuling> {
+    pub(super) fn all_stages(&mut self, pair: &mut Pair, at: TapAt) -> Result<Ruling, NoRuling> {
         let mut first_wrong = |role| {
             let captured = self.capture(pair.engine(role)).map_err(by(role))?;
             self.first_wrong_stage(&captured)
@@ -256,6 +263,7 @@ impl Hearing<'_, '_> {
             position,
             element: 0,
             outputs: &[],
+            explain: false,
         };
         let judged = self
             .court
@@ -290,14 +298,14 @@ impl Hearing<'_, '_> {
     }
 
     /// The inputs of a stage.
-    fn needs(&self, at: TapAt) -> Vec<TapAt> {
+    pub(super) fn needs(&self, at: TapAt) -> Vec<TapAt> {
         let sub_norms = self.plan.facts.taps.contains(&Tap::AttnSubNorm);
         let needs = needs(at.0, at.1, self.plan.facts.n_layer, sub_norms);
         needs.iter().map(|need| need.at).chain([at]).collect()
     }
 
     /// Both rows of a stage, of which the oracle knows what they start from.
-    fn judge(
+    pub(super) fn judge(
         &mut self,
         at: TapAt,
         both: &Both,
@@ -314,6 +322,7 @@ impl Hearing<'_, '_> {
             position,
             element,
             outputs: &[],
+            explain: self.explain,
         };
         let inputs = &both.reference;
         let judged = self
@@ -363,6 +372,7 @@ impl Hearing<'_, '_> {
                 position,
                 element: self.divergence.element,
                 outputs: &[],
+                explain: self.explain,
             };
             let Some(answer) = self.court.judge(question, captured, &[row])? else {
                 continue;
@@ -392,12 +402,7 @@ impl Ruling {
             reference,
             candidate,
         } = &judged;
-        let at_fault = match (reference.right, candidate.right) {
-            (true, true) => AtFault::None,
-            (true, false) => AtFault::Candidate,
-            (false, true) => AtFault::Reference,
-            (false, false) => AtFault::Both,
-        };
+        let at_fault = at_fault(&judged);
         let clauses = Role::BOTH.map(|role| (role, judged.judgement(role)));
         let clauses = clauses.into_iter().filter(|(_, j)| !j.findings.is_empty());
         let clauses: Vec<String> = clauses
@@ -428,6 +433,16 @@ impl Ruling {
             arbitration: Some(judged),
             place: None,
         }
+    }
+}
+
+/// Whose row is wrong.
+pub(super) fn at_fault(judged: &Arbitration) -> AtFault {
+    match (judged.reference.right, judged.candidate.right) {
+        (true, true) => AtFault::None,
+        (true, false) => AtFault::Candidate,
+        (false, true) => AtFault::Reference,
+        (false, false) => AtFault::Both,
     }
 }
 

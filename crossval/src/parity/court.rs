@@ -31,7 +31,7 @@ impl Captured {
     }
 
     /// Whether a tap's row at a position is there, and those before it.
-    fn has(&self, at: TapAt, position: usize, history: bool) -> bool {
+    pub(super) fn has(&self, at: TapAt, position: usize, history: bool) -> bool {
         let first = if history { 0 } else { position };
         self.rows
             .get(&at)
@@ -72,6 +72,39 @@ pub(super) struct Question<'a> {
     pub(super) element: usize,
     /// Elements to look at; empty for all.
     pub(super) outputs: &'a [usize],
+    /// Whether it matters what is wrong with a wrong row.
+    pub(super) explain: bool,
+}
+
+/// Why the oracle gave no answer.
+pub(super) fn no_answer(e: EngineError) -> String {
+    e.into_failure("oracle", "judging").message
+}
+
+/// The oracle, which is started when something is asked of it.
+pub(super) struct Oracle<'a> {
+    setup: &'a Setup,
+    plan: &'a Plan<'a>,
+    seed: u64,
+    court: Option<Result<Court<'a>, String>>,
+}
+
+impl<'a> Oracle<'a> {
+    pub(super) fn new(setup: &'a Setup, plan: &'a Plan<'a>, seed: u64) -> Oracle<'a> {
+        Oracle {
+            setup,
+            plan,
+            seed,
+            court: None,
+        }
+    }
+
+    /// Or why there is none.
+    pub(super) fn court(&mut self) -> Result<&mut Court<'a>, &str> {
+        let open = || Court::open(self.setup, self.plan, self.seed).map_err(no_answer);
+        let court = self.court.get_or_insert_with(open);
+        court.as_mut().map_err(|why| why.as_str())
+    }
 }
 
 /// What the oracle says of a stage.
@@ -91,11 +124,7 @@ pub(super) struct Court<'a> {
 }
 
 impl<'a> Court<'a> {
-    pub(super) fn open(
-        setup: &Setup,
-        plan: &'a Plan<'a>,
-        seed: u64,
-    ) -> Result<Court<'a>, EngineError> {
+    fn open(setup: &Setup, plan: &'a Plan<'a>, seed: u64) -> Result<Court<'a>, EngineError> {
         let mut oracle = setup.launcher.start_another(&EngineSpec::Oracle, None)?;
         oracle.load(&setup.model)?;
         oracle.set_task("judging");
@@ -187,6 +216,7 @@ impl<'a> Court<'a> {
             position,
             element,
             outputs,
+            explain,
         } = question;
         let origin = self.origin(at, |at, history| inputs.has(at, position, history));
         let Some(Origin { needs, between }) = origin else {
@@ -252,6 +282,7 @@ impl<'a> Court<'a> {
             limit,
             element_limit,
             outputs: outputs.to_vec(),
+            explain,
         };
         let (value, rows) = self.oracle.judge(request, &payload)?;
         let judgement = |row: RowJudgement| Judgement {

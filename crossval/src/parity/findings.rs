@@ -8,11 +8,13 @@ use reports::model::{
 use reports::number;
 use reports::outcome::Outcome;
 
+use super::broken;
+use super::excuses::Excuses;
 use super::greedy;
 use super::measurements::TooNoisy;
 use crate::compare::site::Site;
 use crate::compare::tap::Exceeded;
-use crate::known::{self, excuses_generation, excuses_site};
+use crate::known;
 use crate::session::prompts::Prompt;
 use crate::speed::bench::Timed;
 
@@ -49,6 +51,8 @@ pub(super) struct Shown<'a> {
     pub(super) engines: [&'a str; 2],
     /// Known deviations, and whether they occurred.
     pub(super) known: &'a [KnownDeviation],
+    /// What they excuse.
+    pub(super) excuses: &'a Excuses,
 }
 
 impl Shown<'_> {
@@ -81,13 +85,16 @@ impl Shown<'_> {
 
     /// Whether the engines differ anywhere, excused or not.
     pub(super) fn differ(&self) -> bool {
-        !self.exceeded.is_empty() || excuses_generation(self.known)
+        !self.exceeded.is_empty() || self.excuses.generation(None)
     }
 
     /// Divergences that are excused, and the others.
     fn by_excuse(&self) -> (Beyond<'_>, Beyond<'_>) {
-        let exceeded = self.exceeded.iter().copied();
-        exceeded.partition(|(site, _)| excuses_site(self.known, site))
+        let exceeded = self.exceeded.iter();
+        // Of what is covered and not excused, the row that is not.
+        let exceeded =
+            exceeded.map(|&(site, row)| (site, self.excuses.against(&site).unwrap_or(row)));
+        exceeded.partition(|(site, _)| self.excuses.site(site))
     }
 
     fn coverage(&self) -> Vec<Finding> {
@@ -95,7 +102,6 @@ impl Shown<'_> {
             expected,
             compared,
             missing,
-            not_finite,
             ..
         } = self.coverage;
         let mut findings = Vec::new();
@@ -107,27 +113,18 @@ impl Shown<'_> {
                 format!("{compared} of {expected} rows were compared; the first missing: {first}");
             findings.push(incomplete(Source::Coverage, text));
         }
-        findings.extend(not_finite.first().map(|first| {
-            let text = format!("values that are NaN or infinite in {first}");
-            incomplete(Source::Coverage, text)
-        }));
+        findings.extend(broken::vacuous(self.coverage));
         findings
     }
 
     fn perplexity(&self) -> Option<Finding> {
         let expected = self.to_score?;
         let scored = self.perplexity.map_or(0, |p| p.tokens);
-        let finite = self
-            .perplexity
-            .is_some_and(|p| Role::BOTH.iter().all(|&r| p.of(r).is_some()));
-        let text = if scored < expected {
-            format!("{scored} of {expected} tokens of the text were scored")
-        } else if !finite {
-            "the perplexity of the text is not finite".to_owned()
-        } else {
-            return None;
-        };
-        Some(incomplete(Source::Perplexity, text))
+        if scored < expected {
+            let text = format!("{scored} of {expected} tokens of the text were scored");
+            return Some(incomplete(Source::Perplexity, text));
+        }
+        broken::perplexity_not_finite(self.perplexity)
     }
 
     fn text(&self) -> Option<Finding> {
@@ -190,9 +187,6 @@ impl Shown<'_> {
     }
 
     fn generation(&self) -> Vec<Finding> {
-        if excuses_generation(self.known) {
-            return Vec::new();
-        }
         let finding = |generation: &Generation| {
             let mismatch = generation.first_mismatch.as_ref()?;
             let text = format!(
@@ -205,14 +199,18 @@ impl Shown<'_> {
             };
             (!mismatch.near_tie).then(|| parity(Source::Generation, Some(place), text))
         };
-        self.generations().filter_map(finding).collect()
+        let findings = self.generations().filter_map(finding);
+        let held = |finding: &Finding| !self.excuses.generation(finding.role());
+        findings.filter(held).collect()
     }
 
     /// What the logits say of every generated token.
     fn generated_tokens(&self) -> Vec<Finding> {
+        let named = |role: &Role| self.excuses.generation(Some(*role));
+        let named: Vec<Role> = Role::BOTH.into_iter().filter(named).collect();
         let of_prompt = |generation: &Generation| {
             let excused = self.accounts_for_rows_of(generation);
-            greedy::findings(generation, self.prompt(generation).len(), excused)
+            greedy::findings(generation, self.prompt(generation).len(), excused, &named)
         };
         self.generations().flat_map(of_prompt).collect()
     }
@@ -237,7 +235,7 @@ impl Shown<'_> {
             layer: None,
             tap: Tap::Logits,
         };
-        excuses_generation(self.known) || self.exceeded.iter().any(|(site, _)| *site == logits)
+        self.excuses.generation(None) || self.exceeded.iter().any(|(site, _)| *site == logits)
     }
 
     fn noise(&self) -> impl Iterator<Item = Finding> {
@@ -354,6 +352,8 @@ mod tests {
         },
     };
 
+    static NOTHING_EXCUSED: Excuses = Excuses::none();
+
     fn shown(coverage: &Coverage) -> Shown<'_> {
         Shown {
             exceeded: Vec::new(),
@@ -370,6 +370,7 @@ mod tests {
             tokens: &NOT_COMPARED,
             engines: ["bitnet.cpp", "rust"],
             known: &[],
+            excuses: &NOTHING_EXCUSED,
         }
     }
 
@@ -433,15 +434,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_was_not_compared() {
+    fn what_is_zero_in_both_engines_was_not_compared() {
         let mut coverage = complete();
-        coverage.not_finite = vec!["isolated, prompt 0, layer 1, q, positions 3..4".into()];
+        coverage.compared = 9;
+        coverage.vacuous = vec!["isolated, prompt 0, layer 1, q, positions 3..4".into()];
         let verdict = decide(&shown(&coverage));
         assert_eq!(
             (verdict.status, verdict.exit_code),
             (Status::Incomplete, 20)
         );
-        assert!(verdict.reasons[0].contains("layer 1, q"));
+        let [reason] = &verdict.reasons[..] else {
+            panic!("{:?}", verdict.reasons);
+        };
+        assert!(
+            reason.contains("zero") && reason.contains("layer 1, q"),
+            "{reason}"
+        );
     }
 
     #[test]
@@ -538,10 +546,17 @@ mod tests {
             tap: "q".into(),
             layer: Some(3),
             mode: None,
+            at_fault: Some(AtFault::Reference),
+            ceiling: None,
             reason: "r".into(),
             link: "l".into(),
             expires: "2027-01-31".into(),
             state: reports::model::KnownState::Unmatched,
+            rows: 0,
+            judged: 0,
+            seed: None,
+            refused: None,
+            refused_to: None,
         }];
         let mut shown = shown(&coverage);
         shown.exceeded = vec![(site(Mode::Isolated, 1, Tap::Q), &row)];

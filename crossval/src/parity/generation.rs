@@ -82,10 +82,15 @@ pub(super) fn generate(
 /// Whether the tokens from any prompt differ by more than a near tie, or the logits before them by more than the limit.
 pub(super) fn differs(generation: &Generation) -> bool {
     let mut all = [generation].into_iter().chain(&generation.further);
-    all.any(|g| {
-        let parted = g.first_mismatch.as_ref().is_some_and(|m| !m.near_tie);
-        parted || g.checks.iter().any(|check| !check.beyond.is_empty())
-    })
+    all.any(differ)
+}
+
+/// The same of one prompt.
+pub(super) fn differ(generation: &Generation) -> bool {
+    let parted = generation.first_mismatch.as_ref();
+    let parted = parted.is_some_and(|mismatch| !mismatch.near_tie);
+    let mut checks = generation.checks.iter();
+    parted || checks.any(|check| !check.beyond.is_empty())
 }
 
 /// Both generations go through one detokenizer.

@@ -12,11 +12,11 @@ use reports::model::{
 use super::generation::generate;
 use super::greedy::check;
 use super::plan::Plan;
-use crate::compare::coverage::CoverageLedger;
+use crate::compare::coverage::{CoverageLedger, NotFinite};
 use crate::compare::finite;
 use crate::compare::logits::LogitsAccumulator;
 use crate::compare::site::Site;
-use crate::compare::tap::{Exceeded, TapAccumulator, Value};
+use crate::compare::tap::{Beyond, Exceeded, TapAccumulator, Value};
 use crate::engine::{Failed, by};
 use crate::progress::Progress;
 use crate::session::batches::Sequence;
@@ -265,6 +265,11 @@ impl<'p> Measurements<'p> {
         self.ledger.report(self.plan.not_offered.clone())
     }
 
+    /// The earliest row with values that are not finite.
+    pub(super) fn first_not_finite(&self) -> Option<NotFinite> {
+        self.ledger.first_not_finite()
+    }
+
     /// How far the engines differ from themselves, if that was measured. `exact` are those that may not at all.
     pub(super) fn noise_floor(&self, exact: &[Role]) -> Option<NoiseFloor> {
         let mut of_reference = TapNoise::new();
@@ -344,6 +349,13 @@ impl<'p> Measurements<'p> {
             .collect()
     }
 
+    /// All of those rows.
+    pub(super) fn beyond(&self) -> impl Iterator<Item = (Site, &[Beyond])> {
+        let all = self.accumulators.iter();
+        let all = all.map(|(&site, a)| (site, a.beyond()));
+        all.filter(|(_, rows)| !rows.is_empty())
+    }
+
     pub(super) fn tap_results(&self) -> Vec<TapResult> {
         let mut results: Vec<TapResult> = Vec::new();
         for (site, accumulator) in &self.accumulators {
@@ -403,8 +415,9 @@ impl Tally<'_, '_> {
             tap: at.tap,
         };
         if let Some(accumulator) = self.measured.accumulators.get_mut(&site) {
-            let finite = accumulator.add(at.position, reference, candidate);
-            self.measured.ledger.record(site, at.position, finite);
+            accumulator.add(at.position, reference, candidate);
+            let ledger = &mut self.measured.ledger;
+            ledger.record(site, at.position, reference, candidate);
             self.progress.done(1);
         }
     }

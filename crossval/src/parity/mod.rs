@@ -1,12 +1,15 @@
 //! `crossval run`: both engines, every layer, one report.
 
 mod arbitration;
+mod broken;
 mod conditions;
 mod court;
+mod excuses;
 mod findings;
 mod generation;
 mod greedy;
 mod measurements;
+mod overwriting;
 mod perplexity;
 mod pieces;
 mod plan;
@@ -23,7 +26,8 @@ use reports::model::{
 
 use self::arbitration::{arbitrate, no_ruling};
 use self::conditions::Judged;
-use self::court::Court;
+use self::court::Oracle;
+use self::excuses::{Excuses, excuse};
 use self::findings::Shown;
 use self::measurements::Measurements;
 pub use self::perplexity::TextSource;
@@ -39,7 +43,7 @@ use crate::profile::Profile;
 use crate::progress::Progress;
 use crate::session::batches::Sequence;
 use crate::session::chat;
-use crate::session::loaded::Loaded;
+use crate::session::loaded::{Loaded, bad_ends};
 use crate::session::model_file::ModelFile;
 use crate::session::prompts::{Prompt, PromptSource, Tokenized};
 use crate::session::settings::DECODE_STEPS;
@@ -380,7 +384,7 @@ fn judge(
     let prompts_differ = exceeded
         .iter()
         .any(|(site, _)| (site.mode, site.tap) == (Mode::Cumulative, Tap::Logits));
-    let known = known.apply(&Occurred {
+    let mut known = known.apply(&Occurred {
         architecture: &plan.facts.architecture,
         reference,
         candidate,
@@ -392,6 +396,12 @@ fn judge(
             .to_zoned(jiff::tz::TimeZone::UTC)
             .date(),
     });
+    progress.stage("hearing the ledger");
+    let mut oracle = Oracle::new(setup, plan, seed.unwrap_or_default());
+    let excuses =
+        engines.attempt(|engines| excuse(&mut known, engines, &mut oracle, setup, plan, measured));
+    // An engine that failed has not been heard: nothing is excused, and the run has failed anyway.
+    let excuses = excuses.unwrap_or(Excuses::none());
     let shown = Shown {
         exceeded,
         prompts: plan.prompts,
@@ -410,6 +420,7 @@ fn judge(
         tokens: &results.tokens,
         engines: [reference, candidate],
         known: &known,
+        excuses: &excuses,
     };
     let mut compared = Compared {
         first_divergence: shown.first_divergence(),
@@ -432,7 +443,7 @@ fn judge(
     });
     let spot_check = hear(
         engines,
-        setup,
+        &mut oracle,
         plan,
         measured,
         seed,
@@ -440,15 +451,46 @@ fn judge(
         &mut compared,
         progress,
     );
+    let broken = measured.first_not_finite().map(|row| {
+        let mut judged = broken::divergence(&row, 0.0);
+        let sequence = measured.sequence(row.site.prompt);
+        let ruling = engines.attempt(|engines| {
+            engines.configure(plan.settings)?;
+            let Ok(court) = oracle.court() else {
+                return Ok(None);
+            };
+            arbitrate(
+                &mut judged,
+                &mut engines.pair(),
+                court,
+                plan,
+                sequence,
+                false,
+            )
+        });
+        broken::not_finite(&row, &judged, ruling.flatten())
+    });
+    let ignores = engines.attempt(|engines| overwriting::probe(engines, &mut oracle, setup, plan));
+    let conditions = results.conditions.as_ref();
+    let conditions = conditions.map(|judged| judged.findings(prompts_differ, engines, setup, plan));
+    // The oracle's end counts, too.
+    drop(oracle);
+    engines.end();
     let mut findings = shown.findings(engines.failures());
+    findings.extend(bad_ends(setup, &findings));
     if let Some(check) = &spot_check {
-        let wrong = spot_check::findings(check, &known);
+        let wrong = spot_check::findings(check, &excuses);
         compared.ruling = spot_check::with_wrong(compared.ruling, &wrong);
         findings.extend(wrong);
     }
-    let conditions = results.conditions.as_ref();
-    let conditions = conditions.map(|judged| judged.findings(prompts_differ, engines, setup, plan));
     findings.extend(conditions.into_iter().flatten());
+    findings.extend(ignores.flatten());
+    findings.extend(broken.into_iter().flatten());
+    findings.extend(broken::zero_tensors(engines.zero_tensors()));
+    let perplexity = results.perplexity.as_ref();
+    findings.extend(broken::worse_than_guessing(perplexity, &plan.facts));
+    findings.extend(engines.false_claims().iter().cloned());
+    findings.extend(engines.warnings());
     findings.extend(file.changed());
     Conclusion {
         verdict: verdict::conclude(findings, Some(compared)),
@@ -471,7 +513,7 @@ fn exact_engines(setup: &Setup, traces: &Traces) -> Vec<Role> {
 /// Asks the oracle: of the first divergence, which is at the end of `sequence`, who is right, and of rows drawn by `seed`, whether they are.
 fn hear(
     engines: &mut Loaded,
-    setup: &Setup,
+    oracle: &mut Oracle,
     plan: &Plan,
     measured: &Measurements,
     seed: Option<u64>,
@@ -487,7 +529,7 @@ fn hear(
         // Something else may have been measured since.
         engines.configure(plan.settings)?;
         let pair = &mut engines.pair();
-        let mut court = Court::open(setup, plan, seed.unwrap_or_default()).map_err(no_ruling);
+        let mut court = oracle.court().map_err(no_ruling);
         if let (Some(first), Some(sequence)) = (&mut compared.first_divergence, sequence) {
             match &mut court {
                 Ok(court) => {
@@ -497,7 +539,10 @@ fn hear(
                 Err(why) => first.hint = Some(why.clone()),
             }
         }
-        let court = court.as_mut().map_err(|why| why.as_str());
+        let court = match &mut court {
+            Ok(court) => Ok(&mut **court),
+            Err(why) => Err(why.as_str()),
+        };
         seed.map(|seed| spot_check(seed, pair, court, plan, measured))
             .transpose()
     });

@@ -7,20 +7,19 @@ use bitnet_model::random::Rng;
 use bitnet_model::tap::Tap;
 use crossval_oracle::inputs::TapAt;
 use reports::model::{
-    AtFault, Finding, KnownDeviation, Mode, Place, Role, Source, SpotCheck, SpotCheckRow,
-    WrongStage,
+    AtFault, Finding, Mode, Place, Role, Source, SpotCheck, SpotCheckRow, WrongStage,
 };
 use reports::number;
 use reports::outcome::Outcome;
 
 use super::arbitration::no_ruling;
-use super::court::{Captured, Court, Question, Wanted};
+use super::court::{Captured, Court, Question, Wanted, no_answer};
+use super::excuses::Excuses;
 use super::measurements::Measurements;
 use super::plan::Plan;
 use crate::compare::site::Site;
 use crate::engine::{Engine, EngineError, Failed, by};
 use crate::interrupt;
-use crate::known::excuses_site;
 use crate::session::batches::rows;
 use crate::session::pair::Pair;
 
@@ -88,7 +87,7 @@ pub(super) fn spot_check(
             Ok(()) => {}
             Err(Unjudged::Engine(e)) => return Err(by(role)(e)),
             Err(Unjudged::Oracle(e)) => {
-                check.not_judged = Some(no_ruling(e));
+                check.not_judged = Some(no_ruling(&no_answer(e)));
                 break;
             }
         }
@@ -195,6 +194,7 @@ impl Sample<'_, '_> {
                     position,
                     element: 0,
                     outputs: &[],
+                    explain: true,
                 };
                 let judged = self.court.glance(question, &captured, &[row]);
                 let judged = judged.map_err(Unjudged::Oracle)?;
@@ -250,14 +250,16 @@ impl Sample<'_, '_> {
 }
 
 /// What a spot check finds, of what is not excused.
-pub(super) fn findings(check: &SpotCheck, known: &[KnownDeviation]) -> Vec<Finding> {
+pub(super) fn findings(check: &SpotCheck, excuses: &Excuses) -> Vec<Finding> {
     let mut findings = Vec::new();
     for role in Role::BOTH {
         let wrong = check
             .wrong
             .iter()
             .filter(|wrong| wrong.engine == role.name());
-        let wrong: Vec<&WrongStage> = wrong.filter(|wrong| !excused(wrong, known)).collect();
+        let wrong: Vec<&WrongStage> = wrong
+            .filter(|wrong| !excused(wrong, role, excuses))
+            .collect();
         let Some(first) = wrong.first() else { continue };
         let judgement = &first.judgement;
         let layer = judgement
@@ -321,8 +323,8 @@ pub(super) fn with_wrong(ruling: Option<AtFault>, findings: &[Finding]) -> Optio
     }
 }
 
-/// Whether a limit that is exceeded there is not held against the run.
-fn excused(wrong: &WrongStage, known: &[KnownDeviation]) -> bool {
+/// Whether a limit that is exceeded there is not held against the engine.
+fn excused(wrong: &WrongStage, role: Role, excuses: &Excuses) -> bool {
     let Ok(tap) = wrong.judgement.tap.parse::<Tap>() else {
         return false;
     };
@@ -333,6 +335,6 @@ fn excused(wrong: &WrongStage, known: &[KnownDeviation]) -> bool {
             layer: wrong.judgement.layer,
             tap,
         };
-        excuses_site(known, &site)
+        excuses.engine(&site, role)
     })
 }

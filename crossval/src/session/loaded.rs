@@ -7,6 +7,7 @@ use crossval_protocol::{EncodeOptions, ErrorKind, ModelFacts, Settings, VocabFac
 use reports::model::{Engine as EngineReport, Engines, Finding, Mode, Role, Source};
 use reports::outcome::Outcome;
 
+use super::claims;
 use super::pair::Pair;
 use super::prompts::{PromptSource, Tokenized, check_range, tokenize};
 use super::setup::Setup;
@@ -19,6 +20,10 @@ pub(crate) struct Loaded {
     candidate: Worker,
     /// What the model is.
     pub(crate) facts: ModelFacts,
+    /// Tensors of the model that are all zero, as far as one of our engines could look.
+    zero_tensors: Vec<String>,
+    /// What engines say of themselves and of the model that is not so.
+    false_claims: Vec<Finding>,
 }
 
 struct Worker {
@@ -27,6 +32,10 @@ struct Worker {
     vocab: Option<VocabFacts>,
     /// A trace loads and uses nothing that says anything about the engine recorded.
     replayed: bool,
+    /// Whether it is an engine of this repository, or what one recorded.
+    ours: bool,
+    /// What its log says that nobody should overlook, once it has ended.
+    warnings: Vec<String>,
 }
 
 impl Worker {
@@ -49,6 +58,8 @@ impl Worker {
             report,
             vocab: None,
             replayed: spec.trace().is_some(),
+            ours: spec.is_ours(),
+            warnings: Vec::new(),
         })
     }
 
@@ -59,9 +70,11 @@ impl Worker {
         Ok(facts)
     }
 
-    fn finish(mut self) -> EngineReport {
-        if self.report.failure.is_none()
-            && !self.replayed
+    fn end(&mut self) {
+        if self.report.failure.is_some() {
+            return;
+        }
+        if !self.replayed
             && let Ok(usage) = self.engine.usage()
         {
             let counted = self.engine.consumption();
@@ -69,7 +82,8 @@ impl Worker {
             self.report.cpu_seconds = counted.map(|c| c.cpu_seconds).or(usage.cpu_seconds);
             self.report.changed_values = usage.changed_values;
         }
-        self.report
+        self.report.failure = self.engine.end();
+        self.warnings = self.engine.warnings();
     }
 }
 
@@ -82,7 +96,6 @@ impl Loaded {
         let Setup {
             launcher, model, ..
         } = setup;
-        let ours = |role| setup.spec(role).is_ours();
         let mut candidate = Worker::start(launcher, &setup.candidate)?;
         let mut reference = Worker::start(launcher, &setup.reference)?;
         // Ours first: it names what is wrong with a file, where the reference aborts.
@@ -95,49 +108,24 @@ impl Loaded {
             return Err(Error::BadInput(message));
         }
         let of_reference = reference.load(model);
-        // A kernel would make something of them, and both engines perhaps the same. Whoever looks, it is one file.
-        let findings = [
-            (
-                &mut candidate,
-                of_candidate.is_ok() && ours(Role::Candidate),
-            ),
-            (
-                &mut reference,
-                of_reference.is_ok() && ours(Role::Reference),
-            ),
-        ]
-        .into_iter()
-        .filter(|(_, may_look)| *may_look)
-        .find_map(|(worker, _)| worker.engine.check_weights().ok());
-        if let Some(finding) = findings.iter().flatten().next() {
+        let truth = {
+            let candidate = (&mut candidate, of_candidate.as_ref().ok());
+            let reference = (&mut reference, of_reference.as_ref().ok());
+            Truth::known_to(setup, [candidate, reference])?
+        };
+        // A kernel would make something of them, and both engines perhaps the same.
+        if let Some(finding) = truth.iter().flat_map(|truth| &truth.bad_weights).next() {
             return Err(Error::BadInput(format!("{}: {finding}", model.display())));
         }
-        let facts = match (of_reference, of_candidate) {
-            (Ok(r), Ok(c)) => {
-                check_agreement(&r, &c)?;
-                // A stranger's engine does not decide what it is compared in.
-                let facts = if ours(Role::Candidate) {
-                    c
-                } else if ours(Role::Reference) {
-                    r
-                } else {
-                    let facts = facts_of_oracle(setup)?;
-                    check_agreement(&facts, &c)?;
-                    facts
-                };
-                return Ok(Loaded {
-                    reference,
-                    candidate,
-                    facts,
-                });
-            }
+        let said = match (of_reference, of_candidate) {
+            (Ok(r), Ok(c)) => [Some(r), Some(c)],
             (Ok(facts), Err(e)) => {
                 candidate.report.failure = Some(e.into_failure(candidate.engine.name(), "loading"));
-                facts
+                [Some(facts), None]
             }
             (Err(e), Ok(facts)) => {
                 reference.report.failure = Some(e.into_failure(reference.engine.name(), "loading"));
-                facts
+                [None, Some(facts)]
             }
             // Where one says what is wrong with the file, the other has crashed over it.
             (Err(e), Err(EngineError::Failed(_))) => {
@@ -145,11 +133,38 @@ impl Loaded {
             }
             (Err(_), Err(e)) => return Err(e.into_error(candidate.engine.name())),
         };
-        Ok(Loaded {
-            reference,
-            candidate,
-            facts,
-        })
+        let mut loaded =
+            Loaded {
+                facts: match &truth {
+                    Some(truth) => truth.facts.clone(),
+                    // Of a model that nobody here knows, one engine is as good as the other.
+                    None => said.iter().flatten().next_back().cloned().ok_or_else(|| {
+                        Error::Internal("no engine has loaded the model".to_owned())
+                    })?,
+                },
+                zero_tensors: truth.map_or(Vec::new(), |truth| truth.zero_tensors),
+                reference,
+                candidate,
+                false_claims: Vec::new(),
+            };
+        for (role, said) in Role::BOTH.into_iter().zip(&said) {
+            let engine = &loaded.worker(role).engine;
+            let claims = said.as_ref().and_then(|said| {
+                claims::finding(role, engine.name(), engine.hello(), said, &loaded.facts)
+            });
+            loaded.false_claims.extend(claims);
+        }
+        Ok(loaded)
+    }
+
+    /// Tensors of the model that are all zero.
+    pub(crate) fn zero_tensors(&self) -> &[String] {
+        &self.zero_tensors
+    }
+
+    /// What engines say that is not so, one finding per engine.
+    pub(crate) fn false_claims(&self) -> &[Finding] {
+        &self.false_claims
     }
 
     /// Token IDs of every prompt, and the engine that made them.
@@ -282,38 +297,87 @@ impl Loaded {
         failures.into_iter().flatten().collect()
     }
 
+    /// What engines warn of, one finding per engine. It is to be known, and no failure: what was compared is what the engine
+    /// makes of the file for anybody, and its tokenizer is compared, too.
+    pub(crate) fn warnings(&self) -> Vec<Finding> {
+        let of = |role| {
+            let worker = self.worker(role);
+            (!worker.warnings.is_empty()).then(|| Finding {
+                outcome: Outcome::Pass,
+                source: Source::Engine,
+                place: Some(role.into()),
+                text: format!(
+                    "the {role} ({}) warns: {}",
+                    worker.engine.name(),
+                    worker.warnings.join("; ")
+                ),
+            })
+        };
+        Role::BOTH.into_iter().filter_map(of).collect()
+    }
+
+    /// Ends both workers, which may fail at that.
+    pub(crate) fn end(&mut self) {
+        for role in Role::BOTH {
+            self.worker_mut(role).end();
+        }
+    }
+
     pub(crate) fn report(self) -> Engines {
         Engines {
-            reference: self.reference.finish(),
-            candidate: self.candidate.finish(),
+            reference: self.reference.report,
+            candidate: self.candidate.report,
         }
     }
 }
 
-fn facts_of_oracle(
-    Setup {
-        launcher, model, ..
-    }: &Setup,
-) -> Result<ModelFacts, Error> {
-    let mut oracle = launcher.start(&EngineSpec::Oracle, None)?;
-    let facts = oracle.load(model).map_err(|e| e.into_error("oracle"))?;
-    Ok(facts.0)
+/// What the model is, by an engine of this repository that has read its file.
+struct Truth {
+    facts: ModelFacts,
+    /// What no file should hold.
+    bad_weights: Vec<String>,
+    zero_tensors: Vec<String>,
 }
 
-/// Engines that read different shapes from one file cannot be compared.
-fn check_agreement(reference: &ModelFacts, candidate: &ModelFacts) -> Result<(), Error> {
-    for (what, r, c) in [
-        ("layers", reference.n_layer, candidate.n_layer),
-        ("embedding width", reference.n_embd, candidate.n_embd),
-        ("vocabulary", reference.n_vocab, candidate.n_vocab),
-    ] {
-        if r != c {
-            return Err(Error::BadInput(format!(
-                "the engines read the model differently: {what} {r} in the reference, {c} in the candidate"
-            )));
+impl Truth {
+    /// By one of the two engines, else by the oracle, else by a trace: a stranger does not decide what it is compared in.
+    /// `None` where it would be alone, with a model that the oracle does not know.
+    ///
+    /// # Errors
+    /// What the oracle says of a model that two strangers have loaded.
+    fn known_to(
+        setup: &Setup,
+        loaded: [(&mut Worker, Option<&ModelFacts>); 2],
+    ) -> Result<Option<Truth>, Error> {
+        let loaded = loaded.into_iter();
+        let mut loaded: Vec<_> = loaded.filter_map(|(w, facts)| Some((w, facts?))).collect();
+        let ours = loaded.iter_mut().find(|(w, _)| w.ours && !w.replayed);
+        if let Some((worker, facts)) = ours {
+            return Ok(Some(Truth::of(&mut worker.engine, facts.clone())));
+        }
+        if loaded.is_empty() {
+            return Ok(None);
+        }
+        let strangers = loaded.iter().filter(|(worker, _)| !worker.ours).count();
+        let mut oracle = setup.launcher.start(&EngineSpec::Oracle, None)?;
+        match oracle.load(&setup.model) {
+            Ok((facts, _)) => Ok(Some(Truth::of(&mut oracle, facts))),
+            Err(e) => match loaded.iter_mut().find(|(worker, _)| worker.ours) {
+                Some((trace, facts)) => Ok(Some(Truth::of(&mut trace.engine, facts.clone()))),
+                None if strangers == 2 => Err(e.into_error("oracle")),
+                None => Ok(None),
+            },
         }
     }
-    Ok(())
+
+    fn of(engine: &mut Engine, facts: ModelFacts) -> Truth {
+        let (bad_weights, zero_tensors) = engine.check_weights().unwrap_or_default();
+        Truth {
+            facts,
+            bad_weights,
+            zero_tensors,
+        }
+    }
 }
 
 /// That an engine failed, if it did.
@@ -324,4 +388,30 @@ pub(crate) fn failure(role: Role, engine: &EngineReport) -> Option<Finding> {
         place: Some(role.into()),
         text: engine.failure.as_ref()?.message.clone(),
     })
+}
+
+/// One finding per worker beside the two that did not end as it should, unless it is among those `known`.
+pub(crate) fn bad_ends(setup: &Setup, known: &[Finding]) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = Vec::new();
+    for (engine, failure) in setup.launcher.bad_ends.take() {
+        let of_engine = |role: &Role| setup.spec(*role).to_string() == engine;
+        let roles: Vec<Role> = Role::BOTH.into_iter().filter(of_engine).collect();
+        let text = failure.message;
+        if !known
+            .iter()
+            .chain(&findings)
+            .any(|finding| finding.text == text)
+        {
+            findings.push(Finding {
+                outcome: Outcome::Engine,
+                source: Source::Engine,
+                place: match roles[..] {
+                    [role] => Some(role.into()),
+                    _ => None,
+                },
+                text,
+            });
+        }
+    }
+    findings
 }

@@ -2,6 +2,7 @@
 
 pub mod batches;
 pub mod chat;
+mod claims;
 pub mod loaded;
 pub mod lockstep;
 pub mod model_file;

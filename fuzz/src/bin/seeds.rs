@@ -257,6 +257,7 @@ fn requests() {
             limit: 1e-6,
             element_limit: Some(1e-5),
             outputs: Vec::new(),
+            explain: true,
         });
         let payload = [token_bytes(&[1]), [0, 0, 0x80, 0x3E].repeat(values)].concat();
         let all = [
@@ -289,6 +290,7 @@ fn responses() {
         ),
         response(
             &Response::WeightsChecked {
+                zero: Vec::new(),
                 findings: vec!["tensor \"q\": 3".into()],
             },
             &[],

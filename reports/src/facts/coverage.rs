@@ -25,6 +25,13 @@ pub(super) fn table(report: &Report) -> Table {
         complete,
         vec!["Rows compared".to_owned(), number::count(coverage.compared)],
     );
+    if !coverage.vacuous.is_empty() {
+        let rows = vec![
+            "Zero in both engines".to_owned(),
+            coverage.vacuous.join("; "),
+        ];
+        table.push(State::Fail, rows);
+    }
     for (engine, taps) in &coverage.not_offered {
         table.push(
             State::Plain,

@@ -88,6 +88,10 @@ pub(super) fn steps(report: &Report) -> Vec<String> {
         match known.state {
             KnownState::Matched => None,
             KnownState::Unmatched => Some(format!("Remove {entry}: it did not occur.")),
+            KnownState::Refused => Some(format!(
+                "Look at what {entry} covers and does not excuse: {}.",
+                known.refused.as_deref().unwrap_or("the verdict says it")
+            )),
             KnownState::Expired => Some(format!(
                 "Fix or renew {entry}: it counted until {}.",
                 known.expires

@@ -26,14 +26,7 @@ pub(super) fn table(report: &Report) -> Table {
         pairs.extend(perplexity.of(role).map(|x| {
             (
                 format!("Perplexity of the {role} ({})", engine.name),
-                match x > report.model.n_vocab as f64 {
-                    false => number::value(x),
-                    true => format!(
-                        "{}: above the vocabulary's {}, worse than to guess at random",
-                        number::value(x),
-                        count(report.model.n_vocab)
-                    ),
-                },
+                number::value(x),
             )
         }));
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Report, Role, Verdict};
 use crate::outcome::Outcome;
 
-/// Something that makes a run other than a pass.
+/// Something that makes a run other than a pass, or, where its outcome is one, that is to be known beside it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
     /// What the run comes to by this alone.

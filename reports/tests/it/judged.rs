@@ -132,9 +132,16 @@ fn deviation(
         tap: tap.to_owned(),
         layer,
         mode,
+        at_fault: Some(AtFault::Reference),
+        ceiling: None,
         reason: "the reference reads the activation from the wrong key".to_owned(),
         link: format!("https://example.org/issues/{tap}?a=1&b=2"),
         expires: "2027-01-31".to_owned(),
         state,
+        rows: 1,
+        judged: 1,
+        seed: None,
+        refused: None,
+        refused_to: None,
     }
 }

@@ -287,13 +287,3 @@ fn the_pairs_are_those_that_were_timed() {
     rows[0].tps.as_mut().unwrap().samples = vec![50.0; 20];
     assert!(render(&report).contains("Medians of 3 to 20 interleaved pairs"));
 }
-
-#[test]
-fn a_perplexity_above_the_vocabulary_is_said_in_words() {
-    let mut report = judged::known();
-    let says = "worse than to guess at random";
-    assert!(!render(&report).contains(says));
-    let perplexity = report.perplexity.as_mut().unwrap();
-    perplexity.candidate = Some(report.model.n_vocab as f64 + 1.0);
-    assert_eq!(render(&report).matches(says).count(), 1);
-}

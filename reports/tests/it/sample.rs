@@ -440,6 +440,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
             missing: Vec::new(),
             not_offered: BTreeMap::from([("bitnet.cpp".to_owned(), vec!["attn_probs".to_owned()])]),
             not_finite: Vec::new(),
+            vacuous: Vec::new(),
         },
         taps: (0..prompts).flat_map(|p| taps(layers, p)).collect(),
         logits: (0..prompts)

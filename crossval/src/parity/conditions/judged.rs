@@ -16,7 +16,7 @@ use super::tally::{Met, Tally, Worst};
 use crate::compare::finite;
 use crate::engine::{EngineSpec, Failed};
 use crate::parity::arbitration::arbitrate;
-use crate::parity::court::Court;
+use crate::parity::court::Oracle;
 use crate::parity::plan::Plan;
 use crate::profile::Profile;
 use crate::session::batches::Sequence;
@@ -382,18 +382,12 @@ impl Between {
             arbitration: None,
         };
         // Nothing is drawn by a court that judges one row.
-        let Ok(mut court) = Court::open(setup, &plan, 0) else {
+        let mut oracle = Oracle::new(setup, &plan, 0);
+        let Ok(court) = oracle.court() else {
             return Ok(None);
         };
         engines.configure(settings)?;
-        arbitrate(
-            &mut row,
-            &mut engines.pair(),
-            &mut court,
-            &plan,
-            sequence,
-            false,
-        )
+        arbitrate(&mut row, &mut engines.pair(), court, &plan, sequence, false)
     }
 }
 

@@ -12,7 +12,7 @@ use super::{BenchPlan, Decode, Timed, bench, timed_settings};
 use crate::environment::cpus_by_core;
 use crate::error::Error;
 use crate::progress::Progress;
-use crate::session::loaded::{Loaded, failure};
+use crate::session::loaded::{Loaded, bad_ends, failure};
 use crate::session::model_file::ModelFile;
 use crate::session::prompts::Prompt;
 use crate::session::setup::Setup;
@@ -155,6 +155,7 @@ pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report,
             None
         }
     };
+    findings.extend(bad_ends(setup, &findings));
     findings.extend(file.changed());
     Ok(Report {
         schema: SCHEMA.to_owned(),

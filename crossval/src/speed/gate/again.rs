@@ -40,7 +40,7 @@ pub fn measure_again(
     let spec = |name: &str| name.parse::<EngineSpec>().map_err(|e| e.to_string());
     let engines = &report.engines;
     let setup = Setup {
-        launcher: *launcher,
+        launcher: launcher.clone(),
         model: model.to_owned(),
         reference: spec(&engines.reference.name)?,
         candidate: spec(&engines.candidate.name)?,
