@@ -106,6 +106,10 @@ pub fn record(options: &RecordOptions, progress: Progress<'_>) -> Result<u64, Er
     for (index, prompt) in prompts.into_iter().enumerate() {
         about.push(recorder.prompt(index, prompt, options.n_predict)?);
     }
+    // What an engine that does not end as it should has computed is nothing to hold others against.
+    if let Some(failure) = recorder.engine.end() {
+        return Err(EngineError::Failed(failure).into_error(recorder.engine.name()));
+    }
     progress.stage("writing");
     let info = TraceInfo {
         created,

@@ -281,6 +281,34 @@ fn an_end_that_is_none_is_a_failure() {
     }
 }
 
+/// Nothing is recorded of such an engine.
+#[test]
+fn an_engine_that_ends_badly_is_not_recorded() {
+    let scratch = Scratch::new();
+    let quit = "            if kind == \"quit\":\n                return\n";
+    let bad = quit.replace("return", "sys.exit(3)");
+    let Some(engine) = doctored(&scratch, &[(quit, &bad)]) else {
+        return;
+    };
+    let trace = scratch.path("trace.safetensors");
+    let output = crossval(&[
+        "record",
+        "--engine",
+        &engine,
+        "--model",
+        TINY,
+        "--tokens",
+        "1,2,3",
+        "--n-predict",
+        "2",
+        "-o",
+        trace.to_str().expect("UTF-8"),
+    ]);
+    assert_eq!(exit_code(&output), 30, "{}", stderr(&output));
+    assert!(stderr(&output).contains("exited with code 3 while ending"));
+    assert!(!trace.exists());
+}
+
 /// A worker that runs beside the two of the comparison.
 #[test]
 fn the_end_of_a_worker_beside_the_two_counts_too() {
