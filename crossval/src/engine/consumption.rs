@@ -43,6 +43,9 @@ pub(super) fn pids(root: u32) -> Vec<u32> {
 pub(crate) struct Moment {
     /// CPU time of the processes, all threads and children that have ended, seconds.
     pub(crate) cpu_seconds: Option<f64>,
+    /// CPU time of the first thread of that process whose first thread has used the most, seconds. Threads of a pool may
+    /// spin behind their work; the one that answers does not.
+    pub(crate) first_thread_seconds: Option<f64>,
     /// Time that their threads and the calling thread were ready to run and had no CPU, added up, seconds.
     pub(crate) waited_seconds: Option<f64>,
 }
@@ -52,10 +55,13 @@ impl Moment {
     pub(crate) fn of(pids: &[u32]) -> Moment {
         let some = |total: Option<f64>| total.filter(|_| !pids.is_empty());
         let cpu_seconds = pids.iter().map(|&pid| cpu_seconds(pid)).sum();
-        let of_thread = waited("/proc/thread-self/schedstat".as_ref());
+        let of_thread = schedstat("/proc/thread-self/schedstat".as_ref()).map(|(_, waited)| waited);
         let of_processes: Option<f64> = pids.iter().map(|&pid| waited_seconds(pid)).sum();
+        let first =
+            |&pid: &u32| Some(schedstat(format!("/proc/{pid}/task/{pid}/schedstat").as_ref())?.0);
         Moment {
             cpu_seconds: some(cpu_seconds),
+            first_thread_seconds: pids.iter().filter_map(first).reduce(f64::max),
             waited_seconds: some(of_thread.zip(of_processes).map(|(a, b)| a + b)),
         }
     }
@@ -151,14 +157,20 @@ fn cpu_seconds(pid: u32) -> Option<f64> {
 fn waited_seconds(pid: u32) -> Option<f64> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     let threads = threads.flatten();
-    threads.map(|t| waited(&t.path().join("schedstat"))).sum()
+    let mut waited = 0.0;
+    for thread in threads {
+        waited += schedstat(&thread.path().join("schedstat"))?.1;
+    }
+    Some(waited)
 }
 
-/// The second figure: nanoseconds on a run queue (Linux, `scheduler/sched-stats.rst`).
-fn waited(schedstat: &Path) -> Option<f64> {
-    let line = fs::read_to_string(schedstat).ok()?;
-    let nanoseconds: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(nanoseconds * 1e-9)
+/// Time on a CPU and on a run queue, seconds (Linux, `scheduler/sched-stats.rst`).
+fn schedstat(file: &Path) -> Option<(f64, f64)> {
+    let line = fs::read_to_string(file).ok()?;
+    let mut seconds = line
+        .split_whitespace()
+        .map_while(|nanoseconds| Some(nanoseconds.parse::<f64>().ok()? * 1e-9));
+    Some((seconds.next()?, seconds.next()?))
 }
 
 fn peak_bytes(pid: u32) -> Option<u64> {

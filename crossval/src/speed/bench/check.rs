@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bitnet_model::random::Rng;
 use crossval_protocol::Settings;
@@ -29,8 +29,7 @@ pub(super) struct Fresh {
 impl Fresh {
     /// With a seed that an engine cannot know: the time, to the nanosecond.
     pub(super) fn new(n_vocab: usize) -> Fresh {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.unwrap_or_default().as_nanos() as u64;
+        let now = jiff::Timestamp::now().as_nanosecond() as u64;
         // As much of it as a number in JSON holds everywhere.
         let seed = Rng::new(now, "seed").next_u64() >> 11;
         Fresh { seed, n_vocab }

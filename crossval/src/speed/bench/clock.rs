@@ -35,7 +35,7 @@ pub(super) struct Took {
     pub(super) prompt_ms: f64,
     /// What worker and driver spent waiting for a CPU meanwhile, milliseconds; `None` where the kernel does not count it.
     pub(super) waited_ms: Option<f64>,
-    /// CPU time of the worker meanwhile, as if spread over all CPUs that it has, milliseconds: so long at least it worked.
+    /// CPU time of the worker's first thread meanwhile, milliseconds: so long at least it worked.
     pub(super) busy_ms: Option<f64>,
 }
 
@@ -52,26 +52,24 @@ pub(super) struct Counted {
     pub(super) cpu_seconds: Option<f64>,
 }
 
-/// Has a worker that is pinned to `cpus` answer one request.
+/// Has a worker answer one request.
 pub(super) fn counted<T>(
     engine: &mut Engine,
-    cpus: usize,
     ask: impl FnOnce(&mut Engine) -> Result<T, EngineError>,
 ) -> Result<(T, Counted), EngineError> {
     let processes = engine.processes();
     let before = Moment::of(&processes);
     let answer = ask(engine)?;
-    // At once: what threads do after the answer, or wait for, is not in its time.
+    // At once: what threads do behind the answer, or wait for, is not in its time.
     let after = Moment::of(&processes);
     // Less than nothing where a thread or a child has ended.
     let grown = |before: Option<f64>, after: Option<f64>| Some((after? - before?).max(0.0));
     let ms = |seconds: f64| seconds * 1e3;
-    let cpu_seconds = grown(before.cpu_seconds, after.cpu_seconds);
     let counted = Counted {
         driver_ms: engine.took_ms(),
         waited_ms: grown(before.waited_seconds, after.waited_seconds).map(ms),
-        busy_ms: cpu_seconds.map(|seconds| ms(seconds) / cpus.max(1) as f64),
-        cpu_seconds,
+        busy_ms: grown(before.first_thread_seconds, after.first_thread_seconds).map(ms),
+        cpu_seconds: grown(before.cpu_seconds, after.cpu_seconds),
     };
     Ok((answer, counted))
 }
@@ -182,7 +180,7 @@ mod tests {
         };
         assert!(!wrong(&[busy(6.0); 3]));
         assert!(wrong(&[busy(20.0); 3]));
-        // Threads that go on to spin do so in other time.
+        // What is used behind the answer is in other time.
         let spins = Took {
             busy_ms: Some(8.0),
             ..took(5.2, 5.0, 0.0)

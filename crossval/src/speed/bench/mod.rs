@@ -362,7 +362,7 @@ impl Timing<'_> {
                     n_predict: 1,
                 };
                 engine.set_task(format!("timing {test}, repetition {repetition}"));
-                let sample = self.generate(&mut engine, &job, cores).map_err(by(role))?;
+                let sample = self.generate(&mut engine, &job).map_err(by(role))?;
                 if repetition >= warm_up {
                     loads.push_ms(role, loaded.reported_ms);
                     loads.push_request(role, loaded);
@@ -390,10 +390,7 @@ impl Timing<'_> {
             let mut engine = self.start(role, cores)?.0;
             jobs.map(|job| {
                 engine.set_task(format!("generating for {}, untimed", job.test));
-                Ok(self
-                    .generate(&mut engine, &job, cores)
-                    .map_err(by(role))?
-                    .tokens)
+                Ok(self.generate(&mut engine, &job).map_err(by(role))?.tokens)
             })
             .collect()
         };
@@ -436,9 +433,7 @@ impl Timing<'_> {
                 let mut of_candidate = Vec::new();
                 for role in order(repetition) {
                     let engine = role.of(&mut reference, &mut candidate);
-                    let sample = self
-                        .sample(engine, job, cores, repetition)
-                        .map_err(by(role))?;
+                    let sample = self.sample(engine, job, repetition).map_err(by(role))?;
                     let tokens = &sample.tokens;
                     match is_known {
                         true => *reproduced[i].of(role) &= *tokens == untimed.of(role)[i],
@@ -472,7 +467,7 @@ impl Timing<'_> {
                     && let Some(engine) = &mut certified
                 {
                     let sample = self
-                        .sample(engine, job, cores, repetition)
+                        .sample(engine, job, repetition)
                         .map_err(by(Role::Candidate))?;
                     certified_reproduced &= sample.tokens == of_candidate;
                     if repetition > 0 {
@@ -561,7 +556,6 @@ impl Timing<'_> {
         &self,
         engine: &mut Engine,
         job: &Job,
-        cores: &Cores,
         repetition: usize,
     ) -> Result<Sample, EngineError> {
         engine.set_task(format!("timing {}, repetition {repetition}", job.test));
@@ -574,7 +568,7 @@ impl Timing<'_> {
         let cpu_before = says(engine)?;
         let counters = || self.energy.as_ref().and_then(energy::Packages::read);
         let energy_before = counters();
-        let mut sample = self.generate(engine, job, cores)?;
+        let mut sample = self.generate(engine, job)?;
         if let (Some(energy), Some(before), Some(after)) = (&self.energy, energy_before, counters())
         {
             sample.joules = Some(energy.joules(&before, &after));
@@ -586,16 +580,9 @@ impl Timing<'_> {
     }
 
     /// Generates, and holds the engine to what it owes: all tokens, and a time for each.
-    fn generate(
-        &self,
-        engine: &mut Engine,
-        job: &Job,
-        cores: &Cores,
-    ) -> Result<Sample, EngineError> {
+    fn generate(&self, engine: &mut Engine, job: &Job) -> Result<Sample, EngineError> {
         let ((tokens, prefill_ms, decode_ms), counted) =
-            counted(engine, cores.cpus.len(), |engine| {
-                engine.generate(job.prompt, job.n_predict)
-            })?;
+            counted(engine, |engine| engine.generate(job.prompt, job.n_predict))?;
         let complete = tokens.len() == job.n_predict && decode_ms.len() + 1 == job.n_predict;
         if !complete || !decode_ms.iter().copied().chain([prefill_ms]).all(is_time) {
             let what = format!(
@@ -720,7 +707,7 @@ impl Timing<'_> {
         } = self.plan.setup;
         let engine = launcher.start_another(self.plan.setup.spec(role), Some(&cores.cpus));
         let mut engine = engine.map_err(by(role))?;
-        let loaded = counted(&mut engine, cores.cpus.len(), |engine| engine.load(model));
+        let loaded = counted(&mut engine, |engine| engine.load(model));
         let ((_, load_ms), counted) = loaded.map_err(by(role))?;
         if !is_time(load_ms) {
             let what = format!("{load_ms} ms to load the model");
