@@ -112,7 +112,7 @@ fn headers_hold_no_token_ids() {
         limit: 0.5,
         explain: true,
     });
-    let expected = r#"{"type":"judge","tap":"q","layer":1,"first_position":0,"n_tokens":2,"position":1,"inputs":[],"rows":1,"element":5,"limit":0.5}"#;
+    let expected = r#"{"type":"judge","tap":"q","layer":1,"first_position":0,"n_tokens":2,"position":1,"inputs":[],"rows":1,"element":5,"limit":0.5,"explain":true}"#;
     assert_eq!(serde_json::to_string(&judge).unwrap(), expected);
     let generated = Response::Generated {
         prefill_ms: 1.5,
