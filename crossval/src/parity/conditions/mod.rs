@@ -34,6 +34,9 @@ use crate::session::traces::Traces;
 /// Multiply-accumulates up to which no sample is taken: less than a second of one core.
 const SMALL: f64 = 1e10;
 
+/// Time after which no more of what is no sample is begun: an engine may be slow on a small model.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Share of the time that the taps' comparison took that a sample may take.
 const SHARE: f64 = 0.25;
 
@@ -122,6 +125,9 @@ pub(super) fn measure(
     let start = Instant::now();
     let mut done = 0.0;
     for step in &first {
+        if extent != Conditions::All && start.elapsed() > PATIENCE {
+            break;
+        }
         workers.make(step)?;
         done += subject.cost(&step.pass);
     }
