@@ -253,6 +253,7 @@ fn selftest_finds_every_mistake_in_a_stage() {
 
 /// Whose times are taken is left to the tests that have the machine to themselves.
 #[test]
+#[ignore = "takes long"]
 fn selftest_finds_faults_of_every_family() {
     let families = [
         "batch windows",
