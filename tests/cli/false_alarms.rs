@@ -3,28 +3,12 @@
 //! `FALSE_ALARM_RUNS=300 cargo test --release --test cli false_alarms -- --nocapture` for more than a handful.
 #![cfg(feature = "reference")]
 
+use bitnet_model::random::Rng;
 use reports::model::AtFault;
 
 use super::*;
 
 const RUNS: u64 = 6;
-
-/// Numbers that depend on a seed alone (SplitMix64, Steele et al. 2014).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
-
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
-    }
-}
 
 struct Random {
     arch: &'static str,
@@ -32,15 +16,19 @@ struct Random {
     run: Vec<String>,
 }
 
+fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
+    of[rng.below(of.len())]
+}
+
 /// GQA of 1 to 8 heads, heads of 32 to 128, 1 to 12 layers, prompts of one token, of several and of several batches.
 fn random(seed: u64) -> Random {
-    let mut numbers = Numbers(seed);
-    let arch = numbers.pick(&["bitnet", "bitnet-25", "bitnet-b1.58", "llama"]);
+    let mut rng = Rng::new(seed, "false alarms");
+    let arch = pick(&mut rng, &["bitnet", "bitnet-25", "bitnet-b1.58", "llama"]);
     let ternary = arch != "llama";
     let (head_dim, kv_heads, shared) = loop {
-        let head_dim = numbers.pick(&[32, 48, 64, 80, 96, 128]);
-        let kv_heads = 1 + numbers.below(4);
-        let shared = 1 + numbers.below(8);
+        let head_dim = pick(&mut rng, &[32, 48, 64, 80, 96, 128]);
+        let kv_heads = 1 + rng.below(4);
+        let shared = 1 + rng.below(8);
         let embd = head_dim * kv_heads * shared;
         let kv = head_dim * kv_heads;
         if embd <= 1024 && (!ternary || (embd.is_multiple_of(128) && kv.is_multiple_of(4))) {
@@ -48,33 +36,33 @@ fn random(seed: u64) -> Random {
         }
     };
     let ffn = match ternary {
-        true => 128 * (1 + numbers.below(8)),
-        false => 32 * (1 + numbers.below(32)),
+        true => 128 * (1 + rng.below(8)),
+        false => 32 * (1 + rng.below(32)),
     };
-    let vocab = 300 + numbers.below(700);
+    let vocab = 300 + rng.below(700);
     let synth = [
-        ("--layers", 1 + numbers.below(12)),
+        ("--layers", 1 + rng.below(12)),
         ("--embd", head_dim * kv_heads * shared),
         ("--heads", kv_heads * shared),
         ("--kv-heads", kv_heads),
         ("--ffn", ffn),
         ("--vocab", vocab),
         ("--ctx", 512),
-        ("--seed", seed),
+        ("--seed", seed as usize),
     ];
-    let n_prompt = match numbers.below(4) {
+    let n_prompt = match rng.below(4) {
         0 => 1,
-        1 => 2 + numbers.below(6),
-        2 => 8 + numbers.below(60),
-        _ => 100 + numbers.below(150),
+        1 => 2 + rng.below(6),
+        2 => 8 + rng.below(60),
+        _ => 100 + rng.below(150),
     };
     let tokens: Vec<String> = (0..n_prompt)
-        .map(|_| numbers.below(vocab).to_string())
+        .map(|_| rng.below(vocab).to_string())
         .collect();
     let run = [
         ("--tokens", tokens.join(",")),
-        ("--threads", (1 + numbers.below(2)).to_string()),
-        ("--n-predict", numbers.below(12).to_string()),
+        ("--threads", (1 + rng.below(2)).to_string()),
+        ("--n-predict", rng.below(12).to_string()),
     ];
     let words = |(flag, value): (&str, String)| [flag.to_owned(), value];
     Random {

@@ -15,7 +15,7 @@ impl Dice {
 
     /// From 0, below `n`, which is not 0.
     pub fn below(&mut self, n: usize) -> usize {
-        (self.0.next_u64() % n as u64) as usize
+        self.0.below(n)
     }
 
     pub fn within(&mut self, range: RangeInclusive<usize>) -> usize {
