@@ -599,4 +599,39 @@ mod tests {
         assert_eq!((first.position, first.reference), (4, Some(1.0)));
         assert_eq!(tokens, [7, 8, 9, 5, 1]);
     }
+
+    #[test]
+    fn who_contradicts_itself_is_excused_only_if_named() {
+        let of_candidate = GenerationCheck {
+            role: Role::Candidate,
+            expected: 2,
+            checked: 2,
+            contradicted: vec![ContradictedToken {
+                index: 1,
+                token: 0,
+                largest: 1,
+                margin: 0.5,
+            }],
+            own_noise: None,
+            comparable: 2,
+            compared: 2,
+            beyond: Vec::new(),
+        };
+        let generation = Generation {
+            prompt: 0,
+            reference: vec![1, 1],
+            candidate: vec![1, 0],
+            reference_text: None,
+            candidate_text: None,
+            first_mismatch: None,
+            further: Vec::new(),
+            checks: vec![of_candidate],
+        };
+        let found = |named: &[Role]| {
+            let findings = findings(&generation, 4, true, named);
+            findings.iter().map(Finding::role).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&[Role::Reference]), [Some(Role::Candidate)]);
+        assert_eq!(found(&[Role::Candidate]), []);
+    }
 }
