@@ -66,7 +66,7 @@ fn an_engine_against_itself_and_fewer_windows() {
 fn an_engine_that_dies_has_no_perplexity() {
     let scratch = Scratch::new();
     let text = text(&scratch, 20_000);
-    // Enough for the comparison, not for thirty windows.
+    // Enough for the comparison under all conditions, not for thirty windows.
     let candidate = dying_engine::mortal(&scratch, 22_000);
     let more = [
         "--reference",

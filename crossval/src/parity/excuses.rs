@@ -159,7 +159,7 @@ struct Complaint {
     why: String,
     /// Whom it would have to name as well.
     to: Option<Role>,
-    row: Option<Exceeded>,
+    row: Option<Box<Exceeded>>,
 }
 
 /// Rows over their limit, by site.
@@ -561,7 +561,7 @@ fn decide(
             if excuses.site(&site) {
                 continue;
             }
-            let row = complaint.row.map(|row| (site, row));
+            let row = complaint.row.map(|row| (site, *row));
             excuses.against.extend(row);
             if entry.refused.is_none() {
                 refuse(entry, complaint.why, complaint.to);
@@ -621,7 +621,7 @@ fn bears_out(
         let complaint = |why, to| Complaint {
             why,
             to,
-            row: Some(row.clone()),
+            row: Some(Box::new(row.clone())),
         };
         if let Some(role) = by.beyond(named) {
             let why = match blame_in_words(named) {

@@ -10,7 +10,7 @@ use reports::outcome::Outcome;
 
 use super::broken;
 use super::excuses::Excuses;
-use super::greedy;
+use super::greedy::{self, Accounted};
 use super::measurements::TooNoisy;
 use crate::compare::site::Site;
 use crate::compare::tap::Exceeded;
@@ -209,8 +209,12 @@ impl Shown<'_> {
         let named = |role: &Role| self.excuses.generation(Some(*role));
         let named: Vec<Role> = Role::BOTH.into_iter().filter(named).collect();
         let of_prompt = |generation: &Generation| {
-            let excused = self.accounts_for_rows_of(generation);
-            greedy::findings(generation, self.prompt(generation).len(), excused, &named)
+            let accounted = Accounted {
+                differences: self.accounts_for_rows_of(generation),
+                not_finite: !self.coverage.not_finite.is_empty(),
+                contradictions: &named,
+            };
+            greedy::findings(generation, self.prompt(generation).len(), accounted)
         };
         self.generations().flat_map(of_prompt).collect()
     }

@@ -1,16 +1,15 @@
 //! Greedy generation of both engines, and the logits at the place where they part.
 
-use bitnet_model::tap::Tap;
-use crossval_protocol::{DecodeOptions, EvalRequest};
+use crossval_protocol::DecodeOptions;
 use reports::model::{Generation, GenerationMismatch, Role};
 
 use super::plan::Plan;
 use crate::compare::finite;
 use crate::compare::logits::max_difference;
 use crate::compare::tap::row_nmse;
-use crate::engine::{Engine, EngineError, EvalEvent, Failed, by};
-use crate::session::batches::{Sequence, rows};
-use crate::session::lockstep::aligned;
+use crate::engine::{Failed, by};
+use crate::session::batches::Sequence;
+use crate::session::own_logits;
 use crate::session::pair::Pair;
 use crate::session::settings::DECODE_STEPS;
 use crate::session::traces::Traces;
@@ -129,7 +128,7 @@ fn first_mismatch(
         steps: &forced[..index],
     };
     let mut last = |role| {
-        let rows = logits_by_steps(pair.engine(role), same, n_ubatch).map_err(by(role))?;
+        let rows = own_logits::by_steps(pair.engine(role), same, n_ubatch).map_err(by(role))?;
         Ok(rows.into_iter().next_back().unwrap_or_default())
     };
     let (of_reference, of_candidate) = (last(Role::Reference)?, last(Role::Candidate)?);
@@ -140,7 +139,7 @@ fn first_mismatch(
                 prompt,
                 steps: &forced[..forced.len().saturating_sub(1)],
             };
-            let as_prefill = logits_by_prefill(pair.reference, all, n_ubatch);
+            let as_prefill = own_logits::as_prompt(pair.reference, all, n_ubatch);
             let as_prefill = as_prefill.map_err(by(Role::Reference))?;
             let row = as_prefill.get(index);
             row.filter(|row| row.len() == of_reference.len())
@@ -168,48 +167,4 @@ fn first_mismatch(
         max_logit_difference,
         near_tie: explained && row_nmse(&of_reference, &of_candidate) <= limit,
     }))
-}
-
-/// The rows of logits after the prompt and after each of the steps, which are evaluated one by one, as in generation.
-pub(super) fn logits_by_steps(
-    engine: &mut Engine,
-    sequence: Sequence,
-    n_ubatch: usize,
-) -> Result<Vec<Vec<f32>>, EngineError> {
-    let mut rows = Vec::new();
-    for (first_position, tokens) in sequence.batches(n_ubatch) {
-        engine.begin_eval(EvalRequest {
-            first_position,
-            tokens,
-            taps: &[],
-            overwrite: false,
-            last_logits: true,
-        })?;
-        while engine.next_event()? != EvalEvent::Done {}
-        if first_position + tokens.len() >= sequence.prompt.len() {
-            rows.push(bytemuck::allocation::pod_collect_to_vec(engine.payload()));
-        }
-    }
-    Ok(rows)
-}
-
-/// The same rows, with all tokens evaluated as a prompt.
-pub(super) fn logits_by_prefill(
-    engine: &mut Engine,
-    sequence: Sequence,
-    n_ubatch: usize,
-) -> Result<Vec<Vec<f32>>, EngineError> {
-    let tokens = sequence.tokens();
-    let as_prompt = Sequence {
-        prompt: &tokens,
-        steps: &[],
-    };
-    let mut logits = Vec::new();
-    let as_prompt = as_prompt.batches(n_ubatch);
-    rows(engine, as_prompt, &[Tap::Logits], |at, _, row| {
-        if at.position + 1 >= sequence.prompt.len() {
-            logits.push(aligned(row).into_owned());
-        }
-    })?;
-    Ok(logits)
 }

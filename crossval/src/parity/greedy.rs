@@ -12,14 +12,13 @@ use reports::model::{
 use reports::number;
 use reports::outcome::Outcome;
 
-use super::generation::{logits_by_prefill, logits_by_steps};
 use super::plan::Plan;
 use crate::compare::finite;
-use crate::compare::logits::{max_difference, most_likely};
 use crate::compare::tap::row_nmse;
 use crate::engine::{Engine, EngineError, Failed, by};
 use crate::session::batches::Sequence;
 use crate::session::lockstep::{self, Evaluation, ReferenceHashes, RowAt, RowSink};
+use crate::session::own_logits::{self, Twice, ahead};
 use crate::session::pair::Pair;
 use crate::session::traces::Traces;
 
@@ -154,7 +153,7 @@ impl Checker<'_> {
                 self.comparable(of)
             };
             let sequence = self.sequence(of, rows);
-            logits_by_steps(pair.engine(role), sequence, n_ubatch).map_err(by(role))
+            own_logits::by_steps(pair.engine(role), sequence, n_ubatch).map_err(by(role))
         };
         let (reference, candidate) = (by_steps(Role::Reference)?, by_steps(Role::Candidate)?);
         for index in 0..tokens.len() {
@@ -195,13 +194,8 @@ impl Checker<'_> {
             check.own_noise = noise.map_or(check.own_noise, |noise| {
                 Some(check.own_noise.map_or(noise, |worst| worst.max(noise)))
             });
-            let allowance = match noise {
-                Some(noise) if noise <= cap => 2.0 * rows.difference(),
-                // What is above the cap is a fault, and excuses nothing.
-                _ => 0.0,
-            };
-            match greediness(&rows.by_steps, token, self.plan.facts.n_vocab) {
-                Some((largest, margin)) if margin > allowance => {
+            match ahead(&rows.by_steps, token) {
+                Some((largest, margin)) if margin > rows.allowance(cap) => {
                     check.contradicted.push(ContradictedToken {
                         index,
                         token,
@@ -256,9 +250,9 @@ impl Checker<'_> {
         };
         let sequence = self.sequence(owner, last + 1);
         let n_ubatch = self.plan.settings.n_ubatch;
-        let by_steps = logits_by_steps(engine, sequence, n_ubatch)?;
+        let by_steps = own_logits::by_steps(engine, sequence, n_ubatch)?;
         let as_prompt = match self.evaluates_prompts(role) {
-            true => logits_by_prefill(engine, sequence, n_ubatch)?,
+            true => own_logits::as_prompt(engine, sequence, n_ubatch)?,
             false => Vec::new(),
         };
         let rows = wanted.iter().filter_map(|&index| {
@@ -303,8 +297,8 @@ impl Seen<'_> {
         };
         for (role, own) in &mut self.own {
             let row = role.of(reference, candidate);
-            let greedy = row.and_then(|row| greediness(row, token, self.n_vocab));
-            if let Some((_, margin)) = greedy {
+            let row = row.filter(|row| row.len() == self.n_vocab);
+            if let Some((_, margin)) = row.and_then(|row| ahead(row, token)) {
                 own.checked += 1;
                 if margin > 0.0 {
                     own.suspects.push(index);
@@ -358,49 +352,22 @@ fn worst(position: usize, reference: &[f32], candidate: &[f32]) -> ElementAt {
     }
 }
 
-/// One row of logits of one engine.
-struct Twice {
-    /// As in generation.
-    by_steps: Vec<f32>,
-    /// With all tokens evaluated as a prompt; `None` of a trace.
-    as_prompt: Option<Vec<f32>>,
+/// What is accounted for already.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Accounted<'a> {
+    /// Differences between the engines' logits.
+    pub(super) differences: bool,
+    /// Logits that are not finite.
+    pub(super) not_finite: bool,
+    /// Engines that contradict themselves.
+    pub(super) contradictions: &'a [Role],
 }
 
-impl Twice {
-    /// NMSE of one against the other.
-    fn noise(&self) -> Option<f64> {
-        let as_prompt = self.as_prompt.as_ref()?;
-        Some(match as_prompt.len() == self.by_steps.len() {
-            true => row_nmse(&self.by_steps, as_prompt),
-            false => f64::NAN,
-        })
-    }
-
-    /// Their largest difference.
-    fn difference(&self) -> f64 {
-        let as_prompt = self.as_prompt.as_deref().unwrap_or_default();
-        max_difference(&self.by_steps, as_prompt)
-    }
-}
-
-/// The token with the largest logit, and how far that is above the logit of `token`: 0 where they are equal. `None` for
-/// a row that is not finite, or not one of logits.
-fn greediness(row: &[f32], token: u32, n_vocab: usize) -> Option<(u32, f64)> {
-    if row.len() != n_vocab || row.iter().any(|x| !x.is_finite()) {
-        return None;
-    }
-    let largest = most_likely(row)?;
-    let margin = f64::from(row[largest]) - f64::from(*row.get(token as usize)?);
-    Some((largest as u32, margin))
-}
-
-/// What the checks of the tokens from a prompt of `n_prompt` tokens come to. `excused` are differences between the
-/// engines' logits; an engine that contradicts itself is excused only if it is one of `named`.
+/// What the checks of the tokens from a prompt of `n_prompt` tokens come to.
 pub(super) fn findings(
     generation: &Generation,
     n_prompt: usize,
-    excused: bool,
-    named: &[Role],
+    accounted: Accounted,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     for check in &generation.checks {
@@ -429,7 +396,7 @@ pub(super) fn findings(
             let position = n_prompt + n.min(check.expected);
             find(Outcome::Parity, Some(role), position, text);
         }
-        let unexcused = !named.contains(&role);
+        let unexcused = !accounted.contradictions.contains(&role);
         if let Some(first) = check.contradicted.first().filter(|_| unexcused) {
             let text = format!(
                 "the {role} contradicts its own logits in {} of {} generated from prompt {prompt}; the first: token {} \
@@ -443,7 +410,7 @@ pub(super) fn findings(
             );
             find(Outcome::Parity, Some(role), n_prompt + first.index, text);
         }
-        if check.checked < n {
+        if check.checked < n && !accounted.not_finite {
             let text = format!(
                 "{} of {} that the {role} generated from prompt {prompt} were held against its own logits",
                 check.checked,
@@ -464,7 +431,7 @@ pub(super) fn findings(
             );
             find(Outcome::Incomplete, None, n_prompt, text);
         }
-        if let Some(first) = check.beyond.first().filter(|_| !excused) {
+        if let Some(first) = check.beyond.first().filter(|_| !accounted.differences) {
             let text = format!(
                 "{} of logits before the {role}'s tokens from prompt {prompt} beyond the limit; the first: before token \
                  {}, NMSE {}, limit {}",
@@ -516,17 +483,6 @@ pub(super) fn first_beyond(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn any_of_equal_logits_is_the_largest() {
-        let row = [1.0, 3.0, 3.0, 0.5];
-        let margin = |token| greediness(&row, token, 4).map(|(_, margin)| margin);
-        assert_eq!([0, 1, 2, 3].map(margin), [2.0, 0.0, 0.0, 2.5].map(Some));
-        assert_eq!(greediness(&row, 0, 4), Some((1, 2.0)));
-        assert_eq!(greediness(&row, 4, 4), None);
-        assert_eq!(greediness(&row, 0, 5), None);
-        assert_eq!(greediness(&[f32::NAN, 1.0], 1, 2), None);
-    }
 
     #[test]
     fn rows_are_held_against_their_engines_and_each_other() {
@@ -582,19 +538,29 @@ mod tests {
             further: Vec::new(),
             checks: Role::BOTH.map(check).into(),
         };
-        let outcomes = |generation: &Generation, excused| {
-            let findings = findings(generation, 4, excused, &[]);
+        let outcomes = |generation: &Generation, accounted| {
+            let findings = findings(generation, 4, accounted);
             let of = |f: &Finding| (f.outcome, f.role());
             findings.iter().map(of).collect::<Vec<_>>()
         };
-        assert_eq!(outcomes(&generation, false), [(Outcome::Parity, None)]);
-        assert_eq!(outcomes(&generation, true), []);
+        let nothing = Accounted::default();
+        let differences = Accounted {
+            differences: true,
+            ..nothing
+        };
+        assert_eq!(outcomes(&generation, nothing), [(Outcome::Parity, None)]);
+        assert_eq!(outcomes(&generation, differences), []);
         generation.checks[1].checked = 1;
         let candidate = Some(Role::Candidate);
         assert_eq!(
-            outcomes(&generation, true),
+            outcomes(&generation, differences),
             [(Outcome::Incomplete, candidate)]
         );
+        let all = Accounted {
+            not_finite: true,
+            ..differences
+        };
+        assert_eq!(outcomes(&generation, all), []);
         let (first, tokens) = first_beyond(&generation, &[7, 8, 9, 5]).unwrap();
         assert_eq!((first.position, first.reference), (4, Some(1.0)));
         assert_eq!(tokens, [7, 8, 9, 5, 1]);
@@ -628,7 +594,12 @@ mod tests {
             checks: vec![of_candidate],
         };
         let found = |named: &[Role]| {
-            let findings = findings(&generation, 4, true, named);
+            let accounted = Accounted {
+                differences: true,
+                contradictions: named,
+                ..Accounted::default()
+            };
+            let findings = findings(&generation, 4, accounted);
             findings.iter().map(Finding::role).collect::<Vec<_>>()
         };
         assert_eq!(found(&[Role::Reference]), [Some(Role::Candidate)]);

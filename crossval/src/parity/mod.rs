@@ -441,6 +441,7 @@ fn judge(
         _ if traces.any() => None,
         prompt => Some(Sequence { prompt, steps: &[] }),
     });
+    progress.stage("asking the oracle");
     let spot_check = hear(
         engines,
         &mut oracle,
@@ -449,7 +450,6 @@ fn judge(
         seed,
         to_hear,
         &mut compared,
-        progress,
     );
     let broken = measured.first_not_finite().map(|row| {
         let mut judged = broken::divergence(&row, 0.0);
@@ -472,7 +472,9 @@ fn judge(
     });
     let ignores = engines.attempt(|engines| overwriting::probe(engines, &mut oracle, setup, plan));
     let conditions = results.conditions.as_ref();
-    let conditions = conditions.map(|judged| judged.findings(prompts_differ, engines, setup, plan));
+    let prompts_finite = broken.is_none();
+    let conditions = conditions
+        .map(|judged| judged.findings(prompts_differ, prompts_finite, engines, setup, plan));
     // The oracle's end counts, too.
     drop(oracle);
     engines.end();
@@ -519,13 +521,11 @@ fn hear(
     seed: Option<u64>,
     sequence: Option<Sequence>,
     compared: &mut Compared,
-    progress: Progress<'_>,
 ) -> Option<SpotCheck> {
     if seed.is_none() && sequence.is_none() {
         return None;
     }
     let checked = engines.attempt(|engines| {
-        progress.stage("asking the oracle");
         // Something else may have been measured since.
         engines.configure(plan.settings)?;
         let pair = &mut engines.pair();

@@ -28,6 +28,8 @@ pub(in crate::parity) struct Judged {
     pub(in crate::parity) report: Conditions,
     /// Engines that differ from themselves, and rows that were not compared.
     own: Vec<Finding>,
+    /// Rows that are finite in neither engine.
+    not_finite: Option<Finding>,
     /// Engines that differ from each other.
     between: Option<Between>,
 }
@@ -42,15 +44,18 @@ struct Between {
 
 impl Judged {
     /// What makes the run other than a pass. Where the logits of the prompts differ, excused or not, those of other tokens
-    /// do: that is no finding of its own. Who is wrong is what engines say against themselves, else the oracle.
+    /// do: that is no finding of its own; nor is it one that they are not finite. Who is wrong is what engines say against
+    /// themselves, else the oracle.
     pub(in crate::parity) fn findings(
         &self,
         prompts_differ: bool,
+        prompts_finite: bool,
         engines: &mut Loaded,
         setup: &Setup,
         plan: &Plan,
     ) -> Vec<Finding> {
         let mut findings = self.own.clone();
+        findings.extend(self.not_finite.clone().filter(|_| prompts_finite));
         let Some(between) = self.between.as_ref().filter(|_| !prompts_differ) else {
             return findings;
         };
@@ -90,6 +95,7 @@ impl Judged {
                 ..Conditions::default()
             },
             own: Vec::new(),
+            not_finite: None,
             between: None,
         }
     }
@@ -155,7 +161,6 @@ impl Tally {
             }),
         };
         let mut own: Vec<Finding> = self.missing().into_iter().collect();
-        own.extend(self.not_finite());
         own.extend(
             Role::BOTH
                 .into_iter()
@@ -169,6 +174,7 @@ impl Tally {
         Judged {
             report,
             own,
+            not_finite: self.not_finite(),
             between: self.between(&limits, sequences),
         }
     }
@@ -275,7 +281,9 @@ impl Tally {
         let differing = differing.filter(|differs| *differs != (false, false));
         let n = differing.clone().count();
         let once_more = differing.clone().any(|(repeated, _)| repeated);
-        differing.last()?;
+        if n == 0 {
+            return None;
+        }
         let of_own = |met: &Met| match once_more {
             true => met.own[i].repeated,
             false => met.own[i].varied,

@@ -105,6 +105,7 @@ impl Timing<'_> {
                 observe: true,
                 ..timed_settings(self.plan.n_ctx, cores.threads, 0)
             };
+            let n_ubatch = settings.n_ubatch;
             engine.configure(settings).map_err(by(role))?;
             let begun = Instant::now();
             let mut wrong: BTreeMap<Test, String> = BTreeMap::new();
@@ -124,7 +125,7 @@ impl Timing<'_> {
                     continue;
                 }
                 engine.set_task(format!("checking the tokens of {}", claim.test));
-                let found = contradiction(&mut engine, &claim.prompt, &claim.tokens);
+                let found = contradiction(&mut engine, &claim.prompt, &claim.tokens, n_ubatch);
                 if let Some(found) = found.map_err(by(role))? {
                     wrong.insert(claim.test, said(role, claim, found, cores.threads));
                 }
@@ -140,16 +141,22 @@ impl Timing<'_> {
 }
 
 fn said(role: Role, claim: &Claim, found: Contradiction, threads: usize) -> String {
+    let which = match found.ahead {
+        Some((ahead, margin)) => {
+            let margin = number::significant(margin, 3);
+            format!("ID {}, {margin} below ID {ahead}", found.token)
+        }
+        None => format!(
+            "ID {}, where they are not finite or have no such ID",
+            found.token
+        ),
+    };
     format!(
-        "the {role} generates other tokens while it is timed than its logits say: {} at {}, repetition {}, token {}: \
-         ID {}, {} below ID {}",
+        "the {role} generates other tokens while it is timed than its logits say: {} at {}, repetition {}, token {}: {which}",
         claim.test,
         number::plural(threads as u64, "thread"),
         claim.repetition,
         found.index,
-        found.token,
-        number::significant(f64::from(found.margin), 3),
-        found.best
     )
 }
 
