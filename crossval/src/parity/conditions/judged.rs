@@ -109,7 +109,8 @@ struct Limits {
 
 impl Limits {
     /// `noise` is the reference's against itself where the taps were compared. What it shows of noise here counts as well.
-    /// Repeating what was asked changes no more than another number of threads does.
+    /// Repeating what was asked changes no more than another number of threads does, and nothing in an engine that can
+    /// answer with the same bits.
     fn new(setup: &Setup, profile: &Profile, noise: f64, tally: &Tally) -> Limits {
         let here = tally.met.values().filter_map(|met| met.own[0].varied.0);
         let between = profile.cumulative_logits_limit(here.fold(noise, f64::max));
@@ -117,7 +118,10 @@ impl Limits {
             // Its results depend on nothing but the tokens.
             EngineSpec::Rust { .. } => Own::default(),
             _ => Own {
-                repeated: profile.noise.threads,
+                repeated: match tally.repeats_bits(role) {
+                    true => 0.0,
+                    false => profile.noise.threads,
+                },
                 varied: profile.noise.batches,
             },
         });

@@ -49,10 +49,54 @@ impl SizeClass {
         }
     }
 
+    fn n_sizes(self) -> usize {
+        self.largest - self.smallest + 1
+    }
+
     /// One of its sizes that is no larger than `most`.
     fn draw(self, most: usize, rng: &mut Rng) -> Option<usize> {
         let largest = self.largest.min(most);
         (self.smallest <= largest).then(|| self.smallest + rng.below(largest - self.smallest + 1))
+    }
+}
+
+/// The sizes of a class in parts as large as each other, of which none is drawn twice before each was drawn once: faults
+/// are of some sizes in a row.
+struct Deck {
+    class: SizeClass,
+    parts: Vec<SizeClass>,
+}
+
+impl Deck {
+    const PARTS: usize = 8;
+
+    fn of(class: SizeClass) -> Deck {
+        let parts = Vec::new();
+        Deck { class, parts }
+    }
+
+    /// A size that is no larger than `most`.
+    fn draw(&mut self, most: usize, rng: &mut Rng) -> Option<usize> {
+        for fresh in [false, true] {
+            if fresh {
+                self.shuffle(rng);
+            }
+            let fits = self.parts.iter().position(|part| part.smallest <= most);
+            if let Some(part) = fits {
+                return self.parts.remove(part).draw(most, rng);
+            }
+        }
+        None
+    }
+
+    fn shuffle(&mut self, rng: &mut Rng) {
+        let SizeClass { name, smallest, .. } = self.class;
+        let n_sizes = self.class.n_sizes();
+        let n = Deck::PARTS.min(n_sizes);
+        let start = |part| smallest + part * n_sizes / n;
+        let parts = (0..n).map(|part| SizeClass::of(name, start(part), start(part + 1) - 1));
+        self.parts = parts.collect();
+        self.parts.sort_by_cached_key(|_| rng.next_u64());
     }
 }
 
@@ -98,7 +142,7 @@ pub(super) enum Fed {
     Prompt(usize),
 }
 
-/// One evaluation.
+/// One evaluation, or a prompt for a generated token, which starts anew from position 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Batch {
     pub(super) size: usize,
@@ -137,22 +181,27 @@ impl Pass {
 
     /// Positions that it takes.
     pub(super) fn n_tokens(&self) -> usize {
-        sum(&self.batches)
+        let ends = self.placed().map(|(first, batch)| first + batch.size);
+        ends.max().unwrap_or(0)
     }
 
     /// The batches with the positions of their first tokens.
     pub(super) fn placed(&self) -> impl Iterator<Item = (usize, Batch)> {
         let mut end = 0;
         self.batches.iter().map(move |&batch| {
-            let first = end;
-            end += batch.size;
+            let first = match batch.asked {
+                Asked::Generated => 0,
+                _ => end,
+            };
+            end = first + batch.size;
             (first, batch)
         })
     }
 
     /// The classes of its batches.
     fn classes(&self) -> BTreeSet<&'static str> {
-        self.batches.iter().map(|batch| class(batch.size)).collect()
+        let batches = self.batches.iter().filter(|b| b.asked != Asked::Generated);
+        batches.map(|batch| class(batch.size)).collect()
     }
 
     /// The condition that a batch is evaluated in.
@@ -224,7 +273,7 @@ impl Subject<'_> {
         step(History::Used, Pass::new(Fed::Probe, n_ctx, vec![whole]));
         step(History::Used, small(Asked::LastLogits));
         step(History::Used, small(self.asked[0]));
-        for pass in self.generation(n, n_ctx) {
+        if let Some(pass) = self.generation(n, n_ctx) {
             step(History::Used, pass);
         }
         steps
@@ -294,7 +343,7 @@ impl Subject<'_> {
             if worker == History::Used {
                 push(&[self.one_by_one(n_ctx)]);
                 let n = CLASSES[2].draw(n_ctx, rng).unwrap_or(n_ctx);
-                push(&self.generation(n, n_ctx));
+                push(self.generation(n, n_ctx).as_slice());
             }
             push(&again);
             if thorough || worker == History::Used {
@@ -346,11 +395,10 @@ impl Subject<'_> {
         })
     }
 
-    /// A token generated from `n` others, which are more than the largest batch; before that, the logits there after the
-    /// same cut.
-    fn generation(&self, n: usize, n_ctx: usize) -> Vec<Pass> {
+    /// The logits of `n` tokens, which are more than the largest batch, and a token generated from them after the same cut.
+    fn generation(&self, n: usize, n_ctx: usize) -> Option<Pass> {
         if n < 2 || n == n_ctx {
-            return Vec::new();
+            return None;
         }
         let n_ubatch = (n / 2).min(32);
         let cut = (0..n).step_by(n_ubatch).map(|first| Batch {
@@ -361,11 +409,11 @@ impl Subject<'_> {
             size: n,
             asked: Asked::Generated,
         };
-        let pass = |batches| Pass {
+        let batches = cut.chain([generated]).collect();
+        Some(Pass {
             n_ubatch,
             ..Pass::new(Fed::Probe, n_ctx, batches)
-        };
-        vec![pass(cut.collect()), pass(vec![generated])]
+        })
     }
 
     /// What a pass costs, multiply-accumulates.
@@ -397,20 +445,28 @@ impl Subject<'_> {
 }
 
 /// Passes in which batches of every class start at position 0, amid the context and in its last quarter, asked in each of
-/// these ways. Unless they are to be `thorough`, large batches are asked in one of the ways at each place, and where there
-/// is but one, at one place.
+/// these ways: the smallest ones in every size. Unless they are to be `thorough`, large batches are asked in one of the
+/// ways at each place, and where there is but one, at one place.
 fn covering(n_ctx: usize, asked: &[Asked], thorough: bool, rng: &mut Rng) -> Vec<Pass> {
-    let turns = CLASSES.map(|_| rng.below(Stretch::ALL.len()));
+    let n_places = Stretch::ALL.len();
+    let turns = CLASSES.map(|_| rng.below(n_places));
+    let mut decks: Vec<[Deck; 5]> = asked.iter().map(|_| CLASSES.map(Deck::of)).collect();
     let mut open = |place: usize, most: usize| {
         let mut batches = Vec::new();
-        for (class, turn) in CLASSES.into_iter().zip(turns) {
+        for (index, (class, turn)) in CLASSES.into_iter().zip(turns).enumerate() {
             for (way, &asked_so) in asked.iter().enumerate() {
-                let turn = (turn + place) % Stretch::ALL.len();
+                let turn = (turn + place) % n_places;
                 if !thorough && class.largest > FEW_TOKENS && turn != way {
                     continue;
                 }
-                let size = class.draw(most, rng);
-                batches.extend(size.map(|size| Batch {
+                // The ways share the sizes of the larger ones.
+                let (deck, n) = match class.n_sizes() {
+                    few if few <= Deck::PARTS => (way, few.div_ceil(n_places)),
+                    _ => (0, 1),
+                };
+                let deck = &mut decks[deck][index];
+                let sizes = (0..n).filter_map(|_| deck.draw(most, rng));
+                batches.extend(sizes.map(|size| Batch {
                     size,
                     asked: asked_so,
                 }));
@@ -539,6 +595,10 @@ mod tests {
             let unobserved = met(&covering(256, &[Asked::Unobserved], false, &mut rng));
             let classes: BTreeSet<_> = unobserved.iter().map(|m| m.0).collect();
             assert_eq!(classes.len(), CLASSES.len());
+            let small = passes.iter().flat_map(|pass| &pass.batches);
+            let small = small.filter(|batch| batch.size <= CLASSES[1].largest);
+            let small: BTreeSet<_> = small.map(|batch| (batch.size, batch.asked)).collect();
+            assert_eq!(small.len(), CLASSES[1].largest * ASKED.len(), "{small:?}");
         }
     }
 }

@@ -17,6 +17,15 @@ pub(super) struct Tally {
     /// Passes by their number.
     passes: HashMap<Pass, usize>,
     evaluations: BTreeMap<History, u64>,
+    repeats: [Repeats; 2],
+}
+
+/// Rows of an engine that it was asked for again, in the same way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Repeats {
+    rows: u64,
+    /// Those that were the same.
+    exact: u64,
 }
 
 /// Which row of which evaluation of which pass.
@@ -73,6 +82,13 @@ impl Tally {
         self.evaluations.values().copied().max().unwrap_or(0)
     }
 
+    /// Whether an engine answers with the same bits when asked the same again: one that adds up in another order each time
+    /// hardly ever does.
+    pub(super) fn repeats_bits(&self, role: Role) -> bool {
+        let Repeats { rows, exact } = self.repeats[role.of(0, 1)];
+        exact > rows / 10
+    }
+
     fn met(&mut self, step: &Step, first: usize, batch: Batch) -> &mut Met {
         let met = self.met.entry(step.pass.key(first, batch, step.worker));
         let met = met.or_default();
@@ -108,39 +124,38 @@ impl Tally {
             };
             met.rows += 1;
             let place = (step.pass.fed, at.position());
-            let is_finite = |row: &[f32]| row.iter().all(|x| x.is_finite());
-            match [&reference, &candidate].map(|row| is_finite(row)) {
-                [true, true] => {
-                    if met.between.add(row_nmse(&reference, &candidate)) {
+            let finite = [&reference, &candidate].map(|row| row.iter().all(|x| x.is_finite()));
+            match finite {
+                [false, false] => met.not_finite += 1,
+                both => {
+                    let nmse = match both {
+                        [true, true] => row_nmse(&reference, &candidate),
+                        _ => f64::NAN,
+                    };
+                    if met.between.add(nmse) {
                         met.parting = Some(place);
                     }
                 }
-                [false, false] => {
-                    met.not_finite += 1;
-                    continue;
-                }
-                // The other engine shows that it need not be so.
-                [reference, _] => {
-                    let wrong = usize::from(reference);
-                    met.own[wrong].varied.add(f64::NAN);
-                    met.between.add(f64::NAN);
-                    met.parting = Some(place);
-                    continue;
-                }
             }
             let origin = (pass, index, at);
-            for ((kept, own), row) in self
-                .kept
-                .iter_mut()
-                .zip(&mut met.own)
-                .zip([reference, candidate])
-            {
+            for (role, row) in [reference, candidate].into_iter().enumerate() {
+                let (kept, own) = (&mut self.kept[role], &mut met.own[role]);
+                if !finite[role] {
+                    // The other engine shows that it need not be so.
+                    if finite[1 - role] {
+                        own.varied.add(f64::NAN);
+                    }
+                    continue;
+                }
                 let kept = kept.entry(place).or_default();
                 if let Some(first) = kept.first().filter(|first| first.origin != origin) {
                     own.varied.add(row_nmse(&first.row, &row));
                 }
                 if let Some(same) = kept.iter().find(|kept| kept.origin == origin) {
-                    own.repeated.add(row_nmse(&same.row, &row));
+                    let nmse = row_nmse(&same.row, &row);
+                    own.repeated.add(nmse);
+                    self.repeats[role].rows += 1;
+                    self.repeats[role].exact += u64::from(nmse == 0.0);
                 } else {
                     kept.push(Kept { origin, row });
                 }
@@ -149,15 +164,18 @@ impl Tally {
         *self.met(step, asking.first, asking.batch) = met;
     }
 
-    /// What an engine generated after `batch` tokens, of which its logits are known by then: one token, the most likely.
+    /// What an engine generated after `batch` tokens: one token, the most likely by its logits, which the same pass asked
+    /// for before. Where they are missing or not finite, that is counted there.
     pub(super) fn generated(&mut self, role: Role, step: &Step, batch: Batch, tokens: &[u32]) {
         let kept = &self.kept[role.of(0, 1)];
-        let rows = kept.get(&(step.pass.fed, batch.size - 1));
-        let follows = rows.map(|rows| follows(rows, tokens));
+        let Some(rows) = kept.get(&(step.pass.fed, batch.size - 1)) else {
+            return;
+        };
+        let follows = follows(rows, tokens);
         let met = self.met(step, 0, batch);
         met.expected += 1;
-        met.rows += u64::from(follows.is_some());
-        if follows == Some(false) {
+        met.rows += 1;
+        if !follows {
             met.contradicted.push(role);
         }
     }
@@ -235,9 +253,16 @@ mod tests {
         // The same was asked.
         assert_eq!(met.own.map(|own| own.repeated.0), [Some(0.0), Some(0.25)]);
         assert!(met.own.iter().all(|own| own.varied.0.is_none()));
+        // One row in two is the same, which is enough to know that both could be.
+        assert!(Role::BOTH.into_iter().all(|role| tally.repeats_bits(role)));
         add(&mut tally, &cut_otherwise, rows, half);
         let met = of(&tally, &cut_otherwise);
         assert_eq!(met.own[1].varied.0, Some(0.25));
+        let noisy = [[1.0, 0.1], [0.1, 1.0]];
+        let mut tally = Tally::default();
+        add(&mut tally, &fresh, rows, rows);
+        add(&mut tally, &used, noisy, rows);
+        assert!(!tally.repeats_bits(Role::Reference) && tally.repeats_bits(Role::Candidate));
         assert_eq!(of(&tally, &fresh).between.0, Some(0.0));
     }
 
