@@ -4,6 +4,7 @@ pub mod coverage;
 pub mod logits;
 pub mod site;
 pub mod tap;
+pub(crate) mod worst;
 
 /// `None` for what JSON cannot hold: unknown is null, never a number.
 pub(crate) fn finite(x: f64) -> Option<f64> {

@@ -41,8 +41,6 @@ pub(super) struct Shown<'a> {
     pub(super) to_score: Option<usize>,
     /// What came of it.
     pub(super) perplexity: Option<&'a Perplexity>,
-    /// In which figures the engines differ on it by more than they may.
-    pub(super) beyond_on_text: Vec<String>,
     /// Timings, if they were asked for.
     pub(super) timed: Option<&'a Timed>,
     /// Both tokenizers on the same texts.
@@ -64,7 +62,6 @@ impl Shown<'_> {
         if !failed {
             findings.extend(self.perplexity());
         }
-        findings.extend(self.text());
         findings.extend(self.required());
         findings.extend(self.repetition());
         findings.extend(self.taps());
@@ -125,14 +122,6 @@ impl Shown<'_> {
             return Some(incomplete(Source::Perplexity, text));
         }
         broken::perplexity_not_finite(self.perplexity)
-    }
-
-    fn text(&self) -> Option<Finding> {
-        let text = format!(
-            "the engines read the text differently: {}",
-            self.beyond_on_text.join("; ")
-        );
-        (!self.beyond_on_text.is_empty()).then(|| parity(Source::Perplexity, None, text))
     }
 
     fn required(&self) -> Option<Finding> {
@@ -369,7 +358,6 @@ mod tests {
             too_noisy: Vec::new(),
             to_score: None,
             perplexity: None,
-            beyond_on_text: Vec::new(),
             timed: None,
             tokens: &NOT_COMPARED,
             engines: ["bitnet.cpp", "rust"],

@@ -10,6 +10,7 @@ mod generation;
 mod greedy;
 mod measurements;
 mod overwriting;
+mod parted;
 mod perplexity;
 mod pieces;
 mod plan;
@@ -20,8 +21,8 @@ use std::time::Instant;
 
 use bitnet_model::tap::Tap;
 use reports::model::{
-    Environment, Generation, Inputs, KnownDeviation, LogitsResult, Mode, Perplexity, Report, Role,
-    SCHEMA, SpotCheck, TokenParity, Verdict,
+    Environment, Generation, Inputs, KnownDeviation, LogitsResult, Mode, Report, Role, SCHEMA,
+    SpotCheck, TokenParity, Verdict,
 };
 
 use self::arbitration::{arbitrate, no_ruling};
@@ -31,7 +32,7 @@ use self::excuses::{Excuses, excuse};
 use self::findings::Shown;
 use self::measurements::Measurements;
 pub use self::perplexity::TextSource;
-use self::perplexity::Windows;
+use self::perplexity::{OnText, Windows};
 use self::plan::Plan;
 pub use self::spot_check::seed_of_now;
 use self::spot_check::spot_check;
@@ -149,7 +150,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
         measured,
         conditions,
         logits,
-        perplexity,
+        on_text,
         tokens,
         ..
     } = results;
@@ -177,7 +178,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
         conditions: conditions.map(|judged| judged.report),
         generation: measured.generation,
         bench: timed.map(|timed| timed.bench),
-        perplexity,
+        perplexity: on_text.map(|on_text| on_text.perplexity),
         tokenizer: Some(tokens),
         known: judged.known,
         spot_check: judged.spot_check,
@@ -258,7 +259,7 @@ struct Results<'p> {
     logits: Vec<LogitsResult>,
     /// Tokens of the text that were to be scored, if there is one.
     to_score: Option<usize>,
-    perplexity: Option<Perplexity>,
+    on_text: Option<OnText>,
     tokens: TokenParity,
 }
 
@@ -289,7 +290,7 @@ fn compare<'p>(
         conditions::measure(engines, &subject, progress)
     });
     let windows = fed.windows.as_ref();
-    let perplexity = windows.and_then(|windows| {
+    let on_text = windows.and_then(|windows| {
         let threads = plan.settings.threads;
         let limit = plan
             .profile
@@ -311,7 +312,7 @@ fn compare<'p>(
         conditions: conditions.flatten(),
         logits,
         to_score: windows.map(Windows::scored),
-        perplexity: perplexity.flatten(),
+        on_text: on_text.flatten(),
         tokens,
     }
 }
@@ -402,6 +403,8 @@ fn judge(
         engines.attempt(|engines| excuse(&mut known, engines, &mut oracle, setup, plan, measured));
     // An engine that failed has not been heard: nothing is excused, and the run has failed anyway.
     let excuses = excuses.unwrap_or(Excuses::none());
+    let on_text = results.on_text.as_ref();
+    let perplexity = on_text.map(|on_text| &on_text.perplexity);
     let shown = Shown {
         exceeded,
         prompts: plan.prompts,
@@ -412,11 +415,7 @@ fn judge(
         too_noisy: measured.too_noisy(&exact_engines(setup, traces)),
         timed,
         to_score: results.to_score,
-        perplexity: results.perplexity.as_ref(),
-        beyond_on_text: match &results.perplexity {
-            Some(p) => perplexity::beyond(p, plan.profile.text, plan.profile.logits_ceiling()),
-            None => Vec::new(),
-        },
+        perplexity,
         tokens: &results.tokens,
         engines: [reference, candidate],
         known: &known,
@@ -475,6 +474,8 @@ fn judge(
     let prompts_finite = broken.is_none();
     let conditions = conditions
         .map(|judged| judged.findings(prompts_differ, prompts_finite, engines, setup, plan));
+    let on_text = on_text.and_then(|on_text| on_text.parted(&plan.profile));
+    let on_text = on_text.map(|parted| parted.findings(engines, setup, plan));
     // The oracle's end counts, too.
     drop(oracle);
     engines.end();
@@ -485,11 +486,11 @@ fn judge(
         compared.ruling = spot_check::with_wrong(compared.ruling, &wrong);
         findings.extend(wrong);
     }
+    findings.extend(on_text.into_iter().flatten());
     findings.extend(conditions.into_iter().flatten());
     findings.extend(ignores.flatten());
     findings.extend(broken.into_iter().flatten());
     findings.extend(broken::zero_tensors(engines.zero_tensors()));
-    let perplexity = results.perplexity.as_ref();
     findings.extend(broken::worse_than_guessing(perplexity, &plan.facts));
     findings.extend(engines.false_claims().iter().cloned());
     findings.extend(engines.warnings());

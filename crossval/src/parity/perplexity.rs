@@ -3,15 +3,17 @@
 
 use bitnet_model::tap::Tap;
 use half::f16;
-use reports::model::{Perplexity, PerplexityDifference, Role};
+use reports::model::{Perplexity, PerplexityDifference, Role, Source};
 use reports::number;
 
+use super::parted::Parted;
 use crate::compare::finite;
 use crate::compare::logits::{kl_divergence, most_likely, negative_log_likelihood};
 use crate::compare::tap::row_nmse;
+use crate::compare::worst::Worst;
 use crate::engine::{Failed, by};
 use crate::error::Error;
-use crate::profile::TextLimits;
+use crate::profile::{Profile, TextLimits};
 use crate::progress::Progress;
 use crate::session::loaded::Loaded;
 use crate::session::lockstep::{self, Evaluation, ReferenceHashes, RowAt, RowSink};
@@ -39,6 +41,30 @@ pub(super) struct Windows {
     source: String,
     window: usize,
     tokens: Vec<Vec<u32>>,
+}
+
+/// What came of a text.
+pub(super) struct OnText {
+    pub(super) perplexity: Perplexity,
+    /// The tokens up to the row of logits in which the engines differ most, and the context they were evaluated in.
+    worst: Vec<u32>,
+    n_ctx: usize,
+}
+
+impl OnText {
+    /// That the engines differ by more than they may, if they do.
+    pub(super) fn parted(&self, profile: &Profile) -> Option<Parted> {
+        let beyond = beyond(&self.perplexity, profile.text, profile.logits_ceiling());
+        (!beyond.is_empty()).then(|| Parted {
+            source: Source::Perplexity,
+            text: format!(
+                "the engines read the text differently: {}",
+                beyond.join("; ")
+            ),
+            tokens: self.worst.clone(),
+            n_ctx: self.n_ctx,
+        })
+    }
 }
 
 impl Windows {
@@ -95,7 +121,7 @@ impl Windows {
         threads: usize,
         limit: f64,
         progress: Progress<'_>,
-    ) -> Result<Option<Perplexity>, Failed> {
+    ) -> Result<Option<OnText>, Failed> {
         progress.stage("perplexity");
         progress.steps(self.tokens.len() as u64);
         let settings = Settings {
@@ -142,7 +168,16 @@ impl Windows {
             scores.push(scorer.score);
             progress.done(1);
         }
-        Ok(summarize(&self.source, self.window, &scores))
+        let worst = self.tokens.iter().zip(&scores);
+        let worst = worst.max_by(|(_, a), (_, b)| a.worst.rank().total_cmp(&b.worst.rank()));
+        let worst = worst.and_then(|(tokens, score)| tokens.get(..=score.worst_at));
+        let worst = worst.unwrap_or_default().to_vec();
+        let perplexity = summarize(&self.source, self.window, &scores);
+        Ok(perplexity.map(|perplexity| OnText {
+            perplexity,
+            worst,
+            n_ctx: settings.n_ctx,
+        }))
     }
 }
 
@@ -172,8 +207,9 @@ struct Score {
     kl: f64,
     same_top1: usize,
     near_ties: usize,
-    /// Of a row of logits.
-    worst_nmse: f64,
+    /// Of a row of logits, and where that is.
+    worst: Worst,
+    worst_at: usize,
 }
 
 /// Scores the rows of one window as they come.
@@ -200,7 +236,9 @@ impl RowSink for Scorer<'_> {
             let nmse = row_nmse(reference, candidate);
             score.same_top1 += usize::from(same);
             score.near_ties += usize::from(!same && nmse <= self.limit);
-            score.worst_nmse = worse(score.worst_nmse, nmse);
+            if score.worst.add(nmse) {
+                score.worst_at = at.position;
+            }
         }
     }
 
@@ -213,6 +251,10 @@ fn summarize(source: &str, window: usize, scores: &[Score]) -> Option<Perplexity
         return None;
     }
     let mean = |of: fn(&Score) -> f64| scores.iter().map(of).sum::<f64>() / tokens as f64;
+    let mut worst = Worst::default();
+    for nmse in scores.iter().filter_map(|s| s.worst.0) {
+        worst.add(nmse);
+    }
     let differences: Vec<(f64, usize)> = scores
         .iter()
         .map(|s| (s.candidate - s.reference, s.tokens))
@@ -232,16 +274,8 @@ fn summarize(source: &str, window: usize, scores: &[Score]) -> Option<Perplexity
         kl_mean: finite(mean(|s| s.kl)),
         top1_agreement: mean(|s| s.same_top1 as f64),
         near_ties: Some(mean(|s| s.near_ties as f64)),
-        worst_nmse: finite(scores.iter().map(|s| s.worst_nmse).fold(0.0, worse)),
+        worst_nmse: worst.0.and_then(finite),
     })
-}
-
-/// The larger; NaN is the largest.
-fn worse(a: f64, b: f64) -> f64 {
-    if a.is_nan() || b.is_nan() {
-        return f64::NAN;
-    }
-    a.max(b)
 }
 
 /// How the engines differ on a text by more than they may. `ceiling` is the largest limit that the NMSE of a row of
@@ -355,7 +389,8 @@ mod tests {
             kl: f64::INFINITY,
             same_top1: 1,
             near_ties: 0,
-            worst_nmse: f64::NAN,
+            worst: Worst(Some(f64::NAN)),
+            worst_at: 1,
         };
         let p = summarize("a.txt", 5, &[nan]).unwrap();
         assert_eq!((p.candidate, p.difference, p.kl_mean), (None, None, None));

@@ -173,7 +173,8 @@ fn an_engine_that_reads_a_text_wrongly() {
     ];
     for (change, says) in cases {
         let change = format!(
-            "x = apply(m.output, h)\n        if np.bincount(tokens).max() > 9: {change}\n        \
+            "x = apply(m.output, h)\n        \
+             if first == 0: self.text = np.bincount(tokens).max() > 9\n        if self.text: {change}\n        \
              return tap(\"logits\", None, x)"
         );
         for (role, chunks) in [(Role::Candidate, "2"), (Role::Reference, "1")] {
@@ -184,8 +185,8 @@ fn an_engine_that_reads_a_text_wrongly() {
             };
             let verdict = &report.verdict;
             assert_eq!(code, 10, "{change}: {:?}", report.perplexity);
-            // Nothing judges a text.
-            assert_eq!(verdict.at_fault, AtFault::Undetermined);
+            let at_fault = role.of(AtFault::Reference, AtFault::Candidate);
+            assert_eq!(verdict.at_fault, at_fault);
             let [reason] = &verdict.reasons[..] else {
                 panic!("{change}: {:#?}", verdict.reasons);
             };

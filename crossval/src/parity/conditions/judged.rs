@@ -2,24 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use bitnet_model::tap::Tap;
-use crossval_protocol::Settings;
-use reports::model::{
-    AtFault, Condition, Conditions, Divergence, Finding, Mode, Own, OwnLimits, Role, Source,
-};
+use reports::model::{Condition, Conditions, Finding, Own, OwnLimits, Role, Source};
 use reports::number;
 use reports::outcome::Outcome;
 
 use super::Sequences;
 use super::plan::{CUT_BY_ENGINE, Key, Step};
-use super::tally::{Met, Tally, Worst};
+use super::tally::{Met, Tally};
 use crate::compare::finite;
-use crate::engine::{EngineSpec, Failed};
-use crate::parity::arbitration::arbitrate;
-use crate::parity::court::Oracle;
+use crate::compare::worst::Worst;
+use crate::engine::EngineSpec;
+use crate::parity::parted::Parted;
 use crate::parity::plan::Plan;
 use crate::profile::Profile;
-use crate::session::batches::Sequence;
 use crate::session::loaded::Loaded;
 use crate::session::setup::Setup;
 
@@ -31,15 +26,7 @@ pub(in crate::parity) struct Judged {
     /// Rows that are finite in neither engine.
     not_finite: Option<Finding>,
     /// Engines that differ from each other.
-    between: Option<Between>,
-}
-
-/// Engines that differ from each other.
-struct Between {
-    text: String,
-    /// The tokens up to the row where they differ most.
-    tokens: Vec<u32>,
-    n_ctx: usize,
+    between: Option<Parted>,
 }
 
 impl Judged {
@@ -59,29 +46,9 @@ impl Judged {
         let Some(between) = self.between.as_ref().filter(|_| !prompts_differ) else {
             return findings;
         };
-        let finding = |role: Option<Role>| Finding {
-            outcome: Outcome::Parity,
-            source: Source::Conditions,
-            place: role.map(Role::into),
-            text: match role {
-                Some(role) => format!("{}: the oracle finds the {role} wrong there", between.text),
-                None => between.text.clone(),
-            },
-        };
-        let named = findings.iter().any(|f| f.outcome == Outcome::Parity);
-        let ruling = match named {
-            true => None,
-            false => engines.attempt(|engines| between.arbitrate(engines, setup, plan)),
-        };
-        let wrong: &[Role] = match ruling.flatten() {
-            Some(AtFault::Reference) => &[Role::Reference],
-            Some(AtFault::Candidate) => &[Role::Candidate],
-            Some(AtFault::Both) => &Role::BOTH,
-            _ => &[],
-        };
-        match wrong {
-            [] => findings.push(finding(None)),
-            roles => findings.extend(roles.iter().map(|&role| finding(Some(role)))),
+        match findings.iter().any(|f| f.outcome == Outcome::Parity) {
+            true => findings.push(between.undetermined()),
+            false => findings.extend(between.findings(engines, setup, plan)),
         }
         findings
     }
@@ -334,7 +301,7 @@ impl Tally {
         })
     }
 
-    fn between(&self, limits: &Limits, sequences: &Sequences) -> Option<Between> {
+    fn between(&self, limits: &Limits, sequences: &Sequences) -> Option<Parted> {
         let beyond = || {
             let met = self.met.iter();
             met.filter(|(_, met)| met.between.exceeds(limits.between))
@@ -349,73 +316,12 @@ impl Tally {
             met.between.text(),
             number::error(limits.between)
         );
-        Some(Between {
+        Some(Parted {
+            source: Source::Conditions,
             text,
             tokens: sequences.tokens(fed)[..=position].to_vec(),
             n_ctx: key.context,
         })
-    }
-}
-
-impl Between {
-    /// Who is wrong, by the oracle, from both engines' values in the same context.
-    fn arbitrate(
-        &self,
-        engines: &mut Loaded,
-        setup: &Setup,
-        plan: &Plan,
-    ) -> Result<Option<AtFault>, Failed> {
-        let settings = Settings {
-            n_ctx: self.n_ctx,
-            ..plan.settings
-        };
-        let plan = Plan {
-            settings,
-            ..plan.clone()
-        };
-        let sequence = Sequence {
-            prompt: &self.tokens,
-            steps: &[],
-        };
-        let mut row = Divergence {
-            prompt: 0,
-            position: self.tokens.len() - 1,
-            layer: None,
-            tap: Tap::Logits.to_string(),
-            mode: Mode::Cumulative,
-            element: 0,
-            reference: None,
-            candidate: None,
-            oracle: None,
-            nmse: None,
-            limit: plan.profile.cumulative_logits,
-            hint: None,
-            part: None,
-            arbitration: None,
-        };
-        // Nothing is drawn by a court that judges one row.
-        let mut oracle = Oracle::new(setup, &plan, 0);
-        let Ok(court) = oracle.court() else {
-            return Ok(None);
-        };
-        engines.configure(settings)?;
-        arbitrate(&mut row, &mut engines.pair(), court, &plan, sequence, false)
-    }
-}
-
-impl Worst {
-    /// For sorting: what is not a number comes last.
-    fn rank(self) -> f64 {
-        match self.0 {
-            None => 0.0,
-            Some(nmse) if nmse.is_nan() => f64::INFINITY,
-            Some(nmse) => nmse,
-        }
-    }
-
-    fn text(self) -> String {
-        let nmse = self.0.and_then(finite);
-        nmse.map_or(number::NOT_FINITE.to_owned(), number::error)
     }
 }
 

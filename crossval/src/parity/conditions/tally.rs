@@ -8,6 +8,7 @@ use super::plan::{Batch, Fed, Key, Pass, Step};
 use super::rows::{Answer, Asking, Row};
 use crate::compare::logits::{max_difference, most_likely};
 use crate::compare::tap::row_nmse;
+use crate::compare::worst::Worst;
 
 /// What has been compared so far.
 #[derive(Default)]
@@ -55,25 +56,6 @@ pub(super) struct Met {
     pub(super) own: [Own<Worst>; 2],
     /// Engines that generated another token than their own logits say.
     pub(super) contradicted: Vec<Role>,
-}
-
-/// The largest NMSE of some rows; NaN is the largest. `None` without any.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Worst(pub(super) Option<f64>);
-
-impl Worst {
-    /// Whether it is the worst so far.
-    fn add(&mut self, nmse: f64) -> bool {
-        let worse = self.0.is_none_or(|worst| nmse.is_nan() || nmse > worst);
-        if worse {
-            self.0 = Some(nmse);
-        }
-        worse
-    }
-
-    pub(super) fn exceeds(self, limit: f64) -> bool {
-        self.0.is_some_and(|nmse| nmse.is_nan() || nmse > limit)
-    }
 }
 
 impl Tally {
