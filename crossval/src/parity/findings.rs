@@ -110,7 +110,10 @@ impl Shown<'_> {
                 format!("{compared} of {expected} rows were compared; the first missing: {first}");
             findings.push(incomplete(Source::Coverage, text));
         }
-        findings.extend(broken::vacuous(self.coverage));
+        // What comes of a difference says nothing of the model.
+        if self.taps().is_none() {
+            findings.extend(broken::vacuous(self.coverage));
+        }
         findings
     }
 
@@ -132,6 +135,9 @@ impl Shown<'_> {
 
     fn repetition(&self) -> Option<Finding> {
         let first = self.not_repeatable.first()?;
+        if self.too_noisy.iter().any(|n| n.role == Role::Reference) {
+            return None;
+        }
         let text = format!(
             "the reference does not repeat itself in {}; the first: {first}",
             number::plural(self.not_repeatable.len() as u64, "tap")
@@ -441,6 +447,35 @@ mod tests {
         assert!(
             reason.contains("zero") && reason.contains("layer 1, q"),
             "{reason}"
+        );
+        // Nor does it say anything of the model where an engine's zeros were handed on.
+        let row = row(2);
+        let mut shown = shown(&coverage);
+        shown.exceeded = vec![(site(Mode::Isolated, 0, Tap::Q), &row)];
+        assert_eq!(decide(&shown).exit_code, 10);
+    }
+
+    #[test]
+    fn a_reference_that_is_blamed_for_its_noise_is_not_merely_incomplete() {
+        let coverage = complete();
+        let differs = ["prompt 0, layer 1, q".to_owned()];
+        let mut shown = shown(&coverage);
+        shown.not_repeatable = &differs;
+        assert_eq!(decide(&shown).exit_code, 20);
+        let noisy = |role| TooNoisy {
+            role,
+            varied: "threads 1 and 2".into(),
+            tap: Tap::Logits,
+            nmse: 0.5,
+            cap: 1e-2,
+        };
+        shown.too_noisy = vec![noisy(Role::Candidate)];
+        assert_eq!(decide(&shown).exit_code, 20);
+        shown.too_noisy = vec![noisy(Role::Reference)];
+        let verdict = decide(&shown);
+        assert_eq!(
+            (verdict.exit_code, verdict.at_fault),
+            (10, AtFault::Reference)
         );
     }
 

@@ -21,10 +21,13 @@ use crate::tokens::PASSAGE;
 /// Tokens generated where something is.
 const N_PREDICT: usize = 16;
 
+/// The same where times are told: enough for a step to take more than what lies between two clocks.
+const N_PREDICT_TIMED: usize = 64;
+
 /// Strings generated where tokenizers are compared.
 const STRINGS: u64 = 1000;
 
-/// Tokens of the longer prompt: more than a batch of the comparison.
+/// Tokens of the longer prompt, at most: more than a batch of the comparison.
 const LONG_PROMPT: usize = 150;
 
 /// Runs of which the baseline is made, one more than the gate asks for.
@@ -315,7 +318,12 @@ impl<'a> Trials<'a> {
                 });
             }
             Proof::Tokenizer => texts.strings = STRINGS,
-            Proof::Times | Proof::Speed => {
+            Proof::Times => {
+                scope.n_predict = N_PREDICT_TIMED.min(self.options.n_ctx / 4);
+                options.bench = true;
+                texts.prompts = vec![self.long_prompt()];
+            }
+            Proof::Speed => {
                 scope.n_predict = N_PREDICT;
                 options.bench = true;
             }
@@ -327,7 +335,7 @@ impl<'a> Trials<'a> {
     fn long_prompt(&self) -> PromptSource {
         let SelfTestOptions { n_ctx, seed, .. } = *self.options;
         let n = LONG_PROMPT
-            .min(n_ctx.saturating_sub(2 * DECODE_STEPS))
+            .min(n_ctx.saturating_sub(2 * DECODE_STEPS).min(n_ctx * 3 / 4))
             .max(1);
         let mut rng = Rng::new(seed, "prompt");
         let tokens = (0..n).map(|_| rng.below(self.options.n_vocab) as u32);

@@ -166,6 +166,7 @@ struct Sample {
     prefill_ms: f64,
     decode_ms: Vec<f64>,
     counted: Counted,
+    round_trip_ms: f64,
     cpu_seconds: Option<f64>,
     joules: Option<f64>,
 }
@@ -178,6 +179,7 @@ impl Sample {
             prompt_ms: self.prefill_ms,
             waited_ms: self.counted.waited_ms,
             busy_ms: self.counted.busy_ms,
+            round_trip_ms: self.round_trip_ms,
         }
     }
 }
@@ -581,6 +583,7 @@ impl Timing<'_> {
 
     /// Generates, and holds the engine to what it owes: all tokens, and a time for each.
     fn generate(&self, engine: &mut Engine, job: &Job) -> Result<Sample, EngineError> {
+        let round_trip_ms = round_trip_ms(engine)?;
         let ((tokens, prefill_ms, decode_ms), counted) =
             counted(engine, |engine| engine.generate(job.prompt, job.n_predict))?;
         let complete = tokens.len() == job.n_predict && decode_ms.len() + 1 == job.n_predict;
@@ -603,6 +606,7 @@ impl Timing<'_> {
             prefill_ms,
             decode_ms,
             counted,
+            round_trip_ms,
             cpu_seconds: counted.cpu_seconds,
             joules: None,
         })
@@ -721,6 +725,7 @@ impl Timing<'_> {
             prompt_ms: 0.0,
             waited_ms: counted.waited_ms,
             busy_ms: counted.busy_ms,
+            round_trip_ms: round_trip_ms(&mut engine).map_err(by(role))?,
         };
         Ok((engine, loaded))
     }
@@ -745,6 +750,12 @@ impl Timing<'_> {
         }
         Ok(Some(engine))
     }
+}
+
+/// What it takes to ask a worker for nothing.
+fn round_trip_ms(engine: &mut Engine) -> Result<f64, EngineError> {
+    engine.usage()?;
+    Ok(engine.took_ms())
 }
 
 /// How engines run while they are timed.
