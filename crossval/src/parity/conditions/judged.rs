@@ -153,14 +153,7 @@ impl Tally {
     /// What there is and was not compared: values of each dimension by name, then combinations by number.
     fn left_out(&self, all: &[Step]) -> Vec<String> {
         let met: BTreeSet<Key> = self.met.keys().copied().collect();
-        let planned: BTreeSet<Key> = all
-            .iter()
-            .flat_map(|step| {
-                step.pass
-                    .placed()
-                    .map(|(first, batch)| step.pass.key(first, batch, step.worker))
-            })
-            .collect();
+        let planned: BTreeSet<Key> = all.iter().flat_map(Step::keys).collect();
         let mut out = Vec::new();
         let mut batches: Vec<&str> = Vec::new();
         for key in planned
@@ -195,9 +188,8 @@ impl Tally {
         if reached < positions {
             out.push(format!("positions from {reached} to {}", positions - 1));
         }
-        let combination = |key: &Key| (key.batch, key.place, key.asked, key.worker);
-        let met: BTreeSet<_> = met.iter().map(combination).collect();
-        let planned: BTreeSet<_> = planned.iter().map(combination).collect();
+        let met: BTreeSet<_> = met.iter().map(Key::combination).collect();
+        let planned: BTreeSet<_> = planned.iter().map(Key::combination).collect();
         let lacking = planned.difference(&met).count();
         if lacking > 0 {
             out.push(format!(

@@ -37,6 +37,9 @@ const SMALL: f64 = 1e10;
 /// Time after which no more of what is no sample is begun: an engine may be slow on a small model.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Time for what each two dimensions of a condition have met already, and all of them not yet.
+const COMBINATIONS: Duration = Duration::from_secs(1);
+
 /// Share of the time that the taps' comparison took that a sample may take.
 const SHARE: f64 = 0.25;
 
@@ -102,10 +105,11 @@ pub(super) fn measure(
     let cost = |steps: &[Step]| steps.iter().map(|s| subject.cost(&s.pass)).sum::<f64>();
     let all = subject.steps(n_ctx, true, &mut rng);
     let usual = subject.steps(n_ctx, false, &mut rng);
+    let small = cost(&usual) <= SMALL && !oracle;
     let (first, more) = if extent == Conditions::All {
         (all.clone(), Vec::new())
-    } else if cost(&usual) <= SMALL && !oracle {
-        (usual, Vec::new())
+    } else if small {
+        (usual, all.clone())
     } else {
         let few = subject.few(&mut rng);
         let more = subject.more(n_ctx.min(SAMPLED_CONTEXT), &few, &mut rng);
@@ -131,10 +135,14 @@ pub(super) fn measure(
         workers.make(step)?;
         done += subject.cost(&step.pass);
     }
-    let budget = took.mul_f64(SHARE);
+    let budget = match small {
+        true => (start.elapsed() + COMBINATIONS).min(PATIENCE),
+        false => took.mul_f64(SHARE),
+    };
     for step in &more {
         let cost = subject.cost(&step.pass);
-        if start.elapsed().mul_f64(1.0 + cost / done) <= budget {
+        let new = !small || !workers.tally.has_met(step);
+        if new && start.elapsed().mul_f64(1.0 + cost / done) <= budget {
             workers.make(step)?;
             done += cost;
         }

@@ -131,6 +131,13 @@ pub(super) struct Key {
     pub(super) worker: History,
 }
 
+impl Key {
+    /// It, whatever the size of the context.
+    pub(super) fn combination(&self) -> (&'static str, Stretch, Asked, History) {
+        (self.batch, self.place, self.asked, self.worker)
+    }
+}
+
 /// What is fed to the engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Fed {
@@ -226,6 +233,14 @@ impl Pass {
 pub(super) struct Step {
     pub(super) worker: History,
     pub(super) pass: Pass,
+}
+
+impl Step {
+    /// The conditions that it meets.
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        let placed = self.pass.placed();
+        placed.map(|(first, batch)| self.pass.key(first, batch, self.worker))
+    }
 }
 
 /// What the conditions are made for.

@@ -1,6 +1,6 @@
 //! Every row under every condition, against the other engine's and against the engine's own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use reports::model::{History, Own, Role};
 
@@ -77,6 +77,13 @@ impl Tally {
         met.largest_batch = met.largest_batch.max(batch.size);
         met.largest_position = met.largest_position.max(first + batch.size - 1);
         met
+    }
+
+    /// Whether a step would meet no combination of batch, place, way of asking and worker for the first time.
+    pub(super) fn has_met(&self, step: &Step) -> bool {
+        let met: BTreeSet<_> = self.met.keys().map(Key::combination).collect();
+        let mut keys = step.keys();
+        keys.all(|key| met.contains(&key.combination()))
     }
 
     /// Counts an evaluation of both engines.
