@@ -12,9 +12,15 @@ use crossval_protocol::ModelFacts;
 /// How `crossval synth` begins the name of a model, which its file says: its weights are random.
 const RANDOM: &str = "synthetic ";
 
-/// Rows that are 0 in both engines say nothing about either.
-pub(super) fn vacuous(coverage: &Coverage) -> Option<Finding> {
+/// Rows that are 0 in both engines say nothing about either; nor about the model where a stage is wrong, by what was
+/// `found` otherwise: its zeros may be handed on.
+pub(super) fn vacuous(coverage: &Coverage, found: &[Finding]) -> Option<Finding> {
     let first = coverage.vacuous.first()?;
+    let of_stages = |f: &Finding| matches!(f.source, Source::Taps | Source::Oracle);
+    let mut wrong = found.iter().filter(|f| f.outcome == Outcome::Parity);
+    if wrong.any(of_stages) {
+        return None;
+    }
     let more = match coverage.vacuous.len() - 1 {
         0 => String::new(),
         more => format!(", and {} more", number::plural(more as u64, "range")),
@@ -235,6 +241,29 @@ mod tests {
             found(row(Tap::FfnAct, true, true), Some(-7e4), both).len(),
             2
         );
+    }
+
+    #[test]
+    fn what_is_zero_in_both_engines_was_not_compared() {
+        let coverage = Coverage {
+            expected: 10,
+            compared: 9,
+            vacuous: vec!["isolated, prompt 0, layer 1, q, positions 3..4".into()],
+            ..Coverage::default()
+        };
+        let found = vacuous(&coverage, &[]).unwrap();
+        assert_eq!(found.outcome, Outcome::Incomplete);
+        assert!(found.text.contains("zero") && found.text.contains("layer 1, q"));
+        let other = |source| Finding {
+            outcome: Outcome::Parity,
+            source,
+            ..found.clone()
+        };
+        assert!(vacuous(&coverage, &[other(Source::Tokenizer)]).is_some());
+        for source in [Source::Taps, Source::Oracle] {
+            assert_eq!(vacuous(&coverage, &[other(source)]), None);
+        }
+        assert_eq!(vacuous(&Coverage::default(), &[]), None);
     }
 
     #[test]

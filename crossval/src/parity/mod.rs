@@ -490,6 +490,7 @@ fn judge(
     findings.extend(conditions.into_iter().flatten());
     findings.extend(ignores.flatten());
     findings.extend(broken.into_iter().flatten());
+    findings.extend(broken::vacuous(&coverage, &findings));
     findings.extend(broken::zero_tensors(engines.zero_tensors()));
     findings.extend(broken::worse_than_guessing(perplexity, &plan.facts));
     findings.extend(engines.false_claims().iter().cloned());
