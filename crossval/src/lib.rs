@@ -36,6 +36,7 @@ mod error;
 mod hex;
 pub mod interrupt;
 pub mod known;
+pub mod matrix;
 pub mod parity;
 pub mod profile;
 pub mod progress;

@@ -155,6 +155,11 @@ fn cross_validation(out: &mut Writer, facts: &Facts<'_>) {
     } else {
         parity(out, facts);
     }
+    out.titled("Further references:", &facts.further);
+    out.titled(
+        "Who agrees with whom (worst row of logits and generated tokens, each engine on its own):",
+        &facts.matrix,
+    );
     if let Some(tokenizer) = &facts.tokenizer {
         out.folded("Tokenizers", |out| tokenizers(out, tokenizer));
     }

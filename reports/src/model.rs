@@ -6,6 +6,7 @@ mod finding;
 mod gate;
 mod generation;
 mod logits;
+mod matrix;
 mod role;
 mod spot_check;
 mod test;
@@ -27,6 +28,7 @@ pub use self::finding::{Finding, Place, Source};
 pub use self::gate::{Gate, GateFigure, GateMeasurement, GateResult, GateSeries};
 pub use self::generation::{ContradictedToken, GenerationCheck, RowBeyond};
 pub use self::logits::{LogitsAt, LogitsResult, LogitsStats, TokenLogit, Top1Disagreement};
+pub use self::matrix::{FurtherReference, Matrix, MatrixPair};
 pub use self::role::Role;
 pub use self::spot_check::{SpotCheck, SpotCheckRow, WrongStage};
 pub use self::test::{Cache, Test};
@@ -91,6 +93,12 @@ pub struct Report {
     /// The run held against a baseline; null without one.
     #[serde(default)]
     pub gate: Option<Gate>,
+    /// The candidate against further references, of which the verdict is too; empty with one.
+    #[serde(default)]
+    pub further: Vec<FurtherReference>,
+    /// Who agrees with whom; null with one reference.
+    #[serde(default)]
+    pub matrix: Option<Matrix>,
 }
 
 /// What came of the run.

@@ -85,6 +85,7 @@ fn write_summary(out: &mut String, report: &Report) -> std::fmt::Result {
     }
     write_fault(out, report)?;
     write_known(out, report)?;
+    write_matrix(out, &facts)?;
     write_taps(out, &parity)?;
     write_noise(out, report)?;
     write_spot_check(out, report)?;
@@ -169,6 +170,27 @@ fn write_known(out: &mut String, report: &Report) -> std::fmt::Result {
             known.reason, known.link, known.expires
         );
         paragraph(out, INDENT, &text)?;
+    }
+    Ok(())
+}
+
+/// What came of further references, and who agrees with whom.
+fn write_matrix(out: &mut String, facts: &Facts<'_>) -> std::fmt::Result {
+    for row in &facts.further.rows {
+        if let [reference, status, ..] = &row.cells[..] {
+            paragraph(out, INDENT, &format!("against {reference}: {status}"))?;
+        }
+    }
+    if facts.matrix.rows.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    // One engine below the other: side by side they would not fit.
+    for (i, row) in facts.matrix.rows.iter().enumerate() {
+        for (name, cell) in facts.matrix.rows.iter().zip(&row.cells[1..]).skip(i + 1) {
+            let text = format!("{} and {} {cell}", row.cells[0], name.cells[0]);
+            paragraph(out, INDENT, &text)?;
+        }
     }
     Ok(())
 }

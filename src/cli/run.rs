@@ -36,9 +36,10 @@ pub(super) struct Args {
     /// The model, a GGUF file
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
-    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, rust, oracle, trace:FILE or exec:COMMAND
+    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, rust, oracle, trace:FILE or exec:COMMAND; may be given
+    /// several times, for a comparison with each and who agrees with whom
     #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
-    reference: String,
+    reference: Vec<String>,
     /// Engine under test
     #[arg(long, value_name = "ENGINE", default_value = "rust")]
     candidate: String,
@@ -136,7 +137,7 @@ pub(super) fn run(
             other => return Err(Error::Usage(format!("--fault: {other} takes no faults"))),
         }
     }
-    let reference: EngineSpec = args.reference.parse()?;
+    let (reference, further) = references(&args.reference)?;
     let trace = reference.trace().or(candidate.trace());
     let trace = trace
         .map(|path| Trace::open(path).map_err(|e| Error::BadInput(e.to_string())))
@@ -191,7 +192,8 @@ pub(super) fn run(
         None => None,
     };
     let bar = terminal.bar();
-    let mut report = bar.during(|progress| crossval::parity::run(&options, progress))?;
+    let mut report =
+        bar.during(|progress| crossval::matrix::run(&options, &further, progress))?;
     if let Some(file) = &args.baseline {
         let before = report.clone();
         let standard = args.rule.standard(file, baseline.as_ref());
@@ -216,6 +218,21 @@ pub(super) fn run(
         false => terminal.print(&(reports::terminal::summary(&report) + &pointer(&written)))?,
     }
     Ok(report.verdict.outcome())
+}
+
+/// The first reference, and further ones.
+fn references(names: &[String]) -> Result<(EngineSpec, Vec<EngineSpec>), Error> {
+    let mut specs: Vec<EngineSpec> = Vec::new();
+    for name in names {
+        let spec: EngineSpec = name.parse()?;
+        if specs.contains(&spec) {
+            return Err(Error::option("reference", format!("{name} is given twice")));
+        }
+        specs.push(spec);
+    }
+    let further = specs.split_off(1);
+    let [first] = <[_; 1]>::try_from(specs).expect("one by default");
+    Ok((first, further))
 }
 
 /// Those of the flags.

@@ -184,6 +184,8 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
         spot_check: judged.spot_check,
         not_compared: None,
         gate: None,
+        further: Vec::new(),
+        matrix: None,
     })
 }
 

@@ -9,6 +9,7 @@ mod coverage;
 mod gate;
 mod kernels;
 mod known;
+mod matrix;
 mod movers;
 mod next;
 mod noise;
@@ -58,6 +59,10 @@ pub(crate) struct Facts<'a> {
     pub not_compared: Option<&'a str>,
     /// The ledger of known deviations, as it was applied.
     pub known: Table,
+    /// What came of further references.
+    pub further: Table,
+    /// Who agrees with whom.
+    pub matrix: Table,
     /// Per mode that was run: its title and one row per tap.
     pub taps: Vec<(String, Table)>,
     pub noise_floor: Option<&'a str>,
@@ -227,6 +232,8 @@ impl<'a> Facts<'a> {
             next: next::steps(report),
             not_compared: report.not_compared.as_deref(),
             known: known::table(report),
+            further: matrix::further(report),
+            matrix: matrix::matrix(report),
             taps: parity.tap_tables(),
             noise_floor: report.noise_floor.as_ref().map(|n| n.description.as_str()),
             noise: noise::table(report, parity),

@@ -50,6 +50,8 @@ pub enum Source {
     Gate,
     /// The ledger of known deviations.
     Known,
+    /// The comparison with a further reference.
+    Reference,
     /// The model's file.
     ModelFile,
     /// A signal.

@@ -477,6 +477,8 @@ pub fn report(layers: usize, prompts: usize) -> Report {
         known: Vec::new(),
         not_compared: None,
         gate: None,
+        further: Vec::new(),
+        matrix: None,
     }
 }
 

@@ -191,6 +191,8 @@ pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report,
         known: Vec::new(),
         not_compared: Some("crossval bench times the engines and compares no values".to_owned()),
         gate: None,
+        further: Vec::new(),
+        matrix: None,
     })
 }
 
