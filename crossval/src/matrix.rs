@@ -5,7 +5,7 @@
 
 use reports::Report;
 use reports::model::{
-    Finding, FurtherReference, Generation, Matrix, MatrixPair, Mode, Place, Source,
+    AtFault, Finding, FurtherReference, Generation, Matrix, MatrixPair, Mode, Place, Source,
 };
 use reports::outcome::Outcome;
 
@@ -38,14 +38,29 @@ pub fn run(
     }
     let mut findings = Vec::new();
     for reference in further {
-        let with = against(options, reference);
-        let one = further_reference(reference, parity_or_interrupted(&with, progress));
+        let options = against(options, reference);
+        let one = further_reference(reference, parity_or_interrupted(&options, progress));
         findings.extend(finding(&one));
         report.further.push(one);
     }
     report.matrix = Some(matrix(options, further, &report, progress));
+    let further = report.further.iter().filter_map(|one| one.report.as_ref());
+    let at_fault = further.fold(report.verdict.at_fault, |all, report| {
+        with(all, report.verdict.at_fault)
+    });
+    report.verdict.at_fault = at_fault;
     verdict::add(&mut report, findings);
     Ok(report)
+}
+
+/// Who is wrong, by two comparisons: what one leaves open the other may settle.
+fn with(one: AtFault, other: AtFault) -> AtFault {
+    match (one, other) {
+        (AtFault::None, x) | (x, AtFault::None) => x,
+        (AtFault::Undetermined, x) | (x, AtFault::Undetermined) => x,
+        (x, y) if x == y => x,
+        _ => AtFault::Both,
+    }
 }
 
 fn against(options: &RunOptions, reference: &EngineSpec) -> RunOptions {
@@ -211,5 +226,27 @@ fn not_compared(a: &EngineSpec, b: &EngineSpec, why: String) -> MatrixPair {
         tokens_equal: None,
         tokens: None,
         not_compared: Some(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_comparison_leaves_open_another_settles() {
+        use AtFault::{Both, Candidate, None, Reference, Undetermined};
+        let cases = [
+            (None, None, None),
+            (None, Reference, Reference),
+            (Undetermined, Candidate, Candidate),
+            (Undetermined, None, Undetermined),
+            (Reference, Candidate, Both),
+            (Both, Candidate, Both),
+            (Candidate, Candidate, Candidate),
+        ];
+        for (one, other, all) in cases {
+            assert_eq!((with(one, other), with(other, one)), (all, all));
+        }
     }
 }
