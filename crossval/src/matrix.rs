@@ -26,12 +26,20 @@ const SMALL: u64 = 64 << 20;
 /// comparison, with the others in it; its verdict is about all of them.
 ///
 /// # Errors
-/// As [`parity::run`], of the first comparison. A further reference that cannot be compared is part of the report.
+/// [`Error::Usage`] for a reference that is given twice; as [`parity::run`], of the first comparison. A further reference that cannot be compared is part of the report.
 pub fn run(
     options: &RunOptions,
     further: &[EngineSpec],
     progress: Progress<'_>,
 ) -> Result<Report, Error> {
+    for (i, reference) in further.iter().enumerate() {
+        if *reference == options.setup.reference || further[..i].contains(reference) {
+            return Err(Error::option(
+                "reference",
+                format!("{reference} is given twice"),
+            ));
+        }
+    }
     let mut report = parity::run(options, progress)?;
     if further.is_empty() {
         return Ok(report);
@@ -170,7 +178,9 @@ fn of_two(
             ..options.setup.clone()
         },
         texts: Texts {
-            prompts: prompts.map(|p| PromptSource::Tokens(p.tokens.clone())).collect(),
+            prompts: prompts
+                .map(|p| PromptSource::Tokens(p.tokens.clone()))
+                .collect(),
             chat: false,
             text: None,
             strings: 0,
@@ -199,7 +209,8 @@ fn pair(a: &EngineSpec, b: &EngineSpec, report: &Report) -> MatrixPair {
     let generations: Vec<&Generation> = generations
         .flat_map(|first| [first].into_iter().chain(&first.further))
         .collect();
-    let tokens = (!generations.is_empty()).then(|| generations.iter().map(|g| g.candidate.len()).sum());
+    let tokens =
+        (!generations.is_empty()).then(|| generations.iter().map(|g| g.candidate.len()).sum());
     let equal = |g: &&Generation| {
         let first = g.first_mismatch.as_ref();
         first.map_or(g.candidate.len(), |mismatch| mismatch.index)

@@ -137,7 +137,10 @@ pub(super) fn run(
             other => return Err(Error::Usage(format!("--fault: {other} takes no faults"))),
         }
     }
-    let (reference, further) = references(&args.reference)?;
+    let references = args.reference.iter().map(|name| name.parse());
+    let mut references = references.collect::<Result<Vec<EngineSpec>, Error>>()?;
+    let further = references.split_off(1);
+    let reference = references.remove(0);
     let trace = reference.trace().or(candidate.trace());
     let trace = trace
         .map(|path| Trace::open(path).map_err(|e| Error::BadInput(e.to_string())))
@@ -192,8 +195,7 @@ pub(super) fn run(
         None => None,
     };
     let bar = terminal.bar();
-    let mut report =
-        bar.during(|progress| crossval::matrix::run(&options, &further, progress))?;
+    let mut report = bar.during(|progress| crossval::matrix::run(&options, &further, progress))?;
     if let Some(file) = &args.baseline {
         let before = report.clone();
         let standard = args.rule.standard(file, baseline.as_ref());
@@ -218,21 +220,6 @@ pub(super) fn run(
         false => terminal.print(&(reports::terminal::summary(&report) + &pointer(&written)))?,
     }
     Ok(report.verdict.outcome())
-}
-
-/// The first reference, and further ones.
-fn references(names: &[String]) -> Result<(EngineSpec, Vec<EngineSpec>), Error> {
-    let mut specs: Vec<EngineSpec> = Vec::new();
-    for name in names {
-        let spec: EngineSpec = name.parse()?;
-        if specs.contains(&spec) {
-            return Err(Error::option("reference", format!("{name} is given twice")));
-        }
-        specs.push(spec);
-    }
-    let further = specs.split_off(1);
-    let [first] = <[_; 1]>::try_from(specs).expect("one by default");
-    Ok((first, further))
 }
 
 /// Those of the flags.

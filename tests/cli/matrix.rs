@@ -10,7 +10,10 @@ const QUICK: [&str; 3] = ["--no-bench", "--n-predict", "4"];
 #[cfg(unix)]
 fn faulty(scratch: &Scratch, fault: &str) -> String {
     let worker = env!("CARGO_BIN_EXE_crossval");
-    scratch.engine("faulty", &format!("exec '{worker}' worker rust --fault '{fault}'"))
+    scratch.engine(
+        "faulty",
+        &format!("exec '{worker}' worker rust --fault '{fault}'"),
+    )
 }
 
 #[test]
@@ -18,19 +21,33 @@ fn faulty(scratch: &Scratch, fault: &str) -> String {
 fn one_reference_of_three_is_wrong() {
     let scratch = Scratch::new();
     let wrong = faulty(&scratch, "zero:ffn_up:2");
-    let references = ["--reference", "bitnet.cpp", "--reference", &wrong, "--reference", "oracle"];
+    let references = [
+        "--reference",
+        "bitnet.cpp",
+        "--reference",
+        &wrong,
+        "--reference",
+        "oracle",
+    ];
     let (code, report, summary) = run(Path::new(TINY), &[&references[..], &QUICK].concat());
-    assert_eq!((code, report.verdict.status), (10, Status::Fail), "{summary}");
+    assert_eq!(
+        (code, report.verdict.status),
+        (10, Status::Fail),
+        "{summary}"
+    );
     assert_eq!(report.verdict.at_fault, AtFault::Reference);
     let [of_wrong, of_oracle] = &report.further[..] else {
         panic!("{:#?}", report.further)
     };
-    let verdict = |of: &reports::model::FurtherReference| of.report.clone().expect("a report").verdict;
+    let verdict =
+        |of: &reports::model::FurtherReference| of.report.clone().expect("a report").verdict;
     assert_eq!(verdict(of_wrong).at_fault, AtFault::Reference);
     assert_eq!(verdict(of_oracle).status, Status::Pass);
     let findings = &report.verdict.findings;
     assert!(
-        findings.iter().all(|f| f.source == Source::Reference && f.text.contains(&wrong)),
+        findings
+            .iter()
+            .all(|f| f.source == Source::Reference && f.text.contains(&wrong)),
         "{findings:#?}"
     );
     let matrix = report.matrix.expect("a matrix");
@@ -40,7 +57,10 @@ fn one_reference_of_three_is_wrong() {
         let of_wrong = pair.a == wrong || pair.b == wrong;
         let status = if of_wrong { Status::Fail } else { Status::Pass };
         assert_eq!(pair.status, Some(status), "{pair:?}");
-        assert!(pair.logits_nmse.is_some() && pair.tokens == Some(4), "{pair:?}");
+        assert!(
+            pair.logits_nmse.is_some() && pair.tokens == Some(4),
+            "{pair:?}"
+        );
     }
     assert!(summary.contains("bitnet.cpp and oracle agree"), "{summary}");
 }
@@ -50,20 +70,37 @@ fn one_reference_of_three_is_wrong() {
 fn a_further_reference_that_does_not_run() {
     let references = ["--reference", "oracle", "--reference", "exec:false"];
     let (code, report, summary) = run(Path::new(TINY), &[&references[..], &QUICK].concat());
-    assert_eq!((code, report.verdict.status), (20, Status::Incomplete), "{summary}");
+    assert_eq!(
+        (code, report.verdict.status),
+        (20, Status::Incomplete),
+        "{summary}"
+    );
     let [further] = &report.further[..] else {
         panic!("{:#?}", report.further)
     };
     assert!(further.report.is_none() && further.not_compared.is_some());
-    assert!(report.verdict.reasons[0].contains("against exec:false"), "{summary}");
+    assert!(
+        report.verdict.reasons[0].contains("against exec:false"),
+        "{summary}"
+    );
     assert_eq!(report.coverage.compared, report.coverage.expected);
 }
 
 #[test]
 fn the_same_reference_twice() {
     let output = crossval(&[
-        "run", "--model", TINY, "--reference", "oracle", "--reference", "oracle",
+        "run",
+        "--model",
+        TINY,
+        "--reference",
+        "oracle",
+        "--reference",
+        "oracle",
     ]);
     assert_eq!(exit_code(&output), 64);
-    assert!(stderr(&output).contains("--reference: oracle is given twice"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("--reference: oracle is given twice"),
+        "{}",
+        stderr(&output)
+    );
 }
