@@ -21,8 +21,8 @@ use crate::tokens::PASSAGE;
 /// Tokens generated where something is.
 const N_PREDICT: usize = 16;
 
-/// The same where times are told: enough for a step to take more than what lies between two clocks.
-const N_PREDICT_TIMED: usize = 64;
+/// The same where times are told, at most: half of their time is to be more than what may lie between two clocks.
+const N_PREDICT_TIMED: usize = 256;
 
 /// Strings generated where tokenizers are compared.
 const STRINGS: u64 = 1000;
@@ -306,7 +306,8 @@ impl<'a> Trials<'a> {
             Proof::Conditions => {
                 scope.n_predict = DECODE_STEPS;
                 scope.conditions = Conditions::All;
-                texts.prompts.insert(0, self.long_prompt());
+                let n = self.options.n_ctx.saturating_sub(2 * DECODE_STEPS);
+                texts.prompts.insert(0, self.random_prompt(LONG_PROMPT.min(n)));
             }
             Proof::Generation => scope.n_predict = N_PREDICT,
             Proof::Text => {
@@ -319,9 +320,10 @@ impl<'a> Trials<'a> {
             }
             Proof::Tokenizer => texts.strings = STRINGS,
             Proof::Times => {
-                scope.n_predict = N_PREDICT_TIMED.min(self.options.n_ctx / 4);
+                let n_ctx = self.options.n_ctx;
+                scope.n_predict = N_PREDICT_TIMED.min(n_ctx / 2);
                 options.bench = true;
-                texts.prompts = vec![self.long_prompt()];
+                texts.prompts = vec![self.random_prompt(LONG_PROMPT.min(n_ctx * 2 / 5))];
             }
             Proof::Speed => {
                 scope.n_predict = N_PREDICT;
@@ -332,13 +334,10 @@ impl<'a> Trials<'a> {
     }
 
     /// Random tokens, so that no prompt is like another.
-    fn long_prompt(&self) -> PromptSource {
-        let SelfTestOptions { n_ctx, seed, .. } = *self.options;
-        let n = LONG_PROMPT
-            .min(n_ctx.saturating_sub(2 * DECODE_STEPS).min(n_ctx * 3 / 4))
-            .max(1);
+    fn random_prompt(&self, n: usize) -> PromptSource {
+        let seed = self.options.seed;
         let mut rng = Rng::new(seed, "prompt");
-        let tokens = (0..n).map(|_| rng.below(self.options.n_vocab) as u32);
+        let tokens = (0..n.max(1)).map(|_| rng.below(self.options.n_vocab) as u32);
         PromptSource::Tokens(tokens.collect())
     }
 
