@@ -307,7 +307,9 @@ impl<'a> Trials<'a> {
                 scope.n_predict = DECODE_STEPS;
                 scope.conditions = Conditions::All;
                 let n = self.options.n_ctx.saturating_sub(2 * DECODE_STEPS);
-                texts.prompts.insert(0, self.random_prompt(LONG_PROMPT.min(n)));
+                texts
+                    .prompts
+                    .insert(0, self.random_prompt(LONG_PROMPT.min(n)));
             }
             Proof::Generation => scope.n_predict = N_PREDICT,
             Proof::Text => {
