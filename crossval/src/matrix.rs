@@ -4,9 +4,7 @@
 //! cumulative mode, on the tokens of the first comparison.
 
 use reports::Report;
-use reports::model::{
-    AtFault, Finding, FurtherReference, Generation, Matrix, MatrixPair, Mode, Place, Source,
-};
+use reports::model::{Finding, FurtherReference, Generation, Matrix, MatrixPair, Mode, Source};
 use reports::outcome::Outcome;
 
 use crate::engine::EngineSpec;
@@ -23,10 +21,11 @@ use crate::verdict;
 const SMALL: u64 = 64 << 20;
 
 /// Compares the candidate with the reference of `options` and with `further` ones. The report is that of the first
-/// comparison, with the others in it; its verdict is about all of them.
+/// comparison, with the others in it; its status and reasons are about all of them, who is at fault about the first.
 ///
 /// # Errors
-/// [`Error::Usage`] for a reference that is given twice; as [`parity::run`], of the first comparison. A further reference that cannot be compared is part of the report.
+/// [`Error::Usage`] for a reference that is given twice; as [`parity::run`], of the first comparison. A further
+/// reference that cannot be compared is part of the report.
 pub fn run(
     options: &RunOptions,
     further: &[EngineSpec],
@@ -52,23 +51,8 @@ pub fn run(
         report.further.push(one);
     }
     report.matrix = Some(matrix(options, further, &report, progress));
-    let further = report.further.iter().filter_map(|one| one.report.as_ref());
-    let at_fault = further.fold(report.verdict.at_fault, |all, report| {
-        with(all, report.verdict.at_fault)
-    });
-    report.verdict.at_fault = at_fault;
     verdict::add(&mut report, findings);
     Ok(report)
-}
-
-/// Who is wrong, by two comparisons: what one leaves open the other may settle.
-fn with(one: AtFault, other: AtFault) -> AtFault {
-    match (one, other) {
-        (AtFault::None, x) | (x, AtFault::None) => x,
-        (AtFault::Undetermined, x) | (x, AtFault::Undetermined) => x,
-        (x, y) if x == y => x,
-        _ => AtFault::Both,
-    }
 }
 
 fn against(options: &RunOptions, reference: &EngineSpec) -> RunOptions {
@@ -98,21 +82,18 @@ fn further_reference(reference: &EngineSpec, result: Result<Report, String>) -> 
 
 /// What a further comparison means for the verdict; `None` if it passed.
 fn finding(further: &FurtherReference) -> Option<Finding> {
-    let (outcome, role, why) = match (&further.report, &further.not_compared) {
+    let (outcome, why) = match (&further.report, &further.not_compared) {
         (Some(report), _) => {
             let verdict = &report.verdict;
-            let role = verdict.findings.first().and_then(Finding::role);
-            (verdict.outcome(), role, verdict.reasons.first()?.clone())
+            (verdict.outcome(), verdict.reasons.first()?.clone())
         }
-        (None, why) => (Outcome::Incomplete, None, why.clone()?),
+        (None, why) => (Outcome::Incomplete, why.clone()?),
     };
     Some(Finding {
         outcome,
         source: Source::Reference,
-        place: Some(Place {
-            role,
-            ..Place::default()
-        }),
+        // The engines of the report are others: who is wrong stands in the comparison.
+        place: None,
         text: format!("against {}: {why}", further.reference),
     })
 }
@@ -237,27 +218,5 @@ fn not_compared(a: &EngineSpec, b: &EngineSpec, why: String) -> MatrixPair {
         tokens_equal: None,
         tokens: None,
         not_compared: Some(why),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_one_comparison_leaves_open_another_settles() {
-        use AtFault::{Both, Candidate, None, Reference, Undetermined};
-        let cases = [
-            (None, None, None),
-            (None, Reference, Reference),
-            (Undetermined, Candidate, Candidate),
-            (Undetermined, None, Undetermined),
-            (Reference, Candidate, Both),
-            (Both, Candidate, Both),
-            (Candidate, Candidate, Candidate),
-        ];
-        for (one, other, all) in cases {
-            assert_eq!((with(one, other), with(other, one)), (all, all));
-        }
     }
 }

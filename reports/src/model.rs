@@ -113,7 +113,7 @@ pub struct Verdict {
     /// The same as data, one finding per reason; empty in older reports.
     #[serde(default)]
     pub findings: Vec<Finding>,
-    /// Which engine is wrong.
+    /// Which engine is wrong, of `engines`; of further references it stands in their comparisons.
     pub at_fault: AtFault,
     /// The earliest place where the engines differ by more than the limit; null if there is none.
     pub first_divergence: Option<Divergence>,

@@ -6,8 +6,8 @@ use super::gate::{judged, of_result};
 use super::parity::{Cell, Parity};
 use super::{Kind, State, Table, limit, mode_name, text_or_not_measured};
 use crate::model::{
-    Arbitration, AtFault, Divergence, Engine, Engines, GateResult, GateSeries, Judgement,
-    KnownState, Mode, PartBeyond, Report, Role, Status,
+    Arbitration, AtFault, Divergence, Engine, Engines, Finding, GateResult, GateSeries, Judgement,
+    KnownState, Mode, PartBeyond, Report, Role, Source, Status,
 };
 use crate::number;
 use crate::outcome::Outcome;
@@ -114,14 +114,36 @@ fn speed(report: &Report) -> String {
     }
 }
 
-/// `the candidate (rust)`; `None` if there is no fault.
+/// `the candidate (rust)`, of every comparison; `None` if there is no fault.
 pub(crate) fn at_fault(report: &Report) -> Option<String> {
+    let further = report.further.iter().filter_map(|f| f.report.as_ref());
+    let mut all: Vec<String> = Vec::new();
+    for one in own_fault(report)
+        .into_iter()
+        .chain(further.filter_map(|r| at_fault(r)))
+    {
+        if !all.contains(&one) {
+            all.push(one);
+        }
+    }
+    (!all.is_empty()).then(|| all.join(", "))
+}
+
+/// Of the report's own two engines.
+fn own_fault(report: &Report) -> Option<String> {
     let engine = |role| {
         let name = &report.engines.engine(role).name;
         Some(format!("the {role} ({name})"))
     };
+    let failed = || {
+        let findings = report.findings();
+        let mut own = findings.iter().filter(|f| f.source != Source::Reference);
+        let parity =
+            |f: &Finding| matches!(f.outcome, Outcome::Parity | Outcome::ParityAndPerformance);
+        report.verdict.parity_failed() && own.any(parity)
+    };
     match report.verdict.at_fault {
-        AtFault::None if report.verdict.parity_failed() => Some("neither engine".to_owned()),
+        AtFault::None if failed() => Some("neither engine".to_owned()),
         AtFault::None => None,
         AtFault::Candidate => engine(Role::Candidate),
         AtFault::Reference => engine(Role::Reference),
