@@ -1,4 +1,4 @@
-//! BitNet.cpp through FFI: CMake build, C shim, bindings and a safe wrapper.
+//! BitNet.cpp, or llama.cpp, through FFI: CMake build, C shim, bindings and a safe wrapper.
 //!
 //! The C++ tree is pinned (see `third_party/`) or named by `BITNET_CPP_DIR`; it is built as it is, and a shim with a C
 //! ABI hides which generation of `llama.h` it carries. One tree is linked per build, since all of them export the same
@@ -56,7 +56,7 @@ pub use self::{
     chat::apply_chat_template,
     context::{Context, ContextOptions, Logits},
     error::Error,
-    library::{LibraryFacts, library},
+    library::{LibraryFacts, library, name},
     log::{LogLine, Severity, take_log},
     model::{LoadOptions, Model, ModelFacts},
     node::{Node, NodeInfo, NodeObserver, Values, ValuesError},
