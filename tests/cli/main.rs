@@ -15,6 +15,7 @@ mod generate;
 mod help;
 mod hostile;
 mod known;
+mod mainline;
 mod parity;
 mod perplexity;
 mod profile;
