@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use crate::library::name;
+use crate::facts::name;
 
 /// Why the library could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,7 @@
 //! | `context` | [`Context`]: evaluation, logits |
 //! | `node` | [`Node`]: values of the graph, as they are computed |
 //! | `chat` | the library's own renderer of chat templates |
-//! | `library` | what was built, from which source, with which flags |
+//! | `library`, `facts` | what was built, from which source, with which flags |
 //! | `log`, `error` | what the library prints, and what it refuses |
 //! | `ffi` | the bindings |
 //!
@@ -41,6 +41,8 @@ mod context;
 #[cfg(feature = "reference")]
 mod error;
 #[cfg(feature = "reference")]
+mod facts;
+#[cfg(feature = "reference")]
 mod ffi;
 #[cfg(feature = "reference")]
 mod library;
@@ -56,7 +58,8 @@ pub use self::{
     chat::apply_chat_template,
     context::{Context, ContextOptions, Logits},
     error::Error,
-    library::{LibraryFacts, library, name},
+    facts::name,
+    library::{LibraryFacts, library},
     log::{LogLine, Severity, take_log},
     model::{LoadOptions, Model, ModelFacts},
     node::{Node, NodeInfo, NodeObserver, Values, ValuesError},

@@ -2,11 +2,7 @@ use std::ffi::CStr;
 use std::sync::OnceLock;
 
 use crate::error::Error;
-use crate::{ffi, log};
-
-mod facts {
-    include!(concat!(env!("OUT_DIR"), "/facts.rs"));
-}
+use crate::{facts, ffi, log};
 
 /// What was linked, and how it was built. All of it changes the library's speed or its last bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,14 +30,6 @@ pub struct LibraryFacts {
     pub repacks: bool,
     /// Its flash attention unless it is told otherwise: `auto`, `false` or `true`.
     pub flash_attn: String,
-}
-
-/// What the library calls itself: `llama.cpp` or `BitNet.cpp`.
-pub fn name() -> &'static str {
-    match facts::VINTAGE {
-        "llama.cpp" => "llama.cpp",
-        _ => "BitNet.cpp",
-    }
 }
 
 /// What was linked, and how it was built.
