@@ -4,12 +4,18 @@ use std::fs;
 use std::path::Path;
 
 use crate::cargo_var;
+use crate::cpu::CpuLevel;
 use crate::library::Build;
 use crate::source::Source;
 use crate::tools::Compiler;
 
 /// Writes `facts.rs`: one string constant per fact.
-pub fn write(source: &Source, build: &Build, compiler: &Compiler) -> Result<(), String> {
+pub fn write(
+    source: &Source,
+    build: &Build,
+    compiler: &Compiler,
+    level: CpuLevel,
+) -> Result<(), String> {
     let mut options: Vec<String> = build
         .cache()
         .filter(|(name, kind, value)| {
@@ -23,6 +29,7 @@ pub fn write(source: &Source, build: &Build, compiler: &Compiler) -> Result<(), 
         ("REVISION", source.revision.clone()),
         ("SOURCE_DIR", source.root.display().to_string()),
         ("COMPILER", compiler.version.clone()),
+        ("CPU_LEVEL", level.name().to_owned()),
         ("C_FLAGS", flags(build, &["/ggml.c"])?),
         // BitNet's kernels; newer forks keep them elsewhere.
         (

@@ -1,11 +1,17 @@
 //! CMake, the shim, the bindings, and what to link.
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::cache::{Cache, Key};
+use crate::cpu::CpuLevel;
 use crate::source::Source;
-use crate::tools::quietly;
+use crate::tools::{self, quietly};
 use crate::{cargo_var, fail};
+
+/// Of how libraries are kept: another one makes all of them anew.
+const FORMAT: &str = "1";
 
 /// The folder that CMake built in.
 pub struct Build {
@@ -31,26 +37,77 @@ impl Build {
 }
 
 /// Builds the target `llama` and what it depends on, optimised in every profile: an unoptimised reference is neither
-/// the one that people run nor one to be timed.
-pub fn build_cmake(source: &Source) -> Result<Build, String> {
-    let out = quietly(|| {
-        cmake::Config::new("cmake")
-            .profile("Release")
-            .define("BITNET_DIR", &source.root)
-            .define("LLAMA_DIR", &source.llama)
-            .build_target("llama")
-            .build()
-    })
-    .unwrap_or_else(|_| {
-        fail(&format!(
-            "BitNet.cpp does not build from {}; see above",
-            source.root.display()
-        ))
-    });
-    let dir = out.join("build");
+/// the one that people run nor one to be timed. CMake is configured in any case, which takes seconds, and says how each
+/// file would be compiled; what was compiled so before is taken from the user's cache.
+pub fn build_cmake(source: &Source, level: CpuLevel) -> Result<Build, String> {
+    // CMake keeps options and objects from one configuration to the next: a folder for each tree and level.
+    let mut folder = Key::default();
+    folder.add("root", source.root.to_string_lossy().as_bytes());
+    folder.add("level", level.name());
+    let mut config = cmake::Config::new("cmake");
+    config
+        .out_dir(Path::new(&cargo_var("OUT_DIR")?).join(folder.finish()))
+        .profile("Release")
+        .define("BITNET_DIR", &source.root)
+        .define("LLAMA_DIR", &source.llama)
+        .define("CPU_LEVEL", level.name());
+    let dir = run(&mut config, "configured", source).join("build");
     let path = dir.join("CMakeCache.txt");
     let cache = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok(Build { dir, cache })
+    let build = Build { dir, cache };
+
+    let (kept, key) = (Cache::of_user(|name| env::var_os(name)), build.key(source)?);
+    let lib = build.dir.join("lib");
+    let error = |e| format!("{}: {e}", lib.display());
+    if let Some(kept) = &kept
+        && kept.take(&key, &lib).map_err(error)?
+    {
+        println!("taken from {}", kept.entry(&key).display());
+        return Ok(build);
+    }
+    // What was taken before is newer than objects that it was not made of. The folder is CMake's, which made it.
+    if lib.exists() {
+        fs::remove_dir_all(&lib).map_err(error)?;
+    }
+    fs::create_dir_all(&lib).map_err(error)?;
+    run(config.always_configure(false), "llama", source);
+    if let Some(Err(e)) = kept.map(|kept| kept.keep(&key, &lib)) {
+        println!("cargo::warning=the built reference is not kept for other builds: {e}");
+    }
+    Ok(build)
+}
+
+/// Configures and builds a target; returns CMake's folder.
+fn run(config: &mut cmake::Config, target: &str, source: &Source) -> PathBuf {
+    quietly(|| config.build_target(target).build()).unwrap_or_else(|_| {
+        fail(&format!(
+            "the reference does not build from {}; see above",
+            source.root.display()
+        ))
+    })
+}
+
+impl Build {
+    /// Stands for all that the libraries depend on: the source, every command that compiles a part of it, and what the
+    /// compilers make of them. Where the source and the build lie does not count.
+    fn key(&self, source: &Source) -> Result<String, String> {
+        let mut key = Key::default();
+        key.add("format", FORMAT);
+        key.add_tree(&source.root, &source.parts())?;
+        let path = self.dir.join("compile_commands.json");
+        let mut commands =
+            fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        for (place, name) in [(&self.dir, "BUILD"), (&source.root, "SOURCE")] {
+            commands = commands.replace(&*place.to_string_lossy(), name);
+        }
+        key.add("commands", commands);
+        for language in ["C", "CXX"] {
+            if let Some(compiler) = self.cached(&format!("CMAKE_{language}_COMPILER")) {
+                key.add("compiler", tools::identity(compiler));
+            }
+        }
+        Ok(key.finish())
+    }
 }
 
 /// Compiles the shim against the tree's headers.
@@ -75,6 +132,7 @@ pub fn build_shim(source: &Source) -> Result<(), String> {
         ("llama_kv_self_clear", "BN_KV_SELF_API"),
         ("enum llama_load_mode ", "BN_LOAD_MODE"),
         ("flash_attn_type;", "BN_FLASH_ATTN_TYPE"),
+        ("use_extra_bufts;", "BN_EXTRA_BUFTS"),
     ] {
         if text.contains(declared) {
             build.define(define, None);

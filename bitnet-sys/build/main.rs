@@ -1,7 +1,11 @@
-//! Builds BitNet.cpp and the shim, and writes the bindings and the facts of the build to `OUT_DIR`.
+//! Builds BitNet.cpp, or llama.cpp, and the shim, and writes the bindings and the facts of the build to `OUT_DIR`.
 //!
 //! What is missing is reported in one line that says what to do; `cargo` prints it after `error:`.
 
+#[cfg(feature = "reference")]
+mod cache;
+#[cfg(feature = "reference")]
+mod cpu;
 #[cfg(feature = "reference")]
 mod facts;
 #[cfg(feature = "reference")]
@@ -32,16 +36,36 @@ fn run() -> Result<(), String> {
         "CMAKE",
         "CMAKE_GENERATOR",
         "LIBCLANG_PATH",
+        CPU,
     ] {
         println!("cargo::rerun-if-env-changed={name}");
     }
     let compiler = tools::check()?;
     let source = source::find()?;
-    let build = library::build_cmake(&source)?;
+    let level = cpu_level()?;
+    let build = library::build_cmake(&source, level)?;
     library::build_shim(&source)?;
     library::link(&build)?;
     library::write_bindings()?;
-    facts::write(&source, &build, &compiler)
+    facts::write(&source, &build, &compiler, level)
+}
+
+/// Names the CPU level; `native` if it is not set.
+#[cfg(feature = "reference")]
+const CPU: &str = "BITNET_CPP_CPU";
+
+#[cfg(feature = "reference")]
+fn cpu_level() -> Result<cpu::CpuLevel, String> {
+    let name = std::env::var(CPU).ok().filter(|name| !name.is_empty());
+    let level: cpu::CpuLevel = match name {
+        Some(name) => name.parse().map_err(|e| format!("{CPU}={e}"))?,
+        None => return Ok(cpu::CpuLevel::default()),
+    };
+    let arch = cargo_var("CARGO_CFG_TARGET_ARCH")?;
+    match level.is_of(&arch) {
+        true => Ok(level),
+        false => Err(format!("{CPU}={}: no CPU level of {arch}", level.name())),
+    }
 }
 
 /// Ends the build as failed by one of its tools: cargo then shows what that tool printed, and this line below it.

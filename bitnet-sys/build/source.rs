@@ -8,6 +8,8 @@ use crate::cargo_var;
 /// A tree that is pinned by a stub manifest under `third_party/`.
 struct Pin {
     vintage: &'static str,
+    /// Folder of the stub manifest, under `third_party/`.
+    stub: &'static str,
     package: &'static str,
     /// Folder of the tree inside the package.
     tree: &'static str,
@@ -15,9 +17,10 @@ struct Pin {
 }
 
 /// The default comes first.
-const PINS: [Pin; 2] = [
+const PINS: [Pin; 3] = [
     Pin {
         vintage: "2026-01",
+        stub: "bitnet-2026-01",
         package: "bitnet-llm-sys",
         tree: "bitnet.cpp",
         // Inferred from the identity of its files: the package does not say.
@@ -25,21 +28,46 @@ const PINS: [Pin; 2] = [
     },
     Pin {
         vintage: "2024-11",
+        stub: "bitnet-2024-11",
         package: "bitnet-cpp-sys",
         tree: "bitnet",
         revision: "bitnet-cpp-sys 0.0.5",
     },
+    Pin {
+        vintage: "llama.cpp",
+        stub: "llama.cpp",
+        package: "llama-cpp-sys-2",
+        tree: "llama.cpp",
+        revision: "llama-cpp-sys-2 0.1.161",
+    },
 ];
 
-/// A source tree of BitNet.cpp.
+/// A source tree of BitNet.cpp, or of llama.cpp.
 pub struct Source {
     /// Name of the pin, or of the checkout.
     pub vintage: String,
     pub revision: String,
     /// Root of the tree.
     pub root: PathBuf,
-    /// The llama.cpp fork in it.
+    /// The llama.cpp in it, which may be all of it.
     pub llama: PathBuf,
+}
+
+impl Source {
+    /// The files and folders that are built from, not all of which every tree has.
+    pub fn parts(&self) -> Vec<PathBuf> {
+        let own = ["src", "include"].map(|part| self.root.join(part));
+        let llama = [
+            "ggml",
+            "src",
+            "include",
+            "cmake",
+            "vendor",
+            "CMakeLists.txt",
+        ];
+        let llama = llama.map(|part| self.llama.join(part));
+        own.into_iter().chain(llama).collect()
+    }
 }
 
 /// Finds the tree that the environment asks for: `BITNET_CPP_DIR` (a checkout, named by `BITNET_CPP_REFERENCE`), else
@@ -77,23 +105,16 @@ fn checkout(root: PathBuf, name: Option<String>) -> Result<Source, String> {
     {
         revision = format!("{revision} (llama.cpp fork {fork})");
     }
-    for dir in [
-        &root.join("src"),
-        &root.join("include"),
-        &llama.join("ggml"),
-        &llama.join("src"),
-        &llama.join("include"),
-    ] {
-        if dir.exists() {
-            println!("cargo::rerun-if-changed={}", dir.display());
-        }
-    }
-    Ok(Source {
+    let source = Source {
         vintage: name.unwrap_or_else(|| "checkout".to_owned()),
         revision,
         root,
         llama,
-    })
+    };
+    for part in source.parts().iter().filter(|part| part.exists()) {
+        println!("cargo::rerun-if-changed={}", part.display());
+    }
+    Ok(source)
 }
 
 fn llama_dir(root: &Path) -> Option<PathBuf> {
@@ -133,7 +154,7 @@ fn pinned(vintage: &str) -> Result<Source, String> {
         format!("BITNET_CPP_REFERENCE={vintage}: no such pin (there are {known}); a checkout is named by BITNET_CPP_DIR")
     })?;
     let manifest = Path::new(&cargo_var("CARGO_MANIFEST_DIR")?)
-        .join(format!("../third_party/bitnet-{vintage}/Cargo.toml"));
+        .join(format!("../third_party/{}/Cargo.toml", pin.stub));
     println!(
         "cargo::rerun-if-changed={}",
         manifest.with_file_name("Cargo.lock").display()
@@ -143,8 +164,9 @@ fn pinned(vintage: &str) -> Result<Source, String> {
         .filter(|root| root.is_dir())
         .ok_or_else(|| {
             format!(
-                "the source of BitNet.cpp {vintage} is not here yet. Fetch it: `cargo fetch --locked --manifest-path \
-                 third_party/bitnet-{vintage}/Cargo.toml` (or `cargo xtask setup`), or set BITNET_CPP_DIR to a checkout"
+                "the source of reference {vintage} is not here yet. Fetch it: `cargo fetch --locked --manifest-path \
+                 third_party/{}/Cargo.toml` (or `cargo xtask setup`), or set BITNET_CPP_DIR to a checkout",
+                pin.stub
             )
         })?;
     let llama =

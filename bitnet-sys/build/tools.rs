@@ -35,7 +35,7 @@ pub fn check() -> Result<Compiler, String> {
 
 fn missing(what: &str, program: &str) -> String {
     format!(
-        "BitNet.cpp needs {what}, and `{program}` was not found. Install it: `{INSTALL}` (or let `cargo xtask setup` \
+        "the reference needs {what}, and `{program}` was not found. Install it: `{INSTALL}` (or let `cargo xtask setup` \
          do so), or build without the reference: `--no-default-features`"
     )
 }
@@ -48,6 +48,23 @@ fn first_line(program: &str) -> Option<String> {
         .status
         .success()
         .then(|| text.lines().next().unwrap_or_default().trim().to_owned())
+}
+
+/// What sets a compiler apart from others: how it describes itself, and the macros that it defines for the CPU at hand,
+/// which name every extension that it would use there.
+pub fn identity(compiler: &str) -> String {
+    let run = |args: &[&str]| {
+        let output = Command::new(compiler).args(args).output().ok()?;
+        let text = || String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success().then(text)
+    };
+    let mut identity = run(&["--version"]).unwrap_or_default();
+    // Compilers for Arm and POWER know only the latter.
+    let macros = ["-march=native", "-mcpu=native"]
+        .iter()
+        .find_map(|cpu| run(&[cpu, "-dM", "-E", "-x", "c", "/dev/null"]));
+    identity += &macros.unwrap_or_default();
+    identity
 }
 
 /// Calls something that panics where it should return an error, and returns the panic's message.

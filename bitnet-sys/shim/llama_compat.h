@@ -5,6 +5,7 @@
 //   BN_KV_SELF_API      llama_kv_self_clear (2025-03 to 2025-06)
 //   BN_LOAD_MODE        mapping the file is one of several load modes (2026)
 //   BN_FLASH_ATTN_TYPE  flash attention is an enum in the context parameters (since 2025-08)
+//   BN_EXTRA_BUFTS      weights may be laid out anew for other kernels when they are loaded (since 2025-08)
 #pragma once
 
 #include "llama.h"
@@ -76,11 +77,41 @@ inline void set_mmap(llama_model_params & p, bool on) {
 #endif
 }
 
-inline void set_flash_attn(llama_context_params & p, bool on) {
+inline void no_flash_attn(llama_context_params & p) {
 #ifdef BN_FLASH_ATTN_TYPE
-    p.flash_attn_type = on ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
 #else
-    p.flash_attn = on;
+    p.flash_attn = false;
+#endif
+}
+
+// Whether it is on, or "auto".
+inline const char * flash_attn(const llama_context_params & p) {
+#ifdef BN_FLASH_ATTN_TYPE
+    switch (p.flash_attn_type) {
+    case LLAMA_FLASH_ATTN_TYPE_DISABLED: return "false";
+    case LLAMA_FLASH_ATTN_TYPE_ENABLED: return "true";
+    default: return "auto";
+    }
+#else
+    return p.flash_attn ? "true" : "false";
+#endif
+}
+
+inline void no_repacking(llama_model_params & p) {
+#ifdef BN_EXTRA_BUFTS
+    p.use_extra_bufts = false;
+#else
+    (void) p;
+#endif
+}
+
+inline bool repacks(const llama_model_params & p) {
+#ifdef BN_EXTRA_BUFTS
+    return p.use_extra_bufts;
+#else
+    (void) p;
+    return false;
 #endif
 }
 

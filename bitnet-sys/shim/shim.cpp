@@ -102,13 +102,20 @@ const char * bn_system_info(void) {
     return guarded("", [] { return llama_print_system_info(); });
 }
 
+bool bn_repacks(void) { return compat::repacks(llama_model_default_params()); }
+
+const char * bn_flash_attn(void) { return compat::flash_attn(llama_context_default_params()); }
+
 bn_model * bn_model_load(const char * path, bn_model_options options) {
     return guarded<bn_model *>(nullptr, [&]() -> bn_model * {
-        last_error = "BitNet.cpp refused the file";
+        last_error = "the library refused the file";
         llama_model_params params = llama_model_default_params();
         params.n_gpu_layers = 0;
         params.vocab_only = options.vocab_only;
         compat::set_mmap(params, options.use_mmap);
+        if (!options.repack) {
+            compat::no_repacking(params);
+        }
         std::unique_ptr<bn_model> model(new bn_model{nullptr});
         model->llama = compat::load(path, params);
         return model->llama != nullptr ? model.release() : nullptr;
@@ -196,7 +203,7 @@ int32_t bn_chat_apply_template(const char * tmpl, const char * const * roles, co
 
 bn_context * bn_context_new(bn_model * model, bn_context_options options) {
     return guarded<bn_context *>(nullptr, [&]() -> bn_context * {
-        last_error = "BitNet.cpp could not make a context";
+        last_error = "the library could not make a context";
         std::unique_ptr<bn_context> context(new bn_context);
         llama_context_params params = llama_context_default_params();
         params.n_ctx = options.n_ctx;
@@ -208,7 +215,9 @@ bn_context * bn_context_new(bn_model * model, bn_context_options options) {
         params.type_k = GGML_TYPE_F16;
         params.type_v = GGML_TYPE_F16;
         params.no_perf = false;
-        compat::set_flash_attn(params, options.flash_attn);
+        if (!options.flash_attn) {
+            compat::no_flash_attn(params);
+        }
         if (options.observe) {
             params.cb_eval = on_node;
             params.cb_eval_user_data = context.get();

@@ -1,4 +1,4 @@
-/* The C ABI between BitNet.cpp and bitnet_sys: one generation of names over every generation of llama.h.
+/* The C ABI between BitNet.cpp or llama.cpp and bitnet_sys: one generation of names over every generation of llama.h.
  *
  * Functions that can fail say so in their return value and leave the reason in bn_last_error() (per thread).
  * No C++ exception leaves this interface. A GGML_ASSERT still aborts the process. */
@@ -26,10 +26,15 @@ typedef void (*bn_log_fn)(const char *text, int32_t severity, void *user_data);
 bool bn_init(bn_log_fn log, void *user_data);
 /* CPU features that the library was compiled for, in its own words. */
 const char *bn_system_info(void);
+/* Whether the library repacks weights at load, and its flash attention ("auto", "false", "true"), unless it is told
+ * otherwise. */
+bool bn_repacks(void);
+const char *bn_flash_attn(void);
 
 typedef struct bn_model_options {
     bool vocab_only;
     bool use_mmap;
+    bool repack; /* false: leave all weights as they are in the file; true: as the library does by itself */
 } bn_model_options;
 
 typedef struct bn_model_facts {
@@ -94,7 +99,7 @@ typedef struct bn_context_options {
     uint32_t n_batch;
     uint32_t n_ubatch;
     int32_t n_threads;
-    bool flash_attn;
+    bool flash_attn; /* false: without; true: as the library does by itself */
     bool observe; /* install the node callback; without it the graph runs as one piece */
 } bn_context_options;
 

@@ -20,7 +20,9 @@ pub struct ContextOptions {
     pub n_ubatch: u32,
     /// Threads, the calling one among them, for batches and single tokens alike.
     pub threads: u32,
-    /// Flash attention: another graph, and other arithmetic.
+    /// Leave it to the library whether it uses flash attention (see
+    /// [`LibraryFacts::flash_attn`](crate::LibraryFacts::flash_attn)): another graph, and other arithmetic. Without, it
+    /// uses none.
     pub flash_attn: bool,
     /// Allow observers. It costs a call per node even where no observer is given: leave it off for timing.
     pub observe: bool,

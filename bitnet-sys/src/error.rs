@@ -1,14 +1,16 @@
 use std::path::PathBuf;
 
-/// Why BitNet.cpp could not do what it was asked to.
+use crate::facts::name;
+
+/// Why the library could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The library could not be initialised.
-    #[error("BitNet.cpp cannot be initialised: {0}")]
+    #[error("{library} cannot be initialised: {0}", library = name())]
     Init(String),
     /// The file could not be loaded.
-    #[error("{}: BitNet.cpp cannot load it: {reason}", path.display())]
+    #[error("{}: {library} cannot load it: {reason}", path.display(), library = name())]
     Load {
         /// The file.
         path: PathBuf,
@@ -21,10 +23,10 @@ pub enum Error {
     #[error("the model has no tokenizer")]
     NoTokenizer,
     /// The tokenizer failed.
-    #[error("BitNet.cpp's tokenizer failed: {0}")]
+    #[error("{library}'s tokenizer failed: {0}", library = name())]
     Tokenizer(String),
     /// A conversation could not be rendered.
-    #[error("BitNet.cpp cannot render the conversation: {0}")]
+    #[error("{library} cannot render the conversation: {0}", library = name())]
     Chat(String),
     /// A token ID outside the vocabulary.
     #[error("token {token} is outside the vocabulary of {n_vocab}")]
@@ -48,7 +50,7 @@ pub enum Error {
         high: u32,
     },
     /// The context could not be made (too little memory, as a rule).
-    #[error("BitNet.cpp cannot make the context: {reason}")]
+    #[error("{library} cannot make the context: {reason}", library = name())]
     Context {
         /// The first error that it logged.
         reason: String,
@@ -85,7 +87,7 @@ pub enum Error {
         n_ctx: u32,
     },
     /// The evaluation failed.
-    #[error("BitNet.cpp failed to evaluate: {reason}")]
+    #[error("{library} failed to evaluate: {reason}", library = name())]
     Decode {
         /// The first error that it logged.
         reason: String,

@@ -1,4 +1,4 @@
-//! BitNet.cpp through FFI: CMake build, C shim, bindings and a safe wrapper.
+//! BitNet.cpp, or llama.cpp, through FFI: CMake build, C shim, bindings and a safe wrapper.
 //!
 //! The C++ tree is pinned (see `third_party/`) or named by `BITNET_CPP_DIR`; it is built as it is, and a shim with a C
 //! ABI hides which generation of `llama.h` it carries. One tree is linked per build, since all of them export the same
@@ -10,7 +10,7 @@
 //! | `context` | [`Context`]: evaluation, logits |
 //! | `node` | [`Node`]: values of the graph, as they are computed |
 //! | `chat` | the library's own renderer of chat templates |
-//! | `library` | what was built, from which source, with which flags |
+//! | `library`, `facts` | what was built, from which source, with which flags |
 //! | `log`, `error` | what the library prints, and what it refuses |
 //! | `ffi` | the bindings |
 //!
@@ -41,6 +41,8 @@ mod context;
 #[cfg(feature = "reference")]
 mod error;
 #[cfg(feature = "reference")]
+mod facts;
+#[cfg(feature = "reference")]
 mod ffi;
 #[cfg(feature = "reference")]
 mod library;
@@ -56,6 +58,7 @@ pub use self::{
     chat::apply_chat_template,
     context::{Context, ContextOptions, Logits},
     error::Error,
+    facts::name,
     library::{LibraryFacts, library},
     log::{LogLine, Severity, take_log},
     model::{LoadOptions, Model, ModelFacts},

@@ -2,17 +2,13 @@ use std::ffi::CStr;
 use std::sync::OnceLock;
 
 use crate::error::Error;
-use crate::{ffi, log};
-
-mod facts {
-    include!(concat!(env!("OUT_DIR"), "/facts.rs"));
-}
+use crate::{facts, ffi, log};
 
 /// What was linked, and how it was built. All of it changes the library's speed or its last bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LibraryFacts {
-    /// Name of the pin (`2026-01`, `2024-11`), or of the checkout.
+    /// Name of the pin (`2026-01`, `2024-11`, `llama.cpp`), or of the checkout.
     pub vintage: String,
     /// The package and its version, or the commit of the checkout (`-dirty` appended if its files were changed).
     pub revision: String,
@@ -20,6 +16,8 @@ pub struct LibraryFacts {
     pub source_dir: String,
     /// First line of the C++ compiler's `--version`.
     pub compiler: String,
+    /// CPU level that it was built for: `native`, `x86-64-v3` or `x86-64-v4`.
+    pub cpu_level: String,
     /// Flags and definitions that `ggml.c` was compiled with.
     pub c_flags: String,
     /// Flags and definitions that BitNet's kernels were compiled with.
@@ -28,21 +26,32 @@ pub struct LibraryFacts {
     pub options: String,
     /// CPU features it was compiled for (`AVX2 = 1 | …`), as it says itself.
     pub cpu_features: String,
+    /// Whether it repacks weights when it loads them, unless it is told not to.
+    pub repacks: bool,
+    /// Its flash attention unless it is told otherwise: `auto`, `false` or `true`.
+    pub flash_attn: String,
 }
 
 /// What was linked, and how it was built.
 pub fn library() -> LibraryFacts {
     // SAFETY: takes no arguments, and returns a string that is never null and stays valid.
     let cpu_features = unsafe { CStr::from_ptr(ffi::bn_system_info()) };
+    // SAFETY: as above.
+    let flash_attn = unsafe { CStr::from_ptr(ffi::bn_flash_attn()) };
+    // SAFETY: takes no arguments.
+    let repacks = unsafe { ffi::bn_repacks() };
     LibraryFacts {
         vintage: facts::VINTAGE.to_owned(),
         revision: facts::REVISION.to_owned(),
         source_dir: facts::SOURCE_DIR.to_owned(),
         compiler: facts::COMPILER.to_owned(),
+        cpu_level: facts::CPU_LEVEL.to_owned(),
         c_flags: facts::C_FLAGS.to_owned(),
         cxx_flags: facts::CXX_FLAGS.to_owned(),
         options: facts::OPTIONS.to_owned(),
         cpu_features: cpu_features.to_string_lossy().trim().to_owned(),
+        repacks,
+        flash_attn: flash_attn.to_string_lossy().into_owned(),
     }
 }
 

@@ -15,6 +15,9 @@ pub struct LoadOptions {
     pub vocab_only: bool,
     /// Map the file instead of reading it.
     pub mmap: bool,
+    /// Leave it to the library whether it lays weights out anew for other kernels, whose results differ in their last
+    /// bits (see [`LibraryFacts::repacks`](crate::LibraryFacts::repacks)). Without, they stay as they are in the file.
+    pub repack: bool,
 }
 
 impl Default for LoadOptions {
@@ -22,6 +25,7 @@ impl Default for LoadOptions {
         LoadOptions {
             vocab_only: false,
             mmap: true,
+            repack: true,
         }
     }
 }
@@ -100,6 +104,7 @@ impl Model {
         let c_options = ffi::bn_model_options {
             vocab_only: options.vocab_only,
             use_mmap: options.mmap,
+            repack: options.repack,
         };
         // SAFETY: the path is NUL-terminated and outlives the call.
         let raw = unsafe { ffi::bn_model_load(c_path.as_ptr(), c_options) };

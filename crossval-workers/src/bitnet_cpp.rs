@@ -1,4 +1,10 @@
-//! The engine `bitnet.cpp`: BitNet.cpp as linked into this binary.
+//! The engine `bitnet.cpp`: BitNet.cpp, or llama.cpp, as linked into this binary.
+//!
+//! Newer generations repack weights when they load them, and use flash attention where they can: other kernels, and of
+//! attention no probabilities to show. Where taps may be asked for ([`Settings::observe`]) both are off, and every stage
+//! is what the graph says. Elsewhere (times, and logits that nobody observes) the library runs as people run it. Since
+//! repacking is decided at load, the file is loaded a second time when taps are first wanted; most of it is mapped, and
+//! takes no memory twice.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -24,6 +30,8 @@ use crossval_protocol::{
 #[derive(Default)]
 pub(crate) struct BitnetCppBackend {
     loaded: Option<(Arc<Model>, NodeMap)>,
+    /// The same with its weights as they are in the file, where the library repacks them; from when taps are wanted.
+    plain: Option<Arc<Model>>,
     /// Where that is from.
     path: PathBuf,
     /// Loaded without its weights.
@@ -60,6 +68,24 @@ impl BitnetCppBackend {
             .ok_or_else(|| Refusal::new(ErrorKind::Usage, "no model is loaded"))
     }
 
+    /// The model, for evaluations of which taps may be asked or not.
+    fn model_for(&mut self, observe: bool) -> Result<Arc<Model>, Refusal> {
+        let as_run = Arc::clone(&self.model()?.0);
+        if !observe || !bitnet_sys::library().repacks {
+            return Ok(as_run);
+        }
+        if let Some(plain) = &self.plain {
+            return Ok(Arc::clone(plain));
+        }
+        let options = LoadOptions {
+            repack: false,
+            ..LoadOptions::default()
+        };
+        let plain = Arc::new(Model::load(&self.path, options).map_err(refused)?);
+        pass_on_warnings();
+        Ok(Arc::clone(self.plain.insert(plain)))
+    }
+
     fn tokenizer(&self) -> Result<&Model, Refusal> {
         match &self.vocab {
             Some(vocab) => Ok(vocab),
@@ -82,14 +108,18 @@ impl Backend for BitnetCppBackend {
             ("vintage", library.vintage),
             ("source", library.source_dir),
             ("compiler", library.compiler),
+            ("cpu_level", library.cpu_level),
             ("c_flags", library.c_flags),
             ("cxx_flags", library.cxx_flags),
             ("options", library.options),
             ("cpu_features", library.cpu_features),
+            // Both are off while taps may be asked for.
+            ("repacks_weights", library.repacks.to_string()),
+            ("flash_attn", library.flash_attn),
         ];
         Hello {
             protocol: protocol::VERSION,
-            engine: "bitnet.cpp".into(),
+            engine: bitnet_sys::name().to_lowercase(),
             version: Some(library.revision),
             build: build.map(|(k, v)| (k.to_owned(), v)).into(),
             architectures: architectures.map(str::to_owned).collect(),
@@ -136,6 +166,7 @@ impl Backend for BitnetCppBackend {
             ..read
         };
         self.loaded = Some((model, nodes));
+        self.plain = None;
         self.vocab = None;
         self.path = path.to_owned();
         Ok(facts)
@@ -166,22 +197,32 @@ impl Backend for BitnetCppBackend {
 
     fn configure(&mut self, settings: Settings) -> Result<BTreeMap<String, String>, Refusal> {
         let as_u32 = |n: usize| u32::try_from(n).map_err(refuse);
-        let model = &self.model()?.0;
+        let observe = settings.observe;
+        let model = self.model_for(observe)?;
         let options = ContextOptions {
             n_ctx: as_u32(settings.n_ctx)?,
             n_batch: as_u32(settings.n_ctx)?,
             n_ubatch: as_u32(settings.n_ubatch)?,
             threads: as_u32(settings.threads)?,
-            flash_attn: false,
-            observe: settings.observe,
+            flash_attn: !observe,
+            observe,
         };
-        let context = Context::new(model, options).map_err(refused)?;
+        let context = Context::new(&model, options).map_err(refused)?;
+        let library = bitnet_sys::library();
+        let flash_attn = match observe {
+            true => false.to_string(),
+            false => library.flash_attn,
+        };
         let recorded = [
             ("n_ctx", context.n_ctx().to_string()),
             ("n_batch", context.n_batch().to_string()),
             ("n_ubatch", context.n_ubatch().to_string()),
             ("threads", settings.threads.to_string()),
-            ("flash_attn", options.flash_attn.to_string()),
+            ("flash_attn", flash_attn),
+            (
+                "repacked_weights",
+                (!observe && library.repacks).to_string(),
+            ),
             ("kv_cache", "F16".to_owned()),
         ];
         self.context = Some(context);

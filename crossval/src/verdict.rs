@@ -229,6 +229,7 @@ mod tests {
             exit_code: None,
             during: "timing".to_owned(),
             log_tail: Vec::new(),
+            refused_model: false,
         });
         let findings = vec![
             finding(Outcome::Engine, Source::Engine, Some(Role::Candidate), died),

@@ -328,6 +328,9 @@ pub struct EngineFailure {
     pub during: String,
     /// The last lines that it logged.
     pub log_tail: Vec<String>,
+    /// Whether it did not crash, but refused the model file: exit code 65 rather than 30.
+    #[serde(default)]
+    pub refused_model: bool,
 }
 
 /// The machine and the build of crossval.

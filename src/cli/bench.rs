@@ -45,7 +45,7 @@ pub(super) struct Args {
     /// The model, a GGUF file
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
-    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, rust, oracle or exec:COMMAND
+    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, llama.cpp, rust, oracle or exec:COMMAND
     #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
     reference: String,
     /// Engine under test

@@ -17,7 +17,7 @@ pub(super) struct Args {
     /// The model, a GGUF file
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
-    /// Engine to record: bitnet.cpp, bitnet.cpp@NAME, rust, oracle or exec:COMMAND
+    /// Engine to record: bitnet.cpp, bitnet.cpp@NAME, llama.cpp, rust, oracle or exec:COMMAND
     #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
     engine: String,
     /// A prompt; may be given several times [default: "Once upon a time"]

@@ -36,7 +36,7 @@ pub(super) struct Args {
     /// The model, a GGUF file
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
-    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, rust, oracle, trace:FILE or exec:COMMAND; may be given
+    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, llama.cpp, rust, oracle, trace:FILE or exec:COMMAND; may be given
     /// several times, for a comparison with each and who agrees with whom
     #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
     reference: Vec<String>,

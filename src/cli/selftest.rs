@@ -34,7 +34,7 @@ pub(super) struct Args {
     /// The model, a GGUF file [default: the bundled demo model]
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, oracle, rust or exec:COMMAND
+    /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, llama.cpp, oracle, rust or exec:COMMAND
     #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
     reference: String,
     /// Faults of each kind, at random places, in the candidate and in the reference, in isolated and in cumulative mode

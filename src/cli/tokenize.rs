@@ -40,7 +40,7 @@ pub(super) struct Args {
     /// A file with the text, or - for standard input; it need not be UTF-8. With --fuzz, a corpus to cut slices from
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// both (the candidate is compared with the reference), or one alone: rust, bitnet.cpp, bitnet.cpp@NAME, exec:COMMAND
+    /// both (the candidate is compared with the reference), or one alone: rust, bitnet.cpp, bitnet.cpp@NAME, llama.cpp, exec:COMMAND
     #[arg(long, value_name = "ENGINE", default_value = "both")]
     engine: String,
     /// Engine to compare against [default: bitnet.cpp]

@@ -15,6 +15,7 @@ mod generate;
 mod help;
 mod hostile;
 mod known;
+mod mainline;
 mod matrix;
 mod parity;
 mod perplexity;

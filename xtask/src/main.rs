@@ -9,6 +9,9 @@ mod a11y;
 mod aarch64;
 mod actionlint;
 mod asan;
+// One definition for who asks for a level and who builds for it.
+#[path = "../../bitnet-sys/build/cpu.rs"]
+mod cpu;
 mod demo;
 mod deny;
 mod fuzz;
@@ -36,22 +39,19 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Install what the build needs (CMake, make, a C++ compiler, libclang), fetch BitNet.cpp's source, and make the
+    /// Install what the build needs (CMake, make, a C++ compiler, libclang), fetch the references' source, and make the
     /// Python environment of the example worker.
     Setup,
     /// Set up, build both engines, and cross-validate the bundled model. Ends with crossval's exit code.
     Demo,
-    /// Set up, build the second reference, and run every test.
+    /// Set up, build the other pinned references, and run every test.
     Test(test::Arguments),
     /// Build bitnet-core's unit tests for 64-bit Arm and run them under QEMU, with the NEON kernel. Installs a cross-compiler
     /// and QEMU.
     Aarch64,
-    /// Build a worker that is linked to another BitNet.cpp, used as `bitnet.cpp@NAME`.
-    Reference {
-        /// A pinned vintage (`2024-11`), or a name of your choice with the folder of a checkout.
-        #[arg(value_name = "NAME[=DIR]")]
-        reference: reference::Reference,
-    },
+    /// Build a worker that is linked to another BitNet.cpp, used as `bitnet.cpp@NAME`, or to `llama.cpp`, used by that
+    /// name.
+    Reference(reference::Arguments),
     /// Check report pages in headless Chromium, at 390 and 1440 pixels, light and dark: no console error, no serious or
     /// critical violation that axe-core finds, nothing wider than the page, charts usable by keyboard, and the verdict
     /// and tables there without JavaScript. Installs Chromium and npm, and fetches axe-core and playwright-core, so it is
@@ -91,9 +91,7 @@ fn main() -> ExitCode {
         Task::Actionlint => actionlint::run().map(|()| ExitCode::SUCCESS),
         Task::Walls => walls::run().map(|()| ExitCode::SUCCESS),
         Task::A11y(arguments) => a11y::run(&arguments).map(|()| ExitCode::SUCCESS),
-        Task::Reference { reference } => setup::run()
-            .and_then(|()| reference.build())
-            .map(|()| ExitCode::SUCCESS),
+        Task::Reference(arguments) => reference::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

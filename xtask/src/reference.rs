@@ -1,14 +1,41 @@
-//! Builds `crossval` once more, linked to another BitNet.cpp: all of them export the same symbols, so each needs a
-//! program of its own.
+//! Builds `crossval` once more, linked to another BitNet.cpp or to llama.cpp: all of them export the same symbols, so each
+//! needs a program of its own.
 
-use std::fs;
+use std::env::consts::ARCH;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, bail, ensure};
 
+use crate::cpu::CpuLevel;
 use crate::setup::STUBS;
-use crate::{cargo, run, target_dir};
+use crate::{cargo, run as run_command, setup, target_dir};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A pinned tree (`2024-11`, `llama.cpp`), or a name of your choice with the folder of a checkout.
+    #[arg(value_name = "NAME[=DIR]")]
+    reference: Reference,
+    /// The CPU to build for: `native`, whatever this one has, or `x86-64-v3` or `x86-64-v4`. Takes the place of what was
+    /// built by this name for another CPU.
+    #[arg(long = "cpu", value_name = "LEVEL", default_value = "native", value_parser = cpu_level)]
+    level: CpuLevel,
+}
+
+/// A CPU level that can be built for here.
+fn cpu_level(name: &str) -> Result<CpuLevel, String> {
+    let level: CpuLevel = name.parse()?;
+    match level.is_of(ARCH) {
+        true => Ok(level),
+        false => Err(format!("{name}: no CPU level of {ARCH}")),
+    }
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    setup::run()?;
+    arguments.reference.build(arguments.level)
+}
 
 /// A source tree by name.
 #[derive(Clone)]
@@ -37,10 +64,10 @@ impl FromStr for Reference {
                     .canonicalize()
                     .with_context(|| dir.to_owned())?,
             ),
-            None if STUBS.contains(&name) => None,
+            None if STUBS.iter().any(|(pinned, _)| *pinned == name) => None,
             None => bail!(
                 "{name} is not pinned here ({} are); name its folder: {name}=DIR",
-                STUBS.join(", ")
+                STUBS.map(|(pinned, _)| pinned).join(", ")
             ),
         };
         Ok(Reference {
@@ -52,19 +79,25 @@ impl FromStr for Reference {
 
 impl Reference {
     /// Builds `target/reference/NAME/crossval`.
-    pub fn build(&self) -> Result<()> {
+    pub fn build(&self, level: CpuLevel) -> Result<()> {
         let target = target_dir().join("reference");
-        let build = target.join(format!("{}-build", self.name));
+        fs::create_dir_all(&target).with_context(|| target.display().to_string())?;
+        // All share what does not depend on the library. Another one must not be built before this one is copied.
+        let build = target.join(".build");
+        let lock = target.join(".lock");
+        let lock = File::create(&lock).with_context(|| lock.display().to_string())?;
+        lock.lock()?;
         let mut command = cargo(&["build", "--release", "--locked", "--bin", "crossval"]);
         command
             .arg("--target-dir")
             .arg(&build)
-            .env("BITNET_CPP_REFERENCE", &self.name);
+            .env("BITNET_CPP_REFERENCE", &self.name)
+            .env("BITNET_CPP_CPU", level.name());
         match &self.dir {
             Some(dir) => command.env("BITNET_CPP_DIR", dir),
             None => command.env_remove("BITNET_CPP_DIR"),
         };
-        run(&mut command)?;
+        run_command(&mut command)?;
 
         let dir = target.join(&self.name);
         fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
@@ -74,7 +107,11 @@ impl Reference {
         fs::copy(&built, &new)
             .with_context(|| format!("{} to {}", built.display(), new.display()))?;
         fs::rename(&new, &program).with_context(|| program.display().to_string())?;
-        eprintln!("xtask: bitnet.cpp@{} is {}", self.name, program.display());
+        let engine = match self.name.as_str() {
+            "llama.cpp" => "llama.cpp".to_owned(),
+            name => format!("bitnet.cpp@{name}"),
+        };
+        eprintln!("xtask: {engine} is {}", program.display());
         Ok(())
     }
 }
@@ -87,6 +124,8 @@ mod tests {
     fn names_and_folders() {
         let pinned: Reference = "2024-11".parse().unwrap();
         assert_eq!((pinned.name.as_str(), pinned.dir), ("2024-11", None));
+        let llama: Reference = "llama.cpp".parse().unwrap();
+        assert_eq!((llama.name.as_str(), llama.dir), ("llama.cpp", None));
         let checkout: Reference = "mine=/".parse().unwrap();
         assert_eq!(
             (checkout.name.as_str(), checkout.dir),
@@ -102,5 +141,22 @@ mod tests {
         ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_stub_for_every_name() {
+        for (name, folder) in STUBS {
+            let stub = crate::root().join("third_party").join(folder);
+            for file in ["Cargo.toml", "Cargo.lock", "lib.rs"] {
+                assert!(stub.join(file).is_file(), "{name}: {file}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_cpu_level_that_this_machine_could_have() {
+        assert_eq!(cpu_level("native"), Ok(CpuLevel::Native));
+        assert_eq!(cpu_level("x86-64-v3").is_ok(), ARCH == "x86_64");
+        assert!(cpu_level("x86-64-v2").unwrap_err().contains("I2_S"));
     }
 }

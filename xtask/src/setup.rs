@@ -1,4 +1,4 @@
-//! Installs what the build of BitNet.cpp needs, and fetches its source.
+//! Installs what the build of the references needs, and fetches their source.
 
 use std::env;
 use std::fs;
@@ -55,16 +55,20 @@ const NODE: [Need; 2] = [
     },
 ];
 
-/// The stub manifests, which pin the source trees.
-pub const STUBS: [&str; 2] = ["2026-01", "2024-11"];
+/// The pinned source trees by name, and the folders of their stub manifests.
+pub const STUBS: [(&str, &str); 3] = [
+    ("2026-01", "bitnet-2026-01"),
+    ("2024-11", "bitnet-2024-11"),
+    ("llama.cpp", "llama.cpp"),
+];
 
 pub fn run() -> Result<()> {
     install(
         &NEEDS,
         "on Fedora: `dnf install cmake make gcc-c++ clang-devel`; on macOS: `brew install cmake llvm`",
     )?;
-    for name in STUBS {
-        let manifest = format!("third_party/bitnet-{name}/Cargo.toml");
+    for (_, folder) in STUBS {
+        let manifest = format!("third_party/{folder}/Cargo.toml");
         run_command(&mut cargo(&[
             "fetch",
             "--quiet",

@@ -2,6 +2,8 @@
 
 use anyhow::Result;
 
+use crate::cpu::CpuLevel;
+use crate::reference::Reference;
 use crate::{aarch64, asan, cargo, python, run as run_command, setup, valgrind};
 
 #[derive(clap::Args)]
@@ -15,7 +17,9 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     setup::run()?;
     python::run();
-    "2024-11".parse::<crate::reference::Reference>()?.build()?;
+    for pinned in ["2024-11", "llama.cpp"] {
+        pinned.parse::<Reference>()?.build(CpuLevel::Native)?;
+    }
     run_command(&mut cargo(&["test", "--workspace", "--locked"]))?;
     if arguments.full {
         let mut ignored = cargo(&["test", "--package", "bitnet-crossval", "--locked"]);

@@ -544,6 +544,7 @@ impl Engine {
             exit_code: status.and_then(|s| s.code()),
             during: self.during.clone(),
             log_tail: self.log_tail(),
+            refused_model: false,
         })
     }
 
@@ -618,6 +619,7 @@ impl EngineError {
                 exit_code: None,
                 during: during.to_owned(),
                 log_tail: Vec::new(),
+                refused_model: false,
             },
             EngineError::Failed(failure) => failure,
         }

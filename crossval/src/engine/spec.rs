@@ -9,6 +9,9 @@ use std::str::FromStr;
 use super::{Launcher, command};
 use crate::error::Error;
 
+/// The pinned reference that is no BitNet.cpp, and goes by its own name.
+const LLAMA_CPP: &str = "llama.cpp";
+
 /// An engine, as named on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EngineSpec {
@@ -21,7 +24,7 @@ pub enum EngineSpec {
     Oracle,
     /// `bitnet.cpp`: the reference that this binary links.
     BitnetCpp,
-    /// `bitnet.cpp@NAME`: a reference built by `cargo xtask reference NAME`.
+    /// `bitnet.cpp@NAME`, or `llama.cpp`: a reference built by `cargo xtask reference NAME`.
     BitnetCppNamed(String),
     /// `trace:FILE`: what `crossval record` wrote.
     Trace(PathBuf),
@@ -37,6 +40,7 @@ impl FromStr for EngineSpec {
             "rust" => return Ok(EngineSpec::Rust { fault: None }),
             "oracle" => return Ok(EngineSpec::Oracle),
             "bitnet.cpp" => return Ok(EngineSpec::BitnetCpp),
+            LLAMA_CPP => return Ok(EngineSpec::BitnetCppNamed(LLAMA_CPP.to_owned())),
             _ => {}
         }
         if let Some(path) = s.strip_prefix("trace:").filter(|path| !path.is_empty()) {
@@ -54,8 +58,8 @@ impl FromStr for EngineSpec {
             return Ok(EngineSpec::BitnetCppNamed(name.to_owned()));
         }
         Err(Error::Usage(format!(
-            "unknown engine {s:?}: expected rust, bitnet.cpp, bitnet.cpp@NAME, oracle, \
-             trace:FILE or exec:COMMAND"
+            "unknown engine {s:?}: expected rust, bitnet.cpp, bitnet.cpp@NAME, llama.cpp, \
+             oracle, trace:FILE or exec:COMMAND"
         )))
     }
 }
@@ -67,6 +71,7 @@ impl fmt::Display for EngineSpec {
             EngineSpec::Rust { fault: Some(fault) } => write!(f, "rust+{fault}"),
             EngineSpec::Oracle => f.write_str("oracle"),
             EngineSpec::BitnetCpp => f.write_str("bitnet.cpp"),
+            EngineSpec::BitnetCppNamed(name) if name == LLAMA_CPP => f.write_str(LLAMA_CPP),
             EngineSpec::BitnetCppNamed(name) => write!(f, "bitnet.cpp@{name}"),
             EngineSpec::Trace(path) => write!(f, "trace:{}", path.display()),
             EngineSpec::Exec(text) => write!(f, "exec:{text}"),
@@ -175,6 +180,7 @@ mod tests {
             "oracle",
             "bitnet.cpp",
             "bitnet.cpp@2024-11",
+            "llama.cpp",
             "trace:run.safetensors",
             "exec:/bin/cat",
             "exec:python3  worker.py --name 'a b'",
@@ -186,6 +192,7 @@ mod tests {
             "Rust",
             "bitnet.cpp@",
             "bitnet.cpp@../x",
+            "llama.cpp@mine",
             "trace:",
             "exec:",
             "exec:sh -c '",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crossval_protocol::{EncodeOptions, ErrorKind, ModelFacts, Settings, VocabFacts};
-use reports::model::{Engine as EngineReport, Engines, Finding, Mode, Role, Source};
+use reports::model::{Engine as EngineReport, EngineFailure, Engines, Finding, Mode, Role, Source};
 use reports::outcome::Outcome;
 
 use super::claims;
@@ -124,7 +124,18 @@ impl Loaded {
                 [Some(facts), None]
             }
             (Err(e), Ok(facts)) => {
-                reference.report.failure = Some(e.into_failure(reference.engine.name(), "loading"));
+                let refused_model = matches!(
+                    e,
+                    EngineError::Refused {
+                        kind: ErrorKind::BadModel,
+                        ..
+                    }
+                );
+                let failure = e.into_failure(reference.engine.name(), "loading");
+                reference.report.failure = Some(EngineFailure {
+                    refused_model,
+                    ..failure
+                });
                 [None, Some(facts)]
             }
             // Where one says what is wrong with the file, the other has crashed over it.
@@ -382,11 +393,15 @@ impl Truth {
 
 /// That an engine failed, if it did.
 pub(crate) fn failure(role: Role, engine: &EngineReport) -> Option<Finding> {
+    let failure = engine.failure.as_ref()?;
     Some(Finding {
-        outcome: Outcome::Engine,
+        outcome: match failure.refused_model {
+            true => Outcome::BadInput,
+            false => Outcome::Engine,
+        },
         source: Source::Engine,
         place: Some(role.into()),
-        text: engine.failure.as_ref()?.message.clone(),
+        text: failure.message.clone(),
     })
 }
 

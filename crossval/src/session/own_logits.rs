@@ -1,7 +1,9 @@
 //! The logits that an engine's own tokens are chosen from.
 
+use std::collections::BTreeMap;
+
 use bitnet_model::tap::Tap;
-use crossval_protocol::EvalRequest;
+use crossval_protocol::{EvalRequest, Settings};
 
 use super::batches::{Sequence, rows};
 use super::lockstep::aligned;
@@ -119,19 +121,25 @@ pub(crate) struct Contradiction {
     pub(crate) ahead: Option<(u32, f64)>,
 }
 
-/// The first of `tokens`, generated greedily behind `prompt`, that the engine's logits contradict.
+/// The first of `tokens`, generated greedily behind `prompt` where nobody observed it, that the engine's logits contradict.
 ///
 /// The logits are those of a prompt of all tokens, where the engine offers them; where they say otherwise, those of
 /// single steps, as in generation. A token that both contradict is excused by a margin within what the two differ by.
+/// An engine may run otherwise where it is not observed, if it says so: then the logits of single steps there count as
+/// well, as far as they are no more than noise from the others.
+///
+/// `settings` are those that the engine was configured with, `observe` among them, and `said` is what it answered.
 ///
 /// # Errors
-/// What the engine answers instead of logits. It must run with `observe`.
+/// What the engine answers instead of logits.
 pub(crate) fn contradiction(
     engine: &mut Engine,
     prompt: &[u32],
     tokens: &[u32],
-    n_ubatch: usize,
+    settings: Settings,
+    said: &BTreeMap<String, String>,
 ) -> Result<Option<Contradiction>, EngineError> {
+    let n_ubatch = settings.n_ubatch;
     let sequence = Sequence {
         prompt,
         steps: &tokens[..tokens.len().saturating_sub(1)],
@@ -147,21 +155,51 @@ pub(crate) fn contradiction(
     }
     let mut whole = whole.into_iter();
     let rows = by_steps(engine, sequence, n_ubatch)?;
-    for (index, (by_steps, &token)) in rows.into_iter().zip(tokens).enumerate() {
-        let row = Twice {
-            by_steps,
-            as_prompt: whole.next(),
-        };
-        let ahead = ahead(&row.by_steps, token);
-        if ahead.is_none_or(|(_, margin)| margin > row.allowance(MOST_NOISE)) {
-            return Ok(Some(Contradiction {
-                index,
-                token,
-                ahead,
-            }));
-        }
+    let rows = rows.into_iter().map(|by_steps| Twice {
+        by_steps,
+        as_prompt: whole.next(),
+    });
+    let rows: Vec<Twice> = rows.collect();
+    let found = first_contradiction(&rows, tokens, &[]);
+    if found.is_none() {
+        return Ok(None);
     }
-    Ok(None)
+    let unobserved = Settings {
+        observe: false,
+        ..settings
+    };
+    let runs_otherwise = engine.configure(unobserved)? != *said;
+    let as_generated = match runs_otherwise {
+        true => by_steps(engine, sequence, n_ubatch)?,
+        false => Vec::new(),
+    };
+    engine.configure(settings)?;
+    Ok(match runs_otherwise {
+        true => first_contradiction(&rows, tokens, &as_generated),
+        false => found,
+    })
+}
+
+/// The first token that its row contradicts, and that of `as_generated`, which counts unless it is more than noise from it.
+fn first_contradiction(
+    rows: &[Twice],
+    tokens: &[u32],
+    as_generated: &[Vec<f32>],
+) -> Option<Contradiction> {
+    let mut rows = rows.iter().zip(tokens).enumerate();
+    rows.find_map(|(index, (row, &token))| {
+        let allowance = row.allowance(MOST_NOISE);
+        let follows = |row: &[f32]| ahead(row, token).is_some_and(|(_, m)| m <= allowance);
+        let other = as_generated.get(index).filter(|other| {
+            other.len() == row.by_steps.len() && row_nmse(&row.by_steps, other) <= MOST_NOISE
+        });
+        let excused = follows(&row.by_steps) || other.is_some_and(|other| follows(other));
+        (!excused).then(|| Contradiction {
+            index,
+            token,
+            ahead: ahead(&row.by_steps, token),
+        })
+    })
 }
 
 #[cfg(test)]
@@ -193,5 +231,20 @@ mod tests {
         assert_eq!(twice(Some([10.0, 0.5])).allowance(1e-2), 1.0);
         assert_eq!(twice(Some([10.0, 5.0])).allowance(1e-2), 0.0);
         assert_eq!(twice(None).allowance(1e-2), 0.0);
+    }
+
+    #[test]
+    fn a_token_may_follow_from_the_logits_of_those_who_are_not_observed() {
+        let rows = [Twice {
+            by_steps: vec![1.0, 0.99],
+            as_prompt: Some(vec![1.0, 0.99]),
+        }];
+        let found = |as_generated: &[Vec<f32>]| first_contradiction(&rows, &[1], as_generated);
+        assert_eq!(found(&[]).map(|found| found.index), Some(0));
+        assert_eq!(found(&[vec![0.99, 1.0]]), None);
+        // Neither what says the same nor what is another model's excuses it.
+        for other in [vec![1.0, 0.98], vec![-1.0, 1.0], vec![1.0]] {
+            assert!(found(&[other]).is_some());
+        }
     }
 }

@@ -207,6 +207,7 @@ pub fn died() -> Report {
             "llm_load_tensors: mem required = 1.1 MiB".to_owned(),
             "llama_new_context_with_model: n_ubatch = 512".to_owned(),
         ],
+        refused_model: false,
     });
     report.engines.reference.peak_rss_bytes = None;
     report.engines.reference.cpu_seconds = None;

@@ -288,7 +288,7 @@ impl Subject<'_> {
         step(History::Used, Pass::new(Fed::Probe, n_ctx, vec![whole]));
         step(History::Used, small(Asked::LastLogits));
         step(History::Used, small(self.asked[0]));
-        if let Some(pass) = self.generation(n, n_ctx) {
+        if let Some(pass) = self.generation(n, n_ctx, Asked::Unobserved) {
             step(History::Used, pass);
         }
         steps
@@ -358,7 +358,9 @@ impl Subject<'_> {
             if worker == History::Used {
                 push(&[self.one_by_one(n_ctx)]);
                 let n = CLASSES[2].draw(n_ctx, rng).unwrap_or(n_ctx);
-                push(self.generation(n, n_ctx).as_slice());
+                for asked in [Asked::LastLogits, Asked::Unobserved] {
+                    push(self.generation(n, n_ctx, asked).as_slice());
+                }
             }
             push(&again);
             if thorough || worker == History::Used {
@@ -411,14 +413,15 @@ impl Subject<'_> {
     }
 
     /// The logits of `n` tokens, which are more than the largest batch, and a token generated from them after the same cut.
-    fn generation(&self, n: usize, n_ctx: usize) -> Option<Pass> {
+    /// `asked` says whether engines are told that nobody observes it.
+    fn generation(&self, n: usize, n_ctx: usize, asked: Asked) -> Option<Pass> {
         if n < 2 || n == n_ctx {
             return None;
         }
         let n_ubatch = (n / 2).min(32);
         let cut = (0..n).step_by(n_ubatch).map(|first| Batch {
             size: n_ubatch.min(n - first),
-            asked: Asked::LastLogits,
+            asked,
         });
         let generated = Batch {
             size: n,

@@ -105,8 +105,7 @@ impl Timing<'_> {
                 observe: true,
                 ..timed_settings(self.plan.n_ctx, cores.threads, 0)
             };
-            let n_ubatch = settings.n_ubatch;
-            engine.configure(settings).map_err(by(role))?;
+            let configured = engine.configure(settings).map_err(by(role))?;
             let begun = Instant::now();
             let mut wrong: BTreeMap<Test, String> = BTreeMap::new();
             // One of each test in any case, the others while there is time.
@@ -125,7 +124,13 @@ impl Timing<'_> {
                     continue;
                 }
                 engine.set_task(format!("checking the tokens of {}", claim.test));
-                let found = contradiction(&mut engine, &claim.prompt, &claim.tokens, n_ubatch);
+                let found = contradiction(
+                    &mut engine,
+                    &claim.prompt,
+                    &claim.tokens,
+                    settings,
+                    &configured,
+                );
                 if let Some(found) = found.map_err(by(role))? {
                     wrong.insert(claim.test, said(role, claim, found, cores.threads));
                 }

@@ -1,0 +1,159 @@
+//! Mainline llama.cpp, the third pinned reference, where it is built.
+#![cfg(feature = "reference")]
+
+use reports::model::{Asked, Status};
+
+use super::*;
+
+const NAME: &str = "llama.cpp";
+
+/// What `crossval doctor` says of it, if it is built.
+fn built() -> Option<String> {
+    let doctor = crossval(&["doctor"]);
+    let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    if let Some((_, rest)) = text.split_once(&format!("\n{NAME}  ")) {
+        let more = rest.lines().skip(1).take_while(|l| l.starts_with("  "));
+        return Some(more.collect::<Vec<_>>().join("\n"));
+    }
+    skip(&format!(
+        "{NAME} is not built (cargo xtask reference {NAME})"
+    ));
+    None
+}
+
+/// Nothing that was compared differs by more than it may, and all that does not need taps was compared.
+fn assert_same_logits_and_tokens(report: &Report) {
+    let parity = report.verdict.findings.iter().filter(|f| {
+        use reports::outcome::Outcome::{Incomplete, Pass};
+        ![Pass, Incomplete].contains(&f.outcome)
+    });
+    assert_eq!(parity.count(), 0, "{:#?}", report.verdict.findings);
+    let logits = report.taps.iter().find(|t| t.tap == "logits");
+    let logits = logits.and_then(|t| t.cumulative.as_ref()).expect("logits");
+    assert_eq!(logits.pass, Some(true), "{logits:?}");
+    let generation = report.generation.as_ref().expect("a generation");
+    assert_eq!(generation.reference.len(), generation.candidate.len());
+    let parted = generation.first_mismatch.as_ref();
+    assert!(parted.is_none_or(|m| m.near_tie), "{parted:?}");
+    let conditions = report.conditions.as_ref().expect("conditions");
+    // Which of them there is time for is drawn.
+    let compared = conditions.compared.iter();
+    let rows = |asked| compared.clone().any(|c| c.asked == asked && c.rows > 0);
+    assert!(rows(Asked::LastLogits));
+}
+
+#[test]
+fn what_was_built_and_how_it_runs_by_itself() {
+    let Some(facts) = built() else {
+        return;
+    };
+    let fact = |name: &str| {
+        let line = facts.lines().find(|l| l.trim_start().starts_with(name));
+        line.unwrap_or_else(|| panic!("{name}: {facts}"))
+    };
+    assert!(fact("vintage").ends_with(NAME));
+    let level = fact("cpu_level");
+    assert!(
+        ["native", "x86-64-v3", "x86-64-v4"]
+            .iter()
+            .any(|l| level.ends_with(l))
+    );
+    assert!(fact("repacks_weights").ends_with("true"));
+    assert!(fact("flash_attn").ends_with("auto"));
+}
+
+#[test]
+fn a_model_that_both_know() {
+    if built().is_none() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let model = synth(&scratch, "llama", &[]);
+    for engines in [
+        ["--reference", NAME, "--candidate", "rust"],
+        ["--reference", "rust", "--candidate", NAME],
+    ] {
+        let args = ["--mode", "cumulative", "--no-bench", "--n-predict", "16"];
+        let (_, report, _) = run(&model, &[&engines[..], &args].concat());
+        assert_same_logits_and_tokens(&report);
+        let engines = [&report.engines.reference, &report.engines.candidate];
+        let settings = engines
+            .into_iter()
+            .find(|engine| engine.name == NAME)
+            .map(|engine| &engine.settings)
+            .expect("its settings");
+        // Where taps may be asked for.
+        assert_eq!(
+            (&*settings["flash_attn"], &*settings["repacked_weights"]),
+            ("false", "false")
+        );
+    }
+}
+
+#[test]
+fn it_is_timed_as_people_run_it() {
+    if built().is_none() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let model = synth(&scratch, "llama", &[]);
+    let out = scratch.path("out");
+    let output = crossval(&[
+        "bench",
+        "--reference",
+        NAME,
+        "--model",
+        model.to_str().expect("UTF-8"),
+        "--threads",
+        "1",
+        "--prefill",
+        "16",
+        "--decode",
+        "8",
+        "--reps",
+        "2",
+        "--out",
+        out.to_str().expect("UTF-8"),
+    ]);
+    assert_eq!(exit_code(&output), 0, "{}", stderr(&output));
+    let report = read_report(&out, &output);
+    let settings = &report.engines.reference.settings;
+    assert_eq!(
+        (&*settings["flash_attn"], &*settings["repacked_weights"]),
+        ("auto", "true")
+    );
+    let bench = report.bench.expect("timings");
+    assert!(bench.tokens_reproduced.values().all(|&same| same));
+}
+
+/// I2_S is BitNet's own, and mainline says so in words of its own.
+#[test]
+fn a_model_that_it_does_not_know() {
+    if built().is_none() {
+        return;
+    }
+    let scratch = Scratch::new();
+    for model in [PathBuf::from(TINY), synth(&scratch, "bitnet", &[])] {
+        let (code, report, _) = run(&model, &["--reference", NAME, "--no-bench"]);
+        let reasons = &report.verdict.reasons;
+        assert_eq!(
+            (code, report.verdict.status),
+            (65, Status::Error),
+            "{reasons:?}"
+        );
+        assert!(
+            reasons[0].contains("llama.cpp cannot load it: "),
+            "{reasons:?}"
+        );
+        let failure = report.engines.reference.failure.expect("a failure");
+        assert!(failure.refused_model && failure.signal.is_none());
+        let model = model.to_str().expect("UTF-8");
+        let output = crossval(&["run", "--model", model, "--candidate", NAME]);
+        assert_eq!(exit_code(&output), 65);
+        assert!(
+            stderr(&output).contains("llama.cpp cannot load it: "),
+            "{}",
+            stderr(&output)
+        );
+    }
+}

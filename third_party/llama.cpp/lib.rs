@@ -1,0 +1,1 @@
+//! Pins llama.cpp's source; see ../README.md.
