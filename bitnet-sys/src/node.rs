@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::ops::ControlFlow;
@@ -34,6 +35,26 @@ pub struct NodeInfo<'a> {
     pub strides: [usize; 4],
     /// ggml's name of the type: `f32`, `f16`, `i32`.
     pub type_name: &'a str,
+    /// Another for every tensor of one evaluation.
+    pub id: usize,
+    /// What it is computed from, in the library's order.
+    pub sources: &'a [Source<'a>],
+}
+
+/// What a node is computed from: another node, a weight, an input, a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Source<'a> {
+    /// As the node's, if it is one.
+    pub id: usize,
+    /// The tensor's name: of a weight, that in the file.
+    pub name: &'a str,
+    /// ggml's name of the type.
+    pub type_name: &'a str,
+    /// Elements per dimension, fastest first.
+    pub shape: [i64; 4],
+    strides: [usize; 4],
+    bytes: Option<&'a [u8]>,
 }
 
 /// An evaluated node.
@@ -76,6 +97,12 @@ pub enum ValuesError {
         /// The node.
         name: String,
     },
+    /// It is no `SET_ROWS`, whose second source says which rows it writes.
+    #[error("node {name} does not say which rows it writes")]
+    NoRows {
+        /// The node.
+        name: String,
+    },
 }
 
 impl<'a> Node<'a> {
@@ -89,14 +116,46 @@ impl<'a> Node<'a> {
     /// # Errors
     /// [`ValuesError`], naming the node.
     pub fn values(&self) -> Result<Values, ValuesError> {
+        let (shape, strides) = (self.info.shape, self.info.strides);
+        self.read(
+            |bytes| gather(bytes, shape, strides, f32::from_ne_bytes),
+            |bytes| gather(bytes, shape, strides, f16::from_ne_bytes),
+        )
+    }
+
+    /// Of a `SET_ROWS`, whose tensor is all that it writes into: the rows that it has just written, one after the other,
+    /// in the order in which its first source has them.
+    ///
+    /// # Errors
+    /// [`ValuesError`], naming the node.
+    pub fn written(&self) -> Result<Values, ValuesError> {
+        let no_rows = || ValuesError::NoRows {
+            name: self.info.name.to_owned(),
+        };
+        let rows = match self.info.sources {
+            [_, rows, ..] if self.info.op == "SET_ROWS" => rows.indices(),
+            _ => None,
+        };
+        let rows = rows.ok_or_else(no_rows)?;
+        let (shape, strides) = (self.info.shape, self.info.strides);
+        self.read(
+            |bytes| rows_at(bytes, shape, strides, &rows, f32::from_ne_bytes),
+            |bytes| rows_at(bytes, shape, strides, &rows, f16::from_ne_bytes),
+        )
+    }
+
+    fn read(
+        &self,
+        f32s: impl FnOnce(&[u8]) -> Option<Vec<f32>>,
+        f16s: impl FnOnce(&[u8]) -> Option<Vec<f16>>,
+    ) -> Result<Values, ValuesError> {
         let name = || self.info.name.to_owned();
         let bytes = self
             .bytes
             .ok_or_else(|| ValuesError::NoData { name: name() })?;
-        let (shape, strides) = (self.info.shape, self.info.strides);
         let values = match self.info.type_name {
-            "f32" => gather(bytes, shape, strides, f32::from_ne_bytes).map(Values::F32),
-            "f16" => gather(bytes, shape, strides, f16::from_ne_bytes).map(Values::F16),
+            "f32" => f32s(bytes).map(Values::F32),
+            "f16" => f16s(bytes).map(Values::F16),
             other => {
                 return Err(ValuesError::Type {
                     name: name(),
@@ -106,6 +165,43 @@ impl<'a> Node<'a> {
         };
         values.ok_or_else(|| ValuesError::OutOfBounds { name: name() })
     }
+}
+
+impl Source<'_> {
+    /// Its values as numbers of rows.
+    fn indices(&self) -> Option<Vec<usize>> {
+        let (bytes, shape, strides) = (self.bytes?, self.shape, self.strides);
+        let indices = match self.type_name {
+            "i64" => gather(bytes, shape, strides, i64::from_ne_bytes)?,
+            "i32" => gather(bytes, shape, strides, |b| i64::from(i32::from_ne_bytes(b)))?,
+            _ => return None,
+        };
+        let indices = indices.into_iter().map(usize::try_from);
+        indices.collect::<Result<_, _>>().ok()
+    }
+}
+
+/// Rows of a tensor of two dimensions, one after the other.
+fn rows_at<const N: usize, T>(
+    bytes: &[u8],
+    shape: [i64; 4],
+    strides: [usize; 4],
+    rows: &[usize],
+    value: impl Fn([u8; N]) -> T,
+) -> Option<Vec<T>> {
+    let [width, height, 1, 1] = shape else {
+        return None;
+    };
+    let (width, height) = (usize::try_from(width).ok()?, usize::try_from(height).ok()?);
+    let mut values = Vec::new();
+    for &row in rows {
+        let start = row.checked_mul(strides[1]).filter(|_| row < height)?;
+        for i in 0..width {
+            let at = i.checked_mul(strides[0])?.checked_add(start)?;
+            values.push(value(*bytes.get(at..)?.first_chunk::<N>()?));
+        }
+    }
+    Some(values)
 }
 
 fn gather<const N: usize, T>(
@@ -170,9 +266,8 @@ impl<'a> Watch<'a> {
     }
 
     fn see(&mut self, node: &ffi::bn_node, ask: bool) -> ffi::bn_answer {
-        // SAFETY: ggml's names are NUL-terminated (the tensor's within its fixed array) and outlive the callback.
-        let text = |s: *const c_char| unsafe { CStr::from_ptr(s) }.to_string_lossy();
-        let (name, op, type_name) = (text(node.name), text(node.op), text(node.type_name));
+        let tensor = &node.tensor;
+        let [name, op, type_name] = texts(tensor);
         if ask {
             let seen = self
                 .seen
@@ -181,13 +276,28 @@ impl<'a> Watch<'a> {
             self.occurrence = *seen;
             *seen += 1;
         }
+        let sources = node.sources.iter().take(node.n_sources as usize);
+        let sources: Vec<_> = sources.map(|source| (source, texts(source))).collect();
+        let sources: Vec<Source<'_>> = sources
+            .iter()
+            .map(|(source, [name, _, type_name])| Source {
+                id: source.id.addr(),
+                name,
+                type_name,
+                shape: source.shape,
+                strides: source.strides,
+                bytes: bytes(source),
+            })
+            .collect();
         let info = NodeInfo {
             name: &name,
             op: &op,
             occurrence: self.occurrence,
-            shape: node.shape,
-            strides: node.strides,
+            shape: tensor.shape,
+            strides: tensor.strides,
             type_name: &type_name,
+            id: tensor.id.addr(),
+            sources: &sources,
         };
         if ask {
             return if self.observer.wants(&info) {
@@ -196,16 +306,27 @@ impl<'a> Watch<'a> {
                 ffi::BN_SKIP
             };
         }
-        let bytes = (!node.data.is_null()).then(|| {
-            // SAFETY: the tensor was just evaluated, lies in host memory and spans n_bytes; nothing writes to it
-            // before the callback returns.
-            unsafe { std::slice::from_raw_parts(node.data.cast::<u8>(), node.n_bytes) }
-        });
+        let bytes = bytes(tensor);
         match self.observer.node(&Node { info, bytes }) {
             ControlFlow::Continue(()) => ffi::BN_TAKE,
             ControlFlow::Break(()) => ffi::BN_STOP,
         }
     }
+}
+
+/// Name, operation and type.
+fn texts(tensor: &ffi::bn_tensor) -> [Cow<'_, str>; 3] {
+    // SAFETY: ggml's names are NUL-terminated (the tensor's within its fixed array) and outlive the callback.
+    let text = |s: *const c_char| unsafe { CStr::from_ptr(s) }.to_string_lossy();
+    [text(tensor.name), text(tensor.op), text(tensor.type_name)]
+}
+
+fn bytes(tensor: &ffi::bn_tensor) -> Option<&[u8]> {
+    (!tensor.data.is_null()).then(|| {
+        // SAFETY: the tensor was just evaluated, or is what that was computed from; it lies in host memory and spans
+        // n_bytes. Nothing writes to it before the callback returns.
+        unsafe { std::slice::from_raw_parts(tensor.data.cast::<u8>(), tensor.n_bytes) }
+    })
 }
 
 /// The node callback of the shim.
@@ -259,5 +380,27 @@ mod tests {
         assert_eq!(read([3, 3, 1, 1], [2, 6, 12, 12]), None, "beyond the end");
         assert_eq!(read([-1, 1, 1, 1], [2, 2, 2, 2]), None);
         assert_eq!(read([i64::MAX, 2, 1, 1], [usize::MAX, 2, 2, 2]), None);
+    }
+
+    #[test]
+    fn rows_come_in_the_order_they_are_named_in() {
+        let bytes: Vec<u8> = (0..6u16).flat_map(u16::to_ne_bytes).collect();
+        let read = |shape, strides, rows: &[usize]| {
+            rows_at(&bytes, shape, strides, rows, u16::from_ne_bytes)
+        };
+        let rows_of_two = ([2, 3, 1, 1], [2, 4, 12, 12]);
+        assert_eq!(
+            read(rows_of_two.0, rows_of_two.1, &[2, 0]),
+            Some(vec![4, 5, 0, 1])
+        );
+        assert_eq!(
+            read([1, 6, 1, 1], [2, 2, 12, 12], &[1, 4]),
+            Some(vec![1, 4]),
+            "elements, as of a transposed cache"
+        );
+        assert_eq!(read(rows_of_two.0, rows_of_two.1, &[3]), None);
+        assert_eq!(read([2, 4, 1, 1], [2, 4, 16, 16], &[3]), None, "no data");
+        assert_eq!(read([2, 3, 2, 1], [2, 4, 12, 24], &[0]), None);
+        assert_eq!(read([2, i64::MAX, 1, 1], [2, 4, 1, 1], &[usize::MAX]), None);
     }
 }
