@@ -1,6 +1,6 @@
 //! The engine `bitnet.cpp`: BitNet.cpp as linked into this binary.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,21 +14,106 @@ use bitnet_sys::{
     Values,
 };
 
-use super::nodes::{self, NodeMap};
+use super::nodes::{self, Layout, NodeMap, Place};
 use crossval_protocol::{
     self as protocol, Backend, DecodeOptions, DriverGone, EncodeOptions, ErrorKind, EvalRequest,
-    Hello, ModelFacts, Refusal, Settings, TapHeader, TapStream, VocabFacts, facts,
+    Graph, GraphNode, GraphSource, Graphs, Hello, ModelFacts, Refusal, Settings, TakenFor,
+    TapHeader, TapStream, VocabFacts, facts,
 };
+
+/// Tokens of the graph that shows what an evaluation of several is: a number that no other size of a small model is.
+const SEVERAL: usize = 3;
+/// Positions of a context that is there for its graph alone.
+const SHORT_CONTEXT: u32 = 32;
 
 /// BitNet.cpp behind the protocol.
 #[derive(Default)]
 pub(crate) struct BitnetCppBackend {
-    loaded: Option<(Arc<Model>, NodeMap)>,
+    loaded: Option<Loaded>,
     /// Where that is from.
     path: PathBuf,
     /// Loaded without its weights.
     vocab: Option<Model>,
     context: Option<Context>,
+}
+
+/// A model, and what is known of it.
+struct Loaded {
+    model: Arc<Model>,
+    shape: Hyperparameters,
+    /// What its graphs are, once somebody has asked.
+    nodes: Option<(NodeMap, Graphs)>,
+}
+
+impl Loaded {
+    fn nodes(&mut self) -> Result<&(NodeMap, Graphs), Refusal> {
+        let nodes = match self.nodes.take() {
+            Some(nodes) => nodes,
+            None => {
+                let [one, several] = [1, SEVERAL].map(|n| graph(&self.model, n));
+                NodeMap::new(one?, several?, &self.shape)
+            }
+        };
+        Ok(self.nodes.insert(nodes))
+    }
+}
+
+/// The graph of an evaluation of `n_tokens`, which is evaluated for that.
+fn graph(model: &Arc<Model>, n_tokens: usize) -> Result<Graph, Refusal> {
+    let options = ContextOptions {
+        n_ctx: SHORT_CONTEXT,
+        n_batch: SHORT_CONTEXT,
+        n_ubatch: SHORT_CONTEXT,
+        flash_attn: false,
+        observe: true,
+        ..ContextOptions::default()
+    };
+    let mut context = Context::new(model, options).map_err(refused)?;
+    let mut lister = Lister::default();
+    let tokens = vec![0; n_tokens];
+    context
+        .decode(&tokens, 0, Logits::All, Some(&mut lister))
+        .map_err(refused)?;
+    Ok(Graph {
+        n_tokens,
+        nodes: lister.nodes,
+    })
+}
+
+/// Lists the nodes of an evaluation, whatever their values.
+#[derive(Default)]
+struct Lister {
+    nodes: Vec<GraphNode>,
+    /// Their places in that list.
+    indices: HashMap<usize, usize>,
+}
+
+impl NodeObserver for Lister {
+    fn wants(&mut self, node: &NodeInfo<'_>) -> bool {
+        let sources = node.sources.iter().map(|source| {
+            let index = self.indices.get(&source.id);
+            match index {
+                Some(&index) => GraphSource::Node(index),
+                None => GraphSource::Tensor(source.name.to_owned()),
+            }
+        });
+        let dimensions = node.shape.iter().rposition(|&n| n != 1);
+        let listed = GraphNode {
+            name: node.name.to_owned(),
+            op: node.op.to_owned(),
+            shape: node.shape[..dimensions.map_or(1, |last| last + 1)].to_vec(),
+            ty: node.type_name.to_owned(),
+            sources: sources.collect(),
+            taken_for: TakenFor::Unknown,
+        };
+        self.indices.insert(node.id, self.nodes.len());
+        self.nodes.push(listed);
+        false
+    }
+
+    fn node(&mut self, _: &Node<'_>) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
 }
 
 fn refused(e: bitnet_sys::Error) -> Refusal {
@@ -54,16 +139,15 @@ fn checked(path: &Path) -> Result<Gguf, Refusal> {
 }
 
 impl BitnetCppBackend {
-    fn model(&self) -> Result<&(Arc<Model>, NodeMap), Refusal> {
-        self.loaded
-            .as_ref()
-            .ok_or_else(|| Refusal::new(ErrorKind::Usage, "no model is loaded"))
+    fn model(&self) -> Result<&Arc<Model>, Refusal> {
+        let loaded = self.loaded.as_ref().ok_or_else(no_model)?;
+        Ok(&loaded.model)
     }
 
     fn tokenizer(&self) -> Result<&Model, Refusal> {
         match &self.vocab {
             Some(vocab) => Ok(vocab),
-            None => Ok(&self.model()?.0),
+            None => Ok(self.model()?),
         }
     }
 
@@ -72,6 +156,10 @@ impl BitnetCppBackend {
             .as_mut()
             .ok_or_else(|| Refusal::new(ErrorKind::Usage, "the engine is not configured"))
     }
+}
+
+fn no_model() -> Refusal {
+    Refusal::new(ErrorKind::Usage, "no model is loaded")
 }
 
 impl Backend for BitnetCppBackend {
@@ -99,6 +187,7 @@ impl Backend for BitnetCppBackend {
             dtypes: TensorType::KNOWN.iter().map(|ty| ty.to_string()).collect(),
             tokenizer: true,
             judges: false,
+            graphs: true,
         }
     }
 
@@ -107,23 +196,13 @@ impl Backend for BitnetCppBackend {
         let model = Arc::new(Model::load(path, LoadOptions::default()).map_err(refused)?);
         pass_on_warnings();
         let known = model.facts();
-        let architecture = known.architecture.clone();
-        let names = gguf.tensors().iter().map(|t| t.name.clone());
-        let nodes = NodeMap::new(&architecture, names).ok_or_else(|| {
-            Refusal::new(
-                ErrorKind::BadModel,
-                format!(
-                    "{}: the graph of architecture {architecture:?} is not known",
-                    path.display()
-                ),
-            )
-        })?;
         let vocab = known
             .has_tokenizer
             .then(|| vocab_facts(&gguf, &model))
             .transpose()?;
         // The sizes are the library's own reading of the file.
-        let read = facts::model(&gguf, &Hyperparameters::read(&gguf)?);
+        let shape = Hyperparameters::read(&gguf)?;
+        let read = facts::model(&gguf, &shape);
         let or_read = |known: Option<u32>, read| known.map_or(read, |n| n as usize);
         let facts = ModelFacts {
             n_layer: known.n_layer as usize,
@@ -135,7 +214,11 @@ impl Backend for BitnetCppBackend {
             vocab,
             ..read
         };
-        self.loaded = Some((model, nodes));
+        self.loaded = Some(Loaded {
+            model,
+            shape,
+            nodes: None,
+        });
         self.vocab = None;
         self.path = path.to_owned();
         Ok(facts)
@@ -164,9 +247,14 @@ impl Backend for BitnetCppBackend {
         Ok(facts)
     }
 
+    fn graphs(&mut self) -> Result<Graphs, Refusal> {
+        let (_, graphs) = self.loaded.as_mut().ok_or_else(no_model)?.nodes()?;
+        Ok(graphs.clone())
+    }
+
     fn configure(&mut self, settings: Settings) -> Result<BTreeMap<String, String>, Refusal> {
         let as_u32 = |n: usize| u32::try_from(n).map_err(refuse);
-        let model = &self.model()?.0;
+        let model = self.model()?;
         let options = ContextOptions {
             n_ctx: as_u32(settings.n_ctx)?,
             n_batch: as_u32(settings.n_ctx)?,
@@ -213,10 +301,7 @@ impl Backend for BitnetCppBackend {
     }
 
     fn eval(&mut self, request: &EvalRequest, taps: &mut TapStream) -> Result<Vec<f32>, Refusal> {
-        let (_, nodes) = self
-            .loaded
-            .as_ref()
-            .ok_or_else(|| Refusal::new(ErrorKind::Usage, "no model is loaded"))?;
+        let loaded = self.loaded.as_mut().ok_or_else(no_model)?;
         let context = self
             .context
             .as_mut()
@@ -235,6 +320,7 @@ impl Backend for BitnetCppBackend {
                 .decode(request.tokens, first, logits, None)
                 .map_err(refused)?;
         } else {
+            let (nodes, _) = loaded.nodes()?;
             let mut observer = TapObserver {
                 nodes,
                 request,
@@ -310,17 +396,18 @@ struct TapObserver<'a> {
 }
 
 impl TapObserver<'_> {
-    fn tap(&self, node: &NodeInfo<'_>) -> Option<(Tap, Option<usize>)> {
+    fn place(&self, node: &NodeInfo<'_>) -> Option<Place> {
+        let n_tokens = self.request.tokens.len();
         self.nodes
-            .tap(node.name, node.op, node.occurrence)
-            .filter(|(tap, _)| self.request.taps.contains(tap))
+            .place(n_tokens, node.name, node.op, node.occurrence)
+            .filter(|place| self.request.taps.contains(&place.tap))
     }
 
     fn send(&mut self, node: &Node<'_>) -> Result<(), Refusal> {
-        let Some((tap, layer)) = self.tap(&node.info) else {
+        let Some(Place { tap, layer, layout }) = self.place(&node.info) else {
             return Ok(());
         };
-        let (width, mut bytes) = rows(tap, node, self.request)?;
+        let (width, mut bytes) = rows(layout, node, self.request)?;
         let header = TapHeader {
             tap,
             layer,
@@ -336,7 +423,7 @@ impl TapObserver<'_> {
 
 impl NodeObserver for TapObserver<'_> {
     fn wants(&mut self, node: &NodeInfo<'_>) -> bool {
-        self.tap(node).is_some()
+        self.place(node).is_some()
     }
 
     fn node(&mut self, node: &Node<'_>) -> ControlFlow<()> {
@@ -351,53 +438,64 @@ impl NodeObserver for TapObserver<'_> {
 }
 
 /// A node's values as the rows of its tap, with their width.
-fn rows(tap: Tap, node: &Node<'_>, request: &EvalRequest) -> Result<(usize, Vec<u8>), Refusal> {
+fn rows(
+    layout: Layout,
+    node: &Node<'_>,
+    request: &EvalRequest,
+) -> Result<(usize, Vec<u8>), Refusal> {
+    let values = match layout {
+        Layout::Written => node.written(),
+        _ => node.values(),
+    };
+    match values.map_err(refuse)? {
+        Values::F32(values) => arranged(layout, node, request, values),
+        Values::F16(values) => arranged(layout, node, request, values),
+    }
+}
+
+fn arranged<T: Copy + bytemuck::NoUninit>(
+    layout: Layout,
+    node: &Node<'_>,
+    request: &EvalRequest,
+    values: Vec<T>,
+) -> Result<(usize, Vec<u8>), Refusal> {
     let n_tokens = request.tokens.len();
-    let shape = node.info.shape.map(|n| usize::try_from(n).unwrap_or(0));
     let unexpected = || {
         refuse(format!(
             "node {} ({}) has shape {:?} and type {} for {n_tokens} tokens",
             node.info.name, node.info.op, node.info.shape, node.info.type_name
         ))
     };
-    let values = node.values().map_err(refuse)?;
-    let elements: usize = shape.iter().product();
-    if n_tokens == 0 || elements == 0 || !elements.is_multiple_of(n_tokens) {
+    let shape = node.info.shape.map(|n| usize::try_from(n).unwrap_or(0));
+    if n_tokens == 0 || values.is_empty() || !values.len().is_multiple_of(n_tokens) {
         return Err(unexpected());
     }
-    match (tap, values) {
-        // [n_kv padded, n_tokens, n_head]
-        (Tap::AttnProbs, Values::F32(probs)) => {
+    let width = values.len() / n_tokens;
+    let (width, values) = match layout {
+        Layout::Rows | Layout::Written => (width, values),
+        Layout::Columns => {
+            if shape[..2] != [n_tokens, width] {
+                return Err(unexpected());
+            }
+            let rows = (0..n_tokens).flat_map(|token| (0..width).map(move |i| (token, i)));
+            let rows = rows.map(|(token, i)| values[i * n_tokens + token]);
+            (width, rows.collect())
+        }
+        Layout::Probabilities => {
             let [n_padded, rows, n_head, _] = shape;
             let n_kv = request.first_position + n_tokens;
-            if rows != n_tokens || n_padded < n_kv {
+            if rows != n_tokens || n_padded < n_kv || n_padded * rows * n_head != values.len() {
                 return Err(unexpected());
             }
             let mut out = Vec::with_capacity(n_tokens * n_head * n_kv);
             for token in 0..n_tokens {
                 for head in 0..n_head {
                     let start = (head * n_tokens + token) * n_padded;
-                    out.extend_from_slice(&probs[start..start + n_kv]);
+                    out.extend_from_slice(&values[start..start + n_kv]);
                 }
             }
-            Ok((n_head * n_kv, bytemuck::cast_slice(&out).to_vec()))
+            (n_head * n_kv, out)
         }
-        // The V cache is stored transposed: [n_tokens, width].
-        (Tap::VCache, Values::F16(values)) if shape[0] == n_tokens && shape[2] == 1 => {
-            let width = shape[1];
-            let rows: Vec<half::f16> = (0..n_tokens)
-                .flat_map(|token| (0..width).map(move |i| (token, i)))
-                .map(|(token, i)| values[i * n_tokens + token])
-                .collect();
-            Ok((width, bytemuck::cast_slice(&rows).to_vec()))
-        }
-        (Tap::KCache, Values::F16(values)) => {
-            Ok((elements / n_tokens, bytemuck::cast_slice(&values).to_vec()))
-        }
-        (Tap::VCache | Tap::KCache, _) => Err(unexpected()),
-        (_, Values::F32(values)) => {
-            Ok((elements / n_tokens, bytemuck::cast_slice(&values).to_vec()))
-        }
-        _ => Err(unexpected()),
-    }
+    };
+    Ok((width, bytemuck::cast_slice(&values).to_vec()))
 }
