@@ -80,7 +80,7 @@ typedef struct bn_tensor {
     const char *type_name;
     int64_t shape[4];  /* elements; shape[0] is the fastest dimension */
     size_t strides[4]; /* bytes */
-    const void *data;  /* NULL while asking, and if the data does not lie in host memory */
+    void *data;        /* NULL while asking, and if the data does not lie in host memory */
     size_t n_bytes;    /* from the first byte of the first element to the last byte of the last */
 } bn_tensor;
 
@@ -94,7 +94,8 @@ typedef struct bn_node {
 
 typedef enum bn_answer { BN_SKIP = 0, BN_TAKE = 1, BN_STOP = 2 } bn_answer;
 /* Called twice per node: with `ask` before it is evaluated (BN_TAKE: call again with the data), then, if so asked,
- * with the data (anything but BN_STOP goes on). BN_STOP ends the evaluation. Must not unwind. */
+ * with the data (anything but BN_STOP goes on), before anything is computed from it: what is written there is what the
+ * evaluation goes on with. BN_STOP ends the evaluation. Must not unwind. */
 typedef bn_answer (*bn_node_fn)(const bn_node *node, bool ask, void *user_data);
 
 typedef struct bn_context_options {

@@ -14,9 +14,9 @@ pub trait NodeObserver {
     /// seen before later nodes reuse the memory.
     fn wants(&mut self, node: &NodeInfo<'_>) -> bool;
 
-    /// Called with the data of every node that was wanted. `Break` ends the evaluation with
+    /// Called with the data of every node that was wanted, before anything is computed from it. `Break` ends the evaluation with
     /// [`Error::Stopped`](crate::Error::Stopped).
-    fn node(&mut self, node: &Node<'_>) -> ControlFlow<()>;
+    fn node(&mut self, node: &mut Node<'_>) -> ControlFlow<()>;
 }
 
 /// What is known of a node before it is evaluated.
@@ -54,15 +54,23 @@ pub struct Source<'a> {
     /// Elements per dimension, fastest first.
     pub shape: [i64; 4],
     strides: [usize; 4],
-    bytes: Option<&'a [u8]>,
+    memory: Memory,
 }
 
 /// An evaluated node.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Node<'a> {
     /// What was known before.
     pub info: NodeInfo<'a>,
-    bytes: Option<&'a [u8]>,
+    memory: Memory,
+}
+
+/// Where the values of a tensor lie, for the time of a callback; null if not in host memory. Tensors may share memory, so
+/// that no reference to it may outlive a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Memory {
+    start: *mut u8,
+    len: usize,
 }
 
 /// The values of a tensor in logical order: the first dimension fastest, whatever the strides.
@@ -105,10 +113,10 @@ pub enum ValuesError {
     },
 }
 
-impl<'a> Node<'a> {
+impl Node<'_> {
     /// The memory from the first to the last element, in its own layout; `None` if it does not lie in host memory.
-    pub fn bytes(&self) -> Option<&'a [u8]> {
-        self.bytes
+    pub fn bytes(&self) -> Option<&[u8]> {
+        self.memory.bytes()
     }
 
     /// The values in logical order, gathered through the strides.
@@ -129,19 +137,23 @@ impl<'a> Node<'a> {
     /// # Errors
     /// [`ValuesError`], naming the node.
     pub fn written(&self) -> Result<Values, ValuesError> {
-        let no_rows = || ValuesError::NoRows {
-            name: self.info.name.to_owned(),
-        };
+        let offsets = self.offsets_written()?;
+        self.read(
+            |bytes| values_at(bytes, &offsets, f32::from_ne_bytes),
+            |bytes| values_at(bytes, &offsets, f16::from_ne_bytes),
+        )
+    }
+
+    /// Where in memory those rows' elements begin.
+    fn offsets_written(&self) -> Result<Vec<usize>, ValuesError> {
+        let name = || self.info.name.to_owned();
         let rows = match self.info.sources {
             [_, rows, ..] if self.info.op == "SET_ROWS" => rows.indices(),
             _ => None,
         };
-        let rows = rows.ok_or_else(no_rows)?;
-        let (shape, strides) = (self.info.shape, self.info.strides);
-        self.read(
-            |bytes| rows_at(bytes, shape, strides, &rows, f32::from_ne_bytes),
-            |bytes| rows_at(bytes, shape, strides, &rows, f16::from_ne_bytes),
-        )
+        let rows = rows.ok_or_else(|| ValuesError::NoRows { name: name() })?;
+        let offsets = offsets_of_rows(self.info.shape, self.info.strides, &rows);
+        offsets.ok_or_else(|| ValuesError::OutOfBounds { name: name() })
     }
 
     fn read(
@@ -151,7 +163,7 @@ impl<'a> Node<'a> {
     ) -> Result<Values, ValuesError> {
         let name = || self.info.name.to_owned();
         let bytes = self
-            .bytes
+            .bytes()
             .ok_or_else(|| ValuesError::NoData { name: name() })?;
         let values = match self.info.type_name {
             "f32" => f32s(bytes).map(Values::F32),
@@ -167,10 +179,84 @@ impl<'a> Node<'a> {
     }
 }
 
+impl Node<'_> {
+    /// Has the evaluation go on with other values than the node's own, in the order of [`Node::values`].
+    ///
+    /// # Errors
+    /// [`ValuesError`], naming the node, whose values may then be replaced in part.
+    pub fn replace(&mut self, values: &Values) -> Result<(), ValuesError> {
+        let shape = self.info.shape.map(|n| usize::try_from(n).unwrap_or(0));
+        let (name, ty) = (self.info.name, self.info.type_name);
+        let strides = self.info.strides;
+        let offsets = (0..shape.iter().product::<usize>()).map(|index| {
+            let mut rest = index;
+            let mut offset = 0usize;
+            for (n, stride) in shape.into_iter().zip(strides) {
+                offset = offset.checked_add((rest % n).checked_mul(stride)?)?;
+                rest /= n;
+            }
+            Some(offset)
+        });
+        write(&mut self.memory, (name, ty), offsets, values)
+    }
+
+    /// As [`Node::replace`], of the rows that a `SET_ROWS` has just written, in the order of [`Node::written`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn replace_written(&mut self, values: &Values) -> Result<(), ValuesError> {
+        let offsets = self.offsets_written()?;
+        let (name, ty) = (self.info.name, self.info.type_name);
+        write(
+            &mut self.memory,
+            (name, ty),
+            offsets.into_iter().map(Some),
+            values,
+        )
+    }
+}
+
+/// Writes values to offsets of a node's memory, as many as there are.
+fn write(
+    memory: &mut Memory,
+    (name, type_name): (&str, &str),
+    offsets: impl Iterator<Item = Option<usize>>,
+    values: &Values,
+) -> Result<(), ValuesError> {
+    let name = || name.to_owned();
+    let bytes = memory.bytes_mut();
+    let bytes = bytes.ok_or_else(|| ValuesError::NoData { name: name() })?;
+    let written = match (values, type_name) {
+        (Values::F32(values), "f32") => scatter(bytes, offsets, values, |v| v.to_ne_bytes()),
+        (Values::F16(values), "f16") => scatter(bytes, offsets, values, |v| v.to_ne_bytes()),
+        _ => {
+            return Err(ValuesError::Type {
+                name: name(),
+                type_name: type_name.to_owned(),
+            });
+        }
+    };
+    written.ok_or_else(|| ValuesError::OutOfBounds { name: name() })
+}
+
+/// `None` if there are more or fewer values than offsets, or one lies beyond the end.
+fn scatter<const N: usize, T: Copy>(
+    bytes: &mut [u8],
+    mut offsets: impl Iterator<Item = Option<usize>>,
+    values: &[T],
+    value: impl Fn(T) -> [u8; N],
+) -> Option<()> {
+    for &v in values {
+        let at = bytes.get_mut(offsets.next()??..)?;
+        *at.first_chunk_mut::<N>()? = value(v);
+    }
+    offsets.next().is_none().then_some(())
+}
+
 impl Source<'_> {
     /// Its values as numbers of rows.
     fn indices(&self) -> Option<Vec<usize>> {
-        let (bytes, shape, strides) = (self.bytes?, self.shape, self.strides);
+        let (bytes, shape, strides) = (self.memory.bytes()?, self.shape, self.strides);
         let indices = match self.type_name {
             "i64" => gather(bytes, shape, strides, i64::from_ne_bytes)?,
             "i32" => gather(bytes, shape, strides, |b| i64::from(i32::from_ne_bytes(b)))?,
@@ -181,27 +267,29 @@ impl Source<'_> {
     }
 }
 
-/// Rows of a tensor of two dimensions, one after the other.
-fn rows_at<const N: usize, T>(
-    bytes: &[u8],
-    shape: [i64; 4],
-    strides: [usize; 4],
-    rows: &[usize],
-    value: impl Fn([u8; N]) -> T,
-) -> Option<Vec<T>> {
+/// Where the elements of some rows of a tensor of two dimensions begin, one row after the other.
+fn offsets_of_rows(shape: [i64; 4], strides: [usize; 4], rows: &[usize]) -> Option<Vec<usize>> {
     let [width, height, 1, 1] = shape else {
         return None;
     };
     let (width, height) = (usize::try_from(width).ok()?, usize::try_from(height).ok()?);
-    let mut values = Vec::new();
+    let mut offsets = Vec::new();
     for &row in rows {
         let start = row.checked_mul(strides[1]).filter(|_| row < height)?;
         for i in 0..width {
-            let at = i.checked_mul(strides[0])?.checked_add(start)?;
-            values.push(value(*bytes.get(at..)?.first_chunk::<N>()?));
+            offsets.push(i.checked_mul(strides[0])?.checked_add(start)?);
         }
     }
-    Some(values)
+    Some(offsets)
+}
+
+fn values_at<const N: usize, T>(
+    bytes: &[u8],
+    offsets: &[usize],
+    value: impl Fn([u8; N]) -> T,
+) -> Option<Vec<T>> {
+    let at = |&offset: &usize| Some(value(*bytes.get(offset..)?.first_chunk::<N>()?));
+    offsets.iter().map(at).collect()
 }
 
 fn gather<const N: usize, T>(
@@ -286,7 +374,7 @@ impl<'a> Watch<'a> {
                 type_name,
                 shape: source.shape,
                 strides: source.strides,
-                bytes: bytes(source),
+                memory: Memory::of(source),
             })
             .collect();
         let info = NodeInfo {
@@ -306,8 +394,8 @@ impl<'a> Watch<'a> {
                 ffi::BN_SKIP
             };
         }
-        let bytes = bytes(tensor);
-        match self.observer.node(&Node { info, bytes }) {
+        let memory = Memory::of(tensor);
+        match self.observer.node(&mut Node { info, memory }) {
             ControlFlow::Continue(()) => ffi::BN_TAKE,
             ControlFlow::Break(()) => ffi::BN_STOP,
         }
@@ -321,12 +409,26 @@ fn texts(tensor: &ffi::bn_tensor) -> [Cow<'_, str>; 3] {
     [text(tensor.name), text(tensor.op), text(tensor.type_name)]
 }
 
-fn bytes(tensor: &ffi::bn_tensor) -> Option<&[u8]> {
-    (!tensor.data.is_null()).then(|| {
+impl Memory {
+    fn of(tensor: &ffi::bn_tensor) -> Memory {
+        Memory {
+            start: tensor.data.cast(),
+            len: tensor.n_bytes,
+        }
+    }
+
+    fn bytes(&self) -> Option<&[u8]> {
         // SAFETY: the tensor was just evaluated, or is what that was computed from; it lies in host memory and spans
-        // n_bytes. Nothing writes to it before the callback returns.
-        unsafe { std::slice::from_raw_parts(tensor.data.cast::<u8>(), tensor.n_bytes) }
-    })
+        // `len` bytes. The library does not touch it before the callback returns, and the crate takes no other
+        // reference to it while it borrows this one.
+        (!self.start.is_null()).then(|| unsafe { std::slice::from_raw_parts(self.start, self.len) })
+    }
+
+    fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        // SAFETY: as above; that of a node just evaluated is memory that the library writes to.
+        (!self.start.is_null())
+            .then(|| unsafe { std::slice::from_raw_parts_mut(self.start, self.len) })
+    }
 }
 
 /// The node callback of the shim.
@@ -386,7 +488,8 @@ mod tests {
     fn rows_come_in_the_order_they_are_named_in() {
         let bytes: Vec<u8> = (0..6u16).flat_map(u16::to_ne_bytes).collect();
         let read = |shape, strides, rows: &[usize]| {
-            rows_at(&bytes, shape, strides, rows, u16::from_ne_bytes)
+            let offsets = offsets_of_rows(shape, strides, rows)?;
+            values_at(&bytes, &offsets, u16::from_ne_bytes)
         };
         let rows_of_two = ([2, 3, 1, 1], [2, 4, 12, 12]);
         assert_eq!(

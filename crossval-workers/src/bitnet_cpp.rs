@@ -111,7 +111,7 @@ impl NodeObserver for Lister {
         false
     }
 
-    fn node(&mut self, _: &Node<'_>) -> ControlFlow<()> {
+    fn node(&mut self, _: &mut Node<'_>) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 }
@@ -182,7 +182,7 @@ impl Backend for BitnetCppBackend {
             build: build.map(|(k, v)| (k.to_owned(), v)).into(),
             architectures: architectures.map(str::to_owned).collect(),
             taps: Tap::ALL.to_vec(),
-            overwrite: false,
+            overwrite: true,
             // The ids are those of ggml and of its fork here, which has products of all of these.
             dtypes: TensorType::KNOWN.iter().map(|ty| ty.to_string()).collect(),
             tokenizer: true,
@@ -403,21 +403,56 @@ impl TapObserver<'_> {
             .filter(|place| self.request.taps.contains(&place.tap))
     }
 
-    fn send(&mut self, node: &Node<'_>) -> Result<(), Refusal> {
+    fn send(&mut self, node: &mut Node<'_>) -> Result<(), Refusal> {
         let Some(Place { tap, layer, layout }) = self.place(&node.info) else {
             return Ok(());
         };
-        let (width, mut bytes) = rows(layout, node, self.request)?;
+        let mut values = match layout {
+            Layout::Written => node.written(),
+            _ => node.values(),
+        }
+        .map_err(refuse)?;
+        let n_values = match &values {
+            Values::F32(values) => values.len(),
+            Values::F16(values) => values.len(),
+        };
+        let rows = Rows::of(layout, &node.info, self.request, n_values).ok_or_else(|| {
+            refuse(format!(
+                "node {} ({}) has shape {:?} and type {} for {} tokens",
+                node.info.name,
+                node.info.op,
+                node.info.shape,
+                node.info.type_name,
+                self.request.tokens.len()
+            ))
+        })?;
+        let mut bytes = match &values {
+            Values::F32(values) => rows.take(values),
+            Values::F16(values) => rows.take(values),
+        };
         let header = TapHeader {
             tap,
             layer,
             first_position: self.request.first_position,
-            rows: self.request.tokens.len(),
-            width,
+            rows: rows.n_tokens,
+            width: rows.width,
         };
+        let overwrite = self.request.overwrite;
         self.stream
-            .send(header, &mut bytes, false)
-            .map_err(|e: DriverGone| refuse(e))
+            .send(header, &mut bytes, overwrite)
+            .map_err(|e: DriverGone| refuse(e))?;
+        if !overwrite {
+            return Ok(());
+        }
+        match &mut values {
+            Values::F32(values) => rows.put(&bytes, values),
+            Values::F16(values) => rows.put(&bytes, values),
+        }
+        match layout {
+            Layout::Written => node.replace_written(&values),
+            _ => node.replace(&values),
+        }
+        .map_err(refuse)
     }
 }
 
@@ -426,7 +461,7 @@ impl NodeObserver for TapObserver<'_> {
         self.place(node).is_some()
     }
 
-    fn node(&mut self, node: &Node<'_>) -> ControlFlow<()> {
+    fn node(&mut self, node: &mut Node<'_>) -> ControlFlow<()> {
         match self.send(node) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
@@ -437,65 +472,75 @@ impl NodeObserver for TapObserver<'_> {
     }
 }
 
-/// A node's values as the rows of its tap, with their width.
-fn rows(
+/// How a node's values become the rows of its tap, and back.
+struct Rows {
     layout: Layout,
-    node: &Node<'_>,
-    request: &EvalRequest,
-) -> Result<(usize, Vec<u8>), Refusal> {
-    let values = match layout {
-        Layout::Written => node.written(),
-        _ => node.values(),
-    };
-    match values.map_err(refuse)? {
-        Values::F32(values) => arranged(layout, node, request, values),
-        Values::F16(values) => arranged(layout, node, request, values),
-    }
+    n_tokens: usize,
+    /// Values of a row.
+    width: usize,
+    /// Positions in the cache, and as many as attention rounds them up to.
+    n_kv: usize,
+    n_padded: usize,
 }
 
-fn arranged<T: Copy + bytemuck::NoUninit>(
-    layout: Layout,
-    node: &Node<'_>,
-    request: &EvalRequest,
-    values: Vec<T>,
-) -> Result<(usize, Vec<u8>), Refusal> {
-    let n_tokens = request.tokens.len();
-    let unexpected = || {
-        refuse(format!(
-            "node {} ({}) has shape {:?} and type {} for {n_tokens} tokens",
-            node.info.name, node.info.op, node.info.shape, node.info.type_name
-        ))
-    };
-    let shape = node.info.shape.map(|n| usize::try_from(n).unwrap_or(0));
-    if n_tokens == 0 || values.is_empty() || !values.len().is_multiple_of(n_tokens) {
-        return Err(unexpected());
+impl Rows {
+    fn of(
+        layout: Layout,
+        node: &NodeInfo<'_>,
+        request: &EvalRequest,
+        n_values: usize,
+    ) -> Option<Rows> {
+        let n_tokens = request.tokens.len();
+        let n_kv = request.first_position + n_tokens;
+        let [first, second, third, _] = node.shape.map(|n| usize::try_from(n).unwrap_or(0));
+        let width = n_values.checked_div(n_tokens).filter(|&width| width > 0)?;
+        let (fits, width) = match layout {
+            Layout::Rows | Layout::Written => (width * n_tokens == n_values, width),
+            Layout::Columns => ((first, second) == (n_tokens, width), width),
+            Layout::Probabilities => {
+                let whole = second == n_tokens && first >= n_kv;
+                (whole && first * third == width, third * n_kv)
+            }
+        };
+        fits.then_some(Rows {
+            layout,
+            n_tokens,
+            width,
+            n_kv,
+            n_padded: first,
+        })
     }
-    let width = values.len() / n_tokens;
-    let (width, values) = match layout {
-        Layout::Rows | Layout::Written => (width, values),
-        Layout::Columns => {
-            if shape[..2] != [n_tokens, width] {
-                return Err(unexpected());
-            }
-            let rows = (0..n_tokens).flat_map(|token| (0..width).map(move |i| (token, i)));
-            let rows = rows.map(|(token, i)| values[i * n_tokens + token]);
-            (width, rows.collect())
-        }
-        Layout::Probabilities => {
-            let [n_padded, rows, n_head, _] = shape;
-            let n_kv = request.first_position + n_tokens;
-            if rows != n_tokens || n_padded < n_kv || n_padded * rows * n_head != values.len() {
-                return Err(unexpected());
-            }
-            let mut out = Vec::with_capacity(n_tokens * n_head * n_kv);
-            for token in 0..n_tokens {
-                for head in 0..n_head {
-                    let start = (head * n_tokens + token) * n_padded;
-                    out.extend_from_slice(&values[start..start + n_kv]);
+
+    /// Where the node has each value of the rows.
+    fn places(&self) -> impl Iterator<Item = usize> {
+        let &Rows {
+            layout,
+            n_tokens,
+            width,
+            n_kv,
+            n_padded,
+        } = self;
+        (0..n_tokens).flat_map(move |token| {
+            (0..width).map(move |i| match layout {
+                Layout::Rows | Layout::Written => token * width + i,
+                Layout::Columns => i * n_tokens + token,
+                Layout::Probabilities => {
+                    let (head, position) = (i / n_kv, i % n_kv);
+                    (head * n_tokens + token) * n_padded + position
                 }
-            }
-            (n_head * n_kv, out)
+            })
+        })
+    }
+
+    fn take<T: bytemuck::NoUninit>(&self, values: &[T]) -> Vec<u8> {
+        let rows: Vec<T> = self.places().map(|at| values[at]).collect();
+        bytemuck::cast_slice(&rows).to_vec()
+    }
+
+    fn put<T: bytemuck::AnyBitPattern>(&self, bytes: &[u8], values: &mut [T]) {
+        let rows = bytes.chunks_exact(size_of::<T>());
+        for (value, at) in rows.map(bytemuck::pod_read_unaligned).zip(self.places()) {
+            values[at] = value;
         }
-    };
-    Ok((width, bytemuck::cast_slice(&values).to_vec()))
+    }
 }

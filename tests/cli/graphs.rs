@@ -119,6 +119,8 @@ fn a_listing_shows_no_control_characters() {
 
 #[cfg(feature = "reference")]
 mod of_the_reference {
+    use reports::model::Mode;
+
     use super::*;
 
     #[test]
@@ -140,6 +142,21 @@ mod of_the_reference {
             ] {
                 assert!(listing.contains(part), "{part}: {listing}");
             }
+        }
+    }
+
+    /// The oracle says whether it does, at every tap of the first and the last layer.
+    #[test]
+    fn it_goes_on_with_values_that_it_is_given() {
+        let scratch = Scratch::new();
+        let llama = synth(&scratch, "llama", &["--layers", "2"]);
+        for model in [Path::new(TINY), &llama] {
+            let engines = ["--reference", "rust", "--candidate", "bitnet.cpp"];
+            let more = ["--no-bench", "--n-predict", "4"];
+            let (code, report, _) = run(model, &[&engines[..], &more].concat());
+            assert_eq!(code, 0, "{:?}", report.verdict.reasons);
+            assert_eq!(report.inputs.modes, [Mode::Isolated, Mode::Cumulative]);
+            assert!(report.coverage.not_offered.is_empty());
         }
     }
 
