@@ -81,7 +81,7 @@ impl Graph {
             let (base, layer) = node.name.rsplit_once('-').unwrap_or((&node.name, ""));
             let of_layers = !layer.is_empty() && layer.bytes().all(|b| b.is_ascii_digit());
             let base = if of_layers { base } else { &node.name };
-            let name = format!("{base} ({})", node.op);
+            let name = format!("{} ({})", plain(base), plain(&node.op));
             if !names.contains(&name) {
                 names.push(name);
             }
@@ -121,8 +121,12 @@ impl fmt::Display for Graph {
     }
 }
 
+/// What a worker says, without control characters.
+fn plain(text: &str) -> String {
+    text.escape_debug().to_string()
+}
+
 fn columns((index, node): (usize, &GraphNode)) -> [String; 7] {
-    let plain = |text: &str| text.escape_debug().to_string();
     let sources = node.sources.iter().map(|source| match source {
         GraphSource::Node(index) => format!("#{index}"),
         GraphSource::Tensor(name) => plain(name),

@@ -61,7 +61,7 @@ fn graphs(model: &Path, spec: EngineSpec, terminal: Terminal) -> Result<Outcome,
     }
     let not_offered = graphs.not_offered.iter();
     let mut ends: Vec<String> = not_offered
-        .map(|(tap, reason)| format!("not offered: {tap}: {reason}"))
+        .map(|(tap, reason)| format!("not offered: {tap}: {}", reason.escape_debug()))
         .collect();
     ends.extend(graphs.graphs.iter().filter_map(Graph::not_understood));
     if ends.is_empty() {

@@ -74,13 +74,13 @@ fn what_has_no_graphs_is_not_asked_for_any() {
             &["--graph", TINY, "--reference", "rust"][..],
             "engine rust has no graphs to list",
         ),
-        (&["--reference", "bitnet.cpp"], "--graph"),
+        (&["--reference", "bitnet.cpp"][..], "--graph"),
         (
-            &["--graph", TINY, "--reference", "llama"],
+            &["--graph", TINY, "--reference", "llama"][..],
             "unknown engine \"llama\"",
         ),
     ] {
-        let output = crossval(&[&["doctor"], args].concat());
+        let output = crossval(&[&["doctor"][..], args].concat());
         assert_eq!(exit_code(&output), 64, "{args:?}");
         let error = stderr(&output);
         assert!(error.contains(says), "{error}");
