@@ -52,25 +52,36 @@ template <typename T, typename F> T guarded(T failed, F f) {
     return failed;
 }
 
+bn_tensor described(const ggml_tensor * t, bool with_data) {
+    bn_tensor tensor = {};
+    tensor.id = t;
+    tensor.name = t->name;
+    tensor.op = ggml_op_desc(t);
+    tensor.type_name = ggml_type_name(t->type);
+    for (int i = 0; i < 4; i++) {
+        tensor.shape[i] = t->ne[i];
+        tensor.strides[i] = t->nb[i];
+    }
+    if (with_data) {
+        const ggml_backend_buffer_t buffer = t->view_src != nullptr ? t->view_src->buffer : t->buffer;
+        if (buffer != nullptr && ggml_backend_buffer_is_host(buffer)) {
+            tensor.data = t->data;
+            tensor.n_bytes = ggml_nelements(t) == 0 ? 0 : ggml_nbytes(t);
+        }
+    }
+    return tensor;
+}
+
 bool on_node(ggml_tensor * t, bool ask, void * user_data) {
     bn_context * c = static_cast<bn_context *>(user_data);
     if (c->observer == nullptr || c->stopped) {
         return false;
     }
     bn_node node = {};
-    node.name = t->name;
-    node.op = ggml_op_desc(t);
-    node.type_name = ggml_type_name(t->type);
-    node.type = t->type;
-    for (int i = 0; i < 4; i++) {
-        node.shape[i] = t->ne[i];
-        node.strides[i] = t->nb[i];
-    }
-    if (!ask) {
-        const ggml_backend_buffer_t buffer = t->view_src != nullptr ? t->view_src->buffer : t->buffer;
-        if (buffer != nullptr && ggml_backend_buffer_is_host(buffer)) {
-            node.data = t->data;
-            node.n_bytes = ggml_nelements(t) == 0 ? 0 : ggml_nbytes(t);
+    node.tensor = described(t, !ask);
+    for (const ggml_tensor * source : t->src) {
+        if (source != nullptr && node.n_sources < BN_MAX_SOURCES) {
+            node.sources[node.n_sources++] = described(source, !ask);
         }
     }
     const bn_answer answer = c->observer(&node, ask, c->user_data);

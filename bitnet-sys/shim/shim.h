@@ -77,21 +77,30 @@ bool bn_token_is_eog(const bn_model *model, int32_t token);
 int32_t bn_chat_apply_template(const char *tmpl, const char *const *roles, const char *const *contents, size_t n,
                                bool add_generation_prompt, char *buf, int32_t size);
 
-/* One node of the compute graph, just evaluated (or about to be). Pointers are valid during the callback only. */
-typedef struct bn_node {
+/* A tensor of the compute graph. Pointers are valid during the callback only. */
+typedef struct bn_tensor {
+    const void *id; /* another for every tensor of a graph */
     const char *name;
-    const char *op;
+    const char *op; /* NONE for what no node computes: weights, inputs, caches */
     const char *type_name;
-    int32_t type;
     int64_t shape[4];  /* elements; shape[0] is the fastest dimension */
     size_t strides[4]; /* bytes */
-    const void *data;  /* NULL while asking, and if the data does not lie in host memory */
+    void *data;        /* NULL while asking, and if the data does not lie in host memory */
     size_t n_bytes;    /* from the first byte of the first element to the last byte of the last */
+} bn_tensor;
+
+#define BN_MAX_SOURCES 10
+/* One node, just evaluated (or about to be). */
+typedef struct bn_node {
+    bn_tensor tensor;
+    int32_t n_sources;
+    bn_tensor sources[BN_MAX_SOURCES]; /* in the library's order, without the empty places */
 } bn_node;
 
 typedef enum bn_answer { BN_SKIP = 0, BN_TAKE = 1, BN_STOP = 2 } bn_answer;
 /* Called twice per node: with `ask` before it is evaluated (BN_TAKE: call again with the data), then, if so asked,
- * with the data (anything but BN_STOP goes on). BN_STOP ends the evaluation. Must not unwind. */
+ * with the data (anything but BN_STOP goes on), before anything is computed from it: what is written there is what the
+ * evaluation goes on with. BN_STOP ends the evaluation. Must not unwind. */
 typedef bn_answer (*bn_node_fn)(const bn_node *node, bool ask, void *user_data);
 
 typedef struct bn_context_options {

@@ -62,7 +62,7 @@ pub use self::{
     library::{LibraryFacts, library},
     log::{LogLine, Severity, take_log},
     model::{LoadOptions, Model, ModelFacts},
-    node::{Node, NodeInfo, NodeObserver, Values, ValuesError},
+    node::{Node, NodeInfo, NodeObserver, Source, Values, ValuesError},
 };
 
 /// Whether BitNet.cpp is part of this build (feature `reference`). Without it this function is all there is.

@@ -80,11 +80,17 @@
 //! given, and says how far the rows of other engines are from it. Of the engines of this crate, that is `oracle`;
 //! no other needs it.
 //!
+//! # Graphs
+//! An engine whose hello says `graphs` answers [`Request::Graphs`]: what its library evaluates for the loaded model, node
+//! by node, and what it takes each for. What it cannot find there it does not offer for this model. Of the engines of
+//! this crate, that is `bitnet.cpp`; no other needs it.
+//!
 //! # In Rust
 //! | module | what |
 //! |---|---|
 //! | this one | messages and frames |
 //! | `serve` | [`Backend`], an engine as the serve loop sees it, and [`serve()`] |
+//! | `graph` | [`Graphs`], of engines that have some |
 //! | [`facts`] | what a GGUF file says of its weights: most of [`ModelFacts`] |
 //! | [`chat`] | what passes between the driver and the process that renders chat templates |
 //!
@@ -113,6 +119,7 @@
 //!             dtypes: vec!["F32".to_owned()],
 //!             tokenizer: false,
 //!             judges: false,
+//!             graphs: false,
 //!         }
 //!     }
 //!
@@ -163,6 +170,7 @@
 pub mod chat;
 pub mod facts;
 mod frame;
+mod graph;
 mod message;
 mod serve;
 #[cfg(test)]
@@ -174,5 +182,6 @@ pub use self::frame::{
     FrameError, MAX_HEADER, MAX_PAYLOAD, MAX_TEXT, read_frame, read_hello, rows_per_frame,
     token_bytes, tokens_from_bytes, write_frame,
 };
+pub use self::graph::{Graph, GraphNode, GraphSource, Graphs, TakenFor};
 pub use self::message::*;
 pub use self::serve::{Backend, DriverGone, Refusal, TapStream, serve, serve_over};

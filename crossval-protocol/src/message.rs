@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use bitnet_model::tap::Tap;
 use serde::{Deserialize, Serialize};
 
+use crate::Graphs;
+
 /// The version spoken here.
 pub const VERSION: u32 = 2;
 
@@ -29,6 +31,9 @@ pub enum Request {
     /// Time the matrix products of the loaded model by themselves, on one thread. Sent to the engines of this repository
     /// only. Answer: [`Response::KernelsTimed`].
     TimeKernels,
+    /// Say what the library evaluates for the loaded model, and which taps are not in it. Sent to engines whose
+    /// [`Hello::graphs`] says so. Answer: [`Response::Graphs`].
+    Graphs,
     /// Make ready to evaluate, with an empty KV cache. Answer: [`Response::Configured`].
     Configure(Settings),
     /// Text, the payload, to token IDs. Answer: [`Response::Tokens`]; [`Response::Error`] for a text that the
@@ -253,6 +258,8 @@ pub enum Response {
         /// One entry per shape and number of tokens.
         products: Vec<KernelTime>,
     },
+    /// What the library evaluates.
+    Graphs(Graphs),
     /// The engine is ready to evaluate.
     Configured {
         /// Every setting that it runs with, for the report; what differs from what was asked for shows here.
@@ -328,6 +335,9 @@ pub struct Hello {
     /// Whether it answers [`Request::Judge`].
     #[serde(default)]
     pub judges: bool,
+    /// Whether it answers [`Request::Graphs`].
+    #[serde(default)]
+    pub graphs: bool,
 }
 
 /// What a loaded model is.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::{
     self as protocol, CompactHeadUse, DecodeOptions, EncodeOptions, ErrorKind, EvalRequest,
-    FrameError, Hello, JudgeRequest, KernelTime, ModelFacts, Request, Response, Settings,
+    FrameError, Graphs, Hello, JudgeRequest, KernelTime, ModelFacts, Request, Response, Settings,
     TapHeader, Usage, VocabFacts,
 };
 
@@ -71,6 +71,10 @@ pub trait Backend {
     /// Tensors, biases aside, whose every weight is 0.
     fn zero_tensors(&self) -> Result<Vec<String>, Refusal> {
         Ok(Vec::new())
+    }
+    /// What its library evaluates for the loaded model.
+    fn graphs(&mut self) -> Result<Graphs, Refusal> {
+        Err(Refusal::new(ErrorKind::Usage, "this engine has no graphs"))
     }
     /// Makes ready to evaluate, with an empty cache; returns every setting that it runs with.
     fn configure(&mut self, settings: Settings) -> Result<BTreeMap<String, String>, Refusal>;
@@ -391,6 +395,7 @@ fn answer(
             findings: backend.check_weights()?,
             zero: backend.zero_tensors()?,
         },
+        Request::Graphs => Response::Graphs(backend.graphs()?),
         Request::TimeKernels => Response::KernelsTimed {
             products: backend.time_kernels()?,
         },

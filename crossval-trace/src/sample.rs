@@ -43,6 +43,7 @@ pub fn info() -> TraceInfo {
             dtypes: Vec::new(),
             tokenizer: true,
             judges: false,
+            graphs: false,
         },
         settings: [("threads".to_owned(), "1".to_owned())].into(),
         model_path: "m.gguf".into(),

@@ -6,7 +6,7 @@
 //! repacking is decided at load, the file is loaded a second time when taps are first wanted; most of it is mapped, and
 //! takes no memory twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,23 +20,127 @@ use bitnet_sys::{
     Values,
 };
 
-use super::nodes::{self, NodeMap};
+use super::nodes::{self, Layout, NodeMap, Place};
 use crossval_protocol::{
     self as protocol, Backend, DecodeOptions, DriverGone, EncodeOptions, ErrorKind, EvalRequest,
-    Hello, ModelFacts, Refusal, Settings, TapHeader, TapStream, VocabFacts, facts,
+    Graph, GraphNode, GraphSource, Graphs, Hello, ModelFacts, Refusal, Settings, TakenFor,
+    TapHeader, TapStream, VocabFacts, facts,
 };
+
+/// Tokens of the graph that shows what an evaluation of several is: a number that no other size of a small model is.
+const SEVERAL: usize = 3;
+/// Positions of a context that is there for its graph alone.
+const SHORT_CONTEXT: u32 = 32;
 
 /// BitNet.cpp behind the protocol.
 #[derive(Default)]
 pub(crate) struct BitnetCppBackend {
-    loaded: Option<(Arc<Model>, NodeMap)>,
-    /// The same with its weights as they are in the file, where the library repacks them; from when taps are wanted.
-    plain: Option<Arc<Model>>,
+    loaded: Option<Loaded>,
     /// Where that is from.
     path: PathBuf,
     /// Loaded without its weights.
     vocab: Option<Model>,
     context: Option<Context>,
+}
+
+/// A model, and what is known of it.
+struct Loaded {
+    /// As people run it.
+    model: Arc<Model>,
+    /// The same with its weights as they are in the file, where the library repacks them; from when taps are wanted.
+    plain: Option<Arc<Model>>,
+    shape: Hyperparameters,
+    /// What its graphs are, once somebody has asked.
+    nodes: Option<(NodeMap, Graphs)>,
+}
+
+impl Loaded {
+    /// The model, for evaluations of which taps may be asked or not.
+    fn model_for(&mut self, observe: bool, path: &Path) -> Result<Arc<Model>, Refusal> {
+        if !observe || !bitnet_sys::library().repacks {
+            return Ok(Arc::clone(&self.model));
+        }
+        if let Some(plain) = &self.plain {
+            return Ok(Arc::clone(plain));
+        }
+        let options = LoadOptions {
+            repack: false,
+            ..LoadOptions::default()
+        };
+        let plain = Arc::new(Model::load(path, options).map_err(refused)?);
+        pass_on_warnings();
+        Ok(Arc::clone(self.plain.insert(plain)))
+    }
+
+    fn nodes(&mut self, path: &Path) -> Result<&(NodeMap, Graphs), Refusal> {
+        let nodes = match self.nodes.take() {
+            Some(nodes) => nodes,
+            None => {
+                let plain = self.model_for(true, path)?;
+                let [one, several] = [1, SEVERAL].map(|n| graph(&plain, n));
+                NodeMap::new(one?, several?, &self.shape)
+            }
+        };
+        Ok(self.nodes.insert(nodes))
+    }
+}
+
+/// The graph of an evaluation of `n_tokens`, which is evaluated for that.
+fn graph(model: &Arc<Model>, n_tokens: usize) -> Result<Graph, Refusal> {
+    let options = ContextOptions {
+        n_ctx: SHORT_CONTEXT,
+        n_batch: SHORT_CONTEXT,
+        n_ubatch: SHORT_CONTEXT,
+        flash_attn: false,
+        observe: true,
+        ..ContextOptions::default()
+    };
+    let mut context = Context::new(model, options).map_err(refused)?;
+    let mut lister = Lister::default();
+    let tokens = vec![0; n_tokens];
+    context
+        .decode(&tokens, 0, Logits::All, Some(&mut lister))
+        .map_err(refused)?;
+    Ok(Graph {
+        n_tokens,
+        nodes: lister.nodes,
+    })
+}
+
+/// Lists the nodes of an evaluation, whatever their values.
+#[derive(Default)]
+struct Lister {
+    nodes: Vec<GraphNode>,
+    /// Their places in that list.
+    indices: HashMap<usize, usize>,
+}
+
+impl NodeObserver for Lister {
+    fn wants(&mut self, node: &NodeInfo<'_>) -> bool {
+        let sources = node.sources.iter().map(|source| {
+            let index = self.indices.get(&source.id);
+            match index {
+                Some(&index) => GraphSource::Node(index),
+                None => GraphSource::Tensor(source.name.to_owned()),
+            }
+        });
+        let dimensions = node.shape.iter().rposition(|&n| n != 1);
+        let listed = GraphNode {
+            name: node.name.to_owned(),
+            op: node.op.to_owned(),
+            shape: node.shape[..dimensions.map_or(1, |last| last + 1)].to_vec(),
+            ty: node.type_name.to_owned(),
+            sources: sources.collect(),
+            taken_for: TakenFor::Unknown,
+        };
+        self.indices.insert(node.id, self.nodes.len());
+        self.nodes.push(listed);
+        false
+    }
+
+    fn node(&mut self, _: &mut Node<'_>) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
 }
 
 fn refused(e: bitnet_sys::Error) -> Refusal {
@@ -62,34 +166,15 @@ fn checked(path: &Path) -> Result<Gguf, Refusal> {
 }
 
 impl BitnetCppBackend {
-    fn model(&self) -> Result<&(Arc<Model>, NodeMap), Refusal> {
-        self.loaded
-            .as_ref()
-            .ok_or_else(|| Refusal::new(ErrorKind::Usage, "no model is loaded"))
-    }
-
-    /// The model, for evaluations of which taps may be asked or not.
-    fn model_for(&mut self, observe: bool) -> Result<Arc<Model>, Refusal> {
-        let as_run = Arc::clone(&self.model()?.0);
-        if !observe || !bitnet_sys::library().repacks {
-            return Ok(as_run);
-        }
-        if let Some(plain) = &self.plain {
-            return Ok(Arc::clone(plain));
-        }
-        let options = LoadOptions {
-            repack: false,
-            ..LoadOptions::default()
-        };
-        let plain = Arc::new(Model::load(&self.path, options).map_err(refused)?);
-        pass_on_warnings();
-        Ok(Arc::clone(self.plain.insert(plain)))
+    fn model(&self) -> Result<&Arc<Model>, Refusal> {
+        let loaded = self.loaded.as_ref().ok_or_else(no_model)?;
+        Ok(&loaded.model)
     }
 
     fn tokenizer(&self) -> Result<&Model, Refusal> {
         match &self.vocab {
             Some(vocab) => Ok(vocab),
-            None => Ok(&self.model()?.0),
+            None => Ok(self.model()?),
         }
     }
 
@@ -98,6 +183,10 @@ impl BitnetCppBackend {
             .as_mut()
             .ok_or_else(|| Refusal::new(ErrorKind::Usage, "the engine is not configured"))
     }
+}
+
+fn no_model() -> Refusal {
+    Refusal::new(ErrorKind::Usage, "no model is loaded")
 }
 
 impl Backend for BitnetCppBackend {
@@ -124,11 +213,12 @@ impl Backend for BitnetCppBackend {
             build: build.map(|(k, v)| (k.to_owned(), v)).into(),
             architectures: architectures.map(str::to_owned).collect(),
             taps: Tap::ALL.to_vec(),
-            overwrite: false,
+            overwrite: true,
             // The ids are those of ggml and of its fork here, which has products of all of these.
             dtypes: TensorType::KNOWN.iter().map(|ty| ty.to_string()).collect(),
             tokenizer: true,
             judges: false,
+            graphs: true,
         }
     }
 
@@ -137,23 +227,13 @@ impl Backend for BitnetCppBackend {
         let model = Arc::new(Model::load(path, LoadOptions::default()).map_err(refused)?);
         pass_on_warnings();
         let known = model.facts();
-        let architecture = known.architecture.clone();
-        let names = gguf.tensors().iter().map(|t| t.name.clone());
-        let nodes = NodeMap::new(&architecture, names).ok_or_else(|| {
-            Refusal::new(
-                ErrorKind::BadModel,
-                format!(
-                    "{}: the graph of architecture {architecture:?} is not known",
-                    path.display()
-                ),
-            )
-        })?;
         let vocab = known
             .has_tokenizer
             .then(|| vocab_facts(&gguf, &model))
             .transpose()?;
         // The sizes are the library's own reading of the file.
-        let read = facts::model(&gguf, &Hyperparameters::read(&gguf)?);
+        let shape = Hyperparameters::read(&gguf)?;
+        let read = facts::model(&gguf, &shape);
         let or_read = |known: Option<u32>, read| known.map_or(read, |n| n as usize);
         let facts = ModelFacts {
             n_layer: known.n_layer as usize,
@@ -165,8 +245,12 @@ impl Backend for BitnetCppBackend {
             vocab,
             ..read
         };
-        self.loaded = Some((model, nodes));
-        self.plain = None;
+        self.loaded = Some(Loaded {
+            model,
+            plain: None,
+            shape,
+            nodes: None,
+        });
         self.vocab = None;
         self.path = path.to_owned();
         Ok(facts)
@@ -195,10 +279,17 @@ impl Backend for BitnetCppBackend {
         Ok(facts)
     }
 
+    fn graphs(&mut self) -> Result<Graphs, Refusal> {
+        let loaded = self.loaded.as_mut().ok_or_else(no_model)?;
+        let (_, graphs) = loaded.nodes(&self.path)?;
+        Ok(graphs.clone())
+    }
+
     fn configure(&mut self, settings: Settings) -> Result<BTreeMap<String, String>, Refusal> {
         let as_u32 = |n: usize| u32::try_from(n).map_err(refuse);
         let observe = settings.observe;
-        let model = self.model_for(observe)?;
+        let loaded = self.loaded.as_mut().ok_or_else(no_model)?;
+        let model = loaded.model_for(observe, &self.path)?;
         let options = ContextOptions {
             n_ctx: as_u32(settings.n_ctx)?,
             n_batch: as_u32(settings.n_ctx)?,
@@ -254,10 +345,7 @@ impl Backend for BitnetCppBackend {
     }
 
     fn eval(&mut self, request: &EvalRequest, taps: &mut TapStream) -> Result<Vec<f32>, Refusal> {
-        let (_, nodes) = self
-            .loaded
-            .as_ref()
-            .ok_or_else(|| Refusal::new(ErrorKind::Usage, "no model is loaded"))?;
+        let loaded = self.loaded.as_mut().ok_or_else(no_model)?;
         let context = self
             .context
             .as_mut()
@@ -276,6 +364,7 @@ impl Backend for BitnetCppBackend {
                 .decode(request.tokens, first, logits, None)
                 .map_err(refused)?;
         } else {
+            let (nodes, _) = loaded.nodes(&self.path)?;
             let mut observer = TapObserver {
                 nodes,
                 request,
@@ -351,36 +440,72 @@ struct TapObserver<'a> {
 }
 
 impl TapObserver<'_> {
-    fn tap(&self, node: &NodeInfo<'_>) -> Option<(Tap, Option<usize>)> {
+    fn place(&self, node: &NodeInfo<'_>) -> Option<Place> {
+        let n_tokens = self.request.tokens.len();
         self.nodes
-            .tap(node.name, node.op, node.occurrence)
-            .filter(|(tap, _)| self.request.taps.contains(tap))
+            .place(n_tokens, node.name, node.op, node.occurrence)
+            .filter(|place| self.request.taps.contains(&place.tap))
     }
 
-    fn send(&mut self, node: &Node<'_>) -> Result<(), Refusal> {
-        let Some((tap, layer)) = self.tap(&node.info) else {
+    fn send(&mut self, node: &mut Node<'_>) -> Result<(), Refusal> {
+        let Some(Place { tap, layer, layout }) = self.place(&node.info) else {
             return Ok(());
         };
-        let (width, mut bytes) = rows(tap, node, self.request)?;
+        let mut values = match layout {
+            Layout::Written => node.written(),
+            _ => node.values(),
+        }
+        .map_err(refuse)?;
+        let n_values = match &values {
+            Values::F32(values) => values.len(),
+            Values::F16(values) => values.len(),
+        };
+        let rows = Rows::of(layout, &node.info, self.request, n_values).ok_or_else(|| {
+            refuse(format!(
+                "node {} ({}) has shape {:?} and type {} for {} tokens",
+                node.info.name,
+                node.info.op,
+                node.info.shape,
+                node.info.type_name,
+                self.request.tokens.len()
+            ))
+        })?;
+        let mut bytes = match &values {
+            Values::F32(values) => rows.take(values),
+            Values::F16(values) => rows.take(values),
+        };
         let header = TapHeader {
             tap,
             layer,
             first_position: self.request.first_position,
-            rows: self.request.tokens.len(),
-            width,
+            rows: rows.n_tokens,
+            width: rows.width,
         };
+        let overwrite = self.request.overwrite;
         self.stream
-            .send(header, &mut bytes, false)
-            .map_err(|e: DriverGone| refuse(e))
+            .send(header, &mut bytes, overwrite)
+            .map_err(|e: DriverGone| refuse(e))?;
+        if !overwrite {
+            return Ok(());
+        }
+        match &mut values {
+            Values::F32(values) => rows.put(&bytes, values),
+            Values::F16(values) => rows.put(&bytes, values),
+        }
+        match layout {
+            Layout::Written => node.replace_written(&values),
+            _ => node.replace(&values),
+        }
+        .map_err(refuse)
     }
 }
 
 impl NodeObserver for TapObserver<'_> {
     fn wants(&mut self, node: &NodeInfo<'_>) -> bool {
-        self.tap(node).is_some()
+        self.place(node).is_some()
     }
 
-    fn node(&mut self, node: &Node<'_>) -> ControlFlow<()> {
+    fn node(&mut self, node: &mut Node<'_>) -> ControlFlow<()> {
         match self.send(node) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
@@ -391,54 +516,75 @@ impl NodeObserver for TapObserver<'_> {
     }
 }
 
-/// A node's values as the rows of its tap, with their width.
-fn rows(tap: Tap, node: &Node<'_>, request: &EvalRequest) -> Result<(usize, Vec<u8>), Refusal> {
-    let n_tokens = request.tokens.len();
-    let shape = node.info.shape.map(|n| usize::try_from(n).unwrap_or(0));
-    let unexpected = || {
-        refuse(format!(
-            "node {} ({}) has shape {:?} and type {} for {n_tokens} tokens",
-            node.info.name, node.info.op, node.info.shape, node.info.type_name
-        ))
-    };
-    let values = node.values().map_err(refuse)?;
-    let elements: usize = shape.iter().product();
-    if n_tokens == 0 || elements == 0 || !elements.is_multiple_of(n_tokens) {
-        return Err(unexpected());
+/// How a node's values become the rows of its tap, and back.
+struct Rows {
+    layout: Layout,
+    n_tokens: usize,
+    /// Values of a row.
+    width: usize,
+    /// Positions in the cache, and as many as attention rounds them up to.
+    n_kv: usize,
+    n_padded: usize,
+}
+
+impl Rows {
+    fn of(
+        layout: Layout,
+        node: &NodeInfo<'_>,
+        request: &EvalRequest,
+        n_values: usize,
+    ) -> Option<Rows> {
+        let n_tokens = request.tokens.len();
+        let n_kv = request.first_position + n_tokens;
+        let [first, second, third, _] = node.shape.map(|n| usize::try_from(n).unwrap_or(0));
+        let width = n_values.checked_div(n_tokens).filter(|&width| width > 0)?;
+        let (fits, width) = match layout {
+            Layout::Rows | Layout::Written => (width * n_tokens == n_values, width),
+            Layout::Columns => ((first, second) == (n_tokens, width), width),
+            Layout::Probabilities => {
+                let whole = second == n_tokens && first >= n_kv;
+                (whole && first * third == width, third * n_kv)
+            }
+        };
+        fits.then_some(Rows {
+            layout,
+            n_tokens,
+            width,
+            n_kv,
+            n_padded: first,
+        })
     }
-    match (tap, values) {
-        // [n_kv padded, n_tokens, n_head]
-        (Tap::AttnProbs, Values::F32(probs)) => {
-            let [n_padded, rows, n_head, _] = shape;
-            let n_kv = request.first_position + n_tokens;
-            if rows != n_tokens || n_padded < n_kv {
-                return Err(unexpected());
-            }
-            let mut out = Vec::with_capacity(n_tokens * n_head * n_kv);
-            for token in 0..n_tokens {
-                for head in 0..n_head {
-                    let start = (head * n_tokens + token) * n_padded;
-                    out.extend_from_slice(&probs[start..start + n_kv]);
+
+    /// Where the node has each value of the rows.
+    fn places(&self) -> impl Iterator<Item = usize> {
+        let &Rows {
+            layout,
+            n_tokens,
+            width,
+            n_kv,
+            n_padded,
+        } = self;
+        (0..n_tokens).flat_map(move |token| {
+            (0..width).map(move |i| match layout {
+                Layout::Rows | Layout::Written => token * width + i,
+                Layout::Columns => i * n_tokens + token,
+                Layout::Probabilities => {
+                    let (head, position) = (i / n_kv, i % n_kv);
+                    (head * n_tokens + token) * n_padded + position
                 }
-            }
-            Ok((n_head * n_kv, bytemuck::cast_slice(&out).to_vec()))
+            })
+        })
+    }
+
+    fn take<T: bytemuck::NoUninit>(&self, values: &[T]) -> Vec<u8> {
+        let rows: Vec<T> = self.places().map(|at| values[at]).collect();
+        bytemuck::cast_slice(&rows).to_vec()
+    }
+
+    fn put<T: bytemuck::AnyBitPattern>(&self, bytes: &[u8], values: &mut [T]) {
+        let rows = bytes.chunks_exact(size_of::<T>());
+        for (value, at) in rows.map(bytemuck::pod_read_unaligned).zip(self.places()) {
+            values[at] = value;
         }
-        // The V cache is stored transposed: [n_tokens, width].
-        (Tap::VCache, Values::F16(values)) if shape[0] == n_tokens && shape[2] == 1 => {
-            let width = shape[1];
-            let rows: Vec<half::f16> = (0..n_tokens)
-                .flat_map(|token| (0..width).map(move |i| (token, i)))
-                .map(|(token, i)| values[i * n_tokens + token])
-                .collect();
-            Ok((width, bytemuck::cast_slice(&rows).to_vec()))
-        }
-        (Tap::KCache, Values::F16(values)) => {
-            Ok((elements / n_tokens, bytemuck::cast_slice(&values).to_vec()))
-        }
-        (Tap::VCache | Tap::KCache, _) => Err(unexpected()),
-        (_, Values::F32(values)) => {
-            Ok((elements / n_tokens, bytemuck::cast_slice(&values).to_vec()))
-        }
-        _ => Err(unexpected()),
     }
 }

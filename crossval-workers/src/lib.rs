@@ -31,7 +31,7 @@ mod bitnet_cpp;
 pub mod chat;
 pub mod fault;
 mod kernels;
-#[cfg(feature = "reference")]
+#[cfg(any(feature = "reference", test))]
 mod nodes;
 mod oracle;
 pub mod product;

@@ -178,6 +178,7 @@ impl Backend for OracleBackend {
             dtypes: weights::types().map(|ty| ty.to_string()).collect(),
             tokenizer: false,
             judges: true,
+            graphs: false,
         }
     }
 

@@ -87,6 +87,7 @@ impl Backend for RustBackend {
             dtypes: quant::types().map(|ty| ty.to_string()).collect(),
             tokenizer: true,
             judges: false,
+            graphs: false,
         }
     }
 

@@ -151,6 +151,7 @@ impl Backend for TraceBackend {
         hello.overwrite = false;
         hello.tokenizer = false;
         hello.judges = false;
+        hello.graphs = false;
         let environment = |key: &str| Some(info.environment.get(key)?.as_str()?.to_owned());
         let recorded = [
             ("trace_engine", Some(info.engine.clone())),

@@ -420,6 +420,9 @@ pub struct Coverage {
     pub missing: Vec<String>,
     /// Taps that an engine does not offer, by engine name. They are not expected.
     pub not_offered: BTreeMap<String, Vec<String>>,
+    /// Why not, by engine name and tap, of engines that say so: `no node is called kq_soft_max-0`.
+    #[serde(default)]
+    pub not_offered_because: BTreeMap<String, BTreeMap<String, String>>,
     /// Rows with a value that is NaN or infinite in either engine, by name, consecutive positions folded. Nothing
     /// can be said about them.
     #[serde(default)]

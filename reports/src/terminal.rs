@@ -87,6 +87,7 @@ fn write_summary(out: &mut String, report: &Report) -> std::fmt::Result {
     write_known(out, report)?;
     write_matrix(out, &facts)?;
     write_taps(out, &parity)?;
+    write_not_offered(out, report)?;
     write_noise(out, report)?;
     write_spot_check(out, report)?;
     write_conditions(out, report)?;
@@ -95,6 +96,16 @@ fn write_summary(out: &mut String, report: &Report) -> std::fmt::Result {
     write_tokens(out, report)?;
     write_bench(out, report)?;
     write_gate(out, report)
+}
+
+fn write_not_offered(out: &mut String, report: &Report) -> std::fmt::Result {
+    for (engine, taps) in &report.coverage.not_offered_because {
+        for (tap, reason) in taps {
+            let text = format!("{tap} is not offered by {engine}: {reason}");
+            paragraph(out, INDENT, &text)?;
+        }
+    }
+    Ok(())
 }
 
 /// Its first word is the status.

@@ -1,20 +1,91 @@
 //! `crossval doctor`.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crossval_protocol::{Graph, ModelFacts};
 use reports::outcome::Outcome;
 
 use super::inspect::table;
 use super::limits::launcher;
 use super::terminal::Terminal;
 use crossval::Error;
-use crossval::engine::{EngineSpec, reference_folders, this_program};
+use crossval::engine::{EngineError, EngineSpec, reference_folders, this_program};
 use crossval::environment::{self, Provenance};
 
 /// What a build of the reference needs, and the Debian package that has it.
 const TOOLS: [(&str, &str); 2] = [("cmake", "cmake"), ("c++", "g++")];
 
-pub(super) fn run(provenance: &Provenance, terminal: Terminal) -> Result<Outcome, Error> {
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// List the nodes of the graphs that a reference makes of this model, and what each is taken for
+    #[arg(long, value_name = "MODEL")]
+    graph: Option<PathBuf>,
+    /// The reference: bitnet.cpp, or bitnet.cpp@NAME
+    #[arg(long, requires = "graph", default_value = "bitnet.cpp")]
+    reference: String,
+}
+
+pub(super) fn run(
+    args: Args,
+    provenance: &Provenance,
+    terminal: Terminal,
+) -> Result<Outcome, Error> {
+    match &args.graph {
+        Some(model) => graphs(model, args.reference.parse()?, terminal),
+        None => toolchain(provenance, terminal),
+    }
+}
+
+/// Lists what a reference evaluates for a model, to be read and to be reported.
+fn graphs(model: &Path, spec: EngineSpec, terminal: Terminal) -> Result<Outcome, Error> {
+    let mut engine = launcher().start(&spec, None)?;
+    if !engine.hello().graphs {
+        return Err(Error::Option {
+            option: "reference",
+            what: format!("engine {spec} has no graphs to list"),
+        });
+    }
+    let failed = |e: EngineError| e.into_error(&spec.to_string());
+    let (facts, _) = engine.load(model).map_err(failed)?;
+    let graphs = engine.graphs().map_err(failed)?;
+    let version = engine.hello().version.as_deref();
+    terminal.print_always(&format!(
+        "{spec} ({}), {}\n{}\n",
+        version.unwrap_or("version unknown"),
+        model.display(),
+        shape(&facts)
+    ))?;
+    for graph in &graphs.graphs {
+        terminal.print_always(&format!("\n{graph}"))?;
+    }
+    let not_offered = graphs.not_offered.iter();
+    let mut ends: Vec<String> = not_offered
+        .map(|(tap, reason)| format!("not offered: {tap}: {}", reason.escape_debug()))
+        .collect();
+    ends.extend(graphs.graphs.iter().filter_map(Graph::not_understood));
+    if ends.is_empty() {
+        ends.push("every node was understood, every tap was found".to_owned());
+    }
+    terminal.print_always(&format!("\n{}\n", ends.join("\n")))?;
+    Ok(Outcome::Pass)
+}
+
+/// The sizes that shapes are made of.
+fn shape(facts: &ModelFacts) -> String {
+    let sizes = [
+        ("n_layer", facts.n_layer),
+        ("n_embd", facts.n_embd),
+        ("n_ff", facts.n_ff),
+        ("n_head", facts.n_head),
+        ("n_head_kv", facts.n_head_kv),
+        ("n_vocab", facts.n_vocab),
+    ];
+    let sizes = sizes.map(|(name, size)| format!("{name} {size}"));
+    format!("{}, {}", facts.architecture, sizes.join(", "))
+}
+
+fn toolchain(provenance: &Provenance, terminal: Terminal) -> Result<Outcome, Error> {
     let environment = environment::describe(provenance);
     terminal.print(&format!(
         "crossval {} ({}, {}, {})\n",

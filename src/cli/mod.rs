@@ -75,7 +75,7 @@ enum Command {
     /// Show what is in a model file, and whether each engine can run it
     Inspect(inspect::Args),
     /// Show the toolchain, the reference builds and the CPU features
-    Doctor,
+    Doctor(doctor::Args),
     /// Show a tolerance profile
     Profile(profile::Args),
     /// Render a report again from its JSON, or show two side by side
@@ -146,7 +146,7 @@ fn dispatch(
         Command::Tokenize(args) => tokenize::run(args, terminal),
         Command::Synth(args) => synth::run(args, terminal),
         Command::Inspect(args) => inspect::run(args, terminal),
-        Command::Doctor => doctor::run(provenance, terminal),
+        Command::Doctor(args) => doctor::run(args, provenance, terminal),
         Command::Profile(args) => profile::run(args, terminal),
         Command::Report(args) => report::run(args, terminal),
         Command::Generate(args) => generate::run(args, terminal),

@@ -12,6 +12,7 @@ mod faults;
 mod formats;
 mod gate;
 mod generate;
+mod graphs;
 mod help;
 mod hostile;
 mod known;

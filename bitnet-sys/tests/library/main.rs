@@ -73,7 +73,7 @@ impl NodeObserver for Recorder {
         true
     }
 
-    fn node(&mut self, node: &Node<'_>) -> ControlFlow<()> {
+    fn node(&mut self, node: &mut Node<'_>) -> ControlFlow<()> {
         if Some(node.info.name) == self.stop_at {
             return ControlFlow::Break(());
         }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use bitnet_sys::{Error, Logits, Node, NodeInfo, NodeObserver};
+use bitnet_sys::{Error, Logits, Node, NodeInfo, NodeObserver, Values};
 
 use crate::{N_LAYER, Recorder, TEXT, all_logits, context, model, nmse, to_f16};
 
@@ -161,7 +161,7 @@ fn an_observer_takes_only_what_it_wants() {
             self.0.entry(node.name.to_owned()).or_default().0 += 1;
             node.name.starts_with("l_out")
         }
-        fn node(&mut self, node: &Node<'_>) -> ControlFlow<()> {
+        fn node(&mut self, node: &mut Node<'_>) -> ControlFlow<()> {
             self.0.get_mut(node.info.name).unwrap().1 += 1;
             assert_eq!(node.bytes().unwrap().len(), 128 * 2 * 4);
             ControlFlow::Continue(())
@@ -175,6 +175,71 @@ fn an_observer_takes_only_what_it_wants() {
         .unwrap();
     assert_eq!(counter.0["l_out-0"], (1, 1));
     assert_eq!(counter.0["norm-0"], (4, 0), "asked once per node");
+}
+
+/// Whatever shape a node's values have in memory: rows, a cache's transposed columns, padded probabilities.
+#[test]
+fn the_evaluation_goes_on_with_what_an_observer_leaves() {
+    /// Puts a constant in the place of a node's values, and keeps those of another.
+    struct Replacer {
+        replaced: &'static str,
+        by: f32,
+        kept: &'static str,
+        values: Vec<f32>,
+    }
+    impl NodeObserver for Replacer {
+        fn wants(&mut self, node: &NodeInfo<'_>) -> bool {
+            node.name.starts_with(self.replaced) || node.name == self.kept
+        }
+        fn node(&mut self, node: &mut Node<'_>) -> ControlFlow<()> {
+            if node.info.name == self.kept {
+                if let Ok(Values::F32(values)) = node.values() {
+                    self.values = values;
+                }
+                return ControlFlow::Continue(());
+            }
+            let values = match node.values().unwrap() {
+                Values::F32(values) => Values::F32(vec![self.by; values.len()]),
+                Values::F16(values) => {
+                    Values::F16(vec![half::f16::from_f32(self.by); values.len()])
+                }
+            };
+            node.replace(&values).unwrap();
+            assert_eq!(node.values().unwrap(), values);
+            let none = node.replace(&Values::F32(Vec::new())).unwrap_err();
+            assert!(none.to_string().contains(node.info.name), "{none}");
+            ControlFlow::Continue(())
+        }
+    }
+    let model = model();
+    for (replaced, by, kept, expected) in [
+        ("ffn_inp-2", 3.0, "ffn_norm-2", None),
+        ("v_cache_view-2 (copy", 0.0, "kqv_out-2", Some(0.0)),
+        ("v_cache_view-2 (copy", 0.5, "kqv_out-2", Some(0.5)),
+        ("kq_soft_max_ext-2", 0.0, "kqv_out-2", Some(0.0)),
+    ] {
+        let mut context = context(&model, 1, true);
+        let mut observer = Replacer {
+            replaced,
+            by,
+            kept,
+            values: Vec::new(),
+        };
+        let tokens = [1, 300, 301];
+        context
+            .decode(&tokens, 0, Logits::All, Some(&mut observer))
+            .unwrap();
+        let rows: Vec<&[f32]> = observer.values.chunks(128).collect();
+        assert_eq!(rows.len(), 3);
+        assert!(
+            rows.iter().all(|row| *row == rows[0]),
+            "{replaced}: every row the same"
+        );
+        if let Some(expected) = expected {
+            let near = |v: &f32| (v - expected).abs() < 1e-3;
+            assert!(rows[0].iter().all(near), "{replaced} by {by}: {rows:?}");
+        }
+    }
 }
 
 #[test]

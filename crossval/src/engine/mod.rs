@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bitnet_model::tap::Tap;
 use reports::model::{EngineFailure, Role};
 
 pub(crate) use self::consumption::{Consumption, Moment, own_peak_bytes};
@@ -33,7 +34,7 @@ pub use self::spec::{EngineSpec, reference_folders};
 use crate::error::Error;
 use crate::interrupt;
 use crossval_protocol::{
-    self as protocol, ErrorKind, EvalRequest, FrameError, Hello, JudgeRequest, KernelTime,
+    self as protocol, ErrorKind, EvalRequest, FrameError, Graphs, Hello, JudgeRequest, KernelTime,
     ModelFacts, Request, Response, RowJudgement, Settings, TapHeader, Usage,
 };
 
@@ -129,6 +130,8 @@ impl Launcher {
 pub struct Engine {
     name: String,
     hello: Hello,
+    /// Taps of the hello that the loaded model's graphs lack, with the reason.
+    not_offered: BTreeMap<Tap, String>,
     process: Process,
     limits: Limits,
     /// Closed once the worker was told to quit.
@@ -207,7 +210,9 @@ impl Engine {
                 dtypes: Vec::new(),
                 tokenizer: false,
                 judges: false,
+                graphs: false,
             },
+            not_offered: BTreeMap::new(),
             process,
             limits,
             stdin: Some(Timed::new(pipes.stdin).map_err(no_pipe)?),
@@ -237,7 +242,8 @@ impl Engine {
         &self.name
     }
 
-    /// What the worker said of itself.
+    /// What the worker said of itself; of its taps, those that it offers for the loaded model, once
+    /// [learned](Engine::learn_taps).
     pub fn hello(&self) -> &Hello {
         &self.hello
     }
@@ -264,6 +270,31 @@ impl Engine {
             Response::Loaded { facts, load_ms } => Ok((*facts, load_ms)),
             other => Err(self.unexpected(&other)),
         }
+    }
+
+    /// What the engine's library evaluates for the loaded model.
+    pub fn graphs(&mut self) -> Result<Graphs, EngineError> {
+        self.set_task("listing its graphs");
+        match self.request(&Request::Graphs)? {
+            Response::Graphs(graphs) => Ok(graphs),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Asks an engine that has graphs which of its taps the loaded model's lack, and no longer counts them as offered.
+    /// Any other is taken at its word.
+    pub fn learn_taps(&mut self) -> Result<(), EngineError> {
+        if self.hello.graphs {
+            self.not_offered = self.graphs()?.not_offered;
+            let lacking = &self.not_offered;
+            self.hello.taps.retain(|tap| !lacking.contains_key(tap));
+        }
+        Ok(())
+    }
+
+    /// What it was [found](Engine::learn_taps) not to offer for the loaded model, with the reason.
+    pub fn not_offered(&self) -> &BTreeMap<Tap, String> {
+        &self.not_offered
     }
 
     /// Makes the engine ready to evaluate; returns the settings it runs with.

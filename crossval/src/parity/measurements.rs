@@ -262,7 +262,10 @@ impl<'p> Measurements<'p> {
 
     /// Expected and compared rows, so far.
     pub(super) fn coverage(&self) -> Coverage {
-        self.ledger.report(self.plan.not_offered.clone())
+        Coverage {
+            not_offered_because: self.plan.not_offered_because.clone(),
+            ..self.ledger.report(self.plan.not_offered.clone())
+        }
     }
 
     /// The earliest row with values that are not finite.

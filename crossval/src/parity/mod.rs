@@ -128,6 +128,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
     } = options;
     let mut opened = open(setup, texts.text.is_some(), progress)?;
     let fed = tokenize(&mut opened, setup, texts, scope.n_predict)?;
+    opened.engines.learn_taps();
     let plan = Plan::new(setup, scope, &mut opened.engines, &fed.prompts)?;
     let results = compare(&mut opened, setup, scope, &plan, &fed, progress);
     let timed = match options.bench {

@@ -21,7 +21,8 @@ use crate::session::setup::Setup;
 /// Tokens that are evaluated: attention has more than one position to choose from.
 const TOKENS: usize = 3;
 
-/// That a candidate says it takes values and does not go on with them, if so. Ours do; nothing is asked of them.
+/// That a candidate says it takes values and does not go on with them, if so. Those that we wrote do, and nothing is asked
+/// of them; of a library, whose graph computes what it likes, it is.
 ///
 /// # Errors
 /// The candidate fails.
@@ -31,7 +32,8 @@ pub(super) fn probe(
     setup: &Setup,
     plan: &Plan,
 ) -> Result<Option<Finding>, Failed> {
-    let asked = plan.modes.contains(&Mode::Isolated) && !setup.candidate.is_ours();
+    let written_here = setup.candidate.is_ours() && !engines.pair().candidate.hello().graphs;
+    let asked = plan.modes.contains(&Mode::Isolated) && !written_here;
     let Some(prompt) = plan.prompts.first().filter(|_| asked) else {
         return Ok(None);
     };

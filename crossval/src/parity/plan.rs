@@ -31,6 +31,8 @@ pub(super) struct Plan<'a> {
     pub(super) taps: Vec<Tap>,
     /// Taps of the model that they do not, by engine.
     pub(super) not_offered: BTreeMap<String, Vec<String>>,
+    /// Why not, where the engine says so.
+    pub(super) not_offered_because: BTreeMap<String, BTreeMap<String, String>>,
     /// The limit of every tap in isolated mode.
     pub(super) limits: BTreeMap<Tap, f64>,
     pub(super) profile: Profile,
@@ -50,7 +52,7 @@ impl<'a> Plan<'a> {
         let facts = engines.facts.clone();
         let n_predict = scope.n_predict;
         let settings = compared_settings(&facts, prompts, n_predict, scope.threads)?;
-        let mut not_offered = BTreeMap::new();
+        let (mut not_offered, mut not_offered_because) = (BTreeMap::new(), BTreeMap::new());
         let mut taps: BTreeSet<Tap> = facts.taps.iter().copied().collect();
         let mut pair = engines.pair();
         for role in Role::BOTH {
@@ -61,6 +63,13 @@ impl<'a> Plan<'a> {
             taps.retain(|t| offered.contains(t));
             if !lacking.is_empty() {
                 not_offered.insert(engine.name().to_owned(), lacking);
+            }
+            let because = engine.not_offered().iter();
+            let because: BTreeMap<_, _> = because
+                .map(|(tap, reason)| (tap.to_string(), reason.clone()))
+                .collect();
+            if !because.is_empty() {
+                not_offered_because.insert(engine.name().to_owned(), because);
             }
         }
         if modes.contains(&Mode::Isolated) && !pair.candidate.hello().overwrite {
@@ -85,6 +94,7 @@ impl<'a> Plan<'a> {
             facts,
             taps: taps.into_iter().collect(),
             not_offered,
+            not_offered_because,
         })
     }
 
@@ -145,13 +155,20 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Taps that the profile requires and an engine does not offer.
+    /// Taps that the profile requires and an engine does not offer, with the reason where it gives one.
     pub(super) fn required_not_compared(&self) -> Vec<String> {
         let required = self.profile.required.iter();
         let required = required.filter(|tap| self.facts.taps.contains(tap));
+        let because = |tap: &Tap| {
+            let mut engines = self.not_offered_because.iter();
+            engines.find_map(|(engine, taps)| Some((engine, taps.get(tap.name())?)))
+        };
         required
             .filter(|tap| !self.taps.contains(tap))
-            .map(Tap::to_string)
+            .map(|tap| match because(tap) {
+                Some((engine, reason)) => format!("{tap} ({engine}: {reason})"),
+                None => tap.to_string(),
+            })
             .collect()
     }
 }

@@ -77,6 +77,7 @@ pub fn record(options: &RecordOptions, progress: Progress<'_>) -> Result<u64, Er
     let mut engine = options.launcher.start(&options.engine, None)?;
     let failed = |e: EngineError| e.into_error(&options.engine.to_string());
     let (facts, _) = engine.load(&options.model).map_err(failed)?;
+    engine.learn_taps().map_err(failed)?;
     let mut sources = options.prompts.clone();
     if options.chat {
         sources = chat::render_prompts(sources, &options.model, facts.vocab.as_ref())?;

@@ -292,7 +292,7 @@ impl<'a> Trials<'a> {
         };
         if let Some(fault) = trial.text(Role::Reference) {
             let honest = setup.candidate == (EngineSpec::Rust { fault: None });
-            // That one takes no values, and is compared in cumulative mode alone.
+            // Not every reference takes values, and nothing needs them here.
             if honest && trial.modes == [Mode::Cumulative] {
                 setup.candidate = setup.reference.clone();
             }

@@ -155,6 +155,7 @@ mod tests {
             dtypes: ["F32", "F16", "I2_S"].map(str::to_owned).to_vec(),
             tokenizer: false,
             judges: false,
+            graphs: false,
         }
     }
 

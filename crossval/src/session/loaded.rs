@@ -272,6 +272,16 @@ impl Loaded {
         role.of(&mut self.reference, &mut self.candidate)
     }
 
+    /// Asks both which taps they offer for this model.
+    pub(crate) fn learn_taps(&mut self) {
+        for role in Role::BOTH {
+            self.attempt(|engines| {
+                let engine = &mut engines.worker_mut(role).engine;
+                engine.learn_taps().map_err(by(role))
+            });
+        }
+    }
+
     /// Makes both ready to evaluate.
     pub(crate) fn configure(&mut self, settings: Settings) -> Result<(), Failed> {
         for role in Role::BOTH {

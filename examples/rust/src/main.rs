@@ -38,6 +38,7 @@ impl Backend for Engine {
             dtypes: vec!["F32".into()],
             tokenizer: false,
             judges: false,
+            graphs: false,
         }
     }
 

@@ -407,6 +407,7 @@ fn hello() -> Hello {
         dtypes: vec!["I2_S".into()],
         tokenizer: true,
         judges: true,
+        graphs: false,
     }
 }
 

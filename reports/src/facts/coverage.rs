@@ -38,5 +38,11 @@ pub(super) fn table(report: &Report) -> Table {
             vec![format!("Not offered by {engine}"), taps.join(" ")],
         );
     }
+    for (engine, taps) in &coverage.not_offered_because {
+        for (tap, reason) in taps {
+            let why = format!("Why {engine} does not offer {tap}");
+            table.push(State::Plain, vec![why, reason.clone()]);
+        }
+    }
     table
 }

@@ -50,6 +50,7 @@ fn poison(value: &mut Value) {
                 "build",
                 "settings",
                 "not_offered",
+                "not_offered_because",
                 "tensor_types",
                 "tokens_reproduced",
                 "nmse",

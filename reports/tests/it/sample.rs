@@ -440,6 +440,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
             compared: rows,
             missing: Vec::new(),
             not_offered: BTreeMap::from([("bitnet.cpp".to_owned(), vec!["attn_probs".to_owned()])]),
+            not_offered_because: BTreeMap::new(),
             not_finite: Vec::new(),
             vacuous: Vec::new(),
         },
