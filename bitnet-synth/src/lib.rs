@@ -26,7 +26,7 @@ use std::path::Path;
 
 use bitnet_model::gguf::{Metadata, TensorType, Value, Writer};
 use bitnet_model::random::Rng;
-use bitnet_model::{Architecture, Tap};
+use bitnet_model::{Activation, Architecture, Tap, activation};
 pub use stress::Stress;
 
 use random::{NORMAL_LEVELS, TERNARY_NONZERO, fill_ternary, normal_table};
@@ -89,6 +89,8 @@ pub struct SynthOptions {
     pub n_ctx: u32,
     /// RoPE frequency base.
     pub rope_base: f32,
+    /// What the file says of its activation; `None` for a file that says nothing. Weights do not depend on it.
+    pub activation: Option<Activation>,
     /// What to provoke, in an architecture with I2_S matrices; `None` for an ordinary model.
     pub stress: Option<Stress>,
     /// Equal options and seeds give equal files.
@@ -113,6 +115,7 @@ impl SynthOptions {
             n_vocab,
             n_ctx,
             rope_base,
+            activation: None,
             stress: None,
             seed,
         }
@@ -335,6 +338,12 @@ fn metadata(o: &SynthOptions, vocab: &Vocab, path: &Path) -> Result<Metadata, bi
         1e-5f32.into(),
     )?;
     put(&format!("{arch}.rope.freq_base"), o.rope_base.into())?;
+    if let Some(activation) = o.activation {
+        put(
+            &format!("{arch}.{}", activation::KEY),
+            activation.name().into(),
+        )?;
+    }
     for (key, value) in vocab.metadata() {
         put(&format!("tokenizer.ggml.{key}"), value)?;
     }

@@ -3,7 +3,7 @@
 use super::answers::Answers;
 pub use super::answers::Case;
 use super::maths::{self, Rounding};
-use super::mistakes::hypotheses;
+use super::mistakes::{Mistake, hypotheses};
 use super::wrong::Stage;
 use super::{Oracle, OracleError};
 
@@ -190,7 +190,12 @@ fn findings(stage: &Stage, row: &[f64]) -> Vec<String> {
         if let Some(wrong) = stage.done_wrong(mistake)
             && explains(&wrong, stage.right, row, SAME)
         {
-            findings.push(text.to_owned());
+            findings.push(match mistake {
+                Mistake::Silu | Mistake::Relu2 | Mistake::Relu | Mistake::Gelu => {
+                    format!("{text}{}", stage.oracle.on_the_activation())
+                }
+                _ => text.to_owned(),
+            });
         }
     }
     if findings.is_empty() {

@@ -326,8 +326,8 @@ const HYPOTHESES: &[(&[Tap], &[Hypothesis])] = &[
     (
         &[Tap::FfnAct],
         &[
-            (M::Silu, "matches SiLU, the model says ReLU²"),
-            (M::Relu2, "matches ReLU², the model says SiLU"),
+            (M::Silu, "matches SiLU"),
+            (M::Relu2, "matches ReLU²"),
             (M::Relu, "matches ReLU"),
             (M::Gelu, "matches GELU"),
             (M::UpLeftOut, "does not multiply by up"),

@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bitnet_model::Hyperparameters;
 use bitnet_model::check::{check_weights, zero_tensors};
 use bitnet_model::gguf::{Gguf, TensorType};
 use bitnet_model::tap::Tap;
+use bitnet_model::{Activation, Hyperparameters};
 use bitnet_sys::{
     Context, ContextOptions, LoadOptions, Logits, Model, Node, NodeInfo, NodeObserver, Severity,
     Values,
@@ -23,6 +23,8 @@ use crossval_protocol::{
 /// BitNet.cpp behind the protocol.
 #[derive(Default)]
 pub(crate) struct BitnetCppBackend {
+    /// What the model is taken to have; the library computes what it does.
+    activation: Option<Activation>,
     loaded: Option<(Arc<Model>, NodeMap)>,
     /// Where that is from.
     path: PathBuf,
@@ -54,6 +56,13 @@ fn checked(path: &Path) -> Result<Gguf, Refusal> {
 }
 
 impl BitnetCppBackend {
+    pub(crate) fn new(activation: Option<Activation>) -> BitnetCppBackend {
+        BitnetCppBackend {
+            activation,
+            ..BitnetCppBackend::default()
+        }
+    }
+
     fn model(&self) -> Result<&(Arc<Model>, NodeMap), Refusal> {
         self.loaded
             .as_ref()
@@ -123,7 +132,8 @@ impl Backend for BitnetCppBackend {
             .then(|| vocab_facts(&gguf, &model))
             .transpose()?;
         // The sizes are the library's own reading of the file.
-        let read = facts::model(&gguf, &Hyperparameters::read(&gguf)?);
+        let shape = Hyperparameters::read_as(&gguf, self.activation)?;
+        let read = facts::model(&gguf, &shape);
         let or_read = |known: Option<u32>, read| known.map_or(read, |n| n as usize);
         let facts = ModelFacts {
             n_layer: known.n_layer as usize,

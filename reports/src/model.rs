@@ -272,6 +272,32 @@ pub struct Model {
     pub n_ctx_train: usize,
     /// Tensors per type name (`I2_S`, `F32`, …).
     pub tensor_types: BTreeMap<String, usize>,
+    /// Function on the gate of the feed-forward network; null in older reports, and where nobody here knows the model.
+    #[serde(default)]
+    pub activation: Option<Activation>,
+}
+
+/// The activation that a model was taken to have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Activation {
+    /// `silu` or `relu2`.
+    pub function: String,
+    /// Who says so.
+    pub source: ActivationSource,
+}
+
+/// Who says what the activation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ActivationSource {
+    /// The file, by `<arch>.hidden_activation`.
+    File,
+    /// The architecture, of which there is no other.
+    Architecture,
+    /// Nobody: the architecture's usual one, where files of its name exist with another.
+    Assumed,
+    /// The command line, by `--activation`.
+    Override,
 }
 
 /// The two engines.
@@ -366,6 +392,9 @@ pub struct Inputs {
     pub modes: Vec<Mode>,
     /// The tolerance profile, as used.
     pub profile: Profile,
+    /// The activation given with `--activation`; null without.
+    #[serde(default)]
+    pub activation: Option<String>,
 }
 
 /// One prompt.

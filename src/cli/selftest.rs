@@ -9,7 +9,7 @@ use reports::model::{Mode, Role, Status};
 use reports::outcome::Outcome;
 
 use super::inspect::table;
-use super::limits::LimitFlags;
+use super::limits::{LimitFlags, ModelFlags};
 use super::terminal::Terminal;
 use bitnet_model::Hyperparameters;
 use bitnet_model::gguf::Gguf;
@@ -64,6 +64,8 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    of_model: ModelFlags,
+    #[command(flatten)]
     limits: LimitFlags,
 }
 
@@ -77,7 +79,7 @@ pub(super) fn run(
     let scratch = tempfile::tempdir().map_err(temporary)?;
     let options = RunOptions {
         setup: Setup {
-            launcher: args.limits.launcher(),
+            launcher: args.of_model.apply(args.limits.launcher()),
             model: args.model.unwrap_or_else(|| demo.path().to_owned()),
             reference: args.reference.parse()?,
             candidate: EngineSpec::Rust { fault: None },

@@ -3,13 +3,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bitnet_model::{Architecture, ErrorKind};
+use bitnet_model::{Activation, Architecture, ErrorKind};
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use reports::StagedFile;
 use reports::number;
 use reports::outcome::Outcome;
 
+use super::limits::activation;
 use super::terminal::Terminal;
 use bitnet_synth::{Error as SynthError, Preset, Stress, SynthOptions, SyntheticModel};
 use crossval::Error;
@@ -44,6 +45,9 @@ pub(super) struct Args {
     /// Context length, tokens
     #[arg(long, value_name = "N")]
     ctx: Option<u32>,
+    /// Name this activation in the file [default: none]
+    #[arg(long, value_name = "NAME", value_parser = activation())]
+    activation: Option<Activation>,
     /// Make a model that drives engines where they are known to go wrong
     #[arg(long, value_enum, value_name = "WHAT")]
     stress: Option<StressArg>,
@@ -103,7 +107,10 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
         PresetArg::Small => Preset::Small,
         PresetArg::TwoB4T => Preset::TwoB4T,
     };
-    let mut options = SynthOptions::new(args.arch, preset, args.seed);
+    let mut options = SynthOptions {
+        activation: args.activation,
+        ..SynthOptions::new(args.arch, preset, args.seed)
+    };
     if let Some(StressArg::I16Overflow) = args.stress {
         options = options.with_stress(Stress::I16Overflow);
     }

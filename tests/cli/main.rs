@@ -1,5 +1,6 @@
 //! The `crossval` binary, from outside: what people and CI see of it.
 
+mod activation;
 mod adversity;
 mod bad_input;
 mod bench;

@@ -6,15 +6,15 @@ use std::sync::{Arc, OnceLock};
 use bitnet_model::layout::{self, EMBEDDING, OUTPUT, ROPE_FACTORS};
 use bitnet_model::{Hyperparameters, Tap};
 
-use super::definition::Definition;
+use super::definition::{Activation, Definition};
 use super::linear::{Linear, Matrix};
 use super::{Layer, Model};
 use crate::Error;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::kernels::Kernel;
 
-pub(super) fn load(gguf: Arc<Gguf>) -> Result<Model, Error> {
-    let hyperparameters = Hyperparameters::read(&gguf)?;
+pub(super) fn load(gguf: Arc<Gguf>, activation: Option<Activation>) -> Result<Model, Error> {
+    let hyperparameters = Hyperparameters::read_as(&gguf, activation)?;
     layout::check(&gguf, &hyperparameters)?;
     let loader = Loader { gguf: &gguf };
     let embedding = loader.embedding()?;
@@ -30,7 +30,7 @@ pub(super) fn load(gguf: Arc<Gguf>) -> Result<Model, Error> {
     let layers = (0..hyperparameters.n_layer).map(|i| loader.layer(&hyperparameters, i));
     Ok(Model {
         kernel: Kernel::select()?,
-        definition: Definition::of(hyperparameters.architecture),
+        definition: Definition::of(&hyperparameters),
         embedding,
         layers: layers.collect::<Result<_, Error>>()?,
         output_norm: loader.vector("output_norm.weight")?,

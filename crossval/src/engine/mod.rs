@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bitnet_model::Activation;
 use reports::model::{EngineFailure, Role};
 
 pub(crate) use self::consumption::{Consumption, Moment, own_peak_bytes};
@@ -82,6 +83,8 @@ pub struct Launcher {
     pub limits: Limits,
     /// Whether this program is linked to BitNet.cpp.
     pub has_reference: bool,
+    /// What the model is taken to have, whatever its file says. Engines from outside are not told.
+    pub activation: Option<Activation>,
     /// How workers ended that nobody ended by [`Engine::end`].
     pub bad_ends: BadEnds,
 }
@@ -103,6 +106,12 @@ impl BadEnds {
 }
 
 impl Launcher {
+    /// The activation given, for a report.
+    pub(crate) fn activation_name(&self) -> Option<String> {
+        self.activation
+            .map(|activation| activation.name().to_owned())
+    }
+
     /// Starts a worker and reads its hello. With `cpus`, it is pinned to those.
     ///
     /// # Errors

@@ -44,6 +44,7 @@ use crate::profile::Profile;
 use crate::progress::Progress;
 use crate::session::batches::Sequence;
 use crate::session::chat;
+use crate::session::activation;
 use crate::session::loaded::{Loaded, bad_ends};
 use crate::session::model_file::ModelFile;
 use crate::session::prompts::{Prompt, PromptSource, Tokenized};
@@ -172,6 +173,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
             profile: plan.profile(),
         },
         taps: measured.tap_results(),
+            activation: setup.launcher.activation_name(),
         logits,
         noise_floor: measured.noise_floor(&exact_engines(setup, &opened.traces)),
         coverage: measured.coverage(),
@@ -503,6 +505,7 @@ fn judge(
 }
 
 /// The engines that give the same bits however many threads and whatever the batches: the Rust engine, also where a trace
+    findings.extend(activation::assumed(&plan.facts));
 /// answers in its place.
 fn exact_engines(setup: &Setup, traces: &Traces) -> Vec<Role> {
     let exact = |role: &Role| {

@@ -367,6 +367,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
             n_ctx_train: 256,
             tensor_types: BTreeMap::from([("F32".to_owned(), 25), ("I2_S".to_owned(), 42)]),
         },
+            activation: None,
         engines: Engines {
             reference: Engine {
                 name: "bitnet.cpp".to_owned(),
@@ -426,6 +427,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
             threads: 1,
             modes: vec![Mode::Isolated, Mode::Cumulative],
             profile: Profile {
+            activation: None,
                 name: "standard".to_owned(),
                 isolated_nmse: LAYER_TAPS
                     .iter()
