@@ -46,10 +46,8 @@ pub(super) fn run(provenance: &Provenance, terminal: Terminal) -> Result<Outcome
     tools.add_row(["libclang", &libclang]);
     terminal.print(&format!("{tools}\n\n"))?;
 
-    let mut specs = vec![EngineSpec::Rust { fault: None }, EngineSpec::BitnetCpp];
-    specs.extend(named_references());
     let mut reference = false;
-    for spec in &specs {
+    for spec in &built() {
         match launcher().start(spec, None) {
             Ok(engine) => {
                 reference |= *spec == EngineSpec::BitnetCpp;
@@ -90,6 +88,13 @@ fn libclang() -> Option<String> {
         .lines()
         .find(|l| l.trim_start().starts_with("libclang"))?;
     Some(line.rsplit("=> ").next()?.to_owned())
+}
+
+/// The engines that can be started here, or could be, were they built.
+pub(super) fn built() -> Vec<EngineSpec> {
+    let mut specs = vec![EngineSpec::Rust { fault: None }, EngineSpec::BitnetCpp];
+    specs.extend(named_references());
+    specs
 }
 
 fn named_references() -> Vec<EngineSpec> {

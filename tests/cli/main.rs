@@ -15,6 +15,7 @@ mod gate;
 mod generate;
 mod help;
 mod hostile;
+mod inspect;
 mod known;
 mod parity;
 mod perplexity;
