@@ -423,7 +423,8 @@ impl Oracle {
         let mut out = vec![Vec::with_capacity(outputs.len()); x.len()];
         if matrix.is_ternary() {
             let weight_scale = matrix.ternary_scale();
-            let x: Vec<(Vec<i64>, f64)> = x.iter().map(|x| codes(x, rounding)).collect();
+            let x: Vec<(Vec<i64>, f64)> =
+                x.iter().map(|x| maths::int8_codes(x, rounding)).collect();
             for &row in outputs {
                 let mut weights = matrix.ternary_codes(row);
                 weights.iter_mut().for_each(|code| *code -= 1);
@@ -550,16 +551,6 @@ impl Oracle {
         let layer = layer.map_or(String::new(), |l| format!("layer {l}, "));
         OracleError(format!("no values of {layer}{tap} at position {position}"))
     }
-}
-
-/// The int8 codes of an activation row, and their scale.
-fn codes(x: &[f64], rounding: Rounding) -> (Vec<i64>, f64) {
-    if rounding != Rounding::ProductToF32 {
-        return maths::int8_codes(x);
-    }
-    let scale = maths::int8_scale(x);
-    let code = |v: &f64| f64::from((v * scale) as f32).round_ties_even() as i64;
-    (x.iter().map(|v| code(v).clamp(-128, 127)).collect(), scale)
 }
 
 fn sum(a: &[f64], b: &[f64]) -> Vec<f64> {

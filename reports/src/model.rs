@@ -515,8 +515,25 @@ pub struct TapStats {
     /// The same of single elements.
     #[serde(default)]
     pub element_share: Option<f64>,
-    /// Whether every limit holds; null where this mode does not gate the tap.
+    /// What the engines round in the rows beyond a limit, in each of which the oracle finds both right; null where there
+    /// are none of that kind.
+    #[serde(default)]
+    pub allowed: Option<AllowedRoundings>,
+    /// Whether every limit holds, but for rows that are `allowed`; null where this mode does not gate the tap.
     pub pass: Option<bool>,
+}
+
+/// Roundings that the model's types allow, by which two engines differ.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AllowedRoundings {
+    /// Rows beyond a limit.
+    pub rows: u64,
+    /// How many of them the oracle has judged: all, or a sample.
+    pub judged: u64,
+    /// What the reference rounds: `none`, `int8 codes rounded half away from zero`, …
+    pub reference: String,
+    /// What the candidate rounds.
+    pub candidate: String,
 }
 
 /// One element of a tap and what both engines have there.

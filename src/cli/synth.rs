@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bitnet_model::gguf::TensorType;
 use bitnet_model::{Activation, Architecture, ErrorKind};
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -45,6 +46,9 @@ pub(super) struct Args {
     /// Context length, tokens
     #[arg(long, value_name = "N")]
     ctx: Option<u32>,
+    /// Type of the norms' weights
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = NormType::F32)]
+    norm_type: NormType,
     /// Name this activation in the file [default: none]
     #[arg(long, value_name = "NAME", value_parser = activation())]
     activation: Option<Activation>,
@@ -68,6 +72,14 @@ enum PresetArg {
     /// The shape of BitNet b1.58 2B4T, 1.18 GB: 30 layers of 2560
     #[value(name = "2b-4t")]
     TwoB4T,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum NormType {
+    /// What every engine reads
+    F32,
+    /// What newer converters write
+    F16,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -108,6 +120,10 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
         PresetArg::TwoB4T => Preset::TwoB4T,
     };
     let mut options = SynthOptions {
+        norm_type: match args.norm_type {
+            NormType::F32 => TensorType::F32,
+            NormType::F16 => TensorType::F16,
+        },
         activation: args.activation,
         ..SynthOptions::new(args.arch, preset, args.seed)
     };

@@ -17,6 +17,7 @@ mod help;
 mod hostile;
 mod inspect;
 mod known;
+mod norms;
 mod parity;
 mod perplexity;
 mod profile;

@@ -281,6 +281,7 @@ pub fn nulls() -> Report {
                 max_quantiser_steps: None,
                 head_share: None,
                 element_share: None,
+                allowed: None,
                 limit: None,
                 pass: None,
             };
@@ -366,8 +367,8 @@ pub fn report(layers: usize, prompts: usize) -> Report {
             n_vocab: 512,
             n_ctx_train: 256,
             tensor_types: BTreeMap::from([("F32".to_owned(), 25), ("I2_S".to_owned(), 42)]),
-        },
             activation: None,
+        },
         engines: Engines {
             reference: Engine {
                 name: "bitnet.cpp".to_owned(),
@@ -426,8 +427,8 @@ pub fn report(layers: usize, prompts: usize) -> Report {
             decode_steps: 8,
             threads: 1,
             modes: vec![Mode::Isolated, Mode::Cumulative],
-            profile: Profile {
             activation: None,
+            profile: Profile {
                 name: "standard".to_owned(),
                 isolated_nmse: LAYER_TAPS
                     .iter()
@@ -551,6 +552,7 @@ fn stats(nmse: f64, limit: Option<f64>) -> TapStats {
         max_quantiser_steps: None,
         head_share: None,
         element_share: None,
+        allowed: None,
         limit,
         pass: None,
     };
