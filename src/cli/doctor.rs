@@ -4,9 +4,8 @@ use std::process::Command;
 
 use reports::outcome::Outcome;
 
-use super::inspect::table;
 use super::limits::launcher;
-use super::terminal::Terminal;
+use super::terminal::{Terminal, table};
 use crossval::Error;
 use crossval::engine::{EngineSpec, reference_folders, this_program};
 use crossval::environment::{self, Provenance};

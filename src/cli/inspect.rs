@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use bitnet_model::check::check_weights;
 use bitnet_model::gguf::{Array, Gguf, Value};
 use bitnet_model::lint;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::CellAlignment;
 use reports::number;
 use reports::outcome::Outcome;
 use serde::Serialize;
 
 use super::doctor::built;
 use super::limits::LimitFlags;
-use super::terminal::Terminal;
+use super::terminal::{Terminal, table};
 use crossval::Error;
 use crossval::engine::{EngineSpec, Launcher};
 
@@ -236,12 +236,6 @@ fn conclusions(inspection: &Inspection) -> String {
         );
     }
     out
-}
-
-pub(super) fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header);
-    table
 }
 
 /// A scalar as it is.

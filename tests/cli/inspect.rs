@@ -104,7 +104,7 @@ fn what_engines_refuse_is_said_in_their_words() {
     assert!(refusal.contains(key), "{refusal}");
     let silu = json(&with(&scratch, &[(key, "silu".into())]));
     let says = remark(&silu, "activation-otherwise").expect("a remark");
-    assert!(says.contains("the file says SiLU"), "{says}");
+    assert!(says.contains("said by the file to be SiLU"), "{says}");
     assert_eq!(remark(&silu, "activation-assumed"), None);
 }
 

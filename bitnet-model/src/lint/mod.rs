@@ -144,11 +144,11 @@ fn activation_otherwise(gguf: &Gguf) -> Option<String> {
         .collect();
     let computed: Vec<String> = computed.into_iter().collect();
     let taken = match source {
-        Source::File => "the file says",
-        _ => "it is taken for",
+        Source::File => "said by the file to be",
+        _ => "taken for",
     };
     Some(format!(
-        "the activation: {taken} {function}; {otherwise} compute {}, whatever the file says",
+        "the activation is {taken} {function}; what {otherwise} computes is {}, whatever the file says",
         computed.join(" or ")
     ))
 }

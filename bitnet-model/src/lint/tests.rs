@@ -143,10 +143,13 @@ fn an_activation_that_vintages_do_not_compute() {
     let of = |value: &str| made("bitnet-b1.58", vec![(key, value.into())]);
     assert_eq!(
         of("silu").says("activation-otherwise").unwrap(),
-        "the activation: the file says SiLU; BitNet.cpp 2026-01 compute ReLU², whatever the file says"
+        "the activation is said by the file to be SiLU; what BitNet.cpp 2026-01 computes is ReLU², whatever the file says"
     );
     let says = of("relu2").says("activation-otherwise").unwrap();
-    assert!(says.contains("BitNet.cpp 2026-07 compute SiLU"), "{says}");
+    assert!(
+        says.contains("what BitNet.cpp 2026-07 computes is SiLU"),
+        "{says}"
+    );
     let says = of("gelu").says("activation-unknown").unwrap();
     assert!(
         says.starts_with(r#"bitnet-b1.58.hidden_activation is "gelu""#),
