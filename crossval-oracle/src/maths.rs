@@ -221,7 +221,9 @@ mod tests {
 
     #[test]
     fn codes_of_a_known_row() {
-        let x = [-2.0, 1.0, 0.0, 0.5, 3.0 / 127.0, 5.0 / 127.0, -5.0 / 127.0];
+        // In f32 a half, and less than one before that.
+        let near = |half: f32| f64::from(half / 63.5);
+        let x = [-2.0, 1.0, 0.0, 0.5, near(1.5), near(2.5), near(-2.5)];
         for (rounding, want) in [
             (Rounding::None, [-127, 64, 0, 32, 1, 2, -2]),
             (Rounding::ProductToF32, [-127, 64, 0, 32, 2, 2, -2]),
