@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::activation::{Activation, Chosen};
 use crate::architecture::Architecture;
 use crate::error::Error;
 use crate::gguf::{FromValue, Gguf, StringArray};
@@ -36,6 +37,8 @@ pub struct Hyperparameters {
     pub rope_scale: f32,
     /// Added to the mean square in RMS norms.
     pub rms_eps: f32,
+    /// Function on the gate of the feed-forward network.
+    pub activation: Chosen,
     /// The output head is the token embedding.
     pub tied_output: bool,
 }
@@ -71,10 +74,18 @@ impl Hyperparameters {
     /// Reads the metadata; the defaults are llama.cpp's.
     ///
     /// # Errors
+    /// As [`read_as`](Self::read_as).
+    pub fn read(gguf: &Gguf) -> Result<Hyperparameters, Error> {
+        Hyperparameters::read_as(gguf, None)
+    }
+
+    /// As [`read`](Self::read), with an activation in place of the file's.
+    ///
+    /// # Errors
     /// The message names the file and the key: [`Unsupported`](crate::ErrorKind::Unsupported) for an unknown
     /// architecture or what no engine here has, [`BadFile`](crate::ErrorKind::BadFile) for what is missing or
     /// contradicts itself.
-    pub fn read(gguf: &Gguf) -> Result<Hyperparameters, Error> {
+    pub fn read_as(gguf: &Gguf, activation: Option<Activation>) -> Result<Hyperparameters, Error> {
         let metadata = gguf.metadata();
         let name = metadata.str("general.architecture")?;
         let architecture = Architecture::named(name).ok_or_else(|| {
@@ -137,6 +148,7 @@ impl Hyperparameters {
                 "attention.layer_norm_rms_epsilon",
                 metadata.f32(&keys.key("attention.layer_norm_rms_epsilon"))?,
             )?,
+            activation: Chosen::of(gguf, name, architecture.activation(), activation)?,
             tied_output: !architecture.may_have_own_head()
                 || gguf.tensor("output.weight").is_none(),
         })

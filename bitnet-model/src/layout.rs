@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use crate::error::Error;
-use crate::gguf::{Gguf, TensorInfo, TensorType};
+use crate::gguf::{Gguf, TensorInfo};
 use crate::hyperparameters::Hyperparameters;
 use crate::tap::{Tap, Weight};
 
@@ -48,7 +48,7 @@ pub fn product_of(gguf: &Gguf, tensor: &str) -> Option<Tap> {
     Tap::ALL.into_iter().find(applies)
 }
 
-/// Holds a file to the layout of its model: every tensor that must be there is, in its shape, vectors are F32, and
+/// Holds a file to the layout of its model: every tensor that must be there is, in its shape, vectors are floats, and
 /// there is none that nothing applies.
 ///
 /// # Errors
@@ -122,8 +122,8 @@ impl Checker<'_> {
 
     fn vector(&mut self, name: &str, n: usize) -> Result<(), Error> {
         let info = self.required(name, &[n])?;
-        if info.ty != TensorType::F32 {
-            let what = format!("tensor {name:?} has type {}, F32 is due", info.ty);
+        if !info.ty.is_float() {
+            let what = format!("tensor {name:?} has type {}, a float is due", info.ty);
             return Err(Error::unsupported(self.gguf.path(), what));
         }
         Ok(())

@@ -5,9 +5,11 @@
 //! |---|---|
 //! | [`gguf`] | the container: reading, with every count and offset checked, and writing |
 //! | [`tap`] | the places in the forward pass at which engines are compared, in one table |
+//! | [`activation`] | the function on the gate of the feed-forward network, and who says so |
 //! | [`architecture`] | model families: one file of keys, tensors and taps each |
 //! | [`hyperparameters`] | what a file says of its model's shape |
 //! | [`layout`] | which tensors a model's file must hold, and in which shapes |
+//! | [`lint`] | files that are not what they say, or that engines read in different ways |
 //! | [`check`] | weights that no file should hold |
 //! | [`regular_file`] | opening what is read from its start to its end |
 //! | [`random`] | random numbers that are the same on every machine |
@@ -28,6 +30,7 @@
 //! # }
 //! ```
 
+pub mod activation;
 pub mod architecture;
 #[cfg(feature = "chat")]
 pub mod chat;
@@ -36,10 +39,12 @@ mod error;
 pub mod gguf;
 pub mod hyperparameters;
 pub mod layout;
+pub mod lint;
 pub mod random;
 pub mod regular_file;
 pub mod tap;
 
+pub use activation::Activation;
 pub use architecture::Architecture;
 pub use error::{Error, ErrorKind};
 pub use hyperparameters::Hyperparameters;

@@ -26,7 +26,7 @@ use std::path::Path;
 
 use bitnet_model::gguf::{Metadata, TensorType, Value, Writer};
 use bitnet_model::random::Rng;
-use bitnet_model::{Architecture, Tap};
+use bitnet_model::{Activation, Architecture, Tap, activation};
 pub use stress::Stress;
 
 use random::{NORMAL_LEVELS, TERNARY_NONZERO, fill_ternary, normal_table};
@@ -89,6 +89,10 @@ pub struct SynthOptions {
     pub n_ctx: u32,
     /// RoPE frequency base.
     pub rope_base: f32,
+    /// Type of the norms' weights: F32, as BitNet.cpp has it, or F16, as newer converters write them.
+    pub norm_type: TensorType,
+    /// What the file says of its activation; `None` for a file that says nothing. Weights do not depend on it.
+    pub activation: Option<Activation>,
     /// What to provoke, in an architecture with I2_S matrices; `None` for an ordinary model.
     pub stress: Option<Stress>,
     /// Equal options and seeds give equal files.
@@ -113,6 +117,8 @@ impl SynthOptions {
             n_vocab,
             n_ctx,
             rope_base,
+            norm_type: TensorType::F32,
+            activation: None,
             stress: None,
             seed,
         }
@@ -261,7 +267,7 @@ fn tensors(o: &SynthOptions) -> Vec<Tensor> {
     let norm = |name: String, n: u64, gamma: f64| Tensor {
         name,
         shape: vec![n],
-        ty: TensorType::F32,
+        ty: o.norm_type,
         fill: Fill::Gamma(gamma),
     };
     let matrix = |name: String, shape: [u64; 2], input: f64, output: f64| Tensor {
@@ -335,6 +341,12 @@ fn metadata(o: &SynthOptions, vocab: &Vocab, path: &Path) -> Result<Metadata, bi
         1e-5f32.into(),
     )?;
     put(&format!("{arch}.rope.freq_base"), o.rope_base.into())?;
+    if let Some(activation) = o.activation {
+        put(
+            &format!("{arch}.{}", activation::KEY),
+            activation.name().into(),
+        )?;
+    }
     for (key, value) in vocab.metadata() {
         put(&format!("tokenizer.ggml.{key}"), value)?;
     }
@@ -441,8 +453,17 @@ impl Tensor {
                 let gammas = table
                     .iter()
                     .map(|z| (mean * (1.0 + 0.1 * f64::from(*z))) as f32);
-                let bytes: Vec<[u8; 4]> = gammas.map(f32::to_le_bytes).collect();
-                write_levels(&bytes, n, &mut rng, out)
+                match self.ty {
+                    TensorType::F16 => {
+                        let half = |gamma| half::f16::from_f32(gamma).to_le_bytes();
+                        let bytes: Vec<[u8; 2]> = gammas.map(half).collect();
+                        write_levels(&bytes, n, &mut rng, out)
+                    }
+                    _ => {
+                        let bytes: Vec<[u8; 4]> = gammas.map(f32::to_le_bytes).collect();
+                        write_levels(&bytes, n, &mut rng, out)
+                    }
+                }
             }
             Fill::Matrix { input, output } if self.ty == TensorType::I2_S => {
                 let scale = ternary_scale(self.shape[0], input, output);
@@ -460,7 +481,10 @@ impl Tensor {
                 let shape = [self.shape[0] as usize, self.shape[1] as usize];
                 rows.write(shape, scale as f32, &mut rng, out)
             }
-            Fill::Ones => (0..n).try_for_each(|_| out.write_all(&1f32.to_le_bytes())),
+            Fill::Ones => (0..n).try_for_each(|_| match self.ty {
+                TensorType::F16 => out.write_all(&half::f16::ONE.to_le_bytes()),
+                _ => out.write_all(&1f32.to_le_bytes()),
+            }),
             Fill::Matrix { input, output } => {
                 let sigma = output / (input * (self.shape[0] as f64).sqrt());
                 write_levels(&scaled_f32(table, sigma), n, &mut rng, out)

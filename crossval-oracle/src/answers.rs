@@ -47,7 +47,7 @@ pub(super) struct Choice([usize; 3]);
 
 impl Choice {
     /// The likeliest first: an engine rounds what attention starts from alike, or the query alone.
-    const ALL: [Choice; 8] = [
+    const ALL: [Choice; 16] = [
         Choice([0, 0, 0]),
         Choice([1, 1, 0]),
         Choice([1, 0, 0]),
@@ -56,6 +56,14 @@ impl Choice {
         Choice([1, 1, 1]),
         Choice([1, 0, 1]),
         Choice([0, 1, 1]),
+        Choice([0, 0, 2]),
+        Choice([1, 1, 2]),
+        Choice([1, 0, 2]),
+        Choice([0, 1, 2]),
+        Choice([0, 0, 3]),
+        Choice([1, 1, 3]),
+        Choice([1, 0, 3]),
+        Choice([0, 1, 3]),
     ];
 
     fn of(self, tap: Tap, roundings: &[Rounding]) -> Rounding {

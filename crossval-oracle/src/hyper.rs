@@ -1,5 +1,6 @@
 //! What a model's metadata says of its shape.
 
+use bitnet_model::Activation;
 use bitnet_model::gguf::Gguf;
 
 use super::OracleError;
@@ -10,7 +11,7 @@ use super::weights::vector;
 struct Family {
     /// `general.architecture`.
     name: &'static str,
-    /// ReLU² on the gate; else SiLU.
+    /// ReLU² on the gate where the file names no function; else SiLU.
     relu2: bool,
     /// Norms before the output and down projections.
     sub_norms: bool,
@@ -80,7 +81,11 @@ pub struct Hyperparameters {
 }
 
 impl Hyperparameters {
-    pub(super) fn read(gguf: &Gguf) -> Result<Hyperparameters, OracleError> {
+    /// With `activation` in place of the file's, if there is one.
+    pub(super) fn read(
+        gguf: &Gguf,
+        activation: Option<Activation>,
+    ) -> Result<Hyperparameters, OracleError> {
         let metadata = gguf.metadata();
         let architecture = metadata.str("general.architecture")?.to_owned();
         let family = FAMILIES.iter().find(|family| family.name == architecture);
@@ -140,10 +145,26 @@ impl Hyperparameters {
             head_dim,
             n_ctx_train: size("context_length")?,
             eps: f64::from(metadata.f32(&key("attention.layer_norm_rms_epsilon"))?),
-            relu2: family.relu2,
+            relu2: match activation {
+                Some(given) => given == Activation::Relu2,
+                None => relu2(gguf, &key("hidden_activation"))?.unwrap_or(family.relu2),
+            },
             sub_norms: family.sub_norms,
             rope,
             architecture,
         })
+    }
+}
+
+/// Whether the function that a file names is ReLU², and not SiLU; `None` if it names none.
+fn relu2(gguf: &Gguf, key: &str) -> Result<Option<bool>, OracleError> {
+    match gguf.metadata().optional(key)? {
+        None => Ok(None),
+        Some("relu2" | "relu_squared") => Ok(Some(true)),
+        Some("silu" | "swish" | "swiglu") => Ok(Some(false)),
+        Some(other) => {
+            let what = format!("{key}: {other:?} is not known to the oracle");
+            Err(OracleError::new(gguf, what))
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::answers::Answers;
 pub use super::answers::Case;
 use super::maths::{self, Rounding};
-use super::mistakes::hypotheses;
+use super::mistakes::{Mistake, hypotheses};
 use super::wrong::Stage;
 use super::{Oracle, OracleError};
 
@@ -190,7 +190,12 @@ fn findings(stage: &Stage, row: &[f64]) -> Vec<String> {
         if let Some(wrong) = stage.done_wrong(mistake)
             && explains(&wrong, stage.right, row, SAME)
         {
-            findings.push(text.to_owned());
+            findings.push(match mistake {
+                Mistake::Silu | Mistake::Relu2 | Mistake::Relu | Mistake::Gelu => {
+                    format!("{text}{}", stage.oracle.on_the_activation())
+                }
+                _ => text.to_owned(),
+            });
         }
     }
     if findings.is_empty() {
@@ -452,5 +457,62 @@ mod tests {
             }
         });
         assert!(!judged.right && judged.findings.is_empty(), "{judged:?}");
+    }
+
+    /// Activations whose scale is 1, many of them right between two codes; of those, lower codes are even and odd.
+    fn halves() -> Vec<f64> {
+        let halves = (1..512).map(|i| f64::from(i * 37 % 41 - 20) / 2.0);
+        std::iter::once(127.0).chain(halves).collect()
+    }
+
+    /// What becomes of the product of those with their codes.
+    fn judged_codes(code: fn(usize, f64) -> f64) -> Judged {
+        let oracle = Oracle::open(Path::new(DEMO)).unwrap();
+        let mut inputs = Inputs::default();
+        inputs.put((Tap::FfnSubNorm, Some(1)), 0, halves());
+        let matrix = oracle.matrix("blk.1.ffn_down.weight").unwrap();
+        let codes: Vec<f64> = (0..).zip(halves()).map(|(i, v)| code(i, v)).collect();
+        let rows = (0..matrix.rows).map(|row| maths::dot(&matrix.row(row), &codes));
+        let case = Case {
+            at: AT,
+            batch: Batch {
+                first_position: 0,
+                tokens: &[1],
+            },
+            position: 0,
+            inputs: &inputs,
+            limit: 1e-13,
+            element_limit: None,
+            outputs: None,
+            explain: true,
+        };
+        oracle.judge(case, &[rows.collect()]).unwrap().1.remove(0)
+    }
+
+    #[test]
+    fn halves_go_to_even_or_away_from_zero_in_all_of_a_row() {
+        let even = judged_codes(|_, v| v.round_ties_even());
+        assert!(even.right && even.rounding == Rounding::None, "{even:?}");
+        let away = judged_codes(|_, v| v.round());
+        assert!(away.right, "{away:?}");
+        assert_eq!(
+            away.rounding.name(),
+            "int8 codes rounded half away from zero"
+        );
+        let mixed = judged_codes(|i, v| match i % 2 {
+            0 => v.round(),
+            _ => v.round_ties_even(),
+        });
+        assert!(!mixed.right, "{mixed:?}");
+        let towards = judged_codes(|_, v| (v.abs() - 0.5).ceil().copysign(v));
+        let up = judged_codes(|_, v| (v + 0.5).floor());
+        for (judged, says) in [
+            (towards, "halves of activation codes towards zero"),
+            (up, "codes up"),
+        ] {
+            assert!(!judged.right);
+            let findings = judged.findings.join("; ");
+            assert!(findings.contains(says), "{findings:?} lacks {says:?}");
+        }
     }
 }

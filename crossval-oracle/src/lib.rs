@@ -43,9 +43,10 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use bitnet_model::activation::Source;
 use bitnet_model::gguf::Gguf;
-use bitnet_model::layout;
 use bitnet_model::tap::{Tap, Width};
+use bitnet_model::{Activation, layout};
 
 pub use self::hyper::{Hyperparameters, architectures};
 use self::inputs::{Inputs, TapAt, needs};
@@ -96,6 +97,8 @@ impl Batch<'_> {
 pub struct Oracle {
     gguf: Arc<Gguf>,
     hyper: Hyperparameters,
+    /// Who says what the activation is, for the words of a ruling.
+    activation: Source,
 }
 
 impl Oracle {
@@ -107,19 +110,51 @@ impl Oracle {
         Oracle::new(Arc::new(Gguf::open(path)?))
     }
 
+    /// As [`open`](Self::open), with an activation in place of the file's, if one is given.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_as(path: &Path, activation: Option<Activation>) -> Result<Oracle, OracleError> {
+        Oracle::read(Arc::new(Gguf::open(path)?), activation)
+    }
+
     /// Reads the model of an open file.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     pub fn new(gguf: Arc<Gguf>) -> Result<Oracle, OracleError> {
-        layout::check(&gguf, &bitnet_model::Hyperparameters::read(&gguf)?)?;
-        let hyper = Hyperparameters::read(&gguf)?;
-        Ok(Oracle { gguf, hyper })
+        Oracle::read(gguf, None)
+    }
+
+    fn read(gguf: Arc<Gguf>, activation: Option<Activation>) -> Result<Oracle, OracleError> {
+        let shape = bitnet_model::Hyperparameters::read_as(&gguf, activation)?;
+        layout::check(&gguf, &shape)?;
+        let hyper = Hyperparameters::read(&gguf, activation)?;
+        Ok(Oracle {
+            gguf,
+            hyper,
+            activation: shape.activation.source,
+        })
     }
 
     /// The hyperparameters.
     pub fn hyper(&self) -> &Hyperparameters {
         &self.hyper
+    }
+
+    /// What stands against an engine whose values match another activation, behind its name.
+    fn on_the_activation(&self) -> String {
+        let own = match self.hyper.relu2 {
+            true => "ReLU²",
+            false => "SiLU",
+        };
+        match self.activation {
+            Source::File | Source::Architecture => format!(", the model says {own}"),
+            Source::Assumed => {
+                format!("; {own} is assumed, as the file does not name its activation")
+            }
+            Source::Override => format!(", --activation says {own}"),
+        }
     }
 
     /// The file.
@@ -388,7 +423,8 @@ impl Oracle {
         let mut out = vec![Vec::with_capacity(outputs.len()); x.len()];
         if matrix.is_ternary() {
             let weight_scale = matrix.ternary_scale();
-            let x: Vec<(Vec<i64>, f64)> = x.iter().map(|x| codes(x, rounding)).collect();
+            let x: Vec<(Vec<i64>, f64)> =
+                x.iter().map(|x| maths::int8_codes(x, rounding)).collect();
             for &row in outputs {
                 let mut weights = matrix.ternary_codes(row);
                 weights.iter_mut().for_each(|code| *code -= 1);
@@ -515,16 +551,6 @@ impl Oracle {
         let layer = layer.map_or(String::new(), |l| format!("layer {l}, "));
         OracleError(format!("no values of {layer}{tap} at position {position}"))
     }
-}
-
-/// The int8 codes of an activation row, and their scale.
-fn codes(x: &[f64], rounding: Rounding) -> (Vec<i64>, f64) {
-    if rounding != Rounding::ProductToF32 {
-        return maths::int8_codes(x);
-    }
-    let scale = maths::int8_scale(x);
-    let code = |v: &f64| f64::from((v * scale) as f32).round_ties_even() as i64;
-    (x.iter().map(|v| code(v).clamp(-128, 127)).collect(), scale)
 }
 
 fn sum(a: &[f64], b: &[f64]) -> Vec<f64> {

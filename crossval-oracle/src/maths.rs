@@ -77,10 +77,19 @@ pub fn relu2(x: f64) -> f64 {
 }
 
 /// An activation row as int8 codes, with the scale that they were multiplied by: `127 / max(1e-5, max|x|)`, stored in
-/// f32, codes rounded half to even (BitNet b1.58, Ma et al. 2024; BitNet.cpp's `quantize_row_i8_s`).
-pub fn int8_codes(x: &[f64]) -> (Vec<i64>, f64) {
+/// f32, codes rounded half to even (BitNet b1.58, Ma et al. 2024; BitNet.cpp's `quantize_row_i8_s`), or as `rounding` has
+/// it.
+pub fn int8_codes(x: &[f64], rounding: Rounding) -> (Vec<i64>, f64) {
     let scale = int8_scale(x);
-    let codes = x.iter().map(|v| (v * scale).round_ties_even() as i64);
+    let product = |v: &f64| match rounding {
+        Rounding::ProductToF32 | Rounding::HalvesAwayInF32 => f64::from((v * scale) as f32),
+        _ => v * scale,
+    };
+    let rounded = |product: f64| match rounding {
+        Rounding::HalvesAway | Rounding::HalvesAwayInF32 => product.round(),
+        _ => product.round_ties_even(),
+    };
+    let codes = x.iter().map(|v| rounded(product(v)) as i64);
     (codes.map(|c| c.clamp(-128, 127)).collect(), scale)
 }
 
@@ -106,6 +115,10 @@ pub enum Rounding {
     Q8K,
     /// Activations times their int8 scale to f32, and only then to an integer: without a fused multiply-add.
     ProductToF32,
+    /// Activations times their int8 scale to an integer, halves away from zero.
+    HalvesAway,
+    /// The same, through f32: BitNet.cpp since 2026-07.
+    HalvesAwayInF32,
 }
 
 impl Rounding {
@@ -118,13 +131,18 @@ impl Rounding {
             Rounding::Q8_0 => "inputs rounded to Q8_0",
             Rounding::Q8K => "inputs rounded to Q8_K",
             Rounding::ProductToF32 => "int8 codes rounded twice, through f32",
+            Rounding::HalvesAway => "int8 codes rounded half away from zero",
+            Rounding::HalvesAwayInF32 => "int8 codes rounded half away from zero, through f32",
         }
     }
 
-    /// The values that the stage then computes with. [`Rounding::ProductToF32`] concerns codes, not values.
+    /// The values that the stage then computes with. How int8 codes are rounded concerns no values.
     pub fn apply(self, x: &[f64]) -> Vec<f64> {
         match self {
-            Rounding::None | Rounding::ProductToF32 => x.to_vec(),
+            Rounding::None
+            | Rounding::ProductToF32
+            | Rounding::HalvesAway
+            | Rounding::HalvesAwayInF32 => x.to_vec(),
             Rounding::F16 => x.iter().map(|&v| to_f16(v)).collect(),
             Rounding::Bf16 => x.iter().map(|&v| to_bf16(v)).collect(),
             Rounding::Q8_0 => x.chunks(32).flat_map(q8_0).collect(),
@@ -203,8 +221,22 @@ mod tests {
 
     #[test]
     fn codes_of_a_known_row() {
-        let (codes, scale) = int8_codes(&[-2.0, 1.0, 0.0, 0.5]);
-        assert_eq!((codes, scale), (vec![-127, 64, 0, 32], 63.5));
+        // In f32 a half, and less than one before that.
+        let near = |half: f32| f64::from(half / 63.5);
+        let x = [-2.0, 1.0, 0.0, 0.5, near(1.5), near(2.5), near(-2.5)];
+        for (rounding, want) in [
+            (Rounding::None, [-127, 64, 0, 32, 1, 2, -2]),
+            (Rounding::ProductToF32, [-127, 64, 0, 32, 2, 2, -2]),
+            (Rounding::HalvesAway, [-127, 64, 0, 32, 1, 2, -2]),
+            (Rounding::HalvesAwayInF32, [-127, 64, 0, 32, 2, 3, -3]),
+        ] {
+            let (codes, scale) = int8_codes(&x, rounding);
+            assert_eq!((codes.as_slice(), scale), (&want[..], 63.5), "{rounding:?}");
+        }
+        // Halves that are exact.
+        let x = [-127.0, 0.5, 1.5, -0.5, -2.5];
+        assert_eq!(int8_codes(&x, Rounding::None).0, [-127, 0, 2, 0, -2]);
+        assert_eq!(int8_codes(&x, Rounding::HalvesAway).0, [-127, 1, 2, -1, -3]);
     }
 
     #[test]

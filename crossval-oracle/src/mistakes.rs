@@ -31,8 +31,10 @@ pub(super) enum Mistake {
     ActivationScalePerBlock,
     /// Activation codes are truncated, not rounded.
     CodesTruncated,
-    /// Halves are rounded away from zero, not to even.
-    HalvesAwayFromZero,
+    /// Halves are rounded towards zero, not to even nor away from it.
+    HalvesTowardsZero,
+    /// Halves are rounded up, not to even nor away from zero.
+    HalvesUp,
     /// Integer sums wrap at 16 bits.
     SumsWrapAt16Bits,
     /// The same matrix of another layer.
@@ -205,8 +207,12 @@ const HYPOTHESES: &[(&[Tap], &[Hypothesis])] = &[
                 "truncates the activation codes, the model rounds them",
             ),
             (
-                M::HalvesAwayFromZero,
-                "rounds halves away from zero, the model rounds to even",
+                M::HalvesTowardsZero,
+                "rounds halves of activation codes towards zero, the model rounds to even",
+            ),
+            (
+                M::HalvesUp,
+                "rounds halves of activation codes up, the model rounds to even",
             ),
             (M::SumsWrapAt16Bits, "lets the integer sums wrap at 16 bits"),
             (M::OtherLayersWeights, "uses the weights of another layer"),
@@ -326,8 +332,8 @@ const HYPOTHESES: &[(&[Tap], &[Hypothesis])] = &[
     (
         &[Tap::FfnAct],
         &[
-            (M::Silu, "matches SiLU, the model says ReLU²"),
-            (M::Relu2, "matches ReLU², the model says SiLU"),
+            (M::Silu, "matches SiLU"),
+            (M::Relu2, "matches ReLU²"),
             (M::Relu, "matches ReLU"),
             (M::Gelu, "matches GELU"),
             (M::UpLeftOut, "does not multiply by up"),

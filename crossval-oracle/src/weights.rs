@@ -70,7 +70,12 @@ const FORMATS: [Format; 6] = [
         bytes: 32,
         decode: |data| i2_s(data).map(|code| f64::from(code) - 1.0).collect(),
         ternary: true,
-        roundings: &[Rounding::None, Rounding::ProductToF32],
+        roundings: &[
+            Rounding::None,
+            Rounding::ProductToF32,
+            Rounding::HalvesAway,
+            Rounding::HalvesAwayInF32,
+        ],
     },
 ];
 
@@ -172,18 +177,17 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// A one-dimensional F32 tensor; `None` if the file has none.
+/// A one-dimensional tensor of floats; `None` if the file has none.
 pub fn vector(gguf: &Gguf, name: &str) -> Result<Option<Vec<f64>>, OracleError> {
     let Some(info) = gguf.tensor(name) else {
         return Ok(None);
     };
-    if info.ty != TensorType::F32 {
-        let what = format!("tensor {name:?} has type {}, F32 is due", info.ty);
-        return Err(OracleError::new(gguf, what));
-    }
-    let data = gguf.data(info)?;
-    let values = (0..data.len() / 4).map(|i| f64::from(f32_at(data, i * 4)));
-    Ok(Some(values.collect()))
+    let format = FORMATS.iter().find(|f| f.ty == info.ty && f.block == 1);
+    let format = format.ok_or_else(|| {
+        let what = format!("tensor {name:?} has type {}, a float is due", info.ty);
+        OracleError::new(gguf, what)
+    })?;
+    Ok(Some((format.decode)(gguf.data(info)?)))
 }
 
 fn f32_at(data: &[u8], at: usize) -> f32 {

@@ -4,7 +4,7 @@ use bitnet_model::tap::Tap;
 use half::f16;
 
 use super::inputs::{Inputs, TapAt};
-use super::maths::{self, Rope};
+use super::maths::{self, Rope, Rounding};
 use super::mistakes::{CACHES, Mistake, NORMS, PRODUCTS, RESIDUALS, ROTATIONS};
 use super::weights::Matrix;
 use super::{Batch, Oracle};
@@ -322,7 +322,7 @@ fn quantised(matrix: &Matrix, x: &[f64]) -> Vec<f64> {
     if !matrix.is_ternary() {
         return matrix.roundings()[0].apply(x);
     }
-    let (codes, scale) = maths::int8_codes(x);
+    let (codes, scale) = maths::int8_codes(x, Rounding::None);
     codes.iter().map(|&c| c as f64 / scale).collect()
 }
 
@@ -331,7 +331,7 @@ fn ternary(mistake: Mistake, matrix: &Matrix, x: &[f64]) -> Option<Vec<f64>> {
     if !matrix.is_ternary() {
         return None;
     }
-    let (mut codes, mut scale) = maths::int8_codes(x);
+    let (mut codes, mut scale) = maths::int8_codes(x, Rounding::None);
     let weight_scale = matrix.ternary_scale();
     let mut factor = weight_scale;
     match mistake {
@@ -343,8 +343,12 @@ fn ternary(mistake: Mistake, matrix: &Matrix, x: &[f64]) -> Option<Vec<f64>> {
             codes = x.iter().map(code).collect();
         }
         Mistake::CodesTruncated => codes = x.iter().map(|v| (v * scale) as i64).collect(),
-        Mistake::HalvesAwayFromZero => {
-            codes = x.iter().map(|v| (v * scale).round() as i64).collect();
+        Mistake::HalvesTowardsZero => {
+            let code = |v: &f64| ((v * scale).abs() - 0.5).ceil().copysign(*v) as i64;
+            codes = x.iter().map(code).collect();
+        }
+        Mistake::HalvesUp => {
+            codes = x.iter().map(|v| (v * scale + 0.5).floor() as i64).collect();
         }
         Mistake::ActivationsNotQuantised | Mistake::ActivationScalePerBlock => {
             let x: Vec<f64> = match mistake {

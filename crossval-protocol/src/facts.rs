@@ -24,6 +24,7 @@ pub fn model(gguf: &Gguf, model: &Hyperparameters) -> ModelFacts {
         n_head_kv: model.n_head_kv,
         n_vocab: model.n_vocab,
         n_ctx_train: model.n_ctx_train,
+        activation: Some(model.activation),
         taps: model.architecture.taps(),
         tensor_types: tensor_types(gguf),
         weight_types: weight_types(gguf),

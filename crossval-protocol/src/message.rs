@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use bitnet_model::activation::Chosen;
 use bitnet_model::tap::Tap;
 use serde::{Deserialize, Serialize};
 
@@ -361,6 +362,9 @@ pub struct ModelFacts {
     pub n_vocab: usize,
     /// Context length that the model was trained for.
     pub n_ctx_train: usize,
+    /// Function on the gate of the feed-forward network; null where the engine does not say.
+    #[serde(default)]
+    pub activation: Option<Chosen>,
     /// Taps that the model has.
     pub taps: Vec<Tap>,
     /// Tensors per type name.

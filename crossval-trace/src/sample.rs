@@ -59,6 +59,7 @@ pub fn info() -> TraceInfo {
             n_head_kv: 1,
             n_vocab: N_VOCAB,
             n_ctx_train: 64,
+            activation: None,
             taps: TAPS.to_vec(),
             tensor_types: BTreeMap::new(),
             weight_types: BTreeMap::new(),

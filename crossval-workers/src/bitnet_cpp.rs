@@ -11,10 +11,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bitnet_model::Hyperparameters;
 use bitnet_model::check::{check_weights, zero_tensors};
 use bitnet_model::gguf::{Gguf, TensorType};
 use bitnet_model::tap::Tap;
+use bitnet_model::{Activation, Hyperparameters};
 use bitnet_sys::{
     Context, ContextOptions, LoadOptions, Logits, Model, Node, NodeInfo, NodeObserver, Severity,
     Values,
@@ -35,6 +35,8 @@ const SHORT_CONTEXT: u32 = 32;
 /// BitNet.cpp behind the protocol.
 #[derive(Default)]
 pub(crate) struct BitnetCppBackend {
+    /// What the model is taken to have; the library computes what it does.
+    activation: Option<Activation>,
     loaded: Option<Loaded>,
     /// Where that is from.
     path: PathBuf,
@@ -166,6 +168,13 @@ fn checked(path: &Path) -> Result<Gguf, Refusal> {
 }
 
 impl BitnetCppBackend {
+    pub(crate) fn new(activation: Option<Activation>) -> BitnetCppBackend {
+        BitnetCppBackend {
+            activation,
+            ..BitnetCppBackend::default()
+        }
+    }
+
     fn model(&self) -> Result<&Arc<Model>, Refusal> {
         let loaded = self.loaded.as_ref().ok_or_else(no_model)?;
         Ok(&loaded.model)
@@ -232,7 +241,7 @@ impl Backend for BitnetCppBackend {
             .then(|| vocab_facts(&gguf, &model))
             .transpose()?;
         // The sizes are the library's own reading of the file.
-        let shape = Hyperparameters::read(&gguf)?;
+        let shape = Hyperparameters::read_as(&gguf, self.activation)?;
         let read = facts::model(&gguf, &shape);
         let or_read = |known: Option<u32>, read| known.map_or(read, |n| n as usize);
         let facts = ModelFacts {

@@ -47,6 +47,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use bitnet_model::Activation;
 use crossval_protocol::{self as protocol, Backend};
 
 use self::fault::{Faults, FaultyBackend, Injectors, Tampered};
@@ -71,23 +72,32 @@ pub fn has_reference() -> bool {
 }
 
 /// Serves the engine on standard input and output until the driver quits or closes the pipe, in a [`sandbox`]. `file` is
-/// the trace. Faults are for the engine `rust`.
+/// the trace. Faults are for the engine `rust`. `activation` is what the model is taken to have, whatever its file says.
 ///
 /// # Errors
 /// If the engine is not part of this build, or the pipes cannot be set up.
-pub fn serve(engine: &str, faults: Option<&Faults>, file: Option<&Path>) -> Result<(), Error> {
+pub fn serve(
+    engine: &str,
+    faults: Option<&Faults>,
+    file: Option<&Path>,
+    activation: Option<Activation>,
+) -> Result<(), Error> {
     let facts = [(sandbox::FACT.to_owned(), sandbox::enter())].into();
     let served = match (engine, faults, file) {
-        ("rust", Some(faults), None) => serve_with(faults, facts)?,
-        (engine, None, file) => protocol::serve(&mut *backend(engine, file)?, facts),
+        ("rust", Some(faults), None) => serve_with(faults, activation, facts)?,
+        (engine, None, file) => protocol::serve(&mut *backend(engine, file, activation)?, facts),
         _ => return Err(no_worker(engine)),
     };
     served.map_err(|e| Error::Internal(format!("worker {engine}: {e}")))
 }
 
 /// Serves the engine `rust` with faults.
-fn serve_with(faults: &Faults, facts: BTreeMap<String, String>) -> Result<io::Result<()>, Error> {
-    let engine = rust::RustBackend::new(Injectors::new(faults.of_stages()))?;
+fn serve_with(
+    faults: &Faults,
+    activation: Option<Activation>,
+    facts: BTreeMap<String, String>,
+) -> Result<io::Result<()>, Error> {
+    let engine = rust::RustBackend::new(Injectors::new(faults.of_stages()), activation)?;
     let mut backend = FaultyBackend::new(engine, faults, facts);
     let (times, changed) = backend.times();
     let pipes = || {
@@ -110,17 +120,21 @@ pub fn serve_over(
     input: impl Read + 'static,
     output: impl Write + 'static,
 ) -> Result<(), Error> {
-    let mut backend = backend(engine, file)?;
+    let mut backend = backend(engine, file, None)?;
     protocol::serve_over(&mut *backend, input, output)
         .map_err(|e| Error::Internal(format!("worker {engine}: {e}")))
 }
 
-fn backend(engine: &str, file: Option<&Path>) -> Result<Box<dyn Backend>, Error> {
+fn backend(
+    engine: &str,
+    file: Option<&Path>,
+    activation: Option<Activation>,
+) -> Result<Box<dyn Backend>, Error> {
     Ok(match (engine, file) {
-        ("rust", None) => Box::new(rust::RustBackend::new(Injectors::default())?),
-        ("oracle", None) => Box::new(oracle::OracleBackend::default()),
+        ("rust", None) => Box::new(rust::RustBackend::new(Injectors::default(), activation)?),
+        ("oracle", None) => Box::new(oracle::OracleBackend::new(activation)),
         #[cfg(feature = "reference")]
-        ("bitnet.cpp", None) => Box::new(bitnet_cpp::BitnetCppBackend::default()),
+        ("bitnet.cpp", None) => Box::new(bitnet_cpp::BitnetCppBackend::new(activation)),
         ("trace", Some(file)) => Box::new(trace::TraceBackend::new(file)?),
         _ => return Err(no_worker(engine)),
     })

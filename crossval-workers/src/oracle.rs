@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::path::Path;
 
 use bitnet_core::sampling::greedy;
-use bitnet_model::Hyperparameters;
 use bitnet_model::check::{check_weights, zero_tensors};
 use bitnet_model::tap::{Tap, sites};
+use bitnet_model::{Activation, Hyperparameters};
 use half::f16;
 
 use crossval_oracle::inputs::{Inputs, TapAt};
@@ -21,6 +21,8 @@ use crossval_protocol::{
 /// One sequence, evaluated stage by stage.
 #[derive(Default)]
 pub(crate) struct OracleBackend {
+    /// In place of the file's.
+    activation: Option<Activation>,
     oracle: Option<Oracle>,
     /// Every stage, in the order of the forward pass.
     stages: Vec<TapAt>,
@@ -46,6 +48,13 @@ fn usage(what: impl ToString) -> Refusal {
 }
 
 impl OracleBackend {
+    pub(crate) fn new(activation: Option<Activation>) -> OracleBackend {
+        OracleBackend {
+            activation,
+            ..OracleBackend::default()
+        }
+    }
+
     fn oracle(&self) -> Result<&Oracle, Refusal> {
         let oracle = self.oracle.as_ref();
         oracle.ok_or_else(|| usage("no model is loaded"))
@@ -183,8 +192,9 @@ impl Backend for OracleBackend {
     }
 
     fn load(&mut self, model: &Path) -> Result<ModelFacts, Refusal> {
-        let oracle = Oracle::open(model).map_err(refused)?;
-        let facts = facts::model(oracle.gguf(), &Hyperparameters::read(oracle.gguf())?);
+        let oracle = Oracle::open_as(model, self.activation).map_err(refused)?;
+        let shape = Hyperparameters::read_as(oracle.gguf(), self.activation)?;
+        let facts = facts::model(oracle.gguf(), &shape);
         self.stages = sites(&facts.taps, facts.n_layer)
             .map(|(layer, tap)| (tap, layer))
             .collect();

@@ -9,10 +9,10 @@ use bitnet_core::model::{HeadUse, Logits, Model, Session, SessionOptions};
 use bitnet_core::quant;
 use bitnet_core::sampling::{Sampler, greedy};
 use bitnet_core::tokenizer::{self, Tokenizer};
-use bitnet_model::Architecture;
 use bitnet_model::check::{check_weights, zero_tensors};
 use bitnet_model::gguf::Gguf;
 use bitnet_model::tap::{Observer, ObserverError, Tap, TapData, TapView};
+use bitnet_model::{Activation, Architecture};
 
 use super::{Error, kernels};
 use crate::fault::{Asked, Injectors};
@@ -26,6 +26,8 @@ use crossval_protocol::{
 pub(crate) struct RustBackend {
     injectors: Injectors,
     kernel: Kernel,
+    /// In place of the file's.
+    activation: Option<Activation>,
     model: Option<Arc<Model>>,
     tokenizer: Option<Tokenizer>,
     session: Option<Session>,
@@ -34,10 +36,14 @@ pub(crate) struct RustBackend {
 }
 
 impl RustBackend {
-    pub(crate) fn new(injectors: Injectors) -> Result<RustBackend, Error> {
+    pub(crate) fn new(
+        injectors: Injectors,
+        activation: Option<Activation>,
+    ) -> Result<RustBackend, Error> {
         Ok(RustBackend {
             injectors,
             kernel: Kernel::select().map_err(|e| Error::Usage(e.to_string()))?,
+            activation,
             model: None,
             tokenizer: None,
             session: None,
@@ -94,7 +100,10 @@ impl Backend for RustBackend {
     fn load(&mut self, path: &Path) -> Result<ModelFacts, Refusal> {
         let gguf = Arc::new(Gguf::open(path)?);
         let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
-        let model = Model::load(Arc::clone(&gguf))?;
+        let model = match self.activation {
+            Some(activation) => Model::load_as(Arc::clone(&gguf), activation)?,
+            None => Model::load(Arc::clone(&gguf))?,
+        };
         self.injectors.load(&model);
         let facts = ModelFacts {
             vocab: Some(vocab_facts(&gguf, &tokenizer)?),

@@ -494,6 +494,7 @@ mod tests {
             n_head_kv: 1,
             n_vocab: 8,
             n_ctx_train: 8,
+            activation: None,
             taps: vec![Tap::Q],
             tensor_types: BTreeMap::new(),
             weight_types: [(Tap::Q, vec!["Q9_9".to_owned()])].into(),

@@ -280,6 +280,32 @@ pub struct Model {
     pub n_ctx_train: usize,
     /// Tensors per type name (`I2_S`, `F32`, …).
     pub tensor_types: BTreeMap<String, usize>,
+    /// Function on the gate of the feed-forward network; null in older reports, and where nobody here knows the model.
+    #[serde(default)]
+    pub activation: Option<Activation>,
+}
+
+/// The activation that a model was taken to have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Activation {
+    /// `silu` or `relu2`.
+    pub function: String,
+    /// Who says so.
+    pub source: ActivationSource,
+}
+
+/// Who says what the activation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ActivationSource {
+    /// The file, by `<arch>.hidden_activation`.
+    File,
+    /// The architecture, of which there is no other.
+    Architecture,
+    /// Nobody: the architecture's usual one, where files of its name exist with another.
+    Assumed,
+    /// The command line, by `--activation`.
+    Override,
 }
 
 /// The two engines.
@@ -377,6 +403,9 @@ pub struct Inputs {
     pub modes: Vec<Mode>,
     /// The tolerance profile, as used.
     pub profile: Profile,
+    /// The activation given with `--activation`; null without.
+    #[serde(default)]
+    pub activation: Option<String>,
 }
 
 /// One prompt.
@@ -500,8 +529,25 @@ pub struct TapStats {
     /// The same of single elements.
     #[serde(default)]
     pub element_share: Option<f64>,
-    /// Whether every limit holds; null where this mode does not gate the tap.
+    /// What the engines round in the rows beyond a limit, in each of which the oracle finds both right; null where there
+    /// are none of that kind.
+    #[serde(default)]
+    pub allowed: Option<AllowedRoundings>,
+    /// Whether every limit holds, but for rows that are `allowed`; null where this mode does not gate the tap.
     pub pass: Option<bool>,
+}
+
+/// Roundings that the model's types allow, by which two engines differ.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AllowedRoundings {
+    /// Rows beyond a limit.
+    pub rows: u64,
+    /// How many of them the oracle has judged: all, or a sample.
+    pub judged: u64,
+    /// What the reference rounds: `none`, `int8 codes rounded half away from zero`, …
+    pub reference: String,
+    /// What the candidate rounds.
+    pub candidate: String,
 }
 
 /// One element of a tap and what both engines have there.

@@ -7,7 +7,7 @@ use reports::outcome::Outcome;
 use reports::{Format, render, write_dir};
 
 use super::folder::Folder;
-use super::limits::LimitFlags;
+use super::limits::{LimitFlags, ModelFlags};
 use super::report::pointer;
 use super::run;
 use super::terminal::{self, Terminal};
@@ -78,6 +78,8 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    of_model: ModelFlags,
+    #[command(flatten)]
     limits: LimitFlags,
 }
 
@@ -100,7 +102,7 @@ pub(super) fn run(
     };
     let options = BenchOptions {
         setup: Setup {
-            launcher: args.limits.launcher(),
+            launcher: args.of_model.apply(args.limits.launcher()),
             model: args.model,
             reference: args.reference.parse()?,
             candidate: args.candidate.parse()?,

@@ -6,9 +6,8 @@ use std::process::Command;
 use crossval_protocol::{Graph, ModelFacts};
 use reports::outcome::Outcome;
 
-use super::inspect::table;
 use super::limits::launcher;
-use super::terminal::Terminal;
+use super::terminal::{Terminal, table};
 use crossval::Error;
 use crossval::engine::{EngineError, EngineSpec, reference_folders, this_program};
 use crossval::environment::{self, Provenance};
@@ -117,10 +116,8 @@ fn toolchain(provenance: &Provenance, terminal: Terminal) -> Result<Outcome, Err
     tools.add_row(["libclang", &libclang]);
     terminal.print(&format!("{tools}\n\n"))?;
 
-    let mut specs = vec![EngineSpec::Rust { fault: None }, EngineSpec::BitnetCpp];
-    specs.extend(named_references());
     let mut reference = false;
-    for spec in &specs {
+    for spec in &built() {
         match launcher().start(spec, None) {
             Ok(engine) => {
                 reference |= *spec == EngineSpec::BitnetCpp;
@@ -161,6 +158,13 @@ fn libclang() -> Option<String> {
         .lines()
         .find(|l| l.trim_start().starts_with("libclang"))?;
     Some(line.rsplit("=> ").next()?.to_owned())
+}
+
+/// The engines that can be started here, or could be, were they built.
+pub(super) fn built() -> Vec<EngineSpec> {
+    let mut specs = vec![EngineSpec::Rust { fault: None }, EngineSpec::BitnetCpp];
+    specs.extend(named_references());
+    specs
 }
 
 fn named_references() -> Vec<EngineSpec> {

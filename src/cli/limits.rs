@@ -2,7 +2,9 @@
 
 use std::num::NonZero;
 
+use bitnet_model::Activation;
 use bytesize::ByteSize;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use crossval::engine::{Launcher, Limits};
 
 /// What an engine may take.
@@ -26,6 +28,28 @@ impl LimitFlags {
             ..launcher()
         }
     }
+}
+
+/// What the model is taken to be.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct ModelFlags {
+    /// Take the model to have this activation, whatever its file says; engines behind exec: are not told
+    #[arg(long, value_name = "NAME", value_parser = activation())]
+    activation: Option<Activation>,
+}
+
+impl ModelFlags {
+    pub(super) fn apply(self, launcher: Launcher) -> Launcher {
+        Launcher {
+            activation: self.activation,
+            ..launcher
+        }
+    }
+}
+
+pub(super) fn activation() -> impl TypedValueParser<Value = Activation> {
+    let names = PossibleValuesParser::new(Activation::ALL.map(Activation::name));
+    names.try_map(|name| Activation::named(&name).ok_or("unknown activation"))
 }
 
 /// Starts engines without limits of their own.

@@ -19,6 +19,7 @@ mod tokenize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use bitnet_model::Activation;
 use clap::{Parser, Subcommand};
 use reports::outcome::Outcome;
 
@@ -96,6 +97,9 @@ enum Command {
         /// The trace
         #[arg(long)]
         file: Option<PathBuf>,
+        /// In place of the one that the model's file names
+        #[arg(long, value_parser = limits::activation())]
+        activation: Option<Activation>,
     },
 }
 
@@ -157,7 +161,8 @@ fn dispatch(
             engine,
             fault,
             file,
-        } => workers::serve(&engine, fault.as_ref(), file.as_deref())
+            activation,
+        } => workers::serve(&engine, fault.as_ref(), file.as_deref(), activation)
             .map(|()| Outcome::Pass)
             .map_err(of_worker),
     }

@@ -9,7 +9,7 @@ use reports::outcome::Outcome;
 
 use super::folder::Folder;
 use super::gate::{Rule, hold};
-use super::limits::LimitFlags;
+use super::limits::{LimitFlags, ModelFlags};
 use super::report::pointer;
 use super::terminal::Terminal;
 use crossval::Error;
@@ -107,6 +107,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FAULT", hide = true)]
     fault: Option<Faults>,
     #[command(flatten)]
+    of_model: ModelFlags,
+    #[command(flatten)]
     limits: LimitFlags,
 }
 
@@ -129,7 +131,7 @@ pub(super) fn run(
     provenance: &Provenance,
     terminal: Terminal,
 ) -> Result<Outcome, Error> {
-    let launcher = args.limits.launcher();
+    let launcher = args.of_model.apply(args.limits.launcher());
     let mut candidate: EngineSpec = args.candidate.parse()?;
     if let Some(fault) = args.fault {
         match &mut candidate {

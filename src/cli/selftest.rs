@@ -8,9 +8,8 @@ use reports::StagedFile;
 use reports::model::{Mode, Role, Status};
 use reports::outcome::Outcome;
 
-use super::inspect::table;
-use super::limits::LimitFlags;
-use super::terminal::Terminal;
+use super::limits::{LimitFlags, ModelFlags};
+use super::terminal::{Terminal, table};
 use bitnet_model::Hyperparameters;
 use bitnet_model::gguf::Gguf;
 use bitnet_model::tap::Tap;
@@ -64,6 +63,8 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    of_model: ModelFlags,
+    #[command(flatten)]
     limits: LimitFlags,
 }
 
@@ -77,7 +78,7 @@ pub(super) fn run(
     let scratch = tempfile::tempdir().map_err(temporary)?;
     let options = RunOptions {
         setup: Setup {
-            launcher: args.limits.launcher(),
+            launcher: args.of_model.apply(args.limits.launcher()),
             model: args.model.unwrap_or_else(|| demo.path().to_owned()),
             reference: args.reference.parse()?,
             candidate: EngineSpec::Rust { fault: None },
@@ -106,7 +107,8 @@ pub(super) fn run(
     };
     let mut file = StagedFile::create(&args.out).map_err(|e| Error::io(&args.out, e))?;
     let model = Gguf::open(&options.setup.model).map_err(of_model)?;
-    let model = Hyperparameters::read(&model).map_err(of_model)?;
+    let model =
+        Hyperparameters::read_as(&model, options.setup.launcher.activation).map_err(of_model)?;
     let options = SelfTestOptions {
         run: &options,
         kinds: &kinds,

@@ -3,13 +3,15 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bitnet_model::{Architecture, ErrorKind};
+use bitnet_model::gguf::TensorType;
+use bitnet_model::{Activation, Architecture, ErrorKind};
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use reports::StagedFile;
 use reports::number;
 use reports::outcome::Outcome;
 
+use super::limits::activation;
 use super::terminal::Terminal;
 use bitnet_synth::{Error as SynthError, Preset, Stress, SynthOptions, SyntheticModel};
 use crossval::Error;
@@ -44,6 +46,12 @@ pub(super) struct Args {
     /// Context length, tokens
     #[arg(long, value_name = "N")]
     ctx: Option<u32>,
+    /// Type of the norms' weights
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = NormType::F32)]
+    norm_type: NormType,
+    /// Name this activation in the file [default: none]
+    #[arg(long, value_name = "NAME", value_parser = activation())]
+    activation: Option<Activation>,
     /// Make a model that drives engines where they are known to go wrong
     #[arg(long, value_enum, value_name = "WHAT")]
     stress: Option<StressArg>,
@@ -64,6 +72,14 @@ enum PresetArg {
     /// The shape of BitNet b1.58 2B4T, 1.18 GB: 30 layers of 2560
     #[value(name = "2b-4t")]
     TwoB4T,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum NormType {
+    /// What every engine reads
+    F32,
+    /// What newer converters write
+    F16,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -103,7 +119,14 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
         PresetArg::Small => Preset::Small,
         PresetArg::TwoB4T => Preset::TwoB4T,
     };
-    let mut options = SynthOptions::new(args.arch, preset, args.seed);
+    let mut options = SynthOptions {
+        norm_type: match args.norm_type {
+            NormType::F32 => TensorType::F32,
+            NormType::F16 => TensorType::F16,
+        },
+        activation: args.activation,
+        ..SynthOptions::new(args.arch, preset, args.seed)
+    };
     if let Some(StressArg::I16Overflow) = args.stress {
         options = options.with_stress(Stress::I16Overflow);
     }

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
+use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
@@ -86,6 +87,13 @@ impl Drop for Bar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }
+}
+
+/// A table of plain columns.
+pub(super) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header);
+    table
 }
 
 /// Says on standard error what is wrong; if that is gone, nobody wants to know.

@@ -78,7 +78,7 @@ fn ternary_model() {
                 fault: "silu:ffn_act:4",
                 layer: Some(4),
                 tap: "ffn_act",
-                hint: "matches SiLU, the model says ReLU²",
+                hint: "matches SiLU; ReLU² is assumed",
             },
             Case {
                 fault: "zero:attn_out:5:one-head",
@@ -174,7 +174,7 @@ fn the_reference_can_be_at_fault() {
     assert_eq!((first.tap.as_str(), first.layer), ("ffn_act", Some(0)));
     let hint = first.hint.expect("a hint");
     assert!(
-        hint.contains("the reference") && hint.contains("matches SiLU, the model says ReLU²"),
+        hint.contains("the reference") && hint.contains("matches SiLU; ReLU² is assumed"),
         "{hint}"
     );
 }

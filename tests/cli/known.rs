@@ -69,9 +69,10 @@ fn what_no_entry_names_still_fails() {
     let (code, report, states) = run_with(&[STAGE, LOGITS], Some(FAULT));
     assert_eq!(code, 10);
     assert_eq!(states, [KnownState::Matched; 2]);
-    let [reason] = &report.verdict.reasons[..] else {
+    let [finding] = findings(&report)[..] else {
         panic!("{:#?}", report.verdict.reasons);
     };
+    let reason = &finding.text;
     assert!(reason.contains("generation from prompt 0"), "{reason}");
 
     let (code, report, _) = run_with(&[LOGITS, GENERATION], Some(FAULT));

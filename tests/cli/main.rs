@@ -1,5 +1,6 @@
 //! The `crossval` binary, from outside: what people and CI see of it.
 
+mod activation;
 mod adversity;
 mod bad_input;
 mod bench;
@@ -15,9 +16,11 @@ mod generate;
 mod graphs;
 mod help;
 mod hostile;
+mod inspect;
 mod known;
 mod mainline;
 mod matrix;
+mod norms;
 mod parity;
 mod perplexity;
 mod profile;
@@ -39,6 +42,7 @@ use std::process::{Command, Output};
 
 use bitnet_core::gguf::{Gguf, Metadata, Writer};
 use reports::Report;
+use reports::model::Finding;
 
 /// The bundled demo model.
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/tiny-bitnet.gguf");
@@ -110,6 +114,13 @@ fn run(model: &Path, more: &[&str]) -> (i32, Report, String) {
         report,
         String::from_utf8_lossy(&output.stdout).into_owned(),
     )
+}
+
+/// What a run found, but for what is said of every model whose file does not name its activation, as the bundled one.
+fn findings(report: &Report) -> Vec<&Finding> {
+    let all = report.verdict.findings.iter();
+    all.filter(|f| !f.text.contains("is assumed (--activation"))
+        .collect()
 }
 
 /// The report that a command wrote. Its JSON is checked against its schema, its exit code against the command's.

@@ -76,9 +76,10 @@ fn a_tokenizer_that_is_off_fails_while_the_numbers_pass() {
     );
     assert_eq!(report.verdict.at_fault, AtFault::Undetermined);
     assert!(report.verdict.first_divergence.is_none());
-    let [reason] = &report.verdict.reasons[..] else {
+    let [finding] = findings(&report)[..] else {
         panic!("{:?}", report.verdict.reasons)
     };
+    let reason = &finding.text;
     let start =
         format!("the tokenizers of rust and {candidate} differ; the first: prompt 1, token ");
     assert!(reason.starts_with(&start), "{reason}");

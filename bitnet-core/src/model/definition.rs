@@ -1,7 +1,9 @@
-//! How the models of an architecture compute, beyond what their files say: llama.cpp's graph builders (`build_bitnet`,
-//! `build_bitnet_158`, `build_llama`). The oracle says it again in its own words.
+//! How a model computes: llama.cpp's graph builders (`build_bitnet`, `build_bitnet_158`, `build_llama`). The oracle says
+//! it again in its own words.
 
-use bitnet_model::Architecture;
+use bitnet_model::{Architecture, Hyperparameters};
+
+pub use bitnet_model::Activation;
 
 /// Which elements of a head rotate together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,15 +12,6 @@ pub enum RopeStyle {
     Neox,
     /// `2i` with `2i + 1`.
     Norm,
-}
-
-/// The function on the gate of the feed-forward network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x / (1 + exp(-x))`.
-    Silu,
-    /// `max(0, x)^2`.
-    Relu2,
 }
 
 /// What the stages of a layer are.
@@ -31,18 +24,16 @@ pub struct Definition {
 }
 
 impl Definition {
-    /// That of an architecture.
-    pub fn of(architecture: Architecture) -> Definition {
-        let (rope_style, activation) = match architecture {
-            Architecture::Bitnet => (RopeStyle::Neox, Activation::Silu),
-            Architecture::Bitnet25 | Architecture::BitnetB158 => {
-                (RopeStyle::Neox, Activation::Relu2)
-            }
-            Architecture::Llama => (RopeStyle::Norm, Activation::Silu),
-        };
+    /// That of a model.
+    pub fn of(hyperparameters: &Hyperparameters) -> Definition {
         Definition {
-            rope_style,
-            activation,
+            rope_style: match hyperparameters.architecture {
+                Architecture::Bitnet | Architecture::Bitnet25 | Architecture::BitnetB158 => {
+                    RopeStyle::Neox
+                }
+                Architecture::Llama => RopeStyle::Norm,
+            },
+            activation: hyperparameters.activation.function,
         }
     }
 }

@@ -6,15 +6,16 @@ use std::sync::{Arc, OnceLock};
 use bitnet_model::layout::{self, EMBEDDING, OUTPUT, ROPE_FACTORS};
 use bitnet_model::{Hyperparameters, Tap};
 
-use super::definition::Definition;
+use super::definition::{Activation, Definition};
 use super::linear::{Linear, Matrix};
 use super::{Layer, Model};
 use crate::Error;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::kernels::Kernel;
+use crate::quant;
 
-pub(super) fn load(gguf: Arc<Gguf>) -> Result<Model, Error> {
-    let hyperparameters = Hyperparameters::read(&gguf)?;
+pub(super) fn load(gguf: Arc<Gguf>, activation: Option<Activation>) -> Result<Model, Error> {
+    let hyperparameters = Hyperparameters::read_as(&gguf, activation)?;
     layout::check(&gguf, &hyperparameters)?;
     let loader = Loader { gguf: &gguf };
     let embedding = loader.embedding()?;
@@ -30,7 +31,7 @@ pub(super) fn load(gguf: Arc<Gguf>) -> Result<Model, Error> {
     let layers = (0..hyperparameters.n_layer).map(|i| loader.layer(&hyperparameters, i));
     Ok(Model {
         kernel: Kernel::select()?,
-        definition: Definition::of(hyperparameters.architecture),
+        definition: Definition::of(&hyperparameters),
         embedding,
         layers: layers.collect::<Result<_, Error>>()?,
         output_norm: loader.vector("output_norm.weight")?,
@@ -99,8 +100,13 @@ impl<'a> Loader<'a> {
     }
 
     fn vector(&self, name: &str) -> Result<Vec<f32>, Error> {
-        let (values, _) = self.gguf.data(self.required(name)?)?.as_chunks();
-        Ok(values.iter().map(|v| f32::from_le_bytes(*v)).collect())
+        let info = self.required(name)?;
+        let mut values = vec![0.0; info.n_elements() as usize];
+        let decoded = quant::dequantize_row(info.ty, self.gguf.data(info)?, &mut values);
+        decoded.map(|()| values).ok_or_else(|| {
+            let what = format!("tensor {name:?}: {} is not supported for vectors", info.ty);
+            Error::unsupported(self.gguf.path(), what)
+        })
     }
 
     fn optional_vector(&self, name: &str) -> Result<Option<Vec<f32>>, Error> {

@@ -71,12 +71,20 @@ impl Model {
     ///
     /// # Errors
     /// The message names the file and the key or tensor at fault:
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for an unknown architecture or tensor type,
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for an unknown architecture, activation or tensor type,
     /// [`MissingTensor`](crate::ErrorKind::MissingTensor) if a tensor is missing or not part of the architecture,
     /// [`BadFile`](crate::ErrorKind::BadFile) for a wrong shape, contradicting metadata, or an embedding that does
     /// not fit the vocabulary; [`Usage`](crate::ErrorKind::Usage) if the environment forces an unknown kernel.
     pub fn load(gguf: Arc<Gguf>) -> Result<Model, Error> {
-        load::load(gguf)
+        load::load(gguf, None)
+    }
+
+    /// As [`load`](Self::load), with an activation in place of the one that the file names or its architecture has.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_as(gguf: Arc<Gguf>, activation: Activation) -> Result<Model, Error> {
+        load::load(gguf, Some(activation))
     }
 
     /// What the file says of the model's shape.
@@ -84,7 +92,7 @@ impl Model {
         &self.hyperparameters
     }
 
-    /// How its architecture computes.
+    /// How it computes.
     pub fn definition(&self) -> Definition {
         self.definition
     }

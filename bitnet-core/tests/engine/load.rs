@@ -122,7 +122,7 @@ fn refusals_name_the_file_and_the_fault() {
         case(
             |m| {
                 m.tensors.retain(|t| t.name != "blk.0.attn_norm.weight");
-                m.matrix("blk.0.attn_norm.weight", 1, N_EMBD, TensorType::F16);
+                m.matrix("blk.0.attn_norm.weight", 1, N_EMBD, TensorType::Q8_0);
                 m.tensor("blk.0.attn_norm.weight").shape.pop();
             },
             Unsupported,

@@ -142,7 +142,12 @@ impl Synthetic {
                 ("ffn_sub_norm", N_FF, bitnet),
             ] {
                 if due {
-                    new.vector(&format!("blk.{layer}.{part}.weight"), n, 1.0);
+                    let name = format!("blk.{layer}.{part}.weight");
+                    new.vector(&name, n, 1.0);
+                    // Whatever is not quantised, as newer converters write it.
+                    if spec.matrices == TensorType::F16 {
+                        new.halve(&name);
+                    }
                 }
             }
         }
@@ -175,6 +180,16 @@ impl Synthetic {
             bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
             values: values.into_iter().map(f64::from).collect(),
         });
+    }
+
+    /// Makes a vector one of F16.
+    fn halve(&mut self, name: &str) {
+        let tensor = self.tensor(name);
+        let halves = tensor.values.iter().map(|&v| f16::from_f32(v as f32));
+        let halves: Vec<f16> = halves.collect();
+        tensor.ty = TensorType::F16;
+        tensor.bytes = halves.iter().flat_map(|v| v.to_le_bytes()).collect();
+        tensor.values = halves.into_iter().map(f64::from).collect();
     }
 
     pub fn matrix(&mut self, name: &str, rows: u64, columns: u64, ty: TensorType) {

@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::activation::{Activation, Chosen, Source};
 use crate::tap::Tap;
 
 /// What sets the files of a family apart.
@@ -20,6 +21,10 @@ struct Family {
     taps: &'static [Tap],
     /// Whether `output.weight` may stand in the file: else the head is the embedding, always.
     own_head: bool,
+    /// The activation of a file that does not name it.
+    activation: Activation,
+    /// What else files of this name are known to have, without saying so.
+    other_activations: &'static [Activation],
 }
 
 /// Taps that only some families have.
@@ -45,11 +50,11 @@ macro_rules! architectures {
 }
 
 architectures! {
-    /// BitNet b1.58 with SiLU (the first releases).
+    /// BitNet b1.58 (the first releases).
     Bitnet = bitnet;
-    /// BitNet with squared ReLU, earlier name.
+    /// BitNet b1.58 2B4T, earlier name.
     Bitnet25 = bitnet_25;
-    /// BitNet with squared ReLU (BitNet b1.58 2B4T).
+    /// BitNet b1.58 2B4T, and what newer converters write for every BitNet.
     BitnetB158 = bitnet_b158;
     /// LLaMA.
     Llama = llama;
@@ -79,6 +84,23 @@ impl Architecture {
     /// Whether its models have a tap.
     pub fn has(self, tap: Tap) -> bool {
         !OPTIONAL.contains(&tap) || self.family().taps.contains(&tap)
+    }
+
+    /// The activation of a file that does not name it.
+    pub fn activation(self) -> Chosen {
+        let family = self.family();
+        Chosen {
+            function: family.activation,
+            source: match family.other_activations {
+                [] => Source::Architecture,
+                _ => Source::Assumed,
+            },
+        }
+    }
+
+    /// The activations that its files are known to have beside that one, without saying so.
+    pub fn other_activations(self) -> &'static [Activation] {
+        self.family().other_activations
     }
 
     /// Whether its models may have an output matrix of their own.

@@ -303,7 +303,7 @@ mod tests {
             "" => Faults::default(),
             faults => faults.parse().unwrap(),
         };
-        let engine = RustBackend::new(Injectors::new(faults.of_stages())).unwrap();
+        let engine = RustBackend::new(Injectors::new(faults.of_stages()), None).unwrap();
         let mut engine = FaultyBackend::new(engine, &faults, BTreeMap::new());
         engine.load(Path::new(DEMO)).unwrap();
         let settings = Settings {

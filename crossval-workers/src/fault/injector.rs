@@ -372,7 +372,7 @@ mod tests {
         assert_eq!(
             without_consequences,
             [
-                "halves-away-from-zero",
+                "halves-towards-zero",
                 "sums-wrap-at16-bits",
                 "bias-left-out",
                 "tied-head",

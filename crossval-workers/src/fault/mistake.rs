@@ -88,8 +88,8 @@ catalogue! {
     ActivationScalePerBlock("activation-scale-per-block", PRODUCTS, needs "ternary rows of more than one block"),
     /// Activation codes are truncated, not rounded.
     CodesTruncated("codes-truncated", PRODUCTS, needs "ternary weights"),
-    /// Halves are rounded away from zero, not to even.
-    HalvesAwayFromZero("halves-away-from-zero", PRODUCTS, needs "ternary weights, and an activation right between two codes"),
+    /// Halves are rounded towards zero: where the lower code is odd, neither to even nor away from zero, as engines may.
+    HalvesTowardsZero("halves-towards-zero", PRODUCTS, needs "ternary weights, and an activation right between two codes"),
     /// Integer sums wrap at 16 bits.
     SumsWrapAt16Bits("sums-wrap-at16-bits", PRODUCTS, needs "ternary weights, and an integer sum beyond 16 bits"),
     /// The same matrix of another layer.
@@ -245,7 +245,7 @@ impl Mistake {
                 | Mistake::ActivationScale128
                 | Mistake::ActivationScalePerBlock
                 | Mistake::CodesTruncated
-                | Mistake::HalvesAwayFromZero
+                | Mistake::HalvesTowardsZero
                 | Mistake::FlippedBit
                 | Mistake::EpsTenfold
                 | Mistake::EpsLeftOut

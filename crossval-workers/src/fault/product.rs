@@ -153,7 +153,7 @@ fn int8(x: &[f64], mistake: Option<Mistake>) -> Activations {
     };
     let code = |v: &f64| match mistake {
         Some(Mistake::CodesTruncated) => (v * scale).trunc(),
-        Some(Mistake::HalvesAwayFromZero) => (v * scale).round(),
+        Some(Mistake::HalvesTowardsZero) => ((v * scale).abs() - 0.5).ceil().copysign(*v),
         _ => (v * scale).round_ties_even(),
     };
     Activations {
@@ -192,8 +192,9 @@ mod tests {
             let got = int8(&x, mistake);
             assert_eq!(got.values, codes, "{mistake:?}");
         }
-        let away = int8(&[-2.0, 1.0], Some(Mistake::HalvesAwayFromZero));
-        assert_eq!((away.values, away.divisor), (vec![-127.0, 64.0], 63.5));
+        let halves = [-127.0, 0.5, 1.5, -2.5, -3.5, 7.0];
+        let towards = int8(&halves, Some(Mistake::HalvesTowardsZero)).values;
+        assert_eq!(towards, [-127.0, 0.0, 1.0, -2.0, -3.0, 7.0]);
     }
 
     #[test]

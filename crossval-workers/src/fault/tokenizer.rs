@@ -307,7 +307,7 @@ mod tests {
     const SPM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/vocab-spm.gguf");
 
     fn engine(faults: &Faults) -> FaultyBackend<RustBackend> {
-        let engine = RustBackend::new(Injectors::default()).unwrap();
+        let engine = RustBackend::new(Injectors::default(), None).unwrap();
         let mut engine = FaultyBackend::new(engine, faults, BTreeMap::new());
         engine.load_vocab(Path::new(SPM)).unwrap();
         engine

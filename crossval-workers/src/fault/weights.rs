@@ -34,14 +34,15 @@ pub(super) fn matrix<'a>(gguf: &'a Gguf, name: &str) -> Result<Matrix<'a>, Injec
     })
 }
 
-/// The F32 vector of that name; `None` if the file has none.
+/// The vector of that name, of floats; `None` if the file has none.
 pub(super) fn vector(gguf: &Gguf, name: &str) -> Result<Option<Vec<f64>>, Error> {
     let Some(info) = gguf.tensor(name) else {
         return Ok(None);
     };
-    let (values, _) = gguf.data(info)?.as_chunks();
-    let values = values.iter().map(|&v| f64::from(f32::from_le_bytes(v)));
-    Ok(Some(values.collect()))
+    let mut values = vec![0.0; info.n_elements() as usize];
+    // Models have no vectors that the engine does not read.
+    let _ = quant::dequantize_row(info.ty, gguf.data(info)?, &mut values);
+    Ok(Some(values.into_iter().map(f64::from).collect()))
 }
 
 impl Matrix<'_> {

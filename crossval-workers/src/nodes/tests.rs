@@ -49,6 +49,7 @@ fn model(line: &str) -> Hyperparameters {
     let (n_layer, n_embd, n_ff) = (size("n_layer"), size("n_embd"), size("n_ff"));
     let n_head = size("n_head");
     Hyperparameters {
+        activation: architecture.activation(),
         architecture,
         n_layer,
         n_embd,

@@ -413,6 +413,7 @@ impl TapAccumulator {
             limit: self.limit,
             head_share: self.shares[0],
             element_share: self.shares[1],
+            allowed: None,
             pass: self.limit.map(|_| self.exceeded.is_none()),
         })
     }

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bitnet_model::Activation;
 use bitnet_model::tap::Tap;
 use reports::model::{EngineFailure, Role};
 
@@ -83,6 +84,8 @@ pub struct Launcher {
     pub limits: Limits,
     /// Whether this program is linked to BitNet.cpp.
     pub has_reference: bool,
+    /// What the model is taken to have, whatever its file says. Engines from outside are not told.
+    pub activation: Option<Activation>,
     /// How workers ended that nobody ended by [`Engine::end`].
     pub bad_ends: BadEnds,
 }
@@ -104,6 +107,12 @@ impl BadEnds {
 }
 
 impl Launcher {
+    /// The activation given, for a report.
+    pub(crate) fn activation_name(&self) -> Option<String> {
+        self.activation
+            .map(|activation| activation.name().to_owned())
+    }
+
     /// Starts a worker and reads its hello. With `cpus`, it is pinned to those.
     ///
     /// # Errors

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
 
+use bitnet_model::Activation;
+
 use super::{Launcher, command};
 use crate::error::Error;
 
@@ -111,17 +113,20 @@ impl EngineSpec {
             this_program().map_err(|e| Error::Internal(format!("cannot find this program: {e}")))
         };
         let mut command;
+        let activation = launcher.activation.map(Activation::name);
+        let activation = activation.map(|name| ["--activation", name]);
+        let activation = activation.into_iter().flatten();
         match self {
             EngineSpec::Rust { fault } => {
                 command = Command::new(this()?);
-                command.args(["worker", "rust"]);
+                command.args(["worker", "rust"]).args(activation);
                 if let Some(fault) = fault {
                     command.args(["--fault", fault]);
                 }
             }
             EngineSpec::Oracle => {
                 command = Command::new(this()?);
-                command.args(["worker", "oracle"]);
+                command.args(["worker", "oracle"]).args(activation);
             }
             EngineSpec::BitnetCpp => {
                 if !launcher.has_reference {
@@ -132,7 +137,7 @@ impl EngineSpec {
                     ));
                 }
                 command = Command::new(this()?);
-                command.args(["worker", "bitnet.cpp"]);
+                command.args(["worker", "bitnet.cpp"]).args(activation);
             }
             EngineSpec::BitnetCppNamed(name) => {
                 let program = named_reference(&this()?, name).ok_or_else(|| {
@@ -142,7 +147,7 @@ impl EngineSpec {
                     ))
                 })?;
                 command = Command::new(program);
-                command.args(["worker", "bitnet.cpp"]);
+                command.args(["worker", "bitnet.cpp"]).args(activation);
             }
             EngineSpec::Trace(path) => {
                 command = Command::new(this()?);

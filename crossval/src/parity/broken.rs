@@ -280,6 +280,7 @@ mod tests {
             n_head_kv: 1,
             n_vocab: 512,
             n_ctx_train: 1,
+            activation: None,
             taps: Vec::new(),
             tensor_types: Default::default(),
             weight_types: Default::default(),

@@ -140,10 +140,12 @@ impl Blame {
 
 /// A row that was judged.
 #[derive(Clone, Debug)]
-struct Judged {
-    at_fault: AtFault,
+pub(super) struct Judged {
+    pub(super) at_fault: AtFault,
+    /// What the reference and the candidate round, by the oracle; `None` without a ruling, and in cumulative mode.
+    pub(super) roundings: Option<[String; 2]>,
     /// The row as it stands in a report.
-    row: Exceeded,
+    pub(super) row: Exceeded,
 }
 
 /// What the oracle says.
@@ -163,7 +165,28 @@ struct Complaint {
 }
 
 /// Rows over their limit, by site.
-type Covered<'a> = BTreeMap<Site, &'a [Beyond]>;
+pub(super) type Covered<'a> = BTreeMap<Site, &'a [Beyond]>;
+
+/// What the oracle says of rows over their limit, by site: of all of them, or of up to [`ROWS`].
+pub(super) fn hear(
+    engines: &mut Loaded,
+    court: &mut Court,
+    setup: &Setup,
+    plan: &Plan,
+    measured: &Measurements,
+    covered: &Covered,
+    seed: u64,
+) -> Result<BTreeMap<Site, Vec<Judged>>, NoRuling> {
+    let mut hearings = Hearings {
+        engines,
+        court,
+        setup,
+        plan,
+        heard: Heard::default(),
+    };
+    hearings.hear(measured, covered, &[], seed)?;
+    Ok(hearings.heard.sites)
+}
 
 /// Has the oracle hear what the ledger covers, and says in its entries what came of it.
 ///
@@ -286,7 +309,7 @@ impl Hearings<'_, '_> {
     ) -> Result<(), NoRuling> {
         for (site, divergence) in cases {
             let at_fault = self.own_way(sequence, *site, divergence)?;
-            self.heard.add(*site, at_fault, of_report(divergence));
+            self.heard.add(*site, at_fault, None, of_report(divergence));
         }
         Ok(())
     }
@@ -358,13 +381,13 @@ impl Hearings<'_, '_> {
             let rows = [&both.reference, &both.candidate].map(|c| c.row(at, divergence.position));
             let [Some(reference), Some(candidate)] = rows else {
                 let nobody = AtFault::Undetermined;
-                self.heard.add(*site, nobody, of_report(divergence));
+                self.heard.add(*site, nobody, None, of_report(divergence));
                 continue;
             };
             let row = exceeded(plan, *site, divergence, reference, candidate);
             // Rows other than those that were compared say nothing of them.
             if finite(nmse(at.0, reference, candidate)) != divergence.nmse {
-                self.heard.add(*site, AtFault::Undetermined, row);
+                self.heard.add(*site, AtFault::Undetermined, None, row);
                 continue;
             }
             let mut hearing = Hearing {
@@ -375,8 +398,9 @@ impl Hearings<'_, '_> {
                 explain: false,
             };
             let (_, judged) = hearing.judge(at, &both, 0)?;
-            let at_fault = judged.map_or(AtFault::Undetermined, |judged| at_fault(&judged));
-            self.heard.add(*site, at_fault, row);
+            let at_fault = judged.as_ref().map_or(AtFault::Undetermined, at_fault);
+            let roundings = judged.map(|j| [j.reference.rounding, j.candidate.rounding]);
+            self.heard.add(*site, at_fault, roundings, row);
         }
         Ok(())
     }
@@ -452,8 +476,18 @@ fn contradicting(generation: &Generation) -> Blame {
 }
 
 impl Heard {
-    fn add(&mut self, site: Site, at_fault: AtFault, row: Exceeded) {
-        let judged = Judged { at_fault, row };
+    fn add(
+        &mut self,
+        site: Site,
+        at_fault: AtFault,
+        roundings: Option<[String; 2]>,
+        row: Exceeded,
+    ) {
+        let judged = Judged {
+            at_fault,
+            roundings,
+            row,
+        };
         self.sites.entry(site).or_default().push(judged);
     }
 
@@ -615,7 +649,7 @@ fn bears_out(
     };
     let named = Blame::named_by(entry);
     let mut blamed = Blame::default();
-    for Judged { at_fault, row } in heard {
+    for Judged { at_fault, row, .. } in heard {
         let by = Blame::of(*at_fault);
         let place = format!("position {} of {site}", row.position);
         let complaint = |why, to| Complaint {
@@ -747,7 +781,7 @@ mod tests {
                 limit: 1e-13,
                 part: None,
             };
-            heard.add(site, at_fault, row);
+            heard.add(site, at_fault, None, row);
         }
         Ok(heard)
     }

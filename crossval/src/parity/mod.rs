@@ -14,6 +14,7 @@ mod parted;
 mod perplexity;
 mod pieces;
 mod plan;
+mod roundings;
 mod spot_check;
 mod tokenizers;
 
@@ -34,6 +35,7 @@ use self::measurements::Measurements;
 pub use self::perplexity::TextSource;
 use self::perplexity::{OnText, Windows};
 use self::plan::Plan;
+use self::roundings::{Allowed, allowed};
 pub use self::spot_check::seed_of_now;
 use self::spot_check::spot_check;
 use crate::engine::EngineSpec;
@@ -42,6 +44,7 @@ use crate::interrupt;
 use crate::known::{Ledger, Occurred};
 use crate::profile::Profile;
 use crate::progress::Progress;
+use crate::session::activation;
 use crate::session::batches::Sequence;
 use crate::session::chat;
 use crate::session::loaded::{Loaded, bad_ends};
@@ -171,8 +174,9 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
             threads: scope.threads,
             modes: plan.modes.clone(),
             profile: plan.profile(),
+            activation: setup.launcher.activation_name(),
         },
-        taps: measured.tap_results(),
+        taps: judged.allowed.mark(measured.tap_results()),
         logits,
         noise_floor: measured.noise_floor(&exact_engines(setup, &opened.traces)),
         coverage: measured.coverage(),
@@ -363,6 +367,7 @@ fn time(
 struct Conclusion {
     verdict: Verdict,
     known: Vec<KnownDeviation>,
+    allowed: Allowed,
     spot_check: Option<SpotCheck>,
 }
 
@@ -406,6 +411,11 @@ fn judge(
         engines.attempt(|engines| excuse(&mut known, engines, &mut oracle, setup, plan, measured));
     // An engine that failed has not been heard: nothing is excused, and the run has failed anyway.
     let excuses = excuses.unwrap_or(Excuses::none());
+    let allowed =
+        engines.attempt(|engines| allowed(&known, engines, &mut oracle, setup, plan, measured));
+    let allowed = allowed.unwrap_or_default();
+    let exceeded = exceeded.into_iter();
+    let exceeded = exceeded.filter(|(site, _)| !allowed.site(site)).collect();
     let on_text = results.on_text.as_ref();
     let perplexity = on_text.map(|on_text| &on_text.perplexity);
     let shown = Shown {
@@ -489,6 +499,7 @@ fn judge(
         compared.ruling = spot_check::with_wrong(compared.ruling, &wrong);
         findings.extend(wrong);
     }
+    findings.extend(allowed.findings());
     findings.extend(on_text.into_iter().flatten());
     findings.extend(conditions.into_iter().flatten());
     findings.extend(ignores.flatten());
@@ -498,10 +509,12 @@ fn judge(
     findings.extend(broken::worse_than_guessing(perplexity, &plan.facts));
     findings.extend(engines.false_claims().iter().cloned());
     findings.extend(engines.warnings());
+    findings.extend(activation::assumed(&plan.facts));
     findings.extend(file.changed());
     Conclusion {
         verdict: verdict::conclude(findings, Some(compared)),
         known,
+        allowed,
         spot_check,
     }
 }

@@ -1,5 +1,6 @@
 //! Engines on a model: how they are started, fed, kept in step, and held against themselves.
 
+pub(crate) mod activation;
 pub mod batches;
 pub mod chat;
 mod claims;

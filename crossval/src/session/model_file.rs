@@ -9,6 +9,7 @@ use reports::model::{Finding, Model, Source};
 use reports::outcome::Outcome;
 use sha2::{Digest, Sha256};
 
+use super::activation;
 use crate::error::Error;
 use crate::hex::hex;
 use crate::interrupt;
@@ -82,6 +83,7 @@ impl ModelFile {
             n_vocab: facts.n_vocab,
             n_ctx_train: facts.n_ctx_train,
             tensor_types: facts.tensor_types.clone(),
+            activation: facts.activation.map(activation::report),
         }
     }
 

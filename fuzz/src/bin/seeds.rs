@@ -422,6 +422,7 @@ fn facts() -> ModelFacts {
         n_head_kv: 1,
         n_vocab: 4,
         n_ctx_train: 16,
+        activation: None,
         taps: Tap::ALL.to_vec(),
         tensor_types: [("I2_S".into(), 7)].into(),
         weight_types: [(Tap::Q, vec!["I2_S".into()])].into(),

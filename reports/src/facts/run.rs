@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Failure, Kind, State, Table, limit, output, text_or_not_measured, verdict};
-use crate::model::{Engine, Report};
+use crate::model::{Activation, ActivationSource, Engine, Report};
 use crate::number;
 
 /// Characters of a prompt shown in the table of prompts.
@@ -19,7 +19,7 @@ pub(super) fn model(report: &Report) -> Table {
         .map(|(name, n)| format!("{} {name}", number::count(*n as u64)))
         .collect::<Vec<_>>();
     let size = |n: usize| number::count(n as u64);
-    Table::pairs(vec![
+    let mut pairs = vec![
         ("Path", model.path.clone()),
         ("Size", number::bytes(model.size_bytes as f64)),
         ("SHA-256", model.sha256.clone()),
@@ -42,7 +42,20 @@ pub(super) fn model(report: &Report) -> Table {
             number::plural(model.n_ctx_train as u64, "token"),
         ),
         ("Tensors", types.join(", ")),
-    ])
+    ];
+    let activation = model.activation.as_ref();
+    pairs.extend(activation.map(|activation| ("Activation", taken(activation))));
+    Table::pairs(pairs)
+}
+
+fn taken(activation: &Activation) -> String {
+    let source = match activation.source {
+        ActivationSource::File => "as the file says",
+        ActivationSource::Architecture => "as every file of its architecture",
+        ActivationSource::Assumed => "assumed: the file does not say",
+        ActivationSource::Override => "as the command line says",
+    };
+    format!("{}, {source}", activation.function)
 }
 
 fn text_or_not_given(text: Option<&str>) -> String {

@@ -1,4 +1,5 @@
 use reports::markdown::render;
+use reports::model::{Activation, ActivationSource};
 
 use crate::{gate, judged, sample};
 
@@ -286,4 +287,26 @@ fn the_pairs_are_those_that_were_timed() {
     let rows = &mut report.bench.as_mut().unwrap().rows;
     rows[0].tps.as_mut().unwrap().samples = vec![50.0; 20];
     assert!(render(&report).contains("Medians of 3 to 20 interleaved pairs"));
+}
+
+#[test]
+fn who_says_what_the_activation_is() {
+    for (source, says) in [
+        (ActivationSource::File, "relu2, as the file says"),
+        (
+            ActivationSource::Assumed,
+            "relu2, assumed: the file does not say",
+        ),
+        (
+            ActivationSource::Override,
+            "relu2, as the command line says",
+        ),
+    ] {
+        let mut report = sample::report(1, 1);
+        report.model.activation = Some(Activation {
+            function: "relu2".to_owned(),
+            source,
+        });
+        assert!(render(&report).contains(says), "{says}");
+    }
 }

@@ -47,6 +47,7 @@ fn stats() -> impl Strategy<Value = Option<TapStats>> {
                 max_quantiser_steps: None,
                 head_share: None,
                 element_share: None,
+                allowed: None,
                 limit: figures[6],
                 pass,
             },

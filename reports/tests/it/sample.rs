@@ -282,6 +282,7 @@ pub fn nulls() -> Report {
                 max_quantiser_steps: None,
                 head_share: None,
                 element_share: None,
+                allowed: None,
                 limit: None,
                 pass: None,
             };
@@ -367,6 +368,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
             n_vocab: 512,
             n_ctx_train: 256,
             tensor_types: BTreeMap::from([("F32".to_owned(), 25), ("I2_S".to_owned(), 42)]),
+            activation: None,
         },
         engines: Engines {
             reference: Engine {
@@ -426,6 +428,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
             decode_steps: 8,
             threads: 1,
             modes: vec![Mode::Isolated, Mode::Cumulative],
+            activation: None,
             profile: Profile {
                 name: "standard".to_owned(),
                 isolated_nmse: LAYER_TAPS
@@ -553,6 +556,7 @@ fn stats(nmse: f64, limit: Option<f64>) -> TapStats {
         max_quantiser_steps: None,
         head_share: None,
         element_share: None,
+        allowed: None,
         limit,
         pass: None,
     };

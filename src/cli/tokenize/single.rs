@@ -6,8 +6,7 @@ use reports::outcome::Outcome;
 use serde_json::json;
 
 use super::{Args, Entries, SHOWN_TOKENS};
-use crate::cli::inspect::table;
-use crate::cli::terminal::Terminal;
+use crate::cli::terminal::{Terminal, table};
 use crossval::Error;
 use crossval::engine::{EngineError, EngineSpec, Launcher};
 use crossval::stats;

@@ -9,7 +9,7 @@ use reports::model::Role;
 use reports::number;
 
 use super::{SHOWN_TOKENS, ids_or_refusal};
-use crate::cli::inspect::table;
+use crate::cli::terminal::table;
 use crossval::engine::{Engine, EngineError, Failed, by};
 use crossval::tokens::{Answer, Compared, TextDifference, Tokenizers, escape};
 

@@ -78,10 +78,10 @@ fn tensors() -> Vec<Case> {
             f.tensor(GATE).ty = u32::MAX;
         }),
         Case::of_model(
-            "norm of halves",
-            &["\"blk.2.attn_norm.weight\" has type F16, F32 is due"],
+            "norm of codes",
+            &["\"blk.2.attn_norm.weight\" has type I2_S, a float is due"],
             |f| {
-                f.tensor(NORM).ty = 1;
+                f.tensor(NORM).ty = 36;
             },
         ),
         Case::of_model(

@@ -64,7 +64,7 @@ fn engines_that_part_at_a_near_tie_are_checked_to_the_end() {
             return;
         };
         // The oracle judges the logits themselves, and by a limit of its own.
-        let mut findings = report.verdict.findings.iter();
+        let mut findings = findings(&report).into_iter();
         let of_logits = |f: &Finding| f.source == Source::Oracle && f.role() == Some(role);
         assert!(
             code == 10 && findings.all(of_logits),

@@ -6,6 +6,7 @@ mod elements;
 mod generation;
 mod models;
 mod noise;
+mod roundings;
 mod times;
 
 use reports::model::Role;

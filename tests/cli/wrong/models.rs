@@ -230,7 +230,7 @@ fn a_model_that_is_worse_than_guessing_is_said_to_be() {
     let random = synth(&scratch, "bitnet-b1.58", &["--layers", "1"]);
     let (code, report, _) = run(&random, &[&SAME[..], &more].concat());
     assert_eq!((code, report.verdict.at_fault), (0, AtFault::None));
-    let [finding] = &report.verdict.findings[..] else {
+    let [finding] = findings(&report)[..] else {
         panic!("{:#?}", report.verdict);
     };
     assert_eq!(
@@ -445,7 +445,7 @@ fn two_engines_that_tell_the_same_lie_are_both_found_out() {
         &[&engines[..], &["--no-bench", "--n-predict", "0"]].concat(),
     );
     assert_eq!((code, report.model.n_layer), (30, 6));
-    let roles: Vec<_> = report.verdict.findings.iter().map(Finding::role).collect();
+    let roles: Vec<_> = findings(&report).into_iter().map(Finding::role).collect();
     assert_eq!(roles, [Some(Role::Reference), Some(Role::Candidate)]);
 }
 
@@ -510,7 +510,7 @@ fn what_the_reference_warns_of_is_said() {
         "{:#?}",
         report.verdict
     );
-    let [finding] = &report.verdict.findings[..] else {
+    let [finding] = findings(&report)[..] else {
         panic!("{:#?}", report.verdict);
     };
     assert_eq!(
@@ -527,7 +527,7 @@ fn what_the_reference_warns_of_is_said() {
     assert!(summary.contains("QUALITY WILL BE DEGRADED"), "{summary}");
     // The bundled model gives no reason to.
     let (code, report, _) = run(Path::new(TINY), &more);
-    assert!(code == 0 && report.verdict.findings.is_empty());
+    assert!(code == 0 && findings(&report).is_empty());
 }
 
 /// So does a candidate of somebody else's, whose log is read as well.

@@ -187,9 +187,10 @@ fn an_engine_that_reads_a_text_wrongly() {
             assert_eq!(code, 10, "{change}: {:?}", report.perplexity);
             let at_fault = role.of(AtFault::Reference, AtFault::Candidate);
             assert_eq!(verdict.at_fault, at_fault);
-            let [reason] = &verdict.reasons[..] else {
+            let [finding] = findings(&report)[..] else {
                 panic!("{change}: {:#?}", verdict.reasons);
             };
+            let reason = &finding.text;
             assert!(reason.contains("read the text differently"), "{reason}");
             assert!(reason.contains(says), "{change}: {reason}");
         }

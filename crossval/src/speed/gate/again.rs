@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use bitnet_model::Activation;
 use reports::model::{Cache, Environment, Report, Test};
 
 use super::TestAt;
@@ -40,7 +41,10 @@ pub fn measure_again(
     let spec = |name: &str| name.parse::<EngineSpec>().map_err(|e| e.to_string());
     let engines = &report.engines;
     let setup = Setup {
-        launcher: launcher.clone(),
+        launcher: Launcher {
+            activation: activation(report)?,
+            ..launcher.clone()
+        },
         model: model.to_owned(),
         reference: spec(&engines.reference.name)?,
         candidate: spec(&engines.candidate.name)?,
@@ -101,6 +105,14 @@ pub fn measure_again(
         bench: Some(again.bench),
         ..report.clone()
     })
+}
+
+/// The activation that the report was asked for.
+fn activation(report: &Report) -> Result<Option<Activation>, String> {
+    let named = |name: &String| {
+        Activation::named(name).ok_or_else(|| format!("the activation {name:?} is not known"))
+    };
+    report.inputs.activation.as_ref().map(named).transpose()
 }
 
 /// What the names of tests stand for.
