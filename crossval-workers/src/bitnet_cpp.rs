@@ -201,7 +201,9 @@ fn no_model() -> Refusal {
 impl Backend for BitnetCppBackend {
     fn hello(&self) -> Hello {
         let library = bitnet_sys::library();
-        let architectures = nodes::architectures(&library.vintage);
+        let architectures: Vec<String> = nodes::architectures(&library.vintage)
+            .map(str::to_owned)
+            .collect();
         let build = [
             ("vintage", library.vintage),
             ("source", library.source_dir),
@@ -220,7 +222,7 @@ impl Backend for BitnetCppBackend {
             engine: bitnet_sys::name().to_lowercase(),
             version: Some(library.revision),
             build: build.map(|(k, v)| (k.to_owned(), v)).into(),
-            architectures: architectures.map(str::to_owned).collect(),
+            architectures,
             taps: Tap::ALL.to_vec(),
             overwrite: true,
             // The ids are those of ggml and of its fork here, which has products of all of these.

@@ -20,21 +20,24 @@ use crossval_protocol::{Graph, Graphs};
 use self::recognise::{Recognised, recognise};
 pub(crate) use self::table::Layout;
 
-/// The architectures whose graphs are known, with the oldest vintage that builds them.
-const GRAPHS: [(&str, &str); 4] = [
-    ("bitnet", "2024-11"),
-    ("bitnet-25", "2026-01"),
-    ("bitnet-b1.58", "2026-01"),
-    ("llama", "2024-11"),
+/// The pins, by the names that the build gives them.
+const PINS: [&str; 3] = ["2024-11", "2026-01", "llama.cpp"];
+
+/// The architectures whose graphs are known, with the pins that build them.
+const GRAPHS: [(&str, &[&str]); 4] = [
+    ("bitnet", &PINS),
+    ("bitnet-25", &["2026-01"]),
+    ("bitnet-b1.58", &["2026-01"]),
+    ("llama", &PINS),
 ];
 
-/// The architectures that a vintage builds, of those that are known. What is no vintage but somebody's checkout counts
-/// as the newest.
-pub(crate) fn architectures(vintage: &str) -> impl Iterator<Item = &'static str> + use<> {
-    let oldest = vintage == "2024-11";
+/// The architectures that a vintage builds, of those that are known. What is no pin but somebody's checkout may build
+/// any.
+pub(crate) fn architectures(vintage: &str) -> impl Iterator<Item = &'static str> + use<'_> {
+    let any = !PINS.contains(&vintage);
     let built = GRAPHS
         .iter()
-        .filter(move |(_, since)| !oldest || *since == "2024-11");
+        .filter(move |(_, pins)| any || pins.contains(&vintage));
     built.map(|(name, _)| *name)
 }
 

@@ -192,7 +192,7 @@ fn the_reference_may_do_with_hostile_files_what_it_likes() {
         // Its refusal, its crash, or ours as the failure of an engine that the other was not held against.
         let report = reports::json::read(&Path::new(&out).join("report.json"));
         let (message, says) = match (output.status.code(), report) {
-            (Some(30), Ok(report)) => (report.verdict.reasons.join("; "), case.says),
+            (Some(30 | 65), Ok(report)) => (report.verdict.reasons.join("; "), case.says),
             (Some(30 | 64 | 65), Err(_)) => (stderr(&output), &["error: "][..]),
             _ => (stderr(&output), &["another outcome"][..]),
         };

@@ -1,6 +1,7 @@
 //! One candidate against several references.
 
 use reports::model::{AtFault, Source, Status};
+use reports::outcome::Outcome;
 
 use super::*;
 
@@ -52,6 +53,7 @@ fn one_reference_of_three_is_wrong() {
     assert!(
         findings
             .iter()
+            .filter(|f| f.outcome != Outcome::Pass)
             .all(|f| f.source == Source::Reference && f.text.contains(&wrong)),
         "{findings:#?}"
     );

@@ -99,19 +99,32 @@ impl Finding {
 impl Verdict {
     /// What the run comes to.
     pub fn outcome(&self) -> Outcome {
-        match self.findings.as_slice() {
-            [] => Outcome::of_exit_code(self.exit_code),
-            findings => Outcome::worst_of(findings.iter().map(|f| f.outcome)),
-        }
+        let found = self.findings.iter().map(|finding| finding.outcome);
+        Outcome::worst_of(found.chain([Outcome::of_exit_code(self.exit_code)]))
     }
 }
 
 impl Report {
-    /// What the verdict rests on. Of a report from before there were findings, what its reasons and exit codes say.
+    /// What the verdict rests on. Of a report from before there were findings, what its reasons and exit codes say; an
+    /// exit code worse than all of that is held against it too.
     pub fn findings(&self) -> Cow<'_, [Finding]> {
         let verdict = &self.verdict;
+        let unexplained = |outcome: Outcome| Finding {
+            outcome,
+            source: Source::Unknown,
+            place: None,
+            text: format!("exit code {}, without a reason", outcome.exit_code()),
+        };
         if !verdict.findings.is_empty() {
-            return Cow::Borrowed(&verdict.findings);
+            let found = Outcome::worst_of(verdict.findings.iter().map(|f| f.outcome));
+            return match verdict.outcome() {
+                stated if found.worst(stated) == found => Cow::Borrowed(&verdict.findings),
+                stated => {
+                    let mut findings = verdict.findings.clone();
+                    findings.push(unexplained(stated));
+                    Cow::Owned(findings)
+                }
+            };
         }
         let gate = self.gate.as_ref();
         let ungated = match gate {
@@ -132,12 +145,7 @@ impl Report {
         };
         let mut findings: Vec<Finding> = verdict.reasons.iter().map(finding).collect();
         if ungated != Outcome::Pass && findings.iter().all(|f| f.source == Source::Gate) {
-            findings.push(Finding {
-                outcome: ungated,
-                source: Source::Unknown,
-                place: None,
-                text: format!("exit code {}, without a reason", ungated.exit_code()),
-            });
+            findings.push(unexplained(ungated));
         }
         Cow::Owned(findings)
     }
