@@ -192,7 +192,16 @@ fn what_has_another_name_is_not_offered_and_nothing_else_is_lost() {
 
 #[test]
 fn a_name_alone_makes_no_tap() {
-    let cases: [(&str, &str, &str, fn(&mut GraphNode), Tap, &str); 6] = [
+    /// Listing, name, operation, what is changed, and of which tap that makes which reason.
+    type Case = (
+        &'static str,
+        &'static str,
+        &'static str,
+        fn(&mut GraphNode),
+        Tap,
+        &'static str,
+    );
+    let cases: [Case; 6] = [
         (
             "2026-01-bitnet",
             "ffn_sub_out-0",
