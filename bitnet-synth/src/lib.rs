@@ -70,18 +70,17 @@ impl Error {
 /// What to write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SynthOptions {
-    /// Model family. One with sub-norms gets I2_S matrices and tied F16 embeddings, another F32 throughout and an output
-    /// matrix of its own.
+    /// Model family. One with sub-norms gets tied F16 embeddings, another F32 embeddings and an output matrix of its own.
     pub architecture: Architecture,
     /// Layers.
     pub n_layer: u32,
-    /// Width of the residual stream; a multiple of 128 for `bitnet*`.
+    /// Width of the residual stream; a multiple of 128 for I2_S.
     pub n_embd: u32,
     /// Query heads, a divisor of `n_embd`.
     pub n_head: u32,
     /// Key/value heads, a divisor of `n_head`.
     pub n_head_kv: u32,
-    /// Width of the feed-forward network; a multiple of 128 for `bitnet*`.
+    /// Width of the feed-forward network; a multiple of 128 for I2_S.
     pub n_ff: u32,
     /// Vocabulary size. Up to 32000 a SentencePiece vocabulary, above byte-level BPE.
     pub n_vocab: u32,
@@ -89,6 +88,8 @@ pub struct SynthOptions {
     pub n_ctx: u32,
     /// RoPE frequency base.
     pub rope_base: f32,
+    /// Type of the layers' matrices: I2_S, F16 or F32.
+    pub matrix_type: TensorType,
     /// Type of the norms' weights: F32, as BitNet.cpp has it, or F16, as newer converters write them.
     pub norm_type: TensorType,
     /// What the file says of its activation; `None` for a file that says nothing. Weights do not depend on it.
@@ -117,6 +118,10 @@ impl SynthOptions {
             n_vocab,
             n_ctx,
             rope_base,
+            matrix_type: match has_sub_norms(architecture) {
+                true => TensorType::I2_S,
+                false => TensorType::F32,
+            },
             norm_type: TensorType::F32,
             activation: None,
             stress: None,
@@ -125,7 +130,7 @@ impl SynthOptions {
     }
 
     fn is_ternary(&self) -> bool {
-        self.architecture.has(Tap::FfnSubNorm)
+        self.matrix_type == TensorType::I2_S
     }
 
     fn head_dim(&self) -> u32 {
@@ -167,6 +172,10 @@ impl SynthOptions {
         }
         self.stress.map_or(Ok(()), |stress| stress.check(self))
     }
+}
+
+fn has_sub_norms(architecture: Architecture) -> bool {
+    architecture.has(Tap::FfnSubNorm)
 }
 
 /// Refuses a size that is no multiple of another.
@@ -254,9 +263,9 @@ fn tensors(o: &SynthOptions) -> Vec<Tensor> {
     let s = Statistics::new(o);
     let (embd, ff, vocab) = (o.n_embd.into(), o.n_ff.into(), o.n_vocab.into());
     let kv = u64::from(o.head_dim()) * u64::from(o.n_head_kv);
-    let (matrix_type, token_type, sub) = match o.is_ternary() {
-        true => (TensorType::I2_S, TensorType::F16, 1.0),
-        false => (TensorType::F32, TensorType::F32, UNNORMED),
+    let (token_type, sub) = match has_sub_norms(o.architecture) {
+        true => (TensorType::F16, 1.0),
+        false => (TensorType::F32, UNNORMED),
     };
     let tokens = |name: &str| Tensor {
         name: name.to_owned(),
@@ -273,14 +282,14 @@ fn tensors(o: &SynthOptions) -> Vec<Tensor> {
     let matrix = |name: String, shape: [u64; 2], input: f64, output: f64| Tensor {
         name,
         shape: shape.to_vec(),
-        ty: matrix_type,
+        ty: o.matrix_type,
         fill: Fill::Matrix { input, output },
     };
     let mut list = vec![
         tokens("token_embd.weight"),
         norm("output_norm.weight".to_owned(), embd, s.output_gamma),
     ];
-    if !o.is_ternary() {
+    if !has_sub_norms(o.architecture) {
         list.push(tokens("output.weight"));
     }
     for (i, added) in s.residual.iter().enumerate() {
@@ -294,7 +303,7 @@ fn tensors(o: &SynthOptions) -> Vec<Tensor> {
         list.push(matrix(name("ffn_gate"), [embd, ff], 1.0, 1.0));
         list.push(matrix(name("ffn_up"), [embd, ff], 1.0, 1.0));
         list.push(matrix(name("ffn_down"), [ff, embd], sub, added[1]));
-        if o.is_ternary() {
+        if has_sub_norms(o.architecture) {
             list.push(norm(name("attn_sub_norm"), embd, 1.0));
             list.push(norm(name("ffn_sub_norm"), ff, 1.0));
         }
@@ -319,8 +328,12 @@ fn metadata(o: &SynthOptions, vocab: &Vocab, path: &Path) -> Result<Metadata, bi
         "general.name",
         format!("synthetic {arch}, seed {}", o.seed).into(),
     )?;
-    // llama.cpp's LLAMA_FTYPE_MOSTLY_I2_S and LLAMA_FTYPE_ALL_F32.
-    let file_type: u32 = if o.is_ternary() { 40 } else { 0 };
+    // llama.cpp's LLAMA_FTYPE_MOSTLY_I2_S, LLAMA_FTYPE_MOSTLY_F16 and LLAMA_FTYPE_ALL_F32.
+    let file_type: u32 = match o.matrix_type {
+        TensorType::I2_S => 40,
+        TensorType::F16 => 1,
+        _ => 0,
+    };
     put("general.file_type", file_type.into())?;
     put("general.quantization_version", 2u32.into())?;
     let sizes = [
@@ -450,20 +463,8 @@ impl Tensor {
         let n: u64 = self.shape.iter().product();
         match self.fill {
             Fill::Gamma(mean) => {
-                let gammas = table
-                    .iter()
-                    .map(|z| (mean * (1.0 + 0.1 * f64::from(*z))) as f32);
-                match self.ty {
-                    TensorType::F16 => {
-                        let half = |gamma| half::f16::from_f32(gamma).to_le_bytes();
-                        let bytes: Vec<[u8; 2]> = gammas.map(half).collect();
-                        write_levels(&bytes, n, &mut rng, out)
-                    }
-                    _ => {
-                        let bytes: Vec<[u8; 4]> = gammas.map(f32::to_le_bytes).collect();
-                        write_levels(&bytes, n, &mut rng, out)
-                    }
-                }
+                let gammas = table.iter().map(|z| mean * (1.0 + 0.1 * f64::from(*z)));
+                write_levels(self.ty, gammas, n, &mut rng, out)
             }
             Fill::Matrix { input, output } if self.ty == TensorType::I2_S => {
                 let scale = ternary_scale(self.shape[0], input, output);
@@ -487,7 +488,7 @@ impl Tensor {
             }),
             Fill::Matrix { input, output } => {
                 let sigma = output / (input * (self.shape[0] as f64).sqrt());
-                write_levels(&scaled_f32(table, sigma), n, &mut rng, out)
+                write_levels(self.ty, scaled(table, sigma), n, &mut rng, out)
             }
             Fill::Tokens(sigma) => {
                 let runs = vocab.runs();
@@ -498,15 +499,7 @@ impl Tensor {
                         sigma
                     };
                     let n = tokens * self.shape[0];
-                    match self.ty {
-                        TensorType::F16 => {
-                            let half = |z: &f32| half::f16::from_f64(sigma * f64::from(*z));
-                            let levels: Vec<[u8; 2]> =
-                                table.iter().map(|z| half(z).to_le_bytes()).collect();
-                            write_levels(&levels, n, &mut rng, out)?;
-                        }
-                        _ => write_levels(&scaled_f32(table, sigma), n, &mut rng, out)?,
-                    }
+                    write_levels(self.ty, scaled(table, sigma), n, &mut rng, out)?;
                 }
                 Ok(())
             }
@@ -514,13 +507,31 @@ impl Tensor {
     }
 }
 
-fn scaled_f32(table: &[f32], sigma: f64) -> Vec<[u8; 4]> {
-    let scaled = table.iter().map(|z| (sigma * f64::from(*z)) as f32);
-    scaled.map(f32::to_le_bytes).collect()
+fn scaled(table: &[f32], sigma: f64) -> impl Iterator<Item = f64> {
+    table.iter().map(move |z| sigma * f64::from(*z))
 }
 
-/// Writes `n` values, each one of the `NORMAL_LEVELS` levels at random.
-fn write_levels<const N: usize>(
+/// Writes `n` values as F16 or F32, each one of the `NORMAL_LEVELS` levels at random.
+fn write_levels(
+    ty: TensorType,
+    levels: impl Iterator<Item = f64>,
+    n: u64,
+    rng: &mut Rng,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    match ty {
+        TensorType::F16 => {
+            let half = |level| half::f16::from_f64(level).to_le_bytes();
+            write_encoded(&levels.map(half).collect::<Vec<_>>(), n, rng, out)
+        }
+        _ => {
+            let single = |level| (level as f32).to_le_bytes();
+            write_encoded(&levels.map(single).collect::<Vec<_>>(), n, rng, out)
+        }
+    }
+}
+
+fn write_encoded<const N: usize>(
     levels: &[[u8; N]],
     n: u64,
     rng: &mut Rng,

@@ -24,8 +24,8 @@ impl Stress {
         let Stress::I16Overflow = self;
         if !options.is_ternary() {
             let what = format!(
-                "i16-overflow: {} has no I2_S matrices",
-                options.architecture
+                "i16-overflow: {} has no I2_S matrices, but {}",
+                options.architecture, options.matrix_type
             );
             return Err(Error::option("stress", what));
         }

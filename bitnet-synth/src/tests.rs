@@ -60,10 +60,23 @@ impl Observer for Sizes {
 
 #[test]
 fn models_behave() {
-    for architecture in Architecture::ALL {
-        let options = SynthOptions::new(architecture, Preset::Tiny, 1);
+    let usual = Architecture::ALL.map(|a| SynthOptions::new(a, Preset::Tiny, 1));
+    let of_type = |(architecture, matrix_type)| SynthOptions {
+        matrix_type,
+        ..SynthOptions::new(architecture, Preset::Tiny, 1)
+    };
+    let others = [
+        (Architecture::Bitnet, TensorType::F16),
+        (Architecture::Bitnet, TensorType::F32),
+        (Architecture::Llama, TensorType::I2_S),
+        (Architecture::Llama, TensorType::F16),
+    ];
+    for options in usual.into_iter().chain(others.map(of_type)) {
+        let (architecture, matrix_type) = (options.architecture, options.matrix_type);
         let written = synth(&options);
         let gguf = Arc::new(Gguf::open(&written.path).unwrap());
+        let down = gguf.tensor("blk.0.ffn_down.weight").unwrap();
+        assert_eq!(down.ty, matrix_type);
         let tokenizer = Tokenizer::from_gguf(gguf.metadata()).unwrap();
         let prompt = tokenizer.encode(
             TEXT,
@@ -96,9 +109,9 @@ fn models_behave() {
                 // The BOS token's row is small on purpose.
                 Tap::Embd => (0.01, 0.1),
                 Tap::Logits => (1.5, 6.0),
-                _ => (0.05, 10.0),
+                _ => (0.04, 10.0),
             };
-            let place = format!("{architecture} {tap} {layer:?}: {low} to {high}");
+            let place = format!("{architecture} {matrix_type} {tap} {layer:?}: {low} to {high}");
             assert!(low >= least && high <= most, "{place}");
         }
 
@@ -111,7 +124,7 @@ fn models_behave() {
         let distinct: HashSet<&u32> = generated.iter().collect();
         assert!(
             distinct.len() >= 16,
-            "{architecture} repeats itself: {generated:?}"
+            "{architecture} {matrix_type} repeats itself: {generated:?}"
         );
         assert!(
             !generated.iter().any(|&id| tokenizer.is_eog(id)),

@@ -19,7 +19,7 @@ use crossval::interrupt;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Model family: bitnet* gets I2_S matrices, any other F32
+    /// Model family
     #[arg(long, value_parser = architectures())]
     arch: Architecture,
     /// Size to start from
@@ -46,6 +46,9 @@ pub(super) struct Args {
     /// Context length, tokens
     #[arg(long, value_name = "N")]
     ctx: Option<u32>,
+    /// Type of the layers' matrices [default: i2_s for bitnet*, f32 for any other]
+    #[arg(long = "type", value_enum, value_name = "TYPE")]
+    matrix_type: Option<MatrixType>,
     /// Type of the norms' weights
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = NormType::F32)]
     norm_type: NormType,
@@ -72,6 +75,17 @@ enum PresetArg {
     /// The shape of BitNet b1.58 2B4T, 1.18 GB: 30 layers of 2560
     #[value(name = "2b-4t")]
     TwoB4T,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum MatrixType {
+    /// Ternary, 2 bits and a scale for all
+    #[value(name = "i2_s")]
+    I2S,
+    /// What mainline llama.cpp reads, too
+    F16,
+    /// What rounds least
+    F32,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -129,6 +143,13 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     };
     if let Some(StressArg::I16Overflow) = args.stress {
         options = options.with_stress(Stress::I16Overflow);
+    }
+    if let Some(ty) = args.matrix_type {
+        options.matrix_type = match ty {
+            MatrixType::I2S => TensorType::I2_S,
+            MatrixType::F16 => TensorType::F16,
+            MatrixType::F32 => TensorType::F32,
+        };
     }
     for (flag, size) in [
         (args.layers, &mut options.n_layer),
