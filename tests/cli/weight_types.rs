@@ -115,13 +115,32 @@ fn q6_k(block: &[f32; 256]) -> Vec<u8> {
     [&low[..], &high, &scales, &d].concat()
 }
 
-/// Our engine, and the oracle, which reads every format by another hand.
-fn assert_passes(model: &Path, ty: TensorType) {
-    for candidate in ["rust", "oracle"] {
-        let args = ["--candidate", candidate, "--no-bench", "--n-predict", "8"];
+/// Our engine, and the oracle, which reads every format by another hand; against mainline llama.cpp too, where that
+/// knows the model.
+fn assert_passes(model: &Path, ty: TensorType, by_mainline: bool) {
+    let mut pairs = vec![("bitnet.cpp", "rust"), ("bitnet.cpp", "oracle")];
+    if by_mainline && mainline::built().is_some() {
+        pairs.push((mainline::NAME, "rust"));
+    }
+    for (reference, candidate) in pairs {
+        let args = [
+            "--reference",
+            reference,
+            "--candidate",
+            candidate,
+            "--no-bench",
+            "--n-predict",
+            "8",
+        ];
         let (code, report, _) = run(model, &args);
         let reasons = &report.verdict.reasons;
-        assert_eq!(code, 0, "{candidate}, {}: {reasons:#?}", model.display());
+        let which = format!("{candidate} against {reference}, {}", model.display());
+        assert_eq!(code, 0, "{which}: {reasons:#?}");
+        let not_offered = report.coverage.not_offered.get(reference);
+        assert!(
+            not_offered.is_none_or(Vec::is_empty),
+            "{which}: {not_offered:?}"
+        );
         assert!(
             report.model.tensor_types.contains_key(ty.name()),
             "{:?}",
@@ -133,12 +152,14 @@ fn assert_passes(model: &Path, ty: TensorType) {
 #[test]
 fn matrices() {
     let scratch = Scratch::new();
-    let model = synth(&scratch, "llama", &[]);
-    for ty in [TensorType::F16, TensorType::BF16] {
-        let copy = scratch.path(&format!("{}.gguf", ty.name()));
-        let matrix = |name: &str| !name.contains("norm") && name.ends_with(".weight");
-        rewrite(&model, &copy, |name| matrix(name).then_some(ty), &[]);
-        assert_passes(&copy, ty);
+    for arch in ["llama", "bitnet"] {
+        let model = synth(&scratch, arch, &["--type", "f32"]);
+        for ty in [TensorType::F32, TensorType::F16, TensorType::BF16] {
+            let copy = scratch.path(&format!("{arch}-{}.gguf", ty.name()));
+            let matrix = |name: &str| !name.contains("norm") && name.ends_with(".weight");
+            rewrite(&model, &copy, |name| matrix(name).then_some(ty), &[]);
+            assert_passes(&copy, ty, true);
+        }
     }
 }
 
@@ -156,7 +177,7 @@ fn embeddings_and_output() {
             let copy = scratch.path(&format!("{arch}-{}.gguf", ty.name()));
             let head = |name: &str| ["token_embd.weight", "output.weight"].contains(&name);
             rewrite(&model, &copy, |name| head(name).then_some(ty), &[]);
-            assert_passes(&copy, ty);
+            assert_passes(&copy, ty, arch == "llama");
         }
     }
 }
@@ -199,7 +220,7 @@ fn biases_and_rope_factors() {
     extra.push(("rope_freqs.weight".to_owned(), factors.len(), factors));
     let copy = scratch.path("biases.gguf");
     rewrite(&model, &copy, |_| None, &extra);
-    assert_passes(&copy, TensorType::F32);
+    assert_passes(&copy, TensorType::F32, true);
 }
 
 #[test]
@@ -221,7 +242,7 @@ fn scales() {
     assert_eq!(extra.len(), 7 * 3);
     let copy = scratch.path("scales.gguf");
     rewrite(&model, &copy, |_| None, &extra);
-    assert_passes(&copy, TensorType::I2_S);
+    assert_passes(&copy, TensorType::I2_S, false);
 }
 
 /// Activations are rounded for the matrix that is used, not for the right one.
