@@ -63,6 +63,8 @@ pub enum TakenFor {
     Within(Tap),
     /// The values of its source, in another shape.
     View,
+    /// Of a part of the graph that no tap is connected with.
+    Apart,
     /// It was not understood.
     #[default]
     Unknown,
@@ -144,6 +146,7 @@ fn columns((index, node): (usize, &GraphNode)) -> [String; 7] {
             TakenFor::Tap(tap) => tap.to_string(),
             TakenFor::Within(tap) => format!("(within {tap})"),
             TakenFor::View => "-".to_owned(),
+            TakenFor::Apart => "(apart)".to_owned(),
             TakenFor::Unknown => "?".to_owned(),
         },
     ]

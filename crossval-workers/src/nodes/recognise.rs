@@ -51,11 +51,13 @@ pub(super) fn recognise(graph: &Graph, model: &Hyperparameters) -> Recognised {
     for place in &mut places {
         place.take_if(|place| missing.contains_key(&place.tap));
     }
+    let beside_taps = connected(graph, |index| places[index].is_some());
     let nodes = graph.nodes.iter().enumerate();
     let taken_for = nodes.map(|(index, node)| match places[index] {
         Some(place) => TakenFor::Tap(place.tap),
         None => match search.within.get(&index) {
             Some(&tap) => TakenFor::Within(tap),
+            None if !beside_taps[index] => TakenFor::Apart,
             None if seen_through(node).is_some() => TakenFor::View,
             None => TakenFor::Unknown,
         },
@@ -65,6 +67,35 @@ pub(super) fn recognise(graph: &Graph, model: &Hyperparameters) -> Recognised {
         places,
         missing,
     }
+}
+
+/// Of every node, whether one of `these` is computed from it or it from one of them, by however many steps to and fro. All
+/// nodes where there is none of `these`.
+///
+/// llama.cpp of 2026 builds branches that it then does not take, such as rows of embeddings given in place of tokens.
+fn connected(graph: &Graph, these: impl Fn(usize) -> bool) -> Vec<bool> {
+    let mut part: Vec<usize> = (0..graph.nodes.len()).collect();
+    for (index, node) in graph.nodes.iter().enumerate() {
+        let sources = node.sources.iter().filter_map(|source| match *source {
+            GraphSource::Node(source) if source < index => Some(part[source]),
+            _ => None,
+        });
+        for other in sources.collect::<Vec<_>>() {
+            let joined = part[index];
+            for p in part.iter_mut().filter(|p| **p == joined) {
+                *p = other;
+            }
+        }
+    }
+    let mut of_these: Vec<usize> = (0..part.len())
+        .filter(|&n| these(n))
+        .map(|n| part[n])
+        .collect();
+    of_these.sort_unstable();
+    of_these.dedup();
+    let none = of_these.is_empty();
+    let inside = |p: &usize| none || of_these.binary_search(p).is_ok();
+    part.iter().map(inside).collect()
 }
 
 /// The name that the graph's builder gave, without what ggml appends: ` (view)`, ` (copy of Kcur-3)`.
