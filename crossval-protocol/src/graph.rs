@@ -97,7 +97,7 @@ impl Graph {
 }
 
 /// A line per node: index, name, operation, type, shape, sources (nodes as `#index`), and what it is taken for, as
-/// `tap`, `(within tap)`, `-` for a view, or `?`. Columns are two spaces apart or more, which no column has within.
+/// `tap`, `(within tap)`, `-` for a view, `(apart)`, or `?`. Columns are two spaces apart or more, which no column has within.
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns: Vec<[String; 7]> = self.nodes.iter().enumerate().map(columns).collect();
@@ -123,9 +123,9 @@ impl fmt::Display for Graph {
     }
 }
 
-/// What a worker says, without control characters.
+/// What a worker says, without control characters, and without the space in front of ` (view)`, of what has no name.
 fn plain(text: &str) -> String {
-    text.escape_debug().to_string()
+    text.trim().escape_debug().to_string()
 }
 
 fn columns((index, node): (usize, &GraphNode)) -> [String; 7] {

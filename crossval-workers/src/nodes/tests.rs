@@ -146,7 +146,7 @@ fn every_listing_is_understood_as_it_was() {
         }
         count += 1;
     }
-    assert!(count >= 6, "{count} listings");
+    assert!(count >= 10, "{count} listings");
 }
 
 #[test]
@@ -188,6 +188,38 @@ fn what_has_another_name_is_not_offered_and_nothing_else_is_lost() {
     let unknown = graphs.graphs[0].not_understood().unwrap();
     assert!(unknown.contains("kq_probs (SOFT_MAX)"), "{unknown}");
     assert!(unknown.contains("kq_soft_max (SOFT_MAX)"), "{unknown}");
+}
+
+/// A branch that the graph does not take, and only that, needs no row.
+#[test]
+fn what_no_tap_is_connected_with_is_apart() {
+    let taken_for = |listing: &Listing, name: &str| {
+        let (_, graphs) = listing.recognised();
+        let mut nodes = graphs.graphs[0].nodes.iter();
+        nodes.find(|node| node.name == name).unwrap().taken_for
+    };
+    let mut listing = named("llama.cpp-bitnet");
+    for name in ["node_1", "node_2", "(view)"] {
+        assert_eq!(taken_for(&listing, name), TakenFor::Apart);
+    }
+    for graph in [&mut listing.one, &mut listing.several] {
+        let logits = graph.nodes.last_mut().unwrap();
+        logits.name = "output".to_owned();
+        let mixed = graph
+            .nodes
+            .iter()
+            .position(|node| node.name == "node_1")
+            .unwrap();
+        let norm = graph
+            .nodes
+            .iter_mut()
+            .find(|node| node.name == "norm-0")
+            .unwrap();
+        norm.sources.push(GraphSource::Node(mixed));
+    }
+    for name in ["output", "node_1"] {
+        assert_eq!(taken_for(&listing, name), TakenFor::Unknown);
+    }
 }
 
 #[test]

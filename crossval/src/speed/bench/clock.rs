@@ -83,10 +83,11 @@ pub(super) fn counted<T>(
 }
 
 /// Why the times that a worker reports of the repetitions of a test do not fit the driver's, as a predicate of the worker;
-/// `None` if they do. Of what it reports for the prompt, more than `most_prompt_ms` does not count: time of the steps
-/// is not to hide there.
+/// `None` if they do. Of what it reports for the prompt, more than `most_prompt_ms` and the time waited does not count:
+/// time of the steps is not to hide there. (While one thread waits for a CPU, the first may spin, which is busy.)
 pub(super) fn contradiction(requests: &[Took], most_prompt_ms: f64) -> Option<String> {
-    let accounted = |r: &Took| r.reported_ms - (r.prompt_ms - most_prompt_ms).max(0.0);
+    let hidden = |r: &Took| (r.prompt_ms - most_prompt_ms - r.waited_ms.unwrap_or(0.0)).max(0.0);
+    let accounted = |r: &Took| r.reported_ms - hidden(r);
     // Waiting may have been within the worker's time too; working was, or should have been.
     let missing = |r: &Took| {
         let ready = r.driver_ms - r.waited_ms.unwrap_or(0.0);
@@ -222,5 +223,17 @@ mod tests {
         assert_eq!(contradiction(&[hidden; 3], 89.0), None);
         let why = contradiction(&[hidden; 3], 60.0).unwrap();
         assert!(why.starts_with("accounts for 69.8 ms"), "{why}");
+        // The first thread spun in the prompt while another had no CPU.
+        let spun = Took {
+            prompt_ms: 26.0,
+            busy_ms: Some(27.0),
+            ..took(27.0, 26.9, 22.0)
+        };
+        assert_eq!(contradiction(&[spun; 2], 4.0), None);
+        let slept = Took {
+            waited_ms: Some(0.0),
+            ..spun
+        };
+        assert!(contradiction(&[slept; 2], 4.0).is_some());
     }
 }
