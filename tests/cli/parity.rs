@@ -157,6 +157,22 @@ fn trained_float_model() {
     assert_eq!(generation.reference, generation.candidate);
 }
 
+/// Output weights of tokens that the model has hardly seen have little in common with those of the others.
+#[test]
+fn trained_models_against_the_oracle() {
+    let trained = shared("models/stories260K.gguf").into_iter();
+    for model in trained.chain([PathBuf::from(TINY)]) {
+        for engine in ["rust", "bitnet.cpp"] {
+            for engines in [[engine, "oracle"], ["oracle", engine]] {
+                let [reference, candidate] = engines;
+                let args = ["--reference", reference, "--candidate", candidate];
+                let (code, report, _) = run(&model, &[&args[..], &["--no-bench"]].concat());
+                assert_eq!(code, 0, "{engines:?}: {:#?}", report.verdict.reasons);
+            }
+        }
+    }
+}
+
 #[test]
 fn synthetic_model_of_every_architecture() {
     for arch in Architecture::ALL.map(Architecture::name) {

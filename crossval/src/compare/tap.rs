@@ -369,7 +369,9 @@ impl TapAccumulator {
             true => parts.worst(r, c, row.reference),
             false => [None, None],
         };
-        let drift = parts.floor.and_then(|floor| self.drift.add(r, c, floor));
+        let drift = parts
+            .floor
+            .and_then(|floor| self.drift.add(r, c, floor, parts.limit));
         for (kind, found) in [(0, head), (1, element), (1, drift)] {
             let Some(found) = found else { continue };
             let share = &mut self.shares[kind];
