@@ -5,7 +5,7 @@ mod vintages;
 use std::collections::BTreeSet;
 
 use crate::activation::{Chosen, KEY, Source};
-use crate::gguf::{Gguf, TensorInfo};
+use crate::gguf::{Gguf, TensorInfo, TensorType};
 use crate::{Architecture, Hyperparameters};
 use vintages::{SIZES, VINTAGES, Vintage};
 
@@ -68,6 +68,11 @@ const LINTS: &[Lint] = &[
         id: "tensor-type-unknown",
         says: tensor_type_unknown,
         next_step: "Run it in a vintage that knows the type, or convert it to one that all know, such as F16.",
+    },
+    Lint {
+        id: "norm-type-refused",
+        says: norm_type_refused,
+        next_step: "Run it in a vintage that multiplies by F16, or convert the norms to F32, which loses nothing.",
     },
     Lint {
         id: "pre-tokenizer-refused",
@@ -251,6 +256,17 @@ fn tensor_type_unknown(gguf: &Gguf) -> Option<String> {
     });
     let unknown: Vec<String> = unknown.collect();
     (!unknown.is_empty()).then(|| unknown.join("; "))
+}
+
+fn norm_type_refused(gguf: &Gguf) -> Option<String> {
+    let is_norm = |t: &&TensorInfo| t.shape.len() == 1 && t.name.ends_with("norm.weight");
+    let mut norms = gguf.tensors().iter().filter(is_norm);
+    let norm = norms.find(|t| t.ty == TensorType::F16)?;
+    let abort = vintages(|vintage| !vintage.f16_norms)?;
+    Some(format!(
+        "norm weights are F16, {:?} the first of them: {abort} abort where they multiply by them",
+        norm.name
+    ))
 }
 
 /// The vocabulary's pre-tokenizer, which is looked at in byte-level BPE alone: the file's, if it names one.

@@ -255,6 +255,21 @@ fn a_tensor_type_that_vintages_do_not_know() {
 }
 
 #[test]
+fn norms_of_a_type_that_vintages_do_not_multiply_by() {
+    let of = |ty, size| {
+        let mut file = made("llama", Vec::new());
+        file.tensors = vec![("blk.0.attn_norm.weight", vec![64], ty, size)];
+        file.says("norm-type-refused")
+    };
+    assert_eq!(
+        of(1, 128).unwrap(),
+        "norm weights are F16, \"blk.0.attn_norm.weight\" the first of them: BitNet.cpp 2024-11, BitNet.cpp 2026-01 and \
+         llama.cpp abort where they multiply by them"
+    );
+    assert_eq!(of(0, 256), None);
+}
+
+#[test]
 fn a_pre_tokenizer_that_vintages_refuse() {
     let of = |pre: Option<&'static str>, model: &'static str| {
         let mut keys: Vec<(&str, Value)> = vec![("tokenizer.ggml.model", model.into())];

@@ -15,6 +15,8 @@ pub(super) struct Vintage {
     tensor_types: &'static [(u32, &'static str)],
     /// Values of `tokenizer.ggml.pre` beyond [`PRE_TOKENIZERS`].
     pre_tokenizers: &'static [&'static str],
+    /// Whether it multiplies by norm weights in F16; the others abort where they should.
+    pub f16_norms: bool,
 }
 
 pub(super) const VINTAGES: &[Vintage] = &[
@@ -24,6 +26,7 @@ pub(super) const VINTAGES: &[Vintage] = &[
         file_types: PINS_FILE_TYPES,
         tensor_types: PINS_TENSOR_TYPES,
         pre_tokenizers: &[],
+        f16_norms: false,
     },
     Vintage {
         name: "BitNet.cpp 2026-01",
@@ -36,6 +39,7 @@ pub(super) const VINTAGES: &[Vintage] = &[
         file_types: PINS_FILE_TYPES,
         tensor_types: PINS_TENSOR_TYPES,
         pre_tokenizers: &["falcon_e"],
+        f16_norms: false,
     },
     // As published: one graph for both. Its converter still writes 40 for I2_S.
     Vintage {
@@ -59,6 +63,7 @@ pub(super) const VINTAGES: &[Vintage] = &[
             (42, "TL2"),
         ],
         pre_tokenizers: NEWER_PRE_TOKENIZERS,
+        f16_norms: true,
     },
     Vintage {
         name: "llama.cpp",
@@ -66,6 +71,7 @@ pub(super) const VINTAGES: &[Vintage] = &[
         file_types: &[(38, "MXFP4"), (39, "NVFP4"), (40, "Q1_0"), (41, "Q2_0")],
         tensor_types: &[(39, "MXFP4"), (40, "NVFP4"), (41, "Q1_0"), (42, "Q2_0")],
         pre_tokenizers: NEWER_PRE_TOKENIZERS,
+        f16_norms: false,
     },
 ];
 
