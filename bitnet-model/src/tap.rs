@@ -155,6 +155,9 @@ taps! {
 }
 
 impl Tap {
+    /// What every transformer has, whatever its stages are.
+    pub const OUTLINE: [Tap; 4] = [Tap::Embd, Tap::LayerOut, Tap::FinalNorm, Tap::Logits];
+
     fn entry(self) -> &'static Entry {
         &TABLE[self as usize]
     }

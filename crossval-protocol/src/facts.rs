@@ -33,6 +33,36 @@ pub fn model(gguf: &Gguf, model: &Hyperparameters) -> ModelFacts {
     }
 }
 
+/// What a file says of a model whose architecture nobody here knows: taps that every transformer has. The sizes are the
+/// engine's to add, from its own reading.
+pub fn outline(gguf: &Gguf, architecture: &str) -> ModelFacts {
+    let size = |key: &str| -> usize {
+        let key = format!("{architecture}.{key}");
+        gguf.metadata().u32(&key).map_or(0, |n| n as usize)
+    };
+    let taps = Tap::OUTLINE.to_vec();
+    ModelFacts {
+        architecture: architecture.to_owned(),
+        name: gguf.metadata().str("general.name").ok().map(str::to_owned),
+        n_layer: size("block_count"),
+        n_embd: size("embedding_length"),
+        n_ff: size("feed_forward_length"),
+        n_head: size("attention.head_count"),
+        n_head_kv: size("attention.head_count_kv"),
+        n_vocab: size("vocab_size"),
+        n_ctx_train: size("context_length"),
+        activation: None,
+        tensor_types: tensor_types(gguf),
+        weight_types: weight_types(gguf)
+            .into_iter()
+            .filter(|(tap, _)| taps.contains(tap))
+            .collect(),
+        taps,
+        vocab: None,
+        work: Some(token_work(gguf)),
+    }
+}
+
 /// What the metadata say of the vocabulary; who begins and ends a sequence is the engine's to add.
 pub fn vocab(metadata: &Metadata) -> Result<VocabFacts, Error> {
     let string = |key: &str| -> Result<Option<String>, Error> {

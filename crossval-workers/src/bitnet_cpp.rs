@@ -14,13 +14,13 @@ use std::sync::Arc;
 use bitnet_model::check::{check_weights, zero_tensors};
 use bitnet_model::gguf::{Gguf, TensorType};
 use bitnet_model::tap::Tap;
-use bitnet_model::{Activation, Hyperparameters};
+use bitnet_model::{Activation, Architecture, Hyperparameters};
 use bitnet_sys::{
     Context, ContextOptions, LoadOptions, Logits, Model, Node, NodeInfo, NodeObserver, Severity,
     Values,
 };
 
-use super::nodes::{self, Layout, NodeMap, Place};
+use super::nodes::{self, Layout, NodeMap, Outline, Place, Shape};
 use crossval_protocol::{
     self as protocol, Backend, DecodeOptions, DriverGone, EncodeOptions, ErrorKind, EvalRequest,
     Graph, GraphNode, GraphSource, Graphs, Hello, ModelFacts, Refusal, Settings, TakenFor,
@@ -51,7 +51,7 @@ struct Loaded {
     model: Arc<Model>,
     /// The same with its weights as they are in the file, where the library repacks them; from when taps are wanted.
     plain: Option<Arc<Model>>,
-    shape: Hyperparameters,
+    shape: Shape,
     /// What its graphs are, once somebody has asked.
     nodes: Option<(NodeMap, Graphs)>,
 }
@@ -242,9 +242,23 @@ impl Backend for BitnetCppBackend {
             .has_tokenizer
             .then(|| vocab_facts(&gguf, &model))
             .transpose()?;
+        let (shape, read) = match Architecture::named(&known.architecture) {
+            Some(_) => {
+                let shape = Hyperparameters::read_as(&gguf, self.activation)?;
+                let read = facts::model(&gguf, &shape);
+                (Shape::Whole(shape), read)
+            }
+            None => {
+                let outline = Outline {
+                    n_layer: known.n_layer as usize,
+                    n_embd: known.n_embd as usize,
+                    n_vocab: known.n_vocab as usize,
+                };
+                let read = facts::outline(&gguf, &known.architecture);
+                (Shape::Outline(outline), read)
+            }
+        };
         // The sizes are the library's own reading of the file.
-        let shape = Hyperparameters::read_as(&gguf, self.activation)?;
-        let read = facts::model(&gguf, &shape);
         let or_read = |known: Option<u32>, read| known.map_or(read, |n| n as usize);
         let facts = ModelFacts {
             n_layer: known.n_layer as usize,

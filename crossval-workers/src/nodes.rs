@@ -5,7 +5,9 @@
 //! |---|---|
 //! | `table` | a row per tap and generation of llama.cpp |
 //! | `recognise` | holds a graph against the table |
+//! | `outline` | finds what every transformer has, in a graph that no table describes |
 
+mod outline;
 mod recognise;
 mod table;
 #[cfg(test)]
@@ -17,8 +19,18 @@ use bitnet_model::Hyperparameters;
 use bitnet_model::tap::Tap;
 use crossval_protocol::{Graph, Graphs};
 
+pub(crate) use self::outline::Outline;
 use self::recognise::{Recognised, recognise};
 pub(crate) use self::table::Layout;
+
+/// What is known of the model whose graph it is.
+#[derive(Debug)]
+pub(crate) enum Shape {
+    /// Every stage.
+    Whole(Hyperparameters),
+    /// Of an architecture that nobody here knows.
+    Outline(Outline),
+}
 
 /// The pins, by the names that the build gives them.
 const PINS: [&str; 3] = ["2024-11", "2026-01", "llama.cpp"];
@@ -61,14 +73,17 @@ type Nodes = HashMap<String, Vec<(String, u32, Place)>>;
 
 impl NodeMap {
     /// From the graph of one token and that of several, and what they show.
-    pub(crate) fn new(one: Graph, several: Graph, model: &Hyperparameters) -> (NodeMap, Graphs) {
+    pub(crate) fn new(one: Graph, several: Graph, model: &Shape) -> (NodeMap, Graphs) {
         let mut not_offered = BTreeMap::new();
         let mut seen = |mut graph: Graph| {
             let Recognised {
                 places,
                 taken_for,
                 missing,
-            } = recognise(&graph, model);
+            } = match model {
+                Shape::Whole(model) => recognise(&graph, model),
+                Shape::Outline(outline) => outline.recognise(&graph),
+            };
             for (node, taken_for) in graph.nodes.iter_mut().zip(taken_for) {
                 node.taken_for = taken_for;
             }

@@ -155,7 +155,12 @@ fn synth(scratch: &Scratch, arch: &str, more: &[&str]) -> PathBuf {
 
 /// A copy of the bundled model, with the metadata that `edit` makes of its own.
 fn tiny_with(to: &Path, edit: impl FnOnce(&Metadata) -> Metadata) {
-    let gguf = Gguf::open(Path::new(TINY)).expect("the bundled model");
+    model_with(Path::new(TINY), to, edit);
+}
+
+/// A copy of a model, likewise.
+fn model_with(from: &Path, to: &Path, edit: impl FnOnce(&Metadata) -> Metadata) {
+    let gguf = Gguf::open(from).expect("a model");
     let mut writer = Writer::new(edit(gguf.metadata())).expect("a writer");
     for t in gguf.tensors() {
         writer.tensor(&t.name, &t.shape, t.ty).expect("a tensor");

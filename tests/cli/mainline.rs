@@ -1,6 +1,9 @@
 //! Mainline llama.cpp, the third pinned reference, where it is built.
 #![cfg(feature = "reference")]
 
+use std::collections::BTreeSet;
+
+use bitnet_core::gguf::Metadata;
 use bitnet_model::Activation;
 use reports::model::{Asked, AtFault, Source, Status};
 
@@ -143,6 +146,65 @@ fn a_model_that_it_does_not_know() {
             stderr(&output)
         );
     }
+}
+
+/// Both libraries know it, and nobody here: they are compared by what every transformer has.
+#[test]
+fn a_model_that_only_the_libraries_know() {
+    if built().is_none() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let model = scratch.path("internlm2.gguf");
+    model_with(&synth(&scratch, "llama", &[]), &model, |llama| {
+        let mut metadata = Metadata::new(&model);
+        for (key, value) in llama.iter() {
+            let (key, value) = match key.strip_prefix("llama.") {
+                Some(rest) => (format!("internlm2.{rest}"), value.clone()),
+                None if key == "general.architecture" => (key.to_owned(), "internlm2".into()),
+                None => (key.to_owned(), value.clone()),
+            };
+            metadata.insert(&key, value).expect("a key");
+        }
+        metadata
+    });
+    let args = [
+        "--reference",
+        NAME,
+        "--candidate",
+        "bitnet.cpp",
+        "--no-bench",
+    ];
+    let (code, report, summary) = run(&model, &args);
+    assert_eq!(code, 0, "{summary}");
+    assert_eq!(report.model.architecture, "internlm2");
+    let taps: BTreeSet<&str> = report.taps.iter().map(|t| t.tap.as_str()).collect();
+    assert_eq!(
+        taps,
+        BTreeSet::from(["embd", "layer_out", "final_norm", "logits"])
+    );
+    assert!(report.taps.iter().all(|t| t.isolated.is_none()));
+    let generation = report.generation.expect("a generation");
+    assert_eq!(generation.reference, generation.candidate);
+    let output = crossval(
+        &[
+            &[
+                "run",
+                "--mode",
+                "isolated",
+                "--model",
+                model.to_str().expect("UTF-8"),
+            ],
+            &args[..],
+        ]
+        .concat(),
+    );
+    assert_eq!(exit_code(&output), 64);
+    assert!(
+        stderr(&output).contains("the stages of architecture internlm2 are not known here"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 /// <https://github.com/microsoft/BitNet/issues/588>: its graph of `bitnet` has SiLU, whatever the file says.

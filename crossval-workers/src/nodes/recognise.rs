@@ -99,7 +99,7 @@ fn connected(graph: &Graph, these: impl Fn(usize) -> bool) -> Vec<bool> {
 }
 
 /// The name that the graph's builder gave, without what ggml appends: ` (view)`, ` (copy of Kcur-3)`.
-fn plain_name(node: &GraphNode) -> &str {
+pub(super) fn plain_name(node: &GraphNode) -> &str {
     node.name.split(" (").next().unwrap_or_default()
 }
 

@@ -98,7 +98,8 @@ fn graph(text: &str) -> Graph {
 
 impl Listing {
     fn recognised(&self) -> (NodeMap, Graphs) {
-        NodeMap::new(self.one.clone(), self.several.clone(), &self.model)
+        let model = Shape::Whole(self.model.clone());
+        NodeMap::new(self.one.clone(), self.several.clone(), &model)
     }
 
     /// Changes a node wherever its name and operation are these.
@@ -188,6 +189,61 @@ fn what_has_another_name_is_not_offered_and_nothing_else_is_lost() {
     let unknown = graphs.graphs[0].not_understood().unwrap();
     assert!(unknown.contains("kq_probs (SOFT_MAX)"), "{unknown}");
     assert!(unknown.contains("kq_soft_max (SOFT_MAX)"), "{unknown}");
+}
+
+/// Of each generation, as if nobody knew the architecture.
+#[test]
+fn every_transformer_has_an_outline() {
+    for name in [
+        "2024-11-llama",
+        "2026-01-bitnet-b1.58",
+        "head-bitnet",
+        "llama.cpp-llama",
+    ] {
+        let mut listing = named(name);
+        let (whole, _) = listing.recognised();
+        let outline = |listing: &Listing, n_vocab| {
+            let outline = Outline {
+                n_layer: listing.model.n_layer,
+                n_embd: listing.model.n_embd,
+                n_vocab,
+            };
+            let shape = Shape::Outline(outline);
+            NodeMap::new(listing.one.clone(), listing.several.clone(), &shape)
+        };
+        let n_vocab = listing.model.n_vocab;
+        let (map, graphs) = outline(&listing, n_vocab);
+        assert_eq!(graphs.not_offered, BTreeMap::new(), "{name}");
+        let taps = |map: &NodeMap| {
+            let places = map.kinds.iter().flat_map(|nodes| nodes.values().flatten());
+            let places =
+                places.map(|(op, seen, place)| (op.clone(), *seen, place.tap, place.layer));
+            let mut places: Vec<_> = places.collect();
+            places.sort_by_key(|place| (place.2, place.3, place.0.clone()));
+            places
+        };
+        let mut of_whole = taps(&whole);
+        of_whole.retain(|(_, _, tap, _)| Tap::OUTLINE.contains(tap));
+        assert_eq!(taps(&map), of_whole, "{name}");
+
+        let (_, graphs) = outline(&listing, n_vocab + 1);
+        let reason = &graphs.not_offered[&Tap::Logits];
+        assert!(
+            reason.contains("holds no row of 513 values per token"),
+            "{reason}"
+        );
+        listing = listing.change("l_out-1", "ADD", |node| node.name = "out-1".to_owned());
+        let (map, graphs) = outline(&listing, n_vocab);
+        assert_eq!(
+            graphs.not_offered[&Tap::LayerOut],
+            "no node is called l_out-1"
+        );
+        assert!(
+            taps(&map)
+                .iter()
+                .all(|(_, _, tap, _)| *tap != Tap::LayerOut)
+        );
+    }
 }
 
 /// A branch that the graph does not take, and only that, needs no row.

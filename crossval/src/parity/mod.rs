@@ -495,7 +495,7 @@ fn judge(
     let mut findings = shown.findings(engines.failures());
     findings.extend(bad_ends(setup, &findings));
     if let Some(check) = &spot_check {
-        let wrong = spot_check::findings(check, &excuses);
+        let wrong = spot_check::findings(check, &excuses, plan);
         compared.ruling = spot_check::with_wrong(compared.ruling, &wrong);
         findings.extend(wrong);
     }

@@ -13,7 +13,7 @@ use crate::compare::tap::TapAccumulator;
 use crate::engine::EngineSpec;
 use crate::error::Error;
 use crate::profile::Profile;
-use crate::session::loaded::Loaded;
+use crate::session::loaded::{Loaded, stages_unknown};
 use crate::session::prompts::Prompt;
 use crate::session::settings::{compared_settings, positions};
 use crate::session::setup::Setup;
@@ -72,11 +72,16 @@ impl<'a> Plan<'a> {
                 not_offered_because.insert(engine.name().to_owned(), because);
             }
         }
-        if modes.contains(&Mode::Isolated) && !pair.candidate.hello().overwrite {
-            let what = format!(
-                "engine {} does not take values from the reference: it can be compared in cumulative mode",
+        let why_not = match modes.contains(&Mode::Isolated) {
+            true if !pair.candidate.hello().overwrite => Some(format!(
+                "engine {} does not take values from the reference",
                 pair.candidate.name()
-            );
+            )),
+            true => stages_unknown(&facts),
+            false => None,
+        };
+        if let Some(why_not) = why_not {
+            let what = format!("{why_not}: it can be compared in cumulative mode");
             return Err(Error::option("mode", what));
         }
         let oracle = with_oracle(setup, pair.reference.hello());

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
+use bitnet_model::Architecture;
 use crossval_protocol::{Hello, ModelFacts};
 use reports::model::{Finding, Role, Source};
 use reports::outcome::Outcome;
@@ -34,7 +35,9 @@ fn of_itself(hello: &Hello, is: &ModelFacts) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let twice = hello.taps.iter().find(|&&tap| !seen.insert(tap));
     claims.extend(twice.map(|tap| format!("it offers {tap} twice")));
-    if !hello.architectures.contains(&is.architecture) {
+    // Of one that nobody here knows it need not be known by name what it is.
+    let known = Architecture::named(&is.architecture).is_some();
+    if known && !hello.architectures.contains(&is.architecture) {
         claims.push(format!(
             "it runs no {}, which this model is",
             is.architecture

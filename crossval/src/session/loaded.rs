@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use bitnet_model::Architecture;
 use crossval_protocol::{EncodeOptions, ErrorKind, ModelFacts, Settings, VocabFacts};
 use reports::model::{Engine as EngineReport, EngineFailure, Engines, Finding, Mode, Role, Source};
 use reports::outcome::Outcome;
@@ -208,10 +209,12 @@ impl Loaded {
             .ok_or_else(|| "no engine says what the vocabulary is".to_owned())
     }
 
-    /// The modes asked for; if there are none, those that the candidate can be compared in.
+    /// The modes asked for; if there are none, those that the candidate and the model can be compared in.
     pub(crate) fn modes(&self, asked: &[Mode]) -> Vec<Mode> {
         match asked {
-            [] if self.candidate.engine.hello().overwrite => {
+            [] if self.candidate.engine.hello().overwrite
+                && stages_unknown(&self.facts).is_none() =>
+            {
                 vec![Mode::Isolated, Mode::Cumulative]
             }
             [] => vec![Mode::Cumulative],
@@ -350,6 +353,13 @@ impl Loaded {
             candidate: self.candidate.report,
         }
     }
+}
+
+/// Why nobody says what the stages of the model compute, if so: its architecture is one that no engine here knows.
+pub(crate) fn stages_unknown(facts: &ModelFacts) -> Option<String> {
+    let name = &facts.architecture;
+    let known = Architecture::named(name).is_some();
+    (!known).then(|| format!("the stages of architecture {name} are not known here"))
 }
 
 /// What the model is, by an engine of this repository that has read its file.

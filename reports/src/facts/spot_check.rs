@@ -28,6 +28,7 @@ pub(crate) fn found(check: &SpotCheck) -> String {
     };
     let wrong: Vec<String> = Role::BOTH.into_iter().filter_map(wrong).collect();
     match &check.not_judged {
+        Some(why) if check.stages == 0 => format!("nothing judged: {why}"),
         Some(why) if wrong.is_empty() => format!("nothing wrong until it ended: {why}"),
         _ if wrong.is_empty() => "every one right".to_owned(),
         _ => wrong.join(", "),
