@@ -365,7 +365,7 @@ impl<'a> Trials<'a> {
             path: &path,
             baseline: Some(&baseline),
             max_regression: MAX_REGRESSION,
-            accepted: false,
+            update: false,
         };
         gate::apply(report, standard, &mut |_| {
             let again = parity::run(options, Progress::silent()).map(named);
