@@ -1,18 +1,17 @@
 //! Baseline files: JSON, small, meant to be committed. Per model, engines and inputs the last runs, each with what it
 //! was measured on and with.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
 use reports::StagedFile;
-use reports::model::{BenchRoofline, Environment, GateFigure, GateResult, GateSeries, Report};
+use reports::model::{BenchRoofline, GateFigure, GateResult, GateSeries, Report};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::TestAt;
-use super::key::Limits;
+use super::key::Key;
 use super::speeds::{Speed, speeds};
 use crate::error::Error;
 use crate::hex::hex;
@@ -61,24 +60,11 @@ pub struct Subject {
 pub struct Run {
     /// When, RFC 3339, UTC.
     pub created: String,
-    /// The machine and the build of crossval.
-    pub environment: Environment,
-    /// As the engine states it.
-    pub reference_version: Option<String>,
-    /// As the engine states it: compiler, flags, …; null in older baselines.
-    #[serde(default)]
-    pub reference_build: Option<BTreeMap<String, String>>,
+    /// What it has in common with runs that it can be held against.
+    #[serde(flatten)]
+    pub key: Key,
     /// As the engine states it.
     pub candidate_version: Option<String>,
-    /// What it was held to; null in older baselines, and where nothing was compared.
-    #[serde(default)]
-    pub limits: Option<Limits>,
-    /// Tokens to generate; null in older baselines.
-    #[serde(default)]
-    pub n_predict: Option<usize>,
-    /// Tokens of a text that were scored; null in older baselines.
-    #[serde(default)]
-    pub scored: Option<u64>,
     /// Rows compared; null if none were to be.
     pub rows: Option<u64>,
     /// Medians.
@@ -272,16 +258,10 @@ impl Run {
             let machine = Machine::of(report, speed.threads);
             RunSpeed::of(speed, machine, accepted().any(of_speed))
         };
-        let reference = &report.engines.reference;
         Run {
             created: report.created.clone(),
-            environment: report.environment.clone(),
-            reference_version: reference.version.clone(),
-            reference_build: Some(reference.build.clone()),
+            key: Key::of(report),
             candidate_version: report.engines.candidate.version.clone(),
-            limits: report.not_compared.is_none().then(|| Limits::of(report)),
-            n_predict: Some(report.inputs.n_predict),
-            scored: Some(report.perplexity.as_ref().map_or(0, |p| p.tokens as u64)),
             rows: report.compared_rows(),
             speeds: speeds(report).iter().map(speed).collect(),
             given_up: given_up
@@ -367,13 +347,13 @@ impl History {
         let comparable: Vec<&Run> = self
             .runs
             .iter()
-            .filter(|before| run.changed(before, timed).is_empty())
+            .filter(|before| run.key.changed(&before.key, timed).is_empty())
             .collect();
         if !comparable.is_empty() {
             return Ok(comparable);
         }
         let latest_first = self.runs.iter().rev();
-        let changed = latest_first.map(|before| run.changed(before, timed));
+        let changed = latest_first.map(|before| run.key.changed(&before.key, timed));
         Err(changed.min_by_key(Vec::len).unwrap_or_default())
     }
 
@@ -388,7 +368,7 @@ impl History {
     /// Index of the run to drop, if the latest can be compared with too many: the oldest that no level began with.
     fn superfluous(&self) -> Option<usize> {
         let latest = self.runs.last()?;
-        let comparable = |i: &usize| latest.changed(&self.runs[*i], true).is_empty();
+        let comparable = |i: &usize| latest.key.changed(&self.runs[*i].key, true).is_empty();
         let comparable: Vec<usize> = (0..self.runs.len()).filter(comparable).collect();
         if comparable.len() <= KEPT {
             return None;

@@ -17,16 +17,16 @@ const MOST_MEDIANS: f64 = 3.0;
 /// How many times the slowdown that is let through must be told apart from no change, for a series to be judged.
 const WIDEST: f64 = 3.0;
 
-/// A measurement held against the runs of the present level, of which there may be none.
-pub fn measurement(samples: &[f64], level: &[f64]) -> GateMeasurement {
-    let from_level = from(samples, level);
+/// A measurement held against the last of `levels`, of which there may be none, and against the best.
+pub fn measurement(samples: &[f64], levels: &[Vec<f64>]) -> GateMeasurement {
+    let from_level = from(samples, levels.last().map_or(&[], Vec::as_slice));
     GateMeasurement {
         value: median(&mut samples.to_vec()),
         samples: samples.len(),
         change: from_level.map(|c| c.change),
         low: from_level.map(|c| c.low),
         high: from_level.map(|c| c.high),
-        from_best: from(samples, best(level)),
+        from_best: from(samples, best(levels)),
     }
 }
 
@@ -46,14 +46,27 @@ pub fn change(now: f64, before: f64) -> f64 {
     now / before - 1.0
 }
 
-/// The successive runs of a level with the largest median: half of them, so that a long history has no luckier best, and
-/// at least [`MIN_RUNS`], so that no single run is one.
-pub fn best(level: &[f64]) -> &[f64] {
+/// The successive runs of the last level with the largest median: half of them, so that a long history has no luckier best,
+/// and at least [`MIN_RUNS`], so that no single run is one. A level of fewer that is faster than the one before does not
+/// count yet.
+pub fn best(levels: &[Vec<f64>]) -> &[f64] {
+    let of = |runs: &[f64]| median(&mut runs.to_vec());
+    let Some((level, before)) = levels.split_last() else {
+        return &[];
+    };
+    let before = best_of(before.last().map_or(&[], Vec::as_slice));
+    match level.len() < MIN_RUNS && !before.is_empty() && of(level) > of(before) {
+        true => before,
+        false => best_of(level),
+    }
+}
+
+fn best_of(level: &[f64]) -> &[f64] {
     let n = level.len().div_ceil(2).max(MIN_RUNS).min(level.len());
     let of = |runs: &[f64]| median(&mut runs.to_vec());
     let windows = level.windows(n.max(1));
-    // Of equals the earliest.
-    let best = windows.rev().max_by(|a, b| of(a).total_cmp(&of(b)));
+    // Of equals the latest.
+    let best = windows.max_by(|a, b| of(a).total_cmp(&of(b)));
     best.unwrap_or_default()
 }
 
@@ -106,21 +119,21 @@ mod tests {
 
     #[test]
     fn a_change_is_a_share_of_the_level() {
-        let m = measurement(&[1.8, 1.8, 1.8, 1.8, 1.8], &[2.0, 2.0, 2.0]);
+        let m = measurement(&[1.8, 1.8, 1.8, 1.8, 1.8], &[vec![2.0, 2.0, 2.0]]);
         let near = |x: Option<f64>| (x.unwrap() + 0.1).abs() < 1e-12;
         assert!(near(m.change) && near(m.low) && near(m.high), "{m:?}");
         assert!(is_red(&m, 0.05) && !is_red(&m, 0.11) && !is_improved(&m, 0.05));
-        let faster = measurement(&[2.5; 5], &[2.0]);
+        let faster = measurement(&[2.5; 5], &[vec![2.0]]);
         assert!(is_improved(&faster, 0.05) && !is_red(&faster, 0.05));
     }
 
     #[test]
     fn samples_on_both_sides_of_the_level_are_not_red() {
-        let m = measurement(&[1.0, 1.5, 2.1, 2.2, 1.7], &[2.0; 5]);
+        let m = measurement(&[1.0, 1.5, 2.1, 2.2, 1.7], &[vec![2.0; 5]]);
         assert!(m.change.unwrap() < -0.05 && m.high.unwrap() > 0.0, "{m:?}");
         assert!(!is_red(&m, 0.05) && is_open(&m, 0.05, 0.05));
         // So is what lies within the threshold, and may be far beyond it.
-        let m = measurement(&[1.2, 1.95, 2.1, 2.2, 1.9], &[2.0; 5]);
+        let m = measurement(&[1.2, 1.95, 2.1, 2.2, 1.9], &[vec![2.0; 5]]);
         assert!(
             m.change.unwrap() > -0.051 && is_open(&m, 0.06, 0.05),
             "{m:?}"
@@ -137,15 +150,18 @@ mod tests {
 
     #[test]
     fn the_best_level_is_of_several_runs_and_none_is_lucky_alone() {
-        assert_eq!(
-            best(&[2.0, 2.0, 9.0, 2.0, 2.0, 1.9]),
-            [2.0, 2.0, 9.0, 2.0, 2.0]
-        );
-        assert_eq!(best(&[1.0, 3.0]), [1.0, 3.0]);
+        let level = vec![2.0, 2.0, 9.0, 2.0, 2.0, 1.9];
+        assert_eq!(best(std::slice::from_ref(&level)), &level[1..]);
+        assert_eq!(best(&[vec![1.0, 3.0]]), [1.0, 3.0]);
         assert!(best(&[]).is_empty());
+        // A faster level is one from its fifth run on, a slower one at once.
+        assert_eq!(best(&[level.clone(), vec![3.0; 4]]), &level[1..]);
+        assert_eq!(best(&[level.clone(), vec![3.0; 5]]), [3.0; 5]);
+        assert_eq!(best(&[level, vec![1.0]]), [1.0]);
         let falling: Vec<f64> = (0..20).map(|i| 2.0 - 0.02 * f64::from(i)).collect();
-        assert_eq!(best(&falling), &falling[..10]);
-        let m = measurement(&[1.6; 5], &falling);
+        let levels = [falling.clone()];
+        assert_eq!(best(&levels), &falling[..10]);
+        let m = measurement(&[1.6; 5], &levels);
         assert!(m.from_best.unwrap().change < m.change.unwrap());
     }
 

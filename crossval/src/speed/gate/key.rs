@@ -1,16 +1,38 @@
 //! What two runs must have in common for the speeds of one to be held against those of the other, and what is other where
 //! they have not.
 
+use std::collections::BTreeMap;
+
 use reports::model::{Environment, KnownState, Report};
 use reports::number;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::baseline::Run;
 use crate::hex::hex;
 
 /// What a reference says about its build that does not bear on its speed: where its source lies.
 const PLACE: &str = "source";
+
+/// What a run's figures depend on beside the candidate, and what it was held to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Key {
+    /// The machine and the build of crossval.
+    pub environment: Environment,
+    /// As the engine states it.
+    pub reference_version: Option<String>,
+    /// As the engine states it: compiler, flags, …; null in older baselines.
+    #[serde(default)]
+    pub reference_build: Option<BTreeMap<String, String>>,
+    /// The limits; null in older baselines, and where nothing was compared.
+    #[serde(default)]
+    pub limits: Option<Limits>,
+    /// Tokens to generate; null in older baselines.
+    #[serde(default)]
+    pub n_predict: Option<usize>,
+    /// Tokens of a text that were scored; null in older baselines.
+    #[serde(default)]
+    pub scored: Option<u64>,
+}
 
 /// The limits that a run was held to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +46,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    pub(super) fn of(report: &Report) -> Limits {
+    fn of(report: &Report) -> Limits {
         let profile = &report.inputs.profile;
         let mut hash = Sha256::new();
         for (tap, limit) in &profile.isolated_nmse {
@@ -70,15 +92,27 @@ fn other(what: &str, now: &str, before: &str) -> String {
     format!("{what}: {now}, {before} in the baseline")
 }
 
-impl Run {
+impl Key {
+    pub(super) fn of(report: &Report) -> Key {
+        let reference = &report.engines.reference;
+        Key {
+            environment: report.environment.clone(),
+            reference_version: reference.version.clone(),
+            reference_build: Some(reference.build.clone()),
+            limits: report.not_compared.is_none().then(|| Limits::of(report)),
+            n_predict: Some(report.inputs.n_predict),
+            scored: Some(report.perplexity.as_ref().map_or(0, |p| p.tokens as u64)),
+        }
+    }
+
     /// What is other here than in a run `before`, in words; empty if they can be compared. `timed` says whether it is speeds
     /// that are compared, for which the machine counts. What a baseline of an older crossval does not say is no
     /// difference.
-    pub(super) fn changed(&self, before: &Run, timed: bool) -> Vec<String> {
+    pub(super) fn changed(&self, before: &Key, timed: bool) -> Vec<String> {
         let mut changed = Vec::new();
         let stated = |version: &Option<String>| version.clone().unwrap_or("not stated".to_owned());
         if self.reference_version != before.reference_version {
-            let versions = [self, before].map(|run| stated(&run.reference_version));
+            let versions = [self, before].map(|key| stated(&key.reference_version));
             changed.push(other("reference", &versions[0], &versions[1]));
         }
         changed.extend(self.changed_build(before));
@@ -106,7 +140,7 @@ impl Run {
         changed
     }
 
-    fn changed_build(&self, before: &Run) -> Option<String> {
+    fn changed_build(&self, before: &Key) -> Option<String> {
         let (now, before) = (
             self.reference_build.as_ref()?,
             before.reference_build.as_ref()?,

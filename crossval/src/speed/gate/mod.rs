@@ -39,8 +39,8 @@ mod speeds;
 use std::path::Path;
 
 use reports::model::{
-    Engines, Finding, Gate, GateChange, GateFigure, GateResult, GateSeries, Place, Report, Role,
-    Source,
+    Engines, Finding, Gate, GateChange, GateFigure, GateMeasurement, GateResult, GateSeries, Place,
+    Report, Role, Source,
 };
 use reports::number;
 use reports::outcome::Outcome;
@@ -224,13 +224,14 @@ fn accept_by_name(series: &mut [GateSeries], said_before: &[GateSeries], update:
     }
 }
 
-/// Accepts what is faster, and slowdowns that have come at once.
+/// Accepts what is faster, than the present level too if that has yet to count, and slowdowns that have come at once.
 fn accept_at_once(judge: &Judge, series: &mut [GateSeries], update: bool) {
     for series in series.iter_mut().filter(|_| update) {
         let twice = series.measurements.len() > 1;
+        let faster = |m: &GateMeasurement| m.change > series.threshold;
         series.accepted |= twice
             && match series.result {
-                GateResult::Improved => true,
+                GateResult::Improved => series.measurements.iter().all(faster),
                 result => has_moved(result) && judge.came_at_once(series),
             };
     }

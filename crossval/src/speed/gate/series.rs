@@ -92,7 +92,7 @@ impl Judge<'_> {
             GateFigure::Ratio => self.levels(&speed.at(), figure, ratio),
             GateFigure::Absolute => self.levels(&speed.at(), figure, own(Role::Candidate)),
         };
-        let now = measurement(&speed.samples(figure), last(&levels));
+        let now = measurement(&speed.samples(figure), &levels);
         let result = match self.threshold(&levels) {
             _ if levels.is_empty() => GateResult::NoBaseline,
             None => GateResult::TooFewSamples,
@@ -148,7 +148,7 @@ impl Judge<'_> {
             figure,
             runs: levels.iter().map(Vec::len).sum(),
             baseline: middle(last(levels)),
-            best: middle(best(last(levels))),
+            best: middle(best(levels)),
             noise: noise(levels),
             threshold: self.threshold(levels),
             measurements: now.into_iter().collect(),
@@ -161,8 +161,9 @@ impl Judge<'_> {
     /// Absolute figures are those of runs in the same environment.
     fn levels(&self, at: &TestAt, figure: GateFigure, of: fn(&RunSpeed) -> f64) -> Vec<Vec<f64>> {
         let here = &self.report.environment;
-        let wanted =
-            |run: &&Run| figure == GateFigure::Ratio || same_environment(&run.environment, here);
+        let wanted = |run: &&Run| {
+            figure == GateFigure::Ratio || same_environment(&run.key.environment, here)
+        };
         levels(self.runs.iter().copied().filter(wanted), at, of)
     }
 
@@ -173,7 +174,7 @@ impl Judge<'_> {
     /// However little: a slower machine slows both engines.
     fn ratio_is_slower(&self, speed: &Speed) -> bool {
         let levels = self.levels(&speed.at(), GateFigure::Ratio, ratio);
-        let ratio = measurement(&speed.samples(GateFigure::Ratio), last(&levels));
+        let ratio = measurement(&speed.samples(GateFigure::Ratio), &levels);
         is_red(&ratio, 0.0)
     }
 
@@ -182,7 +183,7 @@ impl Judge<'_> {
         let levels = self.levels(&speed.at(), GateFigure::Absolute, own(role));
         let threshold = self.threshold(&levels)?;
         can_judge(threshold, self.max_regression).then(|| Alone {
-            measurement: measurement(role.of(&speed.reference, &speed.candidate), last(&levels)),
+            measurement: measurement(role.of(&speed.reference, &speed.candidate), &levels),
             threshold,
         })
     }
@@ -225,7 +226,7 @@ impl Judge<'_> {
         let now = Machine::of(self.report, speed.threads)?;
         let runs = self.runs.iter();
         let before: Vec<Machine> = runs
-            .filter(|run| same_environment(&run.environment, here))
+            .filter(|run| same_environment(&run.key.environment, here))
             .filter_map(|run| run.speed(&speed.at())?.machine)
             .collect();
         let figures: [fn(&Machine) -> Option<f64>; 2] =

@@ -603,6 +603,28 @@ fn a_slowdown_that_comes_at_once_is_accepted_and_starts_a_level_of_its_own() {
 }
 
 #[test]
+fn one_lucky_run_is_no_level() {
+    let same = |ratio| move || Ok(steady(50.0, ratio));
+    let (mut baseline, lucky) = updated(calm(), steady(50.0, 2.4), same(2.4));
+    assert!(lucky.gate.unwrap().series[0].accepted);
+    for _ in 0..6 {
+        let (after, usual) = updated(baseline, steady(50.0, 2.0), same(2.0));
+        // As long as it is one of five, what the level is is not sure.
+        assert_ne!(usual.verdict.exit_code, 11, "{:?}", usual.verdict.reasons);
+        baseline = after;
+    }
+    let report = gated(steady(50.0, 2.0), Some(&baseline), never);
+    assert_eq!(report.verdict.exit_code, 0, "{:?}", report.verdict.reasons);
+    // Five are.
+    let mut baseline = calm();
+    for _ in 0..5 {
+        baseline = updated(baseline, steady(50.0, 2.4), same(2.4)).0;
+    }
+    let slower = gated(steady(50.0, 2.0), Some(&baseline), same(2.0));
+    assert_eq!(slower.verdict.exit_code, 11);
+}
+
+#[test]
 fn what_cannot_be_measured_again_is_not_taken_in() {
     let (baseline, slower) = updated(calm(), steady(50.0, 1.7), || Err("gone".to_owned()));
     assert_eq!((slower.verdict.exit_code, count(&baseline)), (21, 5));
@@ -818,7 +840,8 @@ fn cpus_have_histories_of_their_own_in_one_file() {
 fn older_baselines_do_not_say_all_and_count() {
     let mut older = calm();
     for run in older.histories.iter_mut().flat_map(|h| &mut h.runs) {
-        (run.reference_build, run.limits, run.n_predict, run.scored) = (None, None, None, None);
+        let key = &mut run.key;
+        (key.reference_build, key.limits, key.n_predict, key.scored) = (None, None, None, None);
         run.speeds.iter_mut().for_each(|speed| speed.machine = None);
     }
     let mut report = steady(50.0, 2.0);
