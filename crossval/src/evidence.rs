@@ -36,6 +36,7 @@ fn contents(report: &Report) -> Vec<Finding> {
     findings.extend(tokenizers(report));
     findings.extend(oracle(report));
     findings.extend(timed(report));
+    findings.extend(perplexity(report));
     findings.extend(report.known.iter().filter_map(known::finding));
     findings.extend(report.further.iter().filter_map(further));
     findings.extend(verdict(report, &findings));
@@ -169,13 +170,24 @@ fn conditions(report: &Report) -> Option<Finding> {
 }
 
 fn timed(report: &Report) -> Option<Finding> {
-    let mut reproduced = report
-        .bench
-        .iter()
-        .flat_map(|bench| &bench.tokens_reproduced);
-    let (engine, _) = reproduced.find(|(_, same)| !**same)?;
-    let text = format!("the {engine} generated other tokens while it was timed than before");
-    Some(found(Outcome::Parity, Source::Timing, text))
+    let bench = report.bench.as_ref()?;
+    let mut all = bench.tokens_reproduced.values();
+    let mut of_tests = bench.tokens.iter();
+    let others = all.any(|same| !same)
+        || of_tests.any(|test| !(test.reference_reproduced && test.candidate_reproduced));
+    let text = "an engine generated other tokens while it was timed than before".to_owned();
+    others.then(|| found(Outcome::Parity, Source::Timing, text))
+}
+
+fn perplexity(report: &Report) -> Option<Finding> {
+    let perplexity = report.perplexity.as_ref()?;
+    let outcome = match (perplexity.reference, perplexity.candidate) {
+        (Some(_), Some(_)) => return None,
+        (None, None) => Outcome::Incomplete,
+        _ => Outcome::Parity,
+    };
+    let text = "a perplexity is not finite".to_owned();
+    Some(found(outcome, Source::Perplexity, text))
 }
 
 fn further(further: &FurtherReference) -> Option<Finding> {

@@ -26,16 +26,16 @@ model, engines, inputs, builds and machine; else measured here and now, if this 
 report), and counts if it is red again.
 
 Not judged, which is exit code 21: fewer than five runs in the baseline, or five pairs in the report; noise, or an \
-interval, beyond three times --max-regression; a ratio that changed because the reference did, or hides that both \
+uncertainty, beyond three times --max-regression; a ratio that changed because the reference did, or hides that both \
 engines are slower; a test of the baseline that was not measured. Runs are held against those with the same reference \
 (version and build), limits, known deviations and tokens to generate, speeds against those on the same kind of CPU: \
 where the baseline has none, what is other is said.
 
 The verdict of a report counts for what its contents bear out: one that passes and holds a failing tap does not.
 
---update takes in what passes. A slowdown that comes at once is accepted, and a level of its own begins. One that has \
-crept in over runs that were each let through is red all the same, and not taken in, nor is what could not be measured \
-again, nor a run that leaves out a test. To accept those, give --update a report that says so: that of `crossval run`, or \
+--update takes in what passes. A slowdown that comes at once, by more than twice what is let through since the run \
+before, is accepted, and a level of its own begins. Any other is red all the same, and not taken in, for it may have crept \
+in over runs that were each let through; nor is what could not be measured again, nor a run that leaves out a test. To accept those, give --update a report that says so: that of `crossval run`, or \
 what `crossval gate --out` wrote.";
 
 #[derive(Debug, clap::Args)]

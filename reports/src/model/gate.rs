@@ -45,7 +45,8 @@ pub struct GateSeries {
     /// The level: the median of the runs since it last changed. Null without any.
     pub baseline: Option<f64>,
     /// The best accepted level, which slowdowns count from: the largest median of successive runs since the level last
-    /// changed, half of them and at least five. Null likewise, and in older reports.
+    /// changed, half of them; of the level before, as long as the last began faster and has fewer than five. Null likewise, and
+    /// in older reports.
     #[serde(default)]
     pub best: Option<f64>,
     /// How far single runs lie from their level, as a share of it: the standard deviation over the whole history, by the
@@ -144,8 +145,8 @@ pub enum GateResult {
     TooNoisy,
     /// Slower, and the ratio is not surely so: the machine is. Not judged, and no fault.
     MachineChanged,
-    /// Slower than the threshold allows, and not surely so; or the interval holds a slowdown of three times
-    /// [`Gate::max_regression`]. Not judged.
+    /// Slower than the threshold allows, and not surely so; or the interval, or twice the noise, leaves open that it is
+    /// slower by three times [`Gate::max_regression`]. Not judged.
     Undecided,
     /// The ratio changed by more than the threshold because the reference's own speed did. Not judged.
     ReferenceChanged,

@@ -20,14 +20,15 @@
 //! machine can do at best says whether both are slower or it is.
 //!
 //! # What is not judged?
-//! Fewer than five runs in the history, fewer than five pairs, noise or an interval beyond three times the floor, a test
-//! that was not measured, a red one that cannot be measured again, a change of the reference, or of both engines: that has
-//! an exit code of its own (21) and is never a pass.
+//! Fewer than five runs in the history, fewer than five pairs, a limit beyond three times the floor, a change that the
+//! interval or the noise leaves open so far, a test that was not measured, a red one that cannot be measured again, a change
+//! of the reference, or of both engines: that has an exit code of its own (21) and is never a pass.
 //!
 //! # What is accepted?
-//! `--update` takes a run in unless something is wrong with it. A slowdown that comes at once is accepted: a level of its
-//! own begins. One that has crept in over runs that were each let through is not, nor is what could not be measured again,
-//! nor a test that was left out: those it accepts only in a report that was held against a baseline before and says so.
+//! `--update` takes a run in unless something is wrong with it. A slowdown that comes at once, by more than twice what is
+//! let through since the run before, is accepted: a level of its own begins. Any other is not, for it may have crept in over
+//! runs that were each let through; nor is what could not be measured again, nor a test that was left out: those it accepts
+//! only in a report that was held against a baseline before and says so.
 
 mod again;
 mod baseline;
@@ -144,7 +145,7 @@ pub fn apply(report: &mut Report, standard: Standard, again: &mut Again) {
                     };
                     match series.accepted {
                         true => gate.notes.push(format!("accepted: {}", finding.text)),
-                        false if update && is_yet_to_come(series.result) => {}
+                        false if update && is_yet_to_come(series) => {}
                         false => findings.push(finding),
                     }
                 }
@@ -207,9 +208,13 @@ fn has_moved(result: GateResult) -> bool {
     )
 }
 
-/// What more runs in the baseline change.
-fn is_yet_to_come(result: GateResult) -> bool {
-    matches!(result, GateResult::TooFewSamples | GateResult::NoBaseline)
+/// What takes nothing but more runs in the baseline.
+fn is_yet_to_come(series: &GateSeries) -> bool {
+    let few = matches!(
+        series.result,
+        GateResult::TooFewSamples | GateResult::NoBaseline
+    );
+    few && series.threshold.is_none()
 }
 
 /// Accepts what is wrong with a series if the report was held against a baseline before and said so.
@@ -390,7 +395,7 @@ fn judged(series: &GateSeries, not_repeated: Option<&str>, update: bool) -> Opti
     };
     if update && wants_acceptance(series.result) && !series.accepted {
         text.push_str(match has_moved(series.result) {
-            true => "; it came in steps that were let through, or right after another",
+            true => "; it may have come in steps that were let through",
             false => "; --update does not accept that of itself",
         });
         text.push_str(": `crossval gate --update` of a report that says so accepts it");

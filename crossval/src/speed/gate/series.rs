@@ -98,7 +98,10 @@ impl Judge<'_> {
             None => GateResult::TooFewSamples,
             Some(_) if now.samples < MIN_SAMPLES => GateResult::TooFewSamples,
             Some(threshold) if !can_judge(threshold, self.max_regression) => GateResult::TooNoisy,
-            Some(threshold) => self.result(speed, figure, &now, threshold),
+            Some(threshold) => {
+                let noise = noise(&levels).unwrap_or_default();
+                self.result(speed, figure, &now, (noise, threshold))
+            }
         };
         GateSeries {
             alone: self.alone(speed),
@@ -111,7 +114,7 @@ impl Judge<'_> {
         speed: &Speed,
         figure: GateFigure,
         now: &GateMeasurement,
-        threshold: f64,
+        (noise, threshold): (f64, f64),
     ) -> GateResult {
         let red = is_red(now, threshold);
         match figure {
@@ -128,7 +131,7 @@ impl Judge<'_> {
             }
             _ if red => GateResult::NotRepeated,
             _ if is_improved(now, threshold) => GateResult::Improved,
-            _ if is_open(now, threshold, self.max_regression) => GateResult::Undecided,
+            _ if is_open(now, noise, threshold, self.max_regression) => GateResult::Undecided,
             _ => GateResult::Pass,
         }
     }
@@ -254,7 +257,8 @@ impl Judge<'_> {
         })
     }
 
-    /// Whether a slowdown of a series has come at once: the level is no new one, and its latest run was at its best.
+    /// Whether a slowdown of a series has come at once: each time it was measured it was below the latest run of a level
+    /// that is no new one, by twice what is let through. Steps that are each let through do not add up to that in one.
     pub(super) fn came_at_once(&self, series: &GateSeries) -> bool {
         let at = (series.test.clone(), series.threads);
         let of = match series.figure {
@@ -263,12 +267,11 @@ impl Judge<'_> {
         };
         let levels = self.levels(&at, series.figure, of);
         let level = last(&levels);
-        let (Some(latest), Some(best), Some(noise)) = (level.last(), series.best, series.noise)
-        else {
+        let (Some(&latest), Some(threshold)) = (level.last(), series.threshold) else {
             return false;
         };
-        let within = noise.max(self.max_regression / 2.0);
-        level.len() >= MIN_RUNS && change(*latest, best) >= -within
+        let at_once = |m: &GateMeasurement| change(m.value, latest) < -2.0 * threshold;
+        level.len() >= MIN_RUNS && series.measurements.iter().all(at_once)
     }
 }
 
