@@ -291,7 +291,7 @@ fn what_creeps_in_is_told_and_is_accepted_by_name() {
         .enumerate()
         .map(|(i, &ratio)| update(i, ratio).0);
     let codes: Vec<i32> = codes.collect();
-    assert_eq!(codes, [0, 11, 11, 11, 11]);
+    assert_eq!(codes, [0, 11, 11, 11, 11], "a step of 3% each");
     let (code, text) = update(9, 1.82);
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(code, 11);
@@ -313,7 +313,8 @@ fn what_creeps_in_is_told_and_is_accepted_by_name() {
     let (code, text) = held(&["--update", told.to_str().unwrap()]);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("note: accepted: prefill, pp5"), "{text}");
-    assert_eq!(held(&[&again]).0, 0);
+    let (code, text) = held(&[&again]);
+    assert_eq!(code, 0, "{text}");
 }
 
 #[test]

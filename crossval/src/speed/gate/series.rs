@@ -257,8 +257,9 @@ impl Judge<'_> {
         })
     }
 
-    /// Whether a slowdown of a series has come at once: each time it was measured it was below the latest run of a level
-    /// that is no new one, by twice what is let through. Steps that are each let through do not add up to that in one.
+    /// Whether a slowdown of a series has come at once: each time it was measured it was below the latest run by twice what
+    /// is let through, and that run was at the best of a level that is no new one. Steps that are each let through do not
+    /// add up to that in one.
     pub(super) fn came_at_once(&self, series: &GateSeries) -> bool {
         let at = (series.test.clone(), series.threads);
         let of = match series.figure {
@@ -267,11 +268,15 @@ impl Judge<'_> {
         };
         let levels = self.levels(&at, series.figure, of);
         let level = last(&levels);
-        let (Some(&latest), Some(threshold)) = (level.last(), series.threshold) else {
+        let (Some(&latest), Some(best)) = (level.last(), series.best) else {
             return false;
         };
+        let (Some(noise), Some(threshold)) = (series.noise, series.threshold) else {
+            return false;
+        };
+        let at_best = change(latest, best) >= -noise.max(self.max_regression / 2.0);
         let at_once = |m: &GateMeasurement| change(m.value, latest) < -2.0 * threshold;
-        level.len() >= MIN_RUNS && series.measurements.iter().all(at_once)
+        level.len() >= MIN_RUNS && at_best && series.measurements.iter().all(at_once)
     }
 }
 
