@@ -33,7 +33,7 @@ use crate::engine::EngineSpec;
 use crate::error::Error;
 
 /// The name of [`Subject::Generation`].
-const GENERATION: &str = "generation";
+pub(crate) const GENERATION: &str = "generation";
 
 /// A checked file.
 #[derive(Clone, Debug, Default, PartialEq)]

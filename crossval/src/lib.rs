@@ -33,6 +33,7 @@ pub mod compare;
 pub mod engine;
 pub mod environment;
 mod error;
+mod evidence;
 mod hex;
 pub mod interrupt;
 pub mod known;

@@ -268,13 +268,18 @@ fn gate(gate: &Gate, rows: Option<(u64, u64)>) -> TestSuite {
             | GateResult::TooNoisy
             | GateResult::NoBaseline
             | GateResult::NotMeasured
-            | GateResult::MachineChanged => Judged::Skipped(sentence),
+            | GateResult::MachineChanged
+            | GateResult::Undecided
+            | GateResult::ReferenceChanged
+            | GateResult::BothSlower => Judged::Skipped(sentence),
         };
         add(&mut suite, &series.name(), judged);
     }
     if gate.series.is_empty() {
         let why = match (rows, gate.reasons.as_slice()) {
-            (None, reasons @ [_, ..]) => reasons.join("; "),
+            (_, reasons @ [_, ..]) if rows.is_none() || !gate.changed.is_empty() => {
+                reasons.join("; ")
+            }
             _ => "no speed was held against the baseline".to_owned(),
         };
         add(&mut suite, "speed", Judged::Skipped(why));

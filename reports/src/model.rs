@@ -25,7 +25,9 @@ pub use self::bench::{
 };
 pub use self::conditions::{Asked, Condition, Conditions, History, Own, OwnLimits, Stretch};
 pub use self::finding::{Finding, Place, Source};
-pub use self::gate::{Gate, GateFigure, GateMeasurement, GateResult, GateSeries};
+pub use self::gate::{
+    Gate, GateAlone, GateChange, GateFigure, GateMeasurement, GateResult, GateSeries,
+};
 pub use self::generation::{ContradictedToken, GenerationCheck, RowBeyond};
 pub use self::logits::{LogitsAt, LogitsResult, LogitsStats, TokenLogit, Top1Disagreement};
 pub use self::matrix::{FurtherReference, Matrix, MatrixPair};

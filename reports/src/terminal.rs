@@ -13,7 +13,7 @@ pub(crate) use self::text::line_without_controls;
 use self::text::{Grid, INDENT, paragraph};
 use crate::facts::{
     Cell, Facts, Parity, at_fault, conditions_sentence, excused, found_by_oracle, gated,
-    generations_of, measured, mode_name, nmse, stage,
+    generations_of, judged_by, measured, mode_name, nmse, stage, threads_cell, threads_on,
 };
 use crate::model::{BenchRow, GateFigure, KnownState, Mode, Report, Role, Status};
 use crate::number;
@@ -388,8 +388,12 @@ fn write_bench(out: &mut String, report: &Report) -> std::fmt::Result {
             Some((m, format)) => format(m.median),
             None => number::NOT_MEASURED.to_owned(),
         };
+        let shared = report.shared_cpus(pair.threads).is_some();
         grid.row([
-            pair.test.to_owned(),
+            match shared {
+                true => format!("{}, {}", pair.test, threads_on(report, pair.threads)),
+                false => pair.test.to_owned(),
+            },
             median(pair.reference),
             median(pair.candidate),
             format!("{:.2}x", ratio.median),
@@ -400,6 +404,10 @@ fn write_bench(out: &mut String, report: &Report) -> std::fmt::Result {
 }
 
 fn write_gate(out: &mut String, report: &Report) -> std::fmt::Result {
+    for note in report.gate.iter().flat_map(|gate| &gate.notes) {
+        out.push('\n');
+        paragraph(out, 0, &format!("note: {note}"))?;
+    }
     let series = report.gate.iter().flat_map(|gate| &gate.series);
     let titles = [
         "test",
@@ -421,19 +429,19 @@ fn write_gate(out: &mut String, report: &Report) -> std::fmt::Result {
         let known = |x: Option<f64>, format: fn(f64) -> String| x.map(format).unwrap_or_default();
         // The last measurement is the one that decided.
         let now = s.measurements.last();
-        let interval = now.and_then(|m| Some((m.low?, m.high?)));
+        let change = now.and_then(judged_by);
         grid.row([
             s.test.clone(),
-            s.threads.to_string(),
+            threads_cell(report, s.threads),
             match s.figure {
                 GateFigure::Ratio => "ratio".to_owned(),
                 GateFigure::Absolute => Role::Candidate.name().to_owned(),
             },
-            s.baseline.map(figure).unwrap_or_default(),
+            s.best.or(s.baseline).map(figure).unwrap_or_default(),
             now.map(|m| figure(m.value)).unwrap_or_default(),
-            known(now.and_then(|m| m.change), number::change),
-            interval
-                .map(|(low, high)| format!("{} to {}", number::change(low), number::change(high)))
+            known(change.map(|c| c.change), number::change),
+            change
+                .map(|c| format!("{} to {}", number::change(c.low), number::change(c.high)))
                 .unwrap_or_default(),
             known(s.threshold, |x| number::change(-x)),
             s.result.name().to_owned(),

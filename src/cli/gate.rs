@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use reports::Report;
-use reports::model::{Gate, Status, Verdict};
+use reports::model::{Gate, Verdict};
 use reports::outcome::Outcome;
 use serde::Serialize;
 
@@ -19,12 +19,24 @@ use crossval::speed::gate::{self, Again, Baseline, MAX_REGRESSION, Standard, mea
 
 /// When a series is red, for `--help`.
 const NOTES: &str = "\
-A speed is red if it is slower than the level of the baseline by more than --max-regression and by more \
-than three times what single runs of its history scatter by, and its 95% interval excludes no change. What \
-is red is measured once more (taken from another of the reports if one is of the same model, engines, \
-inputs, builds and machine; else measured here and now, if this is the machine and the build of the report), \
-and counts if it is red again. Fewer than five runs in the baseline, or five pairs in the report, are not judged: that is \
-exit code 21.";
+A speed is red if it is slower than the best level of the baseline since a change was last accepted, by more than \
+--max-regression and by more than three times what successive runs of its history differ by of themselves, and its 95% \
+interval excludes no change. What is red is measured once more (taken from another of the reports if one is of the same \
+model, engines, inputs, builds and machine; else measured here and now, if this is the machine and the build of the \
+report), and counts if it is red again.
+
+Not judged, which is exit code 21: fewer than five runs in the baseline, or five pairs in the report; noise, or an \
+uncertainty, beyond three times --max-regression; a ratio that changed because the reference did, or hides that both \
+engines are slower; a test of the baseline that was not measured. Runs are held against those with the same reference \
+(version and build), limits, known deviations and tokens to generate, speeds against those on the same kind of CPU: \
+where the baseline has none, what is other is said.
+
+The verdict of a report counts for what its contents bear out: one that passes and holds a failing tap does not.
+
+--update takes in what passes. A slowdown that comes at once, by more than twice what is let through since the run \
+before, is accepted, and a level of its own begins. Any other is red all the same, and not taken in, for it may have crept \
+in over runs that were each let through; nor is what could not be measured again, nor a run that leaves out a test. To accept those, give --update a report that says so: that of `crossval run`, or \
+what `crossval gate --out` wrote.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = NOTES)]
@@ -52,7 +64,8 @@ pub(super) struct Rule {
     /// The slowdown that is let through however little a series scatters
     #[arg(long, value_name = "PERCENT", default_value_t = Percent(MAX_REGRESSION), requires = "baseline")]
     max_regression: Percent,
-    /// Add the run to the baseline if it passes, its speeds accepted as they are
+    /// Add the run to the baseline if it passes, and accept its speeds unless they have crept there (see `crossval gate
+    /// --help`)
     #[arg(long, requires = "baseline")]
     update: bool,
 }
@@ -175,7 +188,7 @@ impl Rule {
             path,
             baseline,
             max_regression: self.max_regression.0,
-            accepted: self.update,
+            update: self.update,
         }
     }
 
@@ -188,10 +201,8 @@ impl Rule {
         if !self.update {
             return Ok(None);
         }
-        if report.verdict.status != Status::Pass {
-            terminal::complain(
-                "warning: the baseline does not take a run whose verdict is not a pass",
-            );
+        if let Some(what) = gate::refusal(report) {
+            terminal::complain(&format!("warning: the baseline does not take {what}"));
             return Ok(None);
         }
         let judged = report.gate.as_ref().map_or(&[][..], |gate| &gate.series);

@@ -234,6 +234,43 @@ fn defaults_fit_the_model() {
 }
 
 #[test]
+fn more_threads_than_cpus_are_said_with_the_figures() {
+    let cpus = std::thread::available_parallelism().expect("a count").get();
+    let (scratch, threads) = (Scratch::new(), 4 * cpus);
+    let out = scratch.path("out");
+    let output = crossval(&[
+        "bench",
+        "--reference",
+        "rust",
+        "--model",
+        TINY,
+        "--reps",
+        "1",
+        "--prefill",
+        "4",
+        "--decode",
+        "2",
+        "--threads",
+        &threads.to_string(),
+        "--out",
+        out.to_str().expect("UTF-8"),
+    ]);
+    let table = stdout(&output);
+    let on = match cpus {
+        1 => format!("{threads} on 1 CPU "),
+        _ => format!("{threads} on {cpus} CPUs "),
+    };
+    let line = table.lines().find(|line| line.contains(" tg2 "));
+    assert!(line.is_some_and(|line| line.contains(&on)), "{table}");
+    let notes = &read_report(&out, &output).bench.expect("timings").notes;
+    let share = format!("{threads} threads share {cpus} CPU");
+    assert!(
+        notes.iter().any(|note| note.starts_with(&share)),
+        "{notes:?}"
+    );
+}
+
+#[test]
 fn bad_flags_and_files() {
     let scratch = Scratch::new();
     let text = scratch.path("text.gguf");

@@ -88,6 +88,8 @@ impl Bench {
     }
 }
 
+type Edit = fn(&mut Value);
+
 fn verdict(status: &'static str, code: u8) -> impl FnOnce(&mut Value) {
     move |report| {
         report["verdict"]["status"] = json!(status);
@@ -263,4 +265,151 @@ fn a_gated_report_is_written_in_every_format() {
     let output = crossval(&[&args[..], &[&same, &same]].concat());
     assert_eq!(exit_code(&output), 64);
     assert!(stderr(&output).contains("--out: one report, not 2"));
+}
+
+#[test]
+fn what_creeps_in_is_told_and_is_accepted_by_name() {
+    let bench = Bench::new();
+    let baseline = bench.baseline();
+    let held = |args: &[&str]| {
+        let args = [&["gate", "--baseline", &baseline], args].concat();
+        let output = crossval(&args);
+        (
+            exit_code(&output),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    let update = |i: usize, ratio: f64| {
+        let run = bench.report(&format!("run {i}.json"), ratio, |_| ());
+        let again = bench.report(&format!("again {i}.json"), ratio, |_| ());
+        held(&["--update", &run, &again])
+    };
+    // 3% slower each time, by all that can be seen of it in a single step nothing.
+    let ratios = [0.97, 0.94, 0.91, 0.88, 0.85].map(|share| 2.0 * share);
+    let codes = ratios
+        .iter()
+        .enumerate()
+        .map(|(i, &ratio)| update(i, ratio).0);
+    let codes: Vec<i32> = codes.collect();
+    assert_eq!(codes, [0, 11, 11, 11, 11], "a step of 3% each");
+    let (code, text) = update(9, 1.82);
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(code, 11);
+    assert!(
+        text.contains("slower than the baseline by 9.00%, and again 9.00%"),
+        "{text}"
+    );
+    assert!(
+        text.contains("`crossval gate --update` of a report that says so"),
+        "{text}"
+    );
+    // It was not taken in, and is when a report that says so is given.
+    let crept = bench.report("crept.json", 1.82, |_| ());
+    let again = bench.report("as crept.json", 1.82, |_| ());
+    assert_eq!(held(&[&crept, &again]).0, 11);
+    let out = bench.scratch.path("told").to_str().unwrap().to_owned();
+    assert_eq!(held(&[&crept, "--out", &out]).0, 21);
+    let told = Path::new(&out).join("report.json");
+    let (code, text) = held(&["--update", told.to_str().unwrap()]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("note: accepted: prefill, pp5"), "{text}");
+    let (code, text) = held(&[&again]);
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
+fn what_is_other_than_in_the_baseline_is_no_pass() {
+    let bench = Bench::new();
+    let baseline = bench.baseline();
+    let cases: [(&str, Edit); 5] = [
+        ("CPU: Another, ", |report| {
+            report["environment"]["cpu"] = json!("Another");
+        }),
+        ("reference: 7, 0.1.0 in the baseline", |report| {
+            report["engines"]["reference"]["version"] = json!("7");
+        }),
+        ("profile: lax.toml, standard in the baseline", |report| {
+            report["inputs"]["profile"]["name"] = json!("lax.toml");
+            report["inputs"]["profile"]["cumulative_logits_nmse"] = json!(0.5);
+        }),
+        ("tokens to generate: 1, ", |report| {
+            report["inputs"]["n_predict"] = json!(1);
+        }),
+        (
+            "is of other prompts, decode steps, modes or activation",
+            |report| {
+                report["inputs"]["prompts"][0]["tokens"] = json!([1, 2, 3]);
+            },
+        ),
+    ];
+    for (i, (said, edit)) in cases.into_iter().enumerate() {
+        let other = bench.report(&format!("other {i}.json"), 2.0, edit);
+        let (code, text, _) = bench.gate(&baseline, &[&other]);
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(code, 21, "{text}");
+        assert!(text.contains(said), "{said}: {text}");
+        // Accepted it is said all the same.
+        let copy = bench.scratch.path(&format!("copy {i}.json"));
+        std::fs::copy(&baseline, &copy).unwrap();
+        let copy = copy.to_str().unwrap();
+        let output = crossval(&["gate", "--update", "--baseline", copy, &other]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(exit_code(&output), 0, "{text}");
+        assert!(
+            text.contains("note: ") && text.contains(said),
+            "{said}: {text}"
+        );
+    }
+    // A test less stays one less, --update or not.
+    let fewer = bench.report("fewer.json", 2.0, |report| {
+        let rows = report["bench"]["rows"].as_array_mut().unwrap();
+        rows.retain(|row| row["test"] != "load");
+    });
+    for _ in 0..2 {
+        let output = crossval(&["gate", "--update", "--baseline", &baseline, &fewer]);
+        assert_eq!(exit_code(&output), 21);
+        assert!(stderr(&output).contains("does not take a run of which a speed is not accepted"));
+        assert_eq!(bench.gate(&baseline, &[&fewer]).0, 21);
+    }
+}
+
+#[test]
+fn a_pass_that_the_report_does_not_bear_out_is_none() {
+    let bench = Bench::new();
+    let baseline = bench.baseline();
+    let cases: [(i32, &str, Edit); 6] = [
+        (10, "1 tap beyond the limit; the first: ", |report| {
+            report["taps"][1]["isolated"]["pass"] = json!(false);
+        }),
+        (10, "1 tap beyond the limit; the first: ", |report| {
+            report["taps"][1]["isolated"]["nmse"] = json!(0.5);
+        }),
+        (10, "generated different tokens", |report| {
+            report["generation"]["candidate"][0] = json!(0);
+        }),
+        (10, "generated other tokens while it was timed", |report| {
+            report["bench"]["tokens_reproduced"]["candidate"] = json!(false);
+        }),
+        (
+            20,
+            "rows were compared; the first missing: layer 0",
+            |report| {
+                report["coverage"]["missing"] = json!(["layer 0"]);
+            },
+        ),
+        (10, "the run failed", |report| {
+            report["verdict"]["status"] = json!("fail")
+        }),
+    ];
+    for (i, (code, said, edit)) in cases.into_iter().enumerate() {
+        let report = bench.report(&format!("hides {i}.json"), 2.0, edit);
+        let (found, text, _) = bench.gate(&baseline, &[&report]);
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(found, code, "{said}: {text}");
+        assert!(
+            text.contains("the verdict hides that") && text.contains(said),
+            "{text}"
+        );
+    }
 }

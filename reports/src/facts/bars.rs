@@ -1,7 +1,7 @@
 //! Timings and memory as bars.
 
 use super::plots::plotted;
-use super::speed::{Format, measured, memory_threads, threads};
+use super::speed::{Format, measured, memory_threads, threads, threads_on};
 use crate::model::{Engine, Report, Role};
 use crate::number;
 
@@ -29,7 +29,7 @@ fn ratio_bars(report: &Report) -> [BarGroup; 2] {
     let mut ratios = Vec::new();
     let mut shares = Vec::new();
     for pair in &pairs {
-        let name = format!("{}, {}", pair.test, threads(pair.threads));
+        let name = format!("{}, {}", pair.test, threads_on(report, pair.threads));
         ratios.extend(pair.ratio.map(|ratio| Bar {
             name: name.clone(),
             role: Role::Candidate,
@@ -78,7 +78,7 @@ pub(super) fn bars(report: &Report) -> Vec<BarGroup> {
                 "milliseconds"
             };
             let bar = Bar {
-                name: format!("{}, {}", row.engine, threads(pair.threads)),
+                name: format!("{}, {}", row.engine, threads_on(report, pair.threads)),
                 role,
                 value: m.median,
                 interval: Some((m.low, m.high)),

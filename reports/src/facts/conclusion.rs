@@ -4,7 +4,7 @@ use super::coverage;
 use super::gate::{judged, no_baseline, of_result, shrunk};
 use super::movers::surely_faster;
 use super::parity::gated;
-use super::speed::{measured, memory_threads, threads};
+use super::speed::{measured, memory_threads, threads, threads_on};
 use crate::model::{
     AtFault, Gate, GateResult, KnownState, Measured, Report, Role, Source, Status, TimedPair,
 };
@@ -32,7 +32,7 @@ pub(super) fn advantages(report: &Report) -> [Advantages; 2] {
                 format!(
                     "Faster in {} at {}: {figures}.",
                     pair.test,
-                    threads(pair.threads)
+                    threads_on(report, pair.threads)
                 )
             })
         });
@@ -187,6 +187,13 @@ fn gate(report: &Report) -> String {
         return format!(
             "the speed was not judged, as {} has no baseline of this model, these engines and these inputs",
             gate.baseline
+        );
+    }
+    if !gate.changed.is_empty() {
+        return format!(
+            "the speed was not judged, as {} has no run like this one ({})",
+            gate.baseline,
+            gate.changed.join("; ")
         );
     }
     if gate.series.is_empty() {

@@ -1,7 +1,8 @@
 //! The run held against a baseline.
 
+use super::speed::threads_cell;
 use super::{Kind, State, Table, coverage};
-use crate::model::{Gate, GateFigure, GateResult, GateSeries, Report};
+use crate::model::{Gate, GateChange, GateFigure, GateMeasurement, GateResult, GateSeries, Report};
 use crate::number;
 
 /// Whether the baseline has no run to hold this one against. Where the run is to be the baseline there is none either, and
@@ -37,24 +38,38 @@ pub(super) fn shrunk(report: &Report) -> Option<(u64, u64)> {
     rows(report).filter(|(now, before)| now < before && coverage::complete(&report.coverage))
 }
 
+/// The change that a measurement is judged by: from the best accepted level; in older reports from the level.
+pub(crate) fn judged_by(m: &GateMeasurement) -> Option<GateChange> {
+    let from_level = || {
+        Some(GateChange {
+            change: m.change?,
+            low: m.low?,
+            high: m.high?,
+        })
+    };
+    m.from_best.or_else(from_level)
+}
+
+/// `1.70x`, or `1.70x, best 1.74x`, as `format` writes them.
+fn level(series: &GateSeries, format: impl Fn(f64) -> String) -> Option<String> {
+    let level = format(series.baseline?);
+    let best = series.best.map(format).filter(|best| *best != level);
+    Some(match best {
+        Some(best) => format!("{level}, best {best}"),
+        None => level,
+    })
+}
+
 /// `-8.10% (-9.20% to -6.90%)`, of the last measurement.
 pub(super) fn change(series: &GateSeries) -> String {
-    let last = series.measurements.last();
-    let Some((m, change)) = last.and_then(|m| Some((m, m.change?))) else {
-        return number::NOT_MEASURED.to_owned();
-    };
-    match m.low.zip(m.high) {
-        Some((low, high)) => format!(
+    match series.measurements.last().and_then(judged_by) {
+        Some(GateChange { change, low, high }) => format!(
             "{} ({} to {})",
             number::change(change),
             number::change(low),
             number::change(high)
         ),
-        None => format!(
-            "{} (interval {})",
-            number::change(change),
-            number::NOT_MEASURED
-        ),
+        None => number::NOT_MEASURED.to_owned(),
     }
 }
 
@@ -101,11 +116,9 @@ pub(super) fn table(report: &Report, wanted: impl Fn(&GateSeries) -> bool) -> Ta
             state(series.result),
             vec![
                 series.test.clone(),
-                series.threads.to_string(),
+                threads_cell(report, series.threads),
                 series.figure.name().to_owned(),
-                series
-                    .baseline
-                    .map_or_else(|| number::NOT_MEASURED.to_owned(), speed),
+                level(series, speed).unwrap_or(number::NOT_MEASURED.to_owned()),
                 number::count(series.runs as u64),
                 number::or_not_measured(series.noise, number::share),
                 match values.as_slice() {
@@ -121,13 +134,20 @@ pub(super) fn table(report: &Report, wanted: impl Fn(&GateSeries) -> bool) -> Ta
     table
 }
 
-/// What the baseline is, and what the gate finds wrong beside the series.
+/// What the baseline is, how a run is held against it, and what the gate says beside the series.
 pub(super) fn notes(gate: &Gate) -> Vec<String> {
     let mut notes = vec![format!(
-        "Held against {}; a slowdown of {} or of 3 times the series' own noise is let through, whichever is larger.",
+        "Held against {}; a slowdown of {} or of 3 times the series' own noise is let through, whichever is larger. \
+         Slowdowns count from the best level since a change was last accepted.",
         gate.baseline,
         number::share(gate.max_regression)
     )];
+    notes.extend(
+        gate.changed
+            .iter()
+            .map(|changed| format!("Other than in every run of the baseline: {changed}.")),
+    );
+    notes.extend(gate.notes.iter().map(|note| format!("Note: {note}.")));
     if let Some(rows) = gate.baseline_rows {
         notes.push(format!(
             "The baseline's latest run of this model, these engines and these inputs compared {}.",

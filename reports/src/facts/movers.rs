@@ -17,10 +17,13 @@ pub(super) fn gated(report: &Report) -> Table {
         | GateResult::Regressed
         | GateResult::NotConfirmed
         | GateResult::NotRepeated
-        | GateResult::MachineChanged => true,
+        | GateResult::MachineChanged
+        | GateResult::ReferenceChanged
+        | GateResult::BothSlower => true,
         GateResult::Pass
         | GateResult::TooFewSamples
         | GateResult::TooNoisy
+        | GateResult::Undecided
         | GateResult::NoBaseline
         | GateResult::NotMeasured => false,
     })

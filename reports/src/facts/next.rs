@@ -181,6 +181,12 @@ fn gated(gate: &Gate) -> Vec<String> {
             gate.baseline
         ));
     }
+    if !gate.changed.is_empty() {
+        steps.push(format!(
+            "Record runs like this one: the same command with --update adds one to {}, and five are a history.",
+            gate.baseline
+        ));
+    }
     for series in of_result(gate, GateResult::Regressed) {
         steps.push(format!(
             "Find out what slowed down {}: {} against the baseline, threshold {}.",
@@ -202,6 +208,22 @@ fn gated(gate: &Gate) -> Vec<String> {
         (
             GateResult::NotMeasured,
             "Time what the baseline has and this run does not",
+        ),
+        (
+            GateResult::Undecided,
+            "Measure again, with more pairs or on a quieter machine",
+        ),
+        (
+            GateResult::TooNoisy,
+            "Measure on a quieter machine, or let more through (--max-regression)",
+        ),
+        (
+            GateResult::ReferenceChanged,
+            "Find out what changed in the reference, or accept the new ratio (--update)",
+        ),
+        (
+            GateResult::BothSlower,
+            "Find out what slowed down both engines, or the machine",
         ),
     ] {
         let names: Vec<_> = of_result(gate, result).map(GateSeries::name).collect();

@@ -1,6 +1,6 @@
 //! Throughput by threads and by prompt length, and times between tokens, as lines.
 
-use super::speed::threads;
+use super::speed::threads_on;
 use crate::model::{InterToken, Report, Role, Test, TimedPair};
 use crate::number;
 
@@ -105,7 +105,7 @@ pub(super) fn speeds(report: &Report) -> Vec<Plot> {
         push(Plot {
             title: format!(
                 "prefill, tokens per second by prompt length, {}",
-                threads(pair.threads)
+                threads_on(report, pair.threads)
             ),
             x_name: "tokens of the prompt",
             y_name: "t/s",
@@ -130,7 +130,7 @@ fn lines(
                 let row = pair.row(role)?;
                 let tps = row.tps.as_ref()?;
                 let (median, interval) = tps.written(number::tokens_per_second);
-                let at = format!("{}, {}", pair.test, threads(pair.threads));
+                let at = format!("{}, {}", pair.test, threads_on(report, pair.threads));
                 Some(PlotPoint {
                     x: x(pair) as f64,
                     y: tps.median,
@@ -168,7 +168,7 @@ pub(super) fn latencies(report: &Report) -> Vec<Plot> {
             title: format!(
                 "{} at {}, time between tokens",
                 pair.test,
-                threads(pair.threads)
+                threads_on(report, pair.threads)
             ),
             x_name: "milliseconds",
             y_name: "share of steps",

@@ -20,6 +20,23 @@ pub(super) fn threads(n: usize) -> String {
     number::plural(n as u64, "thread")
 }
 
+/// `8 threads on 2 CPUs` where they shared them, else `8 threads`.
+pub(crate) fn threads_on(report: &Report, n: usize) -> String {
+    threads(n) + &on_cpus(report, n)
+}
+
+/// The same in a column of threads.
+pub(crate) fn threads_cell(report: &Report, n: usize) -> String {
+    n.to_string() + &on_cpus(report, n)
+}
+
+fn on_cpus(report: &Report, n: usize) -> String {
+    let shared = report.shared_cpus(n);
+    shared.map_or(String::new(), |cpus| {
+        format!(" on {}", number::plural(cpus as u64, "CPU"))
+    })
+}
+
 /// One row per test and thread count that is wanted.
 pub(super) fn throughput(report: &Report, wanted: impl Fn(&TimedPair) -> bool) -> Table {
     let mut pairs = report.timed_pairs();
@@ -51,7 +68,7 @@ pub(super) fn throughput(report: &Report, wanted: impl Fn(&TimedPair) -> bool) -
         let ratio = |x| number::significant(x, 3);
         let mut cells = vec![
             pair.test.to_owned(),
-            pair.threads.to_string(),
+            threads_cell(report, pair.threads),
             cell(pair.reference),
             cell(pair.candidate),
             pair.ratio.map_or_else(
@@ -105,7 +122,7 @@ pub(super) fn latency(report: &Report) -> Table {
         let ms = |x: Option<f64>| x.map(number::milliseconds).unwrap_or_default();
         let mut cells = vec![
             row.test.clone(),
-            row.threads.to_string(),
+            threads_cell(report, row.threads),
             row.engine.clone(),
             ms(row.inter_token.as_ref().map(|t| t.p50)),
             ms(row.inter_token.as_ref().map(|t| t.p95)),

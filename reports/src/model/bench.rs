@@ -304,6 +304,17 @@ impl Report {
         keys.into_iter().map(pair).collect()
     }
 
+    /// The CPUs that so many threads were timed on, if those were fewer: then they waited for each other, and the figures
+    /// say little about the engines.
+    pub fn shared_cpus(&self, threads: usize) -> Option<usize> {
+        let mut rooflines = self.bench.iter().flat_map(|bench| &bench.roofline);
+        let pinned = rooflines
+            .find(|r| r.threads == threads)
+            .map(|r| r.cpus.len());
+        let cpus = pinned.filter(|&n| n > 0).unwrap_or(self.environment.cpus);
+        (cpus < threads).then_some(cpus)
+    }
+
     /// Largest resident sets of the workers that ran a test, reference and candidate, bytes.
     pub fn memory_of(&self, pair: &TimedPair) -> [Option<u64>; 2] {
         let [reference, candidate] = self.timed_memory(pair.threads);

@@ -1,7 +1,7 @@
 //! The results of a benchmark as a table.
 
 use super::text::{Grid, line_without_controls, paragraph};
-use crate::facts::{bench_notes, measured};
+use crate::facts::{bench_notes, measured, threads_cell};
 use crate::model::{BenchRow, Report, Role, TimedPair};
 use crate::number;
 
@@ -33,7 +33,7 @@ pub fn bench(report: &Report) -> String {
     );
     let mut results = Grid::new(&COLUMNS, FIGURES);
     for (pair, role, row) in rows(report) {
-        results.row(cells(&pair, role, row));
+        results.row(cells(report, &pair, role, row));
     }
     out += &format!("{}\n", results.text());
     let titles = [
@@ -57,7 +57,7 @@ pub fn bench(report: &Report) -> String {
         let known = |x: Option<f64>, format: fn(f64) -> String| x.map(format).unwrap_or_default();
         latencies.row([
             row.engine.clone(),
-            row.threads.to_string(),
+            threads_cell(report, row.threads),
             row.test.clone(),
             number::milliseconds(inter_token.p50),
             number::milliseconds(inter_token.p95),
@@ -114,7 +114,7 @@ fn rows(report: &Report) -> Vec<(TimedPair<'_>, Role, &BenchRow)> {
     rows.collect()
 }
 
-fn cells(pair: &TimedPair, role: Role, row: &BenchRow) -> Vec<String> {
+fn cells(report: &Report, pair: &TimedPair, role: Role, row: &BenchRow) -> Vec<String> {
     let (median, interval) = match measured(row) {
         Some((m, format)) => m.written(format),
         None => (number::NOT_MEASURED.to_owned(), String::new()),
@@ -123,7 +123,7 @@ fn cells(pair: &TimedPair, role: Role, row: &BenchRow) -> Vec<String> {
     let digits = |x: f64| number::significant(x, 3);
     vec![
         row.engine.clone(),
-        row.threads.to_string(),
+        threads_cell(report, row.threads),
         row.test.clone(),
         median,
         interval,

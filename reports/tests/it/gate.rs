@@ -26,6 +26,7 @@ pub fn gate() -> Gate {
             figure,
             runs: 7,
             baseline: Some(level),
+            best: Some(level),
             noise: Some(0.004),
             threshold: Some(0.05),
             measurements: changes
@@ -36,13 +37,21 @@ pub fn gate() -> Gate {
                     change: Some(*change),
                     low: Some(change - 0.011),
                     high: Some(change + 0.012),
+                    from_best: None,
                 })
                 .collect(),
+            alone: None,
             result,
+            accepted: false,
         }
     };
     use GateFigure::{Absolute, Ratio};
     use GateResult::*;
+    let changed = Some(GateAlone {
+        reference: 0.15,
+        candidate: -0.002,
+        machine: Some(0.001),
+    });
     let mut all = vec![
         series("tg64", 2, Ratio, &[-0.081, -0.079], Regressed),
         series("tg64", 2, Absolute, &[-0.09], MachineChanged),
@@ -53,13 +62,30 @@ pub fn gate() -> Gate {
         series("ttft", 1, Ratio, &[0.01], TooFewSamples),
         series("ttft", 2, Ratio, &[0.01], NoBaseline),
         series("load", 1, Ratio, &[], NotMeasured),
+        series("tg32", 1, Ratio, &[-0.04, -0.06], Undecided),
+        GateSeries {
+            alone: changed,
+            ..series("tg32", 2, Ratio, &[-0.13, -0.13], ReferenceChanged)
+        },
+        series("pp32", 2, Absolute, &[-0.15, -0.14], BothSlower),
     ];
+    // Accepted was more, before a drift.
+    let crept = all.iter_mut().find(|s| s.result == Undecided).unwrap();
+    crept.best = Some(1.1);
+    for measurement in &mut crept.measurements {
+        measurement.from_best = Some(GateChange {
+            change: measurement.value / 1.1 - 1.0,
+            low: -0.16,
+            high: 0.01,
+        });
+    }
     for series in &mut all {
         match series.result {
             TooFewSamples => (series.runs, series.noise, series.threshold) = (2, None, None),
             NoBaseline => {
                 (series.runs, series.baseline, series.noise, series.threshold) =
                     (0, None, None, None);
+                series.best = None;
                 let only = &mut series.measurements[0];
                 (only.change, only.low, only.high) = (None, None, None);
             }
@@ -73,6 +99,10 @@ pub fn gate() -> Gate {
         baseline_rows: Some(2_460),
         series: all,
         reasons: vec!["tg64 at 2 threads is 7.90% slower than the baseline".to_owned()],
+        notes: vec![
+            "accepted: decode, tg32 at 1 thread is faster than the baseline by 9.00%".to_owned(),
+        ],
+        changed: Vec::new(),
     }
 }
 
@@ -119,6 +149,7 @@ fn held(report: &mut Report, (status, exit_code): (Status, u8), reasons: &[&str]
         baseline_rows: None,
         series: Vec::new(),
         reasons,
+        notes: Vec::new(),
         ..gate()
     });
 }

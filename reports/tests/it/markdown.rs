@@ -179,11 +179,11 @@ fn one_sentence_concludes() {
         ),
         (
             gate::report(),
-            "rust and bitnet.cpp were timed on tiny.gguf and their values not compared; 1 of 9 speeds slower than the baseline, 5 not judged.",
+            "rust and bitnet.cpp were timed on tiny.gguf and their values not compared; 1 of 12 speeds slower than the baseline, 8 not judged.",
         ),
         (
             slower,
-            "rust agrees with bitnet.cpp on tiny.gguf within every limit; 1 of 9 speeds slower than the baseline, 5 not judged.",
+            "rust agrees with bitnet.cpp on tiny.gguf within every limit; 1 of 12 speeds slower than the baseline, 8 not judged.",
         ),
     ];
     for (report, want) in cases {
@@ -277,7 +277,36 @@ fn the_headline_names_what_is_slower() {
         series.result = reports::model::GateResult::Regressed;
     }
     let line = headline(&report);
-    assert!(line.contains(&format!("{slower} and 8 more")), "{line}");
+    assert!(line.contains(&format!("{slower} and 11 more")), "{line}");
+}
+
+#[test]
+fn a_run_like_no_other_says_what_is_other() {
+    let mut report = gate::no_baseline();
+    let held = report.gate.as_mut().unwrap();
+    held.baseline_rows = Some(2_460);
+    held.changed = vec!["CPU: A, B in the baseline".to_owned()];
+    let text = render(&report);
+    let says = "the speed was not judged, as baselines/tiny.json has no run like this one (CPU: A, B in the baseline).";
+    assert!(section(&text, "Conclusion").ends_with(says), "{text}");
+    assert!(text.contains("- Record runs like this one: the same command with --update adds one"));
+}
+
+#[test]
+fn more_threads_than_cpus_are_said_where_the_figures_stand() {
+    let mut report = sample::timed();
+    assert!(!render(&report).contains(" on 1 CPU"));
+    let rooflines = &mut report.bench.as_mut().unwrap().roofline;
+    let two = rooflines.iter_mut().find(|r| r.threads == 2).unwrap();
+    two.cpus = vec![0];
+    let text = render(&report);
+    assert!(text.contains("| 2 on 1 CPU |"), "{text}");
+    assert!(
+        text.contains(" at 2 threads on 1 CPU: candidate over reference"),
+        "{text}"
+    );
+    let text = reports::terminal::bench(&report);
+    assert!(text.contains("2 on 1 CPU"), "{text}");
 }
 
 #[test]

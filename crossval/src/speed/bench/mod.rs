@@ -220,6 +220,7 @@ pub(crate) fn bench(plan: &BenchPlan, progress: Progress<'_>) -> Result<Timed, F
             threads,
             cpus: cpus_by_core().0.into_iter().take(threads).collect(),
         };
+        timing.bench.notes.extend(cores.shared());
         progress.stage("measuring the machine");
         let roofline = roofline::measure(threads, &cores.cpus);
         if i == 0 && plan.kernels {
@@ -277,6 +278,20 @@ impl<'a> BenchPlan<'a> {
 struct Cores {
     threads: usize,
     cpus: Vec<usize>,
+}
+
+impl Cores {
+    /// What is to be known of figures with more threads than CPUs.
+    fn shared(&self) -> Option<String> {
+        let (threads, cpus) = (self.threads, self.cpus.len());
+        (0 < cpus && cpus < threads).then(|| {
+            format!(
+                "{threads} threads share {}: figures at {threads} threads say how an engine's threads wait for each other, \
+                 not how fast it is",
+                number::plural(cpus as u64, "CPU")
+            )
+        })
+    }
 }
 
 /// The tokens of every job.
