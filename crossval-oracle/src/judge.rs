@@ -1,7 +1,10 @@
 //! Is a row right, and if not, what is wrong with it? Every statement is a hypothesis that was tested on the data.
 
-use super::answers::Answers;
+use bitnet_model::tap::Tap;
+
 pub use super::answers::Case;
+use super::answers::{Answer, Answers};
+use super::bounds;
 use super::maths::{self, Rounding};
 use super::mistakes::{Mistake, hypotheses};
 use super::wrong::Stage;
@@ -25,15 +28,27 @@ pub struct Judged {
     /// NMSE to the oracle's row, with the first rounding that makes the row right, else the one that comes closest;
     /// NaN if not finite.
     pub nmse: f64,
-    /// The limit on that: the case's, or what codes that flip on the way make of this row, if that is more.
+    /// The limit on that: the case's, or what codes that flip on the way make of this row, or what f32 arithmetic builds
+    /// up, if that is more.
     pub limit: f64,
-    /// That rounding; of several on the way to the row, the nearest.
+    /// That rounding; of several on the way to the row, the nearest. Where only what f32 builds up makes the row right,
+    /// that.
     pub rounding: Rounding,
     /// Whether the limits hold.
     pub right: bool,
     /// What is wrong, in words, from the most telling on; empty if the row is right, where only part of it was looked
     /// at, and if nobody asked.
     pub findings: Vec<String>,
+}
+
+/// A row that is beyond the case's limit, where f32 arithmetic builds up an error.
+struct BuiltUp {
+    /// How much that may be, NMSE.
+    limit: f64,
+    /// Whether it accounts for the row.
+    right: bool,
+    /// In what.
+    by: Rounding,
 }
 
 impl Oracle {
@@ -85,16 +100,31 @@ impl Oracle {
         }
         let (index, nmse) = closest;
         let flipped = answers.with_flips(index)?;
+        let rotates = answers.rotates();
         let Some(answer) = answers.get(index)? else {
             return Err(self.missing(case.at, case.position));
         };
-        // NaN is no limit.
-        let of_flips = flipped
-            .iter()
-            .map(|other| self.compare(case, &answer.row, other).0);
-        let limit = case.limit.max(FLIPS * of_flips.fold(0.0, f64::max));
-        // As a whole within a limit that it is held against alone.
-        let right = !flipped.is_empty() && nmse <= limit;
+        let built_up = match flipped.is_empty() {
+            true => self.built_up(case, answer, row),
+            false => None,
+        };
+        let (limit, right) = match &built_up {
+            Some(built_up) => (built_up.limit, built_up.right),
+            None => {
+                // NaN is no limit.
+                let of_flips = flipped
+                    .iter()
+                    .map(|other| self.compare(case, &answer.row, other).0);
+                let limit = case.limit.max(FLIPS * of_flips.fold(0.0, f64::max));
+                let of_angles = match rotates {
+                    true => bounds::largest_angle(&self.hyper.rope, case.position),
+                    false => 0.0,
+                };
+                let limit = limit.max(of_angles.powi(2));
+                // As a whole within a limit that it is held against alone.
+                (limit, !flipped.is_empty() && nmse <= limit)
+            }
+        };
         let stage = Stage {
             oracle: self,
             at: case.at,
@@ -113,10 +143,61 @@ impl Oracle {
         Ok(Judged {
             nmse,
             limit,
-            rounding: answer.rounding,
+            rounding: match built_up {
+                Some(built_up) if right => built_up.by,
+                _ => answer.rounding,
+            },
             right,
             findings,
         })
+    }
+
+    /// Whether a row of a stage is right by what f32 arithmetic builds up there; `None` where it builds up nothing.
+    fn built_up(&self, case: &Case, answer: &Answer, row: &[f64]) -> Option<BuiltUp> {
+        let right = &answer.row;
+        if case.outputs.is_some() {
+            return None;
+        }
+        if matches!(case.at.0, Tap::QRope | Tap::KRope) {
+            let (limit, right) = self.pairs_are_right(case, right, row);
+            let by = Rounding::Angles;
+            return Some(BuiltUp { limit, right, by });
+        }
+        let (source, _) = self.norm_of(case.at)?;
+        let x = answer.inputs.row(source, case.position)?;
+        // One factor for all of the row; the rest is not the sum's.
+        let error = case.limit.sqrt() + bounds::norm_factor(x, self.hyper.eps);
+        let factor = maths::dot(right, row) / maths::dot(right, right);
+        let rest: Vec<f64> = row.iter().map(|y| y / factor).collect();
+        Some(BuiltUp {
+            limit: error * error,
+            right: (factor - 1.0).abs() <= error && self.compare(case, right, &rest).1,
+            by: Rounding::Squares,
+        })
+    }
+
+    /// Whether each pair that turns is off by no more than its angle may be, and what that makes of the row, NMSE.
+    fn pairs_are_right(&self, case: &Case, right: &[f64], row: &[f64]) -> (f64, bool) {
+        let rope = &self.hyper.rope;
+        let angles = bounds::angles(rope, case.position);
+        let energy: f64 = right.iter().map(|v| v * v).sum();
+        let mean = energy / right.len() as f64;
+        let (mut allowed, mut all) = (0.0, true);
+        for (right, row) in right.chunks(rope.head_dim).zip(row.chunks(rope.head_dim)) {
+            let mut part = |elements: &[usize], bound: f64| {
+                let size: f64 = elements.iter().map(|&i| right[i].powi(2)).sum();
+                let error: f64 = elements.iter().map(|&i| (row[i] - right[i]).powi(2)).sum();
+                let may = bound.powi(2) * size.max(mean * elements.len() as f64);
+                allowed += may;
+                all &= error <= may;
+            };
+            for (pair, &angle) in angles.iter().enumerate() {
+                let (a, b) = rope.pair(pair);
+                part(&[a, b], bounds::of_pair(case.limit, angle));
+            }
+            (rope.dims..rope.head_dim).for_each(|i| part(&[i], case.limit.sqrt()));
+        }
+        (allowed / energy, all)
     }
 
     /// The NMSE of a row, and whether it is right: as a whole, by heads and by elements.
@@ -184,11 +265,17 @@ fn findings(stage: &Stage, row: &[f64]) -> Vec<String> {
             row.len()
         )];
     }
+    let same = match stage.at.0 {
+        Tap::QRope | Tap::KRope => {
+            SAME.max(bounds::largest_angle(&stage.oracle.hyper.rope, stage.position).powi(2))
+        }
+        _ => SAME,
+    };
     let mut findings = Vec::new();
     findings.extend(overflow(stage, row));
     for (mistake, text) in hypotheses(stage.at.0) {
         if let Some(wrong) = stage.done_wrong(mistake)
-            && explains(&wrong, stage.right, row, SAME)
+            && explains(&wrong, stage.right, row, same)
         {
             findings.push(match mistake {
                 Mistake::Silu | Mistake::Relu2 | Mistake::Relu | Mistake::Gelu => {

@@ -24,7 +24,7 @@ use reports::model::{Mode, Role};
 use reports::number;
 
 use super::arbitration::{Both, Hearing, NoRuling, at_fault, nmse};
-use super::court::{Court, Oracle, Wanted, no_answer};
+use super::court::{Court, Oracle, Wanted, WantedRows, no_answer};
 use super::generation::differ;
 use super::greedy;
 use super::measurements::Measurements;
@@ -41,7 +41,7 @@ use crate::session::settings::DECODE_STEPS;
 use crate::session::setup::Setup;
 
 /// Rows of a tap of a layer that are judged in isolated mode.
-const ROWS: usize = 32;
+pub(super) const ROWS: usize = 32;
 
 /// The same in cumulative mode.
 const ROWS_CUMULATIVE: usize = 8;
@@ -90,14 +90,14 @@ impl Excuses {
 
 /// Who is at fault, as a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Blame {
+pub(super) struct Blame {
     reference: bool,
     candidate: bool,
 }
 
 impl Blame {
     /// Nobody where it is not known.
-    fn of(at_fault: AtFault) -> Blame {
+    pub(super) fn of(at_fault: AtFault) -> Blame {
         Blame {
             reference: matches!(at_fault, AtFault::Reference | AtFault::Both),
             candidate: matches!(at_fault, AtFault::Candidate | AtFault::Both),
@@ -120,7 +120,7 @@ impl Blame {
         }
     }
 
-    fn names(self, role: Role) -> bool {
+    pub(super) fn names(self, role: Role) -> bool {
         role.of(self.reference, self.candidate)
     }
 
@@ -347,24 +347,18 @@ impl Hearings<'_, '_> {
         let pair = &mut self.engines.pair();
         pair.set_task(&again(first.prompt));
         let stages: Vec<_> = cases.iter().map(|(s, _)| (s.tap, s.layer)).collect();
-        let mut layers = BTreeSet::new();
+        let mut only = BTreeSet::new();
         for (&at, (_, divergence)) in stages.iter().zip(cases) {
-            let hearing = Hearing {
-                court: self.court,
-                plan,
-                sequence,
-                divergence,
-                explain: false,
-            };
-            layers.extend(hearing.needs(at).into_iter().map(|(_, layer)| layer));
+            let needs = self.court.needs(at, &plan.taps);
+            only.extend(needs.into_iter().map(|need| (need, divergence.position)));
+            only.insert((at, divergence.position));
         }
         let wanted = Wanted {
-            positions: cases.iter().map(|(_, d)| d.position).collect(),
-            layers: Some(layers),
+            rows: WantedRows::Only(only),
             history: self.court.histories(&stages, &plan.taps),
         };
         let mut both = Both::new(&wanted);
-        let last = wanted.positions.iter().max().copied().unwrap_or(0);
+        let last = cases.iter().map(|(_, d)| d.position).max().unwrap_or(0);
         for (first_position, tokens) in sequence.batches(plan.settings.n_ubatch) {
             if first_position > last {
                 break;
