@@ -1,5 +1,5 @@
 //! How far right engines may be from the definition where f32 arithmetic builds up an error: in the angles of RoPE, and in
-//! the sum of a norm's squares. What is rounded once or twice has limits that are constants.
+//! sums of a norm's squares and of products. What is rounded once or twice has limits that are constants.
 //!
 //! Both follow from how the values come about, in whatever order: an operation in f32 is off by [`UNIT`] of its result at
 //! most.
@@ -58,12 +58,16 @@ pub(super) fn of_pair(limit: f64, angle: f64) -> f64 {
     limit.sqrt().max(ROTATION) + angle
 }
 
+/// Largest relative error of a sum of `n` values in f32, in any order, whose errors have no pattern: they wander, and stay
+/// below `sqrt(n)` units, which is four standard deviations and more of values that spread like a normal distribution.
+pub(super) fn sum(n: usize) -> f64 {
+    (n as f64).sqrt() * UNIT
+}
+
 /// Largest relative error of a norm's factor beyond its last roundings: half that of the sum of squares under the root.
 ///
-/// In any order the errors of `n` partial sums, unless they have a pattern, wander: they stay below `sqrt(n)` units (four
-/// standard deviations and more, for rows that spread like a normal distribution). Where squares repeat, each sum is
-/// rounded the same way, and up to `n` units come together: what f32 makes of this row, in several orders, says so, with
-/// as much again for others. Beside an `eps` that is larger than the mean square, neither weighs much.
+/// Where squares repeat, each partial sum is rounded the same way, and up to `n` units come together: what f32 makes of
+/// this row, in several orders, says so, with as much again for others. Beside an `eps` that is larger than the mean square, neither weighs much.
 pub(super) fn norm_factor(x: &[f64], eps: f64) -> f64 {
     let n = x.len() as f64;
     let exact: f64 = x.iter().map(|v| v * v).sum();
@@ -71,8 +75,7 @@ pub(super) fn norm_factor(x: &[f64], eps: f64) -> f64 {
     // Sums beyond f32 are no engine's.
     let errors = errors.into_iter().filter(|error| error.is_finite());
     let pattern = 2.0 * errors.fold(0.0, f64::max);
-    let wandering = n.sqrt() * UNIT;
-    wandering.max(pattern) / 2.0 * exact / (exact + n * eps)
+    sum(x.len()).max(pattern) / 2.0 * exact / (exact + n * eps)
 }
 
 /// In f32, in the order of as many lanes.

@@ -105,7 +105,7 @@ impl Oracle {
             return Err(self.missing(case.at, case.position));
         };
         let built_up = match flipped.is_empty() {
-            true => self.built_up(case, answer, row),
+            true => self.built_up(case, answer, row)?,
             false => None,
         };
         let (limit, right) = match &built_up {
@@ -153,27 +153,56 @@ impl Oracle {
     }
 
     /// Whether a row of a stage is right by what f32 arithmetic builds up there; `None` where it builds up nothing.
-    fn built_up(&self, case: &Case, answer: &Answer, row: &[f64]) -> Option<BuiltUp> {
+    fn built_up(
+        &self,
+        case: &Case,
+        answer: &Answer,
+        row: &[f64],
+    ) -> Result<Option<BuiltUp>, OracleError> {
         let right = &answer.row;
-        if case.outputs.is_some() {
-            return None;
-        }
         if matches!(case.at.0, Tap::QRope | Tap::KRope) {
             let (limit, right) = self.pairs_are_right(case, right, row);
             let by = Rounding::Angles;
-            return Some(BuiltUp { limit, right, by });
+            return Ok(Some(BuiltUp { limit, right, by }));
         }
-        let (source, _) = self.norm_of(case.at)?;
-        let x = answer.inputs.row(source, case.position)?;
-        // One factor for all of the row; the rest is not the sum's.
-        let error = case.limit.sqrt() + bounds::norm_factor(x, self.hyper.eps);
-        let factor = maths::dot(right, row) / maths::dot(right, right);
-        let rest: Vec<f64> = row.iter().map(|y| y / factor).collect();
-        Some(BuiltUp {
-            limit: error * error,
-            right: (factor - 1.0).abs() <= error && self.compare(case, right, &rest).1,
-            by: Rounding::Squares,
-        })
+        let by = Rounding::Sums;
+        if let Some((source, _)) = self.norm_of(case.at) {
+            let x = self.input(&answer.inputs, source, case.position)?;
+            // One factor for all of the row; the rest is not the sum's.
+            let error = case.limit.sqrt() + bounds::norm_factor(x, self.hyper.eps);
+            let factor = maths::dot(right, row) / maths::dot(right, right);
+            let rest: Vec<f64> = row.iter().map(|y| y / factor).collect();
+            return Ok(Some(BuiltUp {
+                limit: error * error,
+                right: (factor - 1.0).abs() <= error && self.compare(case, right, &rest).1,
+                by,
+            }));
+        }
+        let terms = match (case.at.0, self.weight_name(case.at.0, case.at.1)) {
+            (Tap::AttnOut, _) => case.position + 1,
+            (_, Some(name)) => {
+                let matrix = self.matrix(&name)?;
+                // Integer sums are exact.
+                if matrix.is_ternary() {
+                    0
+                } else {
+                    matrix.columns
+                }
+            }
+            (_, None) => 0,
+        };
+        let limit = bounds::sum(terms).powi(2);
+        if limit <= case.limit {
+            return Ok(None);
+        }
+        let of_elements = case.element_limit;
+        let wider = Case {
+            limit,
+            element_limit: of_elements.map(|of_element| of_element * limit / case.limit),
+            ..*case
+        };
+        let right = self.compare(&wider, right, row).1;
+        Ok(Some(BuiltUp { limit, right, by }))
     }
 
     /// Whether each pair that turns is off by no more than its angle may be, and what that makes of the row, NMSE.
@@ -601,5 +630,82 @@ mod tests {
             let findings = judged.findings.join("; ");
             assert!(findings.contains(says), "{findings:?} lacks {says:?}");
         }
+    }
+
+    /// A row of a stage at position 200 that differs from the right one, and what its stage starts from.
+    fn judged_at(at: TapAt, source: TapAt, change: impl Fn(&Oracle, &[f64], &mut [f64])) -> Judged {
+        let oracle = Oracle::open(Path::new(DEMO)).unwrap();
+        let position = 200;
+        let batch = Batch {
+            first_position: position,
+            tokens: &[1],
+        };
+        let width = oracle.width(source.0, batch).unwrap();
+        let x: Vec<f64> = x().into_iter().take(width).map(|v| v + 0.25).collect();
+        let mut inputs = Inputs::default();
+        inputs.put(source, position, x.clone());
+        let rows = oracle.stage(at, batch, position..position + 1, &inputs, Rounding::None);
+        let mut row = rows.unwrap().remove(0);
+        change(&oracle, &x, &mut row);
+        let case = Case {
+            at,
+            batch,
+            position,
+            inputs: &inputs,
+            limit: 1e-14,
+            element_limit: Some(1e-12),
+            outputs: None,
+            explain: true,
+        };
+        oracle.judge(case, &[row]).unwrap().1.remove(0)
+    }
+
+    #[test]
+    fn each_pair_may_be_off_by_what_its_own_angle_may_be() {
+        let at = |tap| (tap, Some(1));
+        // Turns a pair of the first head by a share of what another may be off by.
+        let turned = |pair: usize, other: usize, share: f64| {
+            judged_at(at(Tap::QRope), at(Tap::Q), |oracle, _, row| {
+                let rope = &oracle.hyper.rope;
+                let (sin, cos) = (share * bounds::angles(rope, 200)[other]).sin_cos();
+                let (a, b) = rope.pair(pair);
+                (row[a], row[b]) = (row[a] * cos - row[b] * sin, row[a] * sin + row[b] * cos);
+            })
+        };
+        let right = turned(0, 0, 0.9);
+        assert!(
+            right.right && right.rounding == Rounding::Angles,
+            "{right:?}"
+        );
+        assert!(right.nmse <= right.limit, "{right:?}");
+        assert!(!turned(0, 0, 1.5).right);
+        let last = Oracle::open(Path::new(DEMO)).unwrap().hyper.rope.dims / 2 - 1;
+        // As a row it is no further off than the first pair makes it.
+        let slow = turned(last, 0, 0.9);
+        assert!(!slow.right, "{slow:?}");
+    }
+
+    #[test]
+    fn a_norm_may_be_off_by_one_factor_as_its_sum_may_be() {
+        let off = |share: f64, alternate: bool| {
+            judged_at(
+                (Tap::FfnNorm, Some(1)),
+                (Tap::FfnInp, Some(1)),
+                |oracle, x, row| {
+                    let error = share * bounds::norm_factor(x, oracle.hyper.eps);
+                    for (i, v) in row.iter_mut().enumerate() {
+                        *v *= if alternate && i % 2 == 0 {
+                            1.0 - error
+                        } else {
+                            1.0 + error
+                        };
+                    }
+                },
+            )
+        };
+        let right = off(0.9, false);
+        assert!(right.right && right.rounding == Rounding::Sums, "{right:?}");
+        assert!(!off(2.0, false).right);
+        assert!(!off(0.9, true).right);
     }
 }

@@ -133,8 +133,8 @@ pub enum Rounding {
     HalvesAwayInF32,
     /// Not the inputs, but the angles of RoPE, as far as f32 arithmetic does.
     Angles,
-    /// Not the inputs, but the sum of their squares, as far as f32 arithmetic does.
-    Squares,
+    /// Not the inputs, but sums of their squares or products, as far as f32 arithmetic does.
+    Sums,
 }
 
 impl Rounding {
@@ -150,7 +150,7 @@ impl Rounding {
             Rounding::HalvesAway => "int8 codes rounded half away from zero",
             Rounding::HalvesAwayInF32 => "int8 codes rounded half away from zero, through f32",
             Rounding::Angles => "angles in f32",
-            Rounding::Squares => "squares summed in f32",
+            Rounding::Sums => "sums in f32",
         }
     }
 
@@ -162,7 +162,7 @@ impl Rounding {
             | Rounding::HalvesAway
             | Rounding::HalvesAwayInF32
             | Rounding::Angles
-            | Rounding::Squares => x.to_vec(),
+            | Rounding::Sums => x.to_vec(),
             Rounding::F16 => x.iter().map(|&v| to_f16(v)).collect(),
             Rounding::Bf16 => x.iter().map(|&v| to_bf16(v)).collect(),
             Rounding::Q8_0 => x.chunks(32).flat_map(q8_0).collect(),

@@ -401,6 +401,12 @@ mod tests {
         assert!(strict.noise.batches < standard.noise.batches);
         assert!(strict.text.difference < standard.text.difference);
         assert!(strict.text.kl < standard.text.kl && strict.text.top1 > standard.text.top1);
+        // Two that are each as far from the truth as they may be are within each other's limit.
+        let Oracle { stage, tap, .. } = &standard.oracle;
+        for (name, &pair) in &standard.tap {
+            let each = tap.get(name).unwrap_or(stage);
+            assert!(pair == 0.0 || pair >= 4.0 * each, "{name}");
+        }
         for profile in [&standard, &strict] {
             let largest = profile.cumulative_logits_limit(profile.noise.batches);
             approx::assert_relative_eq!(largest, profile.cap);

@@ -486,6 +486,20 @@ mod tests {
     }
 
     #[test]
+    fn the_limit_of_angles_grows_with_the_position() {
+        let mut tap = TapAccumulator::new(Some(1e-12), 1, false).of_angles(1e-7);
+        let row = [1.0_f32, 0.0];
+        let turned = |angle: f32| [angle.cos(), angle.sin()];
+        tap.add(5, &row, &turned(9e-7));
+        tap.add(100, &row, &turned(9e-6));
+        assert!(tap.exceeded().is_none());
+        tap.add(50, &row, &turned(9e-6));
+        let exceeded = tap.exceeded().unwrap();
+        assert_eq!(exceeded.position, 50);
+        approx::assert_relative_eq!(exceeded.limit, 2.5e-11, max_relative = 1e-9);
+    }
+
+    #[test]
     fn not_finite_fails_whatever_the_limit() {
         for (r, c) in [
             (1.0, f32::NAN),

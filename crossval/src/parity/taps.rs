@@ -4,8 +4,9 @@
 //!
 //! In isolated mode, where no fault spreads, of what the ledger does not excuse:
 //! 1. up to [`ROWS`] rows of each tap: the first, the worst of each layer and prompt, others drawn at random;
-//! 2. if both engines are right in some of them, as many of each layer and prompt that is not known to hold a fault;
-//! 3. if a right row lies before a wrong one there, as many between them, to find where it begins.
+//! 2. of taps at which both engines are right in some of them, as many of each layer and prompt that is not known to hold a
+//!    fault;
+//! 3. and of those that do, as many before the first that is wrong, to find where it begins.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,9 +80,9 @@ pub(super) fn hear_taps(
     if !further.is_empty() {
         ask(&mut rulings, &further)?;
     }
-    let between = rulings.between(&beyond);
-    if !between.is_empty() {
-        ask(&mut rulings, &between)?;
+    let before = rulings.before_wrong(&beyond);
+    if !before.is_empty() {
+        ask(&mut rulings, &before)?;
     }
     Ok(rulings)
 }
@@ -146,11 +147,16 @@ impl Rulings {
         sites.map(|(site, rows)| (site, rows.as_slice()))
     }
 
-    /// Sites without a wrong row, of taps that have right ones.
-    fn further(&self, beyond: &Covered) -> Rows {
+    /// Taps at which both engines are right in some rows.
+    fn partly_right(&self) -> BTreeSet<Tap> {
         let right = self.sites.iter();
         let right = right.filter(|(_, rows)| rows.iter().any(is_right));
-        let taps: BTreeSet<Tap> = right.map(|(site, _)| site.tap).collect();
+        right.map(|(site, _)| site.tap).collect()
+    }
+
+    /// Sites without a wrong row, of taps that have right ones.
+    fn further(&self, beyond: &Covered) -> Rows {
+        let taps = self.partly_right();
         let open = beyond.iter().filter(|(site, rows)| {
             let heard = self.of(site);
             taps.contains(&site.tap) && heard.len() < rows.len() && heard.iter().all(is_right)
@@ -158,26 +164,33 @@ impl Rulings {
         open.map(|(&site, rows)| (site, rows.to_vec())).collect()
     }
 
-    /// Rows between the last right one and the first wrong one, of sites where the former comes before the latter.
-    fn between(&self, beyond: &Covered) -> Rows {
-        let gap = |(&site, heard): (&Site, &Vec<Judged>)| {
+    /// Rows before the first wrong one of each site that may be the first to be wrong, of taps that have right ones.
+    fn before_wrong(&self, beyond: &Covered) -> Rows {
+        let taps = self.partly_right();
+        let sites = self.sites.iter();
+        let sites = sites.filter(|(site, _)| taps.contains(&site.tap));
+        let open = sites.filter_map(|(&site, heard)| {
             let wrong = heard.iter().position(|row| !is_right(row))?;
-            let [right, wrong] = [wrong.checked_sub(1)?, wrong].map(|i| heard[i].row.position);
-            let rows = beyond.get(&site)?.iter();
-            let rows = rows.filter(|row| right < row.position && row.position < wrong);
+            let position = |i: usize| heard[i].row.position;
+            let after = wrong.checked_sub(1).map(position);
+            let rows = beyond.get(&site)?.iter().filter(|row| {
+                after.is_none_or(|after| after < row.position) && row.position < position(wrong)
+            });
             let rows: Vec<Beyond> = rows.copied().collect();
             let step = rows.len().div_ceil(ROWS).max(1);
             Some((site, rows.into_iter().step_by(step).collect::<Vec<_>>()))
-        };
-        let gaps = self.sites.iter().filter_map(gap);
-        gaps.filter(|(_, rows)| !rows.is_empty()).collect()
+        });
+        open.filter(|(_, rows)| !rows.is_empty()).collect()
     }
 
-    /// The row at which a site leaves what is right, where rows before it are.
+    /// The row at which a site leaves what is right, of a tap that has right rows; of others that is the first that is
+    /// beyond its limit.
     pub(super) fn first_wrong(&self, site: &Site) -> Option<&Exceeded> {
-        let rows = self.of(site);
-        let wrong = rows.iter().find(|row| !is_right(row))?;
-        rows.iter().any(is_right).then_some(&wrong.row)
+        let mut rows = self.of(site).iter();
+        let wrong = rows.find(|row| !is_right(row))?;
+        self.partly_right()
+            .contains(&site.tap)
+            .then_some(&wrong.row)
     }
 
     /// Whether both engines are right in every row judged.
@@ -332,22 +345,30 @@ mod tests {
     #[test]
     fn hearing_goes_on_past_right_rows_and_to_the_row_that_is_wrong_first() {
         use AtFault::{Candidate, None as Neither, Reference};
-        let [honest, mixed, other] = [0, 1, 2].map(|layer| site(Tap::QRope, layer));
+        let [honest, mixed, other, wrong] = [0, 1, 2, 3].map(|layer| site(Tap::QRope, layer));
         let guilty = [0, 1].map(|layer| site(Tap::FfnDown, layer));
         let rulings = rulings(&[
             (honest, &[(6, Neither)]),
             (mixed, &[(6, Neither), (20, Neither), (50, Candidate)]),
+            (wrong, &[(90, Candidate)]),
             (guilty[0], &[(6, Reference)]),
         ]);
         let long = rows(6..99);
-        let beyond: Covered = [honest, mixed, other, guilty[0], guilty[1]]
+        let beyond: Covered = [honest, mixed, other, wrong, guilty[0], guilty[1]]
             .map(|site| (site, long.as_slice()))
             .into();
         let further: Vec<Site> = rulings.further(&beyond).into_keys().collect();
         assert_eq!(further, [honest, other]);
-        let between = rulings.between(&beyond);
-        assert_eq!(between.keys().collect::<Vec<_>>(), [&mixed]);
-        assert_eq!(between[&mixed].len(), 29);
+        // From the last right row on, or from the beginning.
+        let before = rulings.before_wrong(&beyond);
+        assert_eq!(before.keys().collect::<Vec<_>>(), [&mixed, &wrong]);
+        assert_eq!(before[&mixed].len(), 29);
+        assert_eq!(before[&wrong].first().map(|row| row.position), Some(6));
+        assert!(before[&wrong].len() <= ROWS);
+        assert_eq!(
+            rulings.first_wrong(&wrong).map(|row| row.position),
+            Some(90)
+        );
         assert_eq!(
             rulings.first_wrong(&mixed).map(|row| row.position),
             Some(50)

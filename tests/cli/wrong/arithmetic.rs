@@ -42,12 +42,23 @@ fn run_arithmetic(
     n: u32,
     changes: &[(&str, &str)],
 ) -> Option<(i32, Report, String)> {
+    run_within(scratch, model, n, changes, "standard")
+}
+
+fn run_within(
+    scratch: &Scratch,
+    model: &Path,
+    n: u32,
+    changes: &[(&str, &str)],
+    profile: &str,
+) -> Option<(i32, Report, String)> {
     let doctored = doctored(scratch, changes)?;
     let tokens: Vec<String> = (0..n).map(|i| (i * 37 % 300).to_string()).collect();
     let tokens = tokens.join(",");
     let engines = ["--reference", "rust", "--candidate", &doctored];
     let more = ["--mode", "isolated", "--no-bench", "--n-predict", "2"];
-    let args = [&engines[..], &more, &["--tokens", &tokens]].concat();
+    let limits = ["--profile", profile, "--tokens", &tokens];
+    let args = [&engines[..], &more, &limits].concat();
     Some(run(model, &args))
 }
 
@@ -118,7 +129,7 @@ fn squares_added_up_one_by_one_are_no_fault() {
     };
     let verdict = &report.verdict;
     assert_eq!((code, verdict.at_fault), (0, AtFault::None), "{shown}");
-    note(&report, "in the candidate, squares summed in f32");
+    note(&report, "in the candidate, sums in f32");
 }
 
 /// The sum's error is one factor for all of a row.
@@ -142,6 +153,34 @@ fn what_no_sum_of_squares_accounts_for_is_a_fault() {
             (code, verdict.at_fault),
             (10, AtFault::Candidate),
             "{by}: {shown}"
+        );
+    }
+}
+
+/// Who asks for equal bits gets a failure, and what it is not.
+#[test]
+fn bits_that_differ_in_right_engines_have_a_verdict_of_their_own() {
+    let scales = (
+        "sums / act_scale * self.scale",
+        "sums * (self.scale / act_scale)",
+    );
+    for (profile, exit_code) in [("standard", 0), ("strict", 10)] {
+        let scratch = Scratch::new();
+        let run = run_within(&scratch, Path::new(TINY), 12, &[scales], profile);
+        let Some((code, report, shown)) = run else {
+            return;
+        };
+        let verdict = &report.verdict;
+        assert_eq!(
+            (code, verdict.at_fault),
+            (exit_code, AtFault::None),
+            "{shown}"
+        );
+        let says = "not the same bit for bit, as the profile asks, though the oracle finds both engines right";
+        let of_taps = verdict.findings.iter().find(|f| f.source == Source::Taps);
+        assert_eq!(
+            of_taps.is_some_and(|f| f.text.contains(says)),
+            profile == "strict"
         );
     }
 }
