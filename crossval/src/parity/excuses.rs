@@ -19,8 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bitnet_model::random::Rng;
 use bitnet_model::tap::Tap;
 use half::f16;
-use reports::model::{AtFault, Divergence, ElementAt, Generation, KnownDeviation, KnownState};
-use reports::model::{Mode, Role};
+use reports::model::{
+    Arbitration, AtFault, Divergence, ElementAt, Generation, KnownDeviation, KnownState, Mode, Role,
+};
 use reports::number;
 
 use super::arbitration::{Both, Hearing, NoRuling, at_fault, nmse};
@@ -142,8 +143,8 @@ impl Blame {
 #[derive(Clone, Debug)]
 pub(super) struct Judged {
     pub(super) at_fault: AtFault,
-    /// What the reference and the candidate round, by the oracle; `None` without a ruling, and in cumulative mode.
-    pub(super) roundings: Option<[String; 2]>,
+    /// What the oracle says of both rows; `None` without a ruling, and in cumulative mode.
+    pub(super) arbitration: Option<Arbitration>,
     /// The row as it stands in a report.
     pub(super) row: Exceeded,
 }
@@ -166,27 +167,6 @@ struct Complaint {
 
 /// Rows over their limit, by site.
 pub(super) type Covered<'a> = BTreeMap<Site, &'a [Beyond]>;
-
-/// What the oracle says of rows over their limit, by site: of all of them, or of up to [`ROWS`].
-pub(super) fn hear(
-    engines: &mut Loaded,
-    court: &mut Court,
-    setup: &Setup,
-    plan: &Plan,
-    measured: &Measurements,
-    covered: &Covered,
-    seed: u64,
-) -> Result<BTreeMap<Site, Vec<Judged>>, NoRuling> {
-    let mut hearings = Hearings {
-        engines,
-        court,
-        setup,
-        plan,
-        heard: Heard::default(),
-    };
-    hearings.hear(measured, covered, &[], seed)?;
-    Ok(hearings.heard.sites)
-}
 
 /// Has the oracle hear what the ledger covers, and says in its entries what came of it.
 ///
@@ -214,13 +194,7 @@ pub(super) fn excuse(
     let seed = jiff::Timestamp::now().as_nanosecond() as u64;
     let heard = match oracle.court() {
         Ok(court) => {
-            let mut hearings = Hearings {
-                engines,
-                court,
-                setup,
-                plan,
-                heard: Heard::default(),
-            };
+            let mut hearings = Hearings::new(engines, court, setup, plan);
             match hearings.hear(measured, &covered, &parted, seed) {
                 Ok(()) => Ok(hearings.heard),
                 Err(NoRuling::Engine(failed)) => return Err(failed),
@@ -253,16 +227,48 @@ fn chosen(rows: &[Beyond], most: usize, rng: &mut Rng) -> Vec<Beyond> {
     drawn.into_iter().map(|i| rows[i]).collect()
 }
 
-/// Has the oracle hear what the ledger covers.
-struct Hearings<'a, 'c> {
+/// Has the oracle hear rows over their limit.
+pub(super) struct Hearings<'a, 'c> {
     engines: &'a mut Loaded,
     court: &'a mut Court<'c>,
     setup: &'a Setup,
     plan: &'a Plan<'a>,
+    /// Whether it matters what is wrong with a wrong row.
+    explain: bool,
     heard: Heard,
 }
 
-impl Hearings<'_, '_> {
+impl<'a, 'c> Hearings<'a, 'c> {
+    pub(super) fn new(
+        engines: &'a mut Loaded,
+        court: &'a mut Court<'c>,
+        setup: &'a Setup,
+        plan: &'a Plan<'a>,
+    ) -> Hearings<'a, 'c> {
+        Hearings {
+            engines,
+            court,
+            setup,
+            plan,
+            explain: false,
+            heard: Heard::default(),
+        }
+    }
+
+    /// What the oracle says of rows, by site: of all of them, or of up to [`ROWS`]. With `explain`, also what is wrong with
+    /// those that are.
+    pub(super) fn judge(
+        &mut self,
+        measured: &Measurements,
+        rows: &Covered,
+        seed: u64,
+        explain: bool,
+    ) -> Result<BTreeMap<Site, Vec<Judged>>, NoRuling> {
+        self.explain = explain;
+        self.hear(measured, rows, &[], seed)?;
+        Ok(std::mem::take(&mut self.heard.sites))
+    }
+
     fn hear(
         &mut self,
         measured: &Measurements,
@@ -389,12 +395,11 @@ impl Hearings<'_, '_> {
                 plan,
                 sequence,
                 divergence,
-                explain: false,
+                explain: self.explain,
             };
             let (_, judged) = hearing.judge(at, &both, 0)?;
             let at_fault = judged.as_ref().map_or(AtFault::Undetermined, at_fault);
-            let roundings = judged.map(|j| [j.reference.rounding, j.candidate.rounding]);
-            self.heard.add(*site, at_fault, roundings, row);
+            self.heard.add(*site, at_fault, judged, row);
         }
         Ok(())
     }
@@ -474,12 +479,12 @@ impl Heard {
         &mut self,
         site: Site,
         at_fault: AtFault,
-        roundings: Option<[String; 2]>,
+        arbitration: Option<Arbitration>,
         row: Exceeded,
     ) {
         let judged = Judged {
             at_fault,
-            roundings,
+            arbitration,
             row,
         };
         self.sites.entry(site).or_default().push(judged);

@@ -99,10 +99,10 @@ impl Shown<'_> {
         exceeded.partition(|(site, _)| self.excuses.site(site))
     }
 
-    /// Divergences in which both engines are right, and the others.
+    /// Divergences in which both engines are right and bits alone differ, and the others.
     fn by_ruling<'b>(&self, beyond: Beyond<'b>) -> (Beyond<'b>, Beyond<'b>) {
         let all = beyond.into_iter();
-        all.partition(|(site, _)| self.rulings.right(site))
+        all.partition(|(site, row)| row.limit == 0.0 && self.rulings.right(site))
     }
 
     fn coverage(&self) -> Vec<Finding> {

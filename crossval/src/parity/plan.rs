@@ -85,7 +85,7 @@ impl<'a> Plan<'a> {
         let oracle = with_oracle(setup, pair.reference.hello());
         Ok(Plan {
             limits: isolated_limits(&scope.profile, &facts, &taps, oracle)?,
-            // Engines that compute them alike need no more; whoever else differs from the oracle does.
+            // Two engines that compute them alike are closer, and others are heard.
             angle_per_position: match oracle {
                 true => angle_per_position(facts.n_embd / facts.n_head.max(1)),
                 false => 0.0,

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use bitnet_model::tap::Tap;
 use reports::model::{
-    AllowedRoundings, AtFault, Finding, KnownDeviation, Mode, Place, Source, TapResult,
+    AllowedRoundings, Arbitration, AtFault, Finding, KnownDeviation, Mode, Place, Source, TapResult,
 };
 use reports::number;
 use reports::outcome::Outcome;
@@ -31,7 +31,11 @@ pub(super) struct Allowed {
 /// roundings, or as far apart as two that round alike may be. What must be the same bit for bit has no such room.
 fn of_rows(judged: &[Judged], rows: u64) -> Option<AllowedRoundings> {
     let all = judged.iter().map(|row| {
-        let [reference, candidate] = row.roundings.as_ref()?;
+        let Arbitration {
+            reference,
+            candidate,
+        } = row.arbitration.as_ref()?;
+        let [reference, candidate] = [&reference.rounding, &candidate.rounding];
         let may_differ = reference != candidate || row.row.limit > 0.0;
         (row.at_fault == AtFault::None && may_differ).then_some((reference, candidate))
     });
@@ -118,8 +122,8 @@ impl Allowed {
                     ..Place::default()
                 }),
                 text: format!(
-                    "{} beyond the limit in {}, the first of them {first}, and right in both engines, which round as the \
-                     model's types allow: in the reference, {}; in the candidate, {}",
+                    "{} beyond the limit in {}, the first of them {first}, and right in both engines, which compute it \
+                     in ways that the model allows: in the reference, {}; in the candidate, {}",
                     number::plural(rows, "row"),
                     number::plural(sites.len() as u64, "tap"),
                     in_words(reference),
@@ -147,6 +151,18 @@ mod tests {
         judged_within(at_fault, roundings, 1e-13)
     }
 
+    fn judgement(rounding: &str) -> reports::model::Judgement {
+        reports::model::Judgement {
+            layer: None,
+            tap: "q".to_owned(),
+            nmse: Some(0.0),
+            limit: 1e-14,
+            right: true,
+            rounding: rounding.to_owned(),
+            findings: Vec::new(),
+        }
+    }
+
     fn judged_within(at_fault: AtFault, roundings: Option<[&str; 2]>, limit: f64) -> Judged {
         let at = reports::model::ElementAt {
             position: 3,
@@ -156,7 +172,10 @@ mod tests {
         };
         Judged {
             at_fault,
-            roundings: roundings.map(|names| names.map(str::to_owned)),
+            arbitration: roundings.map(|[reference, candidate]| Arbitration {
+                reference: judgement(reference),
+                candidate: judgement(candidate),
+            }),
             row: Exceeded {
                 position: 3,
                 at,

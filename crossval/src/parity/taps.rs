@@ -18,7 +18,7 @@ use reports::outcome::Outcome;
 
 use super::arbitration::NoRuling;
 use super::court::Oracle;
-use super::excuses::{Blame, Covered, Excuses, Judged, ROWS, hear};
+use super::excuses::{Blame, Covered, Excuses, Hearings, Judged, ROWS};
 use super::measurements::Measurements;
 use super::plan::Plan;
 use crate::compare::site::Site;
@@ -64,10 +64,11 @@ pub(super) fn hear_taps(
     };
     let seed = jiff::Timestamp::now().as_nanosecond() as u64;
     let mut rng = Rng::new(seed, "taps");
-    let mut ask = |rulings: &mut Rulings, rows: &Rows| {
+    let mut hearings = Hearings::new(engines, court, setup, plan);
+    let mut ask = |rulings: &mut Rulings, rows: &Rows, explain: bool| {
         let rows = rows.iter().map(|(&site, rows)| (site, rows.as_slice()));
         let rows: Covered = rows.filter(|(_, rows)| !rows.is_empty()).collect();
-        match hear(engines, court, setup, plan, measured, &rows, seed) {
+        match hearings.judge(measured, &rows, seed, explain) {
             Ok(heard) => rulings.add(heard),
             Err(NoRuling::Engine(failed)) => return Err(failed),
             // What nobody has judged is held against the run.
@@ -75,14 +76,18 @@ pub(super) fn hear_taps(
         }
         Ok(())
     };
-    ask(&mut rulings, &of_taps(&beyond, &mut rng))?;
-    let further = rulings.further(&beyond);
-    if !further.is_empty() {
-        ask(&mut rulings, &further)?;
+    ask(&mut rulings, &of_taps(&beyond, &mut rng), false)?;
+    let rounds: [fn(&Rulings, &Covered) -> Rows; 2] = [Rulings::further, Rulings::before_wrong];
+    for next in rounds {
+        let rows = next(&rulings, &beyond);
+        if !rows.is_empty() {
+            ask(&mut rulings, &rows, false)?;
+        }
     }
-    let before = rulings.before_wrong(&beyond);
-    if !before.is_empty() {
-        ask(&mut rulings, &before)?;
+    // Of one place alone, the hearing of the first divergence says it.
+    let named = rulings.to_be_named(&beyond);
+    if named.len() > 1 {
+        ask(&mut rulings, &named, true)?;
     }
     Ok(rulings)
 }
@@ -199,70 +204,99 @@ impl Rulings {
         !rows.is_empty() && rows.iter().all(is_right)
     }
 
+    /// The first place at which an engine is wrong, of each tap, earliest first.
+    fn places(&self, role: Role) -> Vec<(Site, &Judged)> {
+        let key = |&(site, judged): &(Site, &Judged)| (site.prompt, judged.row.position, site);
+        let mut places: BTreeMap<Tap, (Site, &Judged)> = BTreeMap::new();
+        for (&site, rows) in &self.sites {
+            let mut rows = rows.iter();
+            let wrong = rows.find(|row| Blame::of(row.at_fault).names(role));
+            let Some(place) = wrong.map(|wrong| (site, wrong)) else {
+                continue;
+            };
+            let earliest = places.entry(site.tap).or_insert(place);
+            if key(&place) < key(earliest) {
+                *earliest = place;
+            }
+        }
+        let mut places: Vec<(Site, &Judged)> = places.into_values().collect();
+        places.sort_by_key(key);
+        places
+    }
+
+    /// The rows that findings are made of, at most.
+    fn to_be_named(&self, beyond: &Covered) -> Rows {
+        let mut rows = Rows::new();
+        for role in Role::BOTH {
+            // One of them may be the first divergence.
+            for (site, judged) in self.places(role).into_iter().take(NAMED + 1) {
+                let position = judged.row.position;
+                let row = beyond[&site].iter().find(|row| row.position == position);
+                let of_site = rows.entry(site).or_default();
+                of_site.extend(row.filter(|_| of_site.iter().all(|r| r.position != position)));
+            }
+        }
+        rows
+    }
+
     /// One finding per engine and tap that it is wrong at, beside what `ruling` says of the first divergence.
     pub(super) fn findings(
         &self,
         first: Option<&Divergence>,
         ruling: Option<AtFault>,
     ) -> Vec<Finding> {
+        let first = first.filter(|first| first.mode == Mode::Isolated);
         let mut findings = Vec::new();
         for role in Role::BOTH {
-            let said = |tap: Tap| {
-                let first = first.filter(|first| first.mode == Mode::Isolated);
-                first.is_some_and(|first| first.tap == tap.name())
+            let said = |(site, _): &(Site, &Judged)| {
+                first.is_some_and(|first| first.tap == site.tap.name())
                     && ruling.is_some_and(|ruling| Blame::of(ruling).names(role))
             };
-            let mut places: BTreeMap<Tap, (Site, &Exceeded)> = BTreeMap::new();
-            let key = |&(site, row): &(Site, &Exceeded)| (site.prompt, row.position, site);
-            for (&site, rows) in self.iter().filter(|(site, _)| !said(site.tap)) {
-                let mut wrong = rows.iter();
-                let wrong = wrong.find(|row| Blame::of(row.at_fault).names(role));
-                let Some(place) = wrong.map(|wrong| (site, &wrong.row)) else {
-                    continue;
-                };
-                let earliest = places.entry(site.tap).or_insert(place);
-                if key(&place) < key(earliest) {
-                    *earliest = place;
-                }
-            }
-            let mut places: Vec<(Site, &Exceeded)> = places.into_values().collect();
-            places.sort_by_key(key);
+            let places = self.places(role).into_iter().filter(|place| !said(place));
             findings.extend(
                 places
-                    .into_iter()
                     .take(NAMED)
-                    .map(|place| blame(role, place)),
+                    .map(|(site, judged)| blame(role, site, judged)),
             );
         }
         findings
     }
 }
 
-fn blame(role: Role, (site, row): (Site, &Exceeded)) -> Finding {
+fn blame(role: Role, site: Site, judged: &Judged) -> Finding {
     let Site {
         prompt, layer, tap, ..
     } = site;
+    let position = judged.row.position;
     let of_layer = layer.map_or(String::new(), |l| format!("layer {l}, "));
-    let nmse = row
-        .nmse
-        .map_or(number::NOT_FINITE.to_owned(), number::error);
+    let mut text = format!(
+        "the oracle finds the {role} wrong beside the first divergence: {of_layer}{tap} of prompt {prompt} at position \
+         {position}"
+    );
+    if let Some(arbitration) = &judged.arbitration {
+        let judgement = arbitration.judgement(role);
+        let nmse = judgement.nmse;
+        let nmse = nmse.map_or(number::NOT_FINITE.to_owned(), number::error);
+        text.push_str(&format!(
+            ", NMSE {nmse}, limit {}",
+            number::error(judgement.limit)
+        ));
+        if let Some(found) = judgement.findings.first() {
+            text.push_str(&format!(": it {found}"));
+        }
+    }
     Finding {
         outcome: Outcome::Parity,
         source: Source::Oracle,
         place: Some(Place {
             role: Some(role),
             prompt: Some(prompt),
-            position: Some(row.position),
+            position: Some(position),
             layer,
             tap: Some(tap.to_string()),
             ..Place::default()
         }),
-        text: format!(
-            "the oracle finds the {role} wrong beside the first divergence: {of_layer}{tap} of prompt {prompt} at \
-             position {}, NMSE {nmse}, limit {}",
-            row.position,
-            number::error(row.limit)
-        ),
+        text,
     }
 }
 
@@ -290,7 +324,7 @@ mod tests {
         };
         Judged {
             at_fault,
-            roundings: None,
+            arbitration: None,
             row: Exceeded {
                 position,
                 at,

@@ -31,19 +31,21 @@ fn named(report: &Report) -> Vec<(Role, &str, usize, usize)> {
 #[test]
 fn two_engines_wrong_at_places_of_their_own() {
     let (reference, candidate) = (Role::Reference, Role::Candidate);
-    for (of_reference, of_candidate, first, others) in [
+    for (of_reference, of_candidate, first, others, says) in [
         // The candidate's first wrong row is behind the reference's.
         (
             "negated:ffn_down:0",
             "other-pairing:q_rope:1@from-position=3",
             ("ffn_down", Some(0), 0),
             vec![(candidate, "q_rope", 1, 3)],
+            "RoPE pairing",
         ),
         (
             "other-pairing:k_rope:3@from-position=4",
             "negated:ffn_down:0",
             ("ffn_down", Some(0), 0),
             vec![(reference, "k_rope", 3, 4)],
+            "RoPE pairing",
         ),
         // At the same tap, in another layer.
         (
@@ -51,6 +53,7 @@ fn two_engines_wrong_at_places_of_their_own() {
             "scaled-by-half-again:ffn_down:2@from-position=2",
             ("ffn_down", Some(0), 0),
             vec![(candidate, "ffn_down", 2, 2)],
+            "a constant factor 1.5",
         ),
         // And in the same.
         (
@@ -58,6 +61,7 @@ fn two_engines_wrong_at_places_of_their_own() {
             "zero:attn_proj:1:one-thread",
             ("attn_proj", Some(1), 0),
             vec![(reference, "attn_proj", 1, 5)],
+            "the sign turned",
         ),
     ] {
         let scratch = Scratch::new();
@@ -71,6 +75,10 @@ fn two_engines_wrong_at_places_of_their_own() {
         let place = (place.tap.as_str(), place.layer, place.position);
         assert_eq!(place, first, "{shown}");
         assert_eq!(named(&report), others, "{of_candidate}: {shown}");
+        let mut findings = verdict.findings.iter();
+        let beside = findings.find(|f| f.text.contains("beside the first"));
+        let beside = &beside.expect("a finding").text;
+        assert!(beside.contains(says), "{beside}");
     }
 }
 
