@@ -7,6 +7,7 @@
 use bitnet_model::random::Rng;
 use bitnet_model::tap::Tap;
 
+use super::bounds;
 use super::inputs::{Inputs, TapAt};
 use super::maths::Rounding;
 use super::{Batch, Oracle, OracleError};
@@ -14,9 +15,6 @@ use super::{Batch, Oracle, OracleError};
 /// Relative error of a value that an engine computes in f32, with room: eight roundings. A norm's factor is rounded four
 /// times.
 const ENGINE: f64 = 4.0 * f32::EPSILON as f64;
-
-/// The same of a rotated value, per position: the angle is carried from pair to pair in f32.
-const ROTATION: f64 = 2.0 * f32::EPSILON as f64;
 
 /// What is to be judged.
 #[derive(Clone, Copy, Debug)]
@@ -94,8 +92,8 @@ pub(super) struct Answers<'a> {
     /// Computed so far.
     known: Vec<Answer>,
     further: std::vec::IntoIter<Choice>,
-    /// Whether stages lie between what is given and the row.
-    composite: bool,
+    /// What is computed from what is given, the row's stage last.
+    stages: Vec<TapAt>,
 }
 
 impl<'a> Answers<'a> {
@@ -117,7 +115,7 @@ impl<'a> Answers<'a> {
             case,
             known: vec![answer],
             further: further.into_iter(),
-            composite: stages.len() > 1,
+            stages,
         })
     }
 
@@ -132,6 +130,12 @@ impl<'a> Answers<'a> {
         Ok(self.known.get(index))
     }
 
+    /// Whether something turns on the way.
+    pub(super) fn rotates(&self) -> bool {
+        let mut taps = self.stages.iter().map(|(tap, _)| tap);
+        taps.any(|tap| matches!(tap, Tap::QRope | Tap::KRope))
+    }
+
     /// The row with nothing rounded but what the oracle does of its own accord.
     pub(super) fn into_own(mut self) -> Vec<f64> {
         self.known.swap_remove(0).row
@@ -140,13 +144,21 @@ impl<'a> Answers<'a> {
     /// The answer and rows that are as right: every value on the way is off by what engines are, in one direction and
     /// the other, so that each code near enough to flip does so in one of them.
     pub(super) fn with_flips(&self, index: usize) -> Result<Vec<Vec<f64>>, OracleError> {
-        let Some(answer) = self.known.get(index).filter(|_| self.composite) else {
+        let Some(answer) = self.known.get(index).filter(|_| self.stages.len() > 1) else {
             return Ok(Vec::new());
         };
         let mut rows = Vec::new();
         for (pattern, sign) in [(0, 1.0), (0, -1.0), (1, 1.0), (1, -1.0)] {
             let off = |tap: Tap, position: usize, row: &mut [f64]| {
-                disturb(tap, position, row, pattern, sign);
+                let error = match tap {
+                    // Copied or rounded from what was moved.
+                    Tap::Embd | Tap::KCache | Tap::VCache => return,
+                    Tap::QRope | Tap::KRope => {
+                        ENGINE.max(bounds::largest_angle(&self.oracle.hyper.rope, position))
+                    }
+                    _ => ENGINE,
+                };
+                disturb(tap, error, row, pattern, sign);
             };
             rows.push(self.oracle.answer(&self.case, answer.choice, &off)?.0.row);
         }
@@ -155,13 +167,7 @@ impl<'a> Answers<'a> {
 }
 
 /// Moves every value by what an engine may be off.
-fn disturb(tap: Tap, position: usize, row: &mut [f64], pattern: u64, sign: f64) {
-    let error = match tap {
-        // Copied or rounded from what was moved.
-        Tap::Embd | Tap::KCache | Tap::VCache => return,
-        Tap::QRope | Tap::KRope => ENGINE.max(ROTATION * position as f64),
-        _ => ENGINE,
-    };
+fn disturb(tap: Tap, error: f64, row: &mut [f64], pattern: u64, sign: f64) {
     let rms = (row.iter().map(|v| v * v).sum::<f64>() / row.len() as f64).sqrt();
     let mut rng = Rng::new(pattern, tap.name());
     for v in row {

@@ -1,7 +1,10 @@
 //! Is a row right, and if not, what is wrong with it? Every statement is a hypothesis that was tested on the data.
 
-use super::answers::Answers;
+use bitnet_model::tap::Tap;
+
 pub use super::answers::Case;
+use super::answers::{Answer, Answers};
+use super::bounds;
 use super::maths::{self, Rounding};
 use super::mistakes::{Mistake, hypotheses};
 use super::wrong::Stage;
@@ -25,15 +28,27 @@ pub struct Judged {
     /// NMSE to the oracle's row, with the first rounding that makes the row right, else the one that comes closest;
     /// NaN if not finite.
     pub nmse: f64,
-    /// The limit on that: the case's, or what codes that flip on the way make of this row, if that is more.
+    /// The limit on that: the case's, or what codes that flip on the way make of this row, or what f32 arithmetic builds
+    /// up, if that is more.
     pub limit: f64,
-    /// That rounding; of several on the way to the row, the nearest.
+    /// That rounding; of several on the way to the row, the nearest. Where only what f32 builds up makes the row right,
+    /// that.
     pub rounding: Rounding,
     /// Whether the limits hold.
     pub right: bool,
     /// What is wrong, in words, from the most telling on; empty if the row is right, where only part of it was looked
     /// at, and if nobody asked.
     pub findings: Vec<String>,
+}
+
+/// A row that is beyond the case's limit, where f32 arithmetic builds up an error.
+struct BuiltUp {
+    /// How much that may be, NMSE.
+    limit: f64,
+    /// Whether it accounts for the row.
+    right: bool,
+    /// In what.
+    by: Rounding,
 }
 
 impl Oracle {
@@ -85,16 +100,31 @@ impl Oracle {
         }
         let (index, nmse) = closest;
         let flipped = answers.with_flips(index)?;
+        let rotates = answers.rotates();
         let Some(answer) = answers.get(index)? else {
             return Err(self.missing(case.at, case.position));
         };
-        // NaN is no limit.
-        let of_flips = flipped
-            .iter()
-            .map(|other| self.compare(case, &answer.row, other).0);
-        let limit = case.limit.max(FLIPS * of_flips.fold(0.0, f64::max));
-        // As a whole within a limit that it is held against alone.
-        let right = !flipped.is_empty() && nmse <= limit;
+        let built_up = match flipped.is_empty() {
+            true => self.built_up(case, answer, row)?,
+            false => None,
+        };
+        let (limit, right) = match &built_up {
+            Some(built_up) => (built_up.limit, built_up.right),
+            None => {
+                // NaN is no limit.
+                let of_flips = flipped
+                    .iter()
+                    .map(|other| self.compare(case, &answer.row, other).0);
+                let limit = case.limit.max(FLIPS * of_flips.fold(0.0, f64::max));
+                let of_angles = match rotates {
+                    true => bounds::largest_angle(&self.hyper.rope, case.position),
+                    false => 0.0,
+                };
+                let limit = limit.max(of_angles.powi(2));
+                // As a whole within a limit that it is held against alone.
+                (limit, !flipped.is_empty() && nmse <= limit)
+            }
+        };
         let stage = Stage {
             oracle: self,
             at: case.at,
@@ -113,10 +143,90 @@ impl Oracle {
         Ok(Judged {
             nmse,
             limit,
-            rounding: answer.rounding,
+            rounding: match built_up {
+                Some(built_up) if right => built_up.by,
+                _ => answer.rounding,
+            },
             right,
             findings,
         })
+    }
+
+    /// Whether a row of a stage is right by what f32 arithmetic builds up there; `None` where it builds up nothing.
+    fn built_up(
+        &self,
+        case: &Case,
+        answer: &Answer,
+        row: &[f64],
+    ) -> Result<Option<BuiltUp>, OracleError> {
+        let right = &answer.row;
+        if matches!(case.at.0, Tap::QRope | Tap::KRope) {
+            let (limit, right) = self.pairs_are_right(case, right, row);
+            let by = Rounding::Angles;
+            return Ok(Some(BuiltUp { limit, right, by }));
+        }
+        let by = Rounding::Sums;
+        if let Some((source, _)) = self.norm_of(case.at) {
+            let x = self.input(&answer.inputs, source, case.position)?;
+            // One factor for all of the row; the rest is not the sum's.
+            let error = case.limit.sqrt() + bounds::norm_factor(x, self.hyper.eps);
+            let factor = maths::dot(right, row) / maths::dot(right, right);
+            let rest: Vec<f64> = row.iter().map(|y| y / factor).collect();
+            return Ok(Some(BuiltUp {
+                limit: error * error,
+                right: (factor - 1.0).abs() <= error && self.compare(case, right, &rest).1,
+                by,
+            }));
+        }
+        let terms = match (case.at.0, self.weight_name(case.at.0, case.at.1)) {
+            (Tap::AttnOut, _) => case.position + 1,
+            (_, Some(name)) => {
+                let matrix = self.matrix(&name)?;
+                // Integer sums are exact.
+                if matrix.is_ternary() {
+                    0
+                } else {
+                    matrix.columns
+                }
+            }
+            (_, None) => 0,
+        };
+        let limit = bounds::sum(terms).powi(2);
+        if limit <= case.limit {
+            return Ok(None);
+        }
+        let of_elements = case.element_limit;
+        let wider = Case {
+            limit,
+            element_limit: of_elements.map(|of_element| of_element * limit / case.limit),
+            ..*case
+        };
+        let right = self.compare(&wider, right, row).1;
+        Ok(Some(BuiltUp { limit, right, by }))
+    }
+
+    /// Whether each pair that turns is off by no more than its angle may be, and what that makes of the row, NMSE.
+    fn pairs_are_right(&self, case: &Case, right: &[f64], row: &[f64]) -> (f64, bool) {
+        let rope = &self.hyper.rope;
+        let angles = bounds::angles(rope, case.position);
+        let energy: f64 = right.iter().map(|v| v * v).sum();
+        let mean = energy / right.len() as f64;
+        let (mut allowed, mut all) = (0.0, true);
+        for (right, row) in right.chunks(rope.head_dim).zip(row.chunks(rope.head_dim)) {
+            let mut part = |elements: &[usize], bound: f64| {
+                let size: f64 = elements.iter().map(|&i| right[i].powi(2)).sum();
+                let error: f64 = elements.iter().map(|&i| (row[i] - right[i]).powi(2)).sum();
+                let may = bound.powi(2) * size.max(mean * elements.len() as f64);
+                allowed += may;
+                all &= error <= may;
+            };
+            for (pair, &angle) in angles.iter().enumerate() {
+                let (a, b) = rope.pair(pair);
+                part(&[a, b], bounds::of_pair(case.limit, angle));
+            }
+            (rope.dims..rope.head_dim).for_each(|i| part(&[i], case.limit.sqrt()));
+        }
+        (allowed / energy, all)
     }
 
     /// The NMSE of a row, and whether it is right: as a whole, by heads and by elements.
@@ -184,11 +294,17 @@ fn findings(stage: &Stage, row: &[f64]) -> Vec<String> {
             row.len()
         )];
     }
+    let same = match stage.at.0 {
+        Tap::QRope | Tap::KRope => {
+            SAME.max(bounds::largest_angle(&stage.oracle.hyper.rope, stage.position).powi(2))
+        }
+        _ => SAME,
+    };
     let mut findings = Vec::new();
     findings.extend(overflow(stage, row));
     for (mistake, text) in hypotheses(stage.at.0) {
         if let Some(wrong) = stage.done_wrong(mistake)
-            && explains(&wrong, stage.right, row, SAME)
+            && explains(&wrong, stage.right, row, same)
         {
             findings.push(match mistake {
                 Mistake::Silu | Mistake::Relu2 | Mistake::Relu | Mistake::Gelu => {
@@ -514,5 +630,82 @@ mod tests {
             let findings = judged.findings.join("; ");
             assert!(findings.contains(says), "{findings:?} lacks {says:?}");
         }
+    }
+
+    /// A row of a stage at position 200 that differs from the right one, and what its stage starts from.
+    fn judged_at(at: TapAt, source: TapAt, change: impl Fn(&Oracle, &[f64], &mut [f64])) -> Judged {
+        let oracle = Oracle::open(Path::new(DEMO)).unwrap();
+        let position = 200;
+        let batch = Batch {
+            first_position: position,
+            tokens: &[1],
+        };
+        let width = oracle.width(source.0, batch).unwrap();
+        let x: Vec<f64> = x().into_iter().take(width).map(|v| v + 0.25).collect();
+        let mut inputs = Inputs::default();
+        inputs.put(source, position, x.clone());
+        let rows = oracle.stage(at, batch, position..position + 1, &inputs, Rounding::None);
+        let mut row = rows.unwrap().remove(0);
+        change(&oracle, &x, &mut row);
+        let case = Case {
+            at,
+            batch,
+            position,
+            inputs: &inputs,
+            limit: 1e-14,
+            element_limit: Some(1e-12),
+            outputs: None,
+            explain: true,
+        };
+        oracle.judge(case, &[row]).unwrap().1.remove(0)
+    }
+
+    #[test]
+    fn each_pair_may_be_off_by_what_its_own_angle_may_be() {
+        let at = |tap| (tap, Some(1));
+        // Turns a pair of the first head by a share of what another may be off by.
+        let turned = |pair: usize, other: usize, share: f64| {
+            judged_at(at(Tap::QRope), at(Tap::Q), |oracle, _, row| {
+                let rope = &oracle.hyper.rope;
+                let (sin, cos) = (share * bounds::angles(rope, 200)[other]).sin_cos();
+                let (a, b) = rope.pair(pair);
+                (row[a], row[b]) = (row[a] * cos - row[b] * sin, row[a] * sin + row[b] * cos);
+            })
+        };
+        let right = turned(0, 0, 0.9);
+        assert!(
+            right.right && right.rounding == Rounding::Angles,
+            "{right:?}"
+        );
+        assert!(right.nmse <= right.limit, "{right:?}");
+        assert!(!turned(0, 0, 1.5).right);
+        let last = Oracle::open(Path::new(DEMO)).unwrap().hyper.rope.dims / 2 - 1;
+        // As a row it is no further off than the first pair makes it.
+        let slow = turned(last, 0, 0.9);
+        assert!(!slow.right, "{slow:?}");
+    }
+
+    #[test]
+    fn a_norm_may_be_off_by_one_factor_as_its_sum_may_be() {
+        let off = |share: f64, alternate: bool| {
+            judged_at(
+                (Tap::FfnNorm, Some(1)),
+                (Tap::FfnInp, Some(1)),
+                |oracle, x, row| {
+                    let error = share * bounds::norm_factor(x, oracle.hyper.eps);
+                    for (i, v) in row.iter_mut().enumerate() {
+                        *v *= if alternate && i % 2 == 0 {
+                            1.0 - error
+                        } else {
+                            1.0 + error
+                        };
+                    }
+                },
+            )
+        };
+        let right = off(0.9, false);
+        assert!(right.right && right.rounding == Rounding::Sums, "{right:?}");
+        assert!(!off(2.0, false).right);
+        assert!(!off(0.9, true).right);
     }
 }

@@ -12,6 +12,7 @@
 //! | [`weights`] | tensor formats, decoded weight by weight |
 //! | this one | the stages of a layer |
 //! | `answers` | right rows, with each rounding that an engine may do |
+//! | [`bounds`] | what f32 arithmetic builds up in right engines |
 //! | `mistakes`, `wrong` | the ways in which people get the stages wrong, and what comes of them |
 //! | [`inputs`] | the values that stages start from |
 //! | `hyper` | what a file's metadata say, and how its family computes |
@@ -31,6 +32,7 @@
 //! ```
 
 mod answers;
+pub mod bounds;
 mod hyper;
 pub mod inputs;
 pub mod judge;
@@ -306,6 +308,9 @@ impl Oracle {
         let h = &self.hyper;
         let of = |tap| self.input(inputs, (tap, layer), position);
         let stream = |at| self.input(inputs, at, position);
+        if let Some((source, gamma)) = self.norm_of((tap, layer)) {
+            return self.norm(stream(source)?, gamma, layer);
+        }
         Ok(match tap {
             Tap::Embd => {
                 let table = self.matrix("token_embd.weight")?;
@@ -313,7 +318,6 @@ impl Oracle {
                 let token = token.ok_or_else(|| self.missing((tap, layer), position))?;
                 table.row(token as usize)
             }
-            Tap::AttnNorm => self.norm(stream(self.stream_before(layer))?, "attn_norm", layer)?,
             Tap::QRope => h.rope.rotate(of(Tap::Q)?, position as f64),
             Tap::KRope => h.rope.rotate(of(Tap::K)?, position as f64),
             Tap::KCache => Rounding::F16.apply(of(Tap::KRope)?),
@@ -335,24 +339,25 @@ impl Oracle {
                     head / (h.n_head / h.n_head_kv)
                 })
             }
-            Tap::AttnSubNorm => self.norm(of(Tap::AttnOut)?, "attn_sub_norm", layer)?,
             Tap::FfnInp => sum(stream(self.stream_before(layer))?, of(Tap::AttnProj)?),
-            Tap::FfnNorm => self.norm(of(Tap::FfnInp)?, "ffn_norm", layer)?,
             Tap::FfnAct => {
                 let act = if h.relu2 { maths::relu2 } else { maths::silu };
                 let gated = of(Tap::FfnGate)?.iter().zip(of(Tap::FfnUp)?);
                 gated.map(|(&gate, up)| act(gate) * up).collect()
             }
-            Tap::FfnSubNorm => self.norm(of(Tap::FfnAct)?, "ffn_sub_norm", layer)?,
             Tap::LayerOut => sum(of(Tap::FfnInp)?, of(Tap::FfnDown)?),
-            Tap::FinalNorm => self.norm(stream(self.stream_before(None))?, "output_norm", None)?,
             Tap::Q
             | Tap::K
             | Tap::V
+            | Tap::AttnNorm
+            | Tap::AttnSubNorm
             | Tap::AttnProj
+            | Tap::FfnNorm
             | Tap::FfnGate
             | Tap::FfnUp
+            | Tap::FfnSubNorm
             | Tap::FfnDown
+            | Tap::FinalNorm
             | Tap::Logits => return Err(self.missing((tap, layer), position)),
         })
     }
@@ -363,6 +368,18 @@ impl Oracle {
             0 => (Tap::Embd, None),
             layer => (Tap::LayerOut, Some(layer - 1)),
         }
+    }
+
+    /// The tap that a norm takes, and its weights.
+    fn norm_of(&self, (tap, layer): TapAt) -> Option<(TapAt, &'static str)> {
+        Some(match tap {
+            Tap::AttnNorm => (self.stream_before(layer), "attn_norm"),
+            Tap::AttnSubNorm => ((Tap::AttnOut, layer), "attn_sub_norm"),
+            Tap::FfnNorm => ((Tap::FfnInp, layer), "ffn_norm"),
+            Tap::FfnSubNorm => ((Tap::FfnAct, layer), "ffn_sub_norm"),
+            Tap::FinalNorm => (self.stream_before(None), "output_norm"),
+            _ => return None,
+        })
     }
 
     /// The tap that a matrix product takes.

@@ -27,20 +27,32 @@ pub struct Rope {
 }
 
 impl Rope {
+    /// What a pair turns by per position, before the model's factors.
+    pub fn frequency(&self, pair: usize) -> f64 {
+        self.base.powf(-2.0 * pair as f64 / self.dims as f64)
+    }
+
+    /// The angle of a pair, radians.
+    pub fn angle(&self, pair: usize, position: f64) -> f64 {
+        let factor = self.factors.as_ref().map_or(1.0, |f| f[pair]);
+        position * self.frequency(pair) * self.scale / factor
+    }
+
+    /// The elements of a head that turn together.
+    pub fn pair(&self, pair: usize) -> (usize, usize) {
+        match self.split_halves {
+            true => (pair, pair + self.dims / 2),
+            false => (2 * pair, 2 * pair + 1),
+        }
+    }
+
     /// Rotates every head of a row.
     pub fn rotate(&self, x: &[f64], position: f64) -> Vec<f64> {
         let mut out = x.to_vec();
         for head in out.chunks_mut(self.head_dim) {
             for pair in 0..self.dims / 2 {
-                let frequency = self.base.powf(-2.0 * pair as f64 / self.dims as f64);
-                let factor = self.factors.as_ref().map_or(1.0, |f| f[pair]);
-                let angle = position * frequency * self.scale / factor;
-                let (a, b) = if self.split_halves {
-                    (pair, pair + self.dims / 2)
-                } else {
-                    (2 * pair, 2 * pair + 1)
-                };
-                let (sin, cos) = angle.sin_cos();
+                let (a, b) = self.pair(pair);
+                let (sin, cos) = self.angle(pair, position).sin_cos();
                 (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[a] * sin + head[b] * cos);
             }
         }
@@ -119,6 +131,10 @@ pub enum Rounding {
     HalvesAway,
     /// The same, through f32: BitNet.cpp since 2026-07.
     HalvesAwayInF32,
+    /// Not the inputs, but the angles of RoPE, as far as f32 arithmetic does.
+    Angles,
+    /// Not the inputs, but sums of their squares or products, as far as f32 arithmetic does.
+    Sums,
 }
 
 impl Rounding {
@@ -133,16 +149,20 @@ impl Rounding {
             Rounding::ProductToF32 => "int8 codes rounded twice, through f32",
             Rounding::HalvesAway => "int8 codes rounded half away from zero",
             Rounding::HalvesAwayInF32 => "int8 codes rounded half away from zero, through f32",
+            Rounding::Angles => "angles in f32",
+            Rounding::Sums => "sums in f32",
         }
     }
 
-    /// The values that the stage then computes with. How int8 codes are rounded concerns no values.
+    /// The values that the stage then computes with. How int8 codes, angles and sums are rounded concerns no values.
     pub fn apply(self, x: &[f64]) -> Vec<f64> {
         match self {
             Rounding::None
             | Rounding::ProductToF32
             | Rounding::HalvesAway
-            | Rounding::HalvesAwayInF32 => x.to_vec(),
+            | Rounding::HalvesAwayInF32
+            | Rounding::Angles
+            | Rounding::Sums => x.to_vec(),
             Rounding::F16 => x.iter().map(|&v| to_f16(v)).collect(),
             Rounding::Bf16 => x.iter().map(|&v| to_bf16(v)).collect(),
             Rounding::Q8_0 => x.chunks(32).flat_map(q8_0).collect(),

@@ -15,10 +15,6 @@ const BUILT_IN: [&str; 3] = ["standard", "strict", "logits"];
 const STANDARD: &str = include_str!("../profiles/standard.toml");
 const STRICT: &str = include_str!("../profiles/strict.toml");
 
-/// Error of the angle of a pair, per position: 4 * 2^-24. Computed as engines do, for heads of 32 to 256 values and bases
-/// from 1e4 to 1e6, the worst pair is off by 3.35 * 2^-24, and a head may hold little else than one pair.
-const RADIANS_PER_POSITION: f64 = 2.0 * f32::EPSILON as f64;
-
 /// What `logits` has before the limits, which are those of `standard`.
 const LOGITS: &str = include_str!("../profiles/logits.toml");
 
@@ -297,38 +293,23 @@ impl Profile {
         self.cumulative_logits_limit(f64::INFINITY)
     }
 
-    /// How far from the oracle a row may be and count as right.
-    ///
-    /// Angles of RoPE are carried in f32 by every engine we know, from pair to pair by one multiplication, so that their
-    /// error grows with the position.
-    pub fn oracle_limit(&self, tap: Tap, position: usize, facts: &ModelFacts) -> f64 {
+    /// How far from the oracle a row may be and count as right, beside what the oracle allows for of its own accord:
+    /// errors that f32 arithmetic builds up in angles and sums.
+    pub fn oracle_limit(&self, tap: Tap, facts: &ModelFacts) -> f64 {
         let Oracle { stage, matmul, .. } = &self.oracle;
         let types = facts.weight_types.get(&tap).into_iter().flatten();
         let of_types = types.map(|ty| matmul.of(ty).unwrap_or(*stage));
-        let limit = match self.oracle.tap.get(&tap) {
+        match self.oracle.tap.get(&tap) {
             Some(&limit) => limit,
             None => of_types.reduce(f64::max).unwrap_or(*stage),
-        };
-        match tap {
-            Tap::QRope | Tap::KRope => {
-                let angle = RADIANS_PER_POSITION * position as f64;
-                limit.max(angle * angle)
-            }
-            _ => limit,
         }
     }
 
     /// How far from the oracle a row may be whose inputs are computed by stages `between` it and what there is, if no
     /// activation flips from one code to another there.
-    pub fn composite_limit(
-        &self,
-        tap: Tap,
-        between: Vec<Tap>,
-        position: usize,
-        facts: &ModelFacts,
-    ) -> f64 {
+    pub fn composite_limit(&self, tap: Tap, between: Vec<Tap>, facts: &ModelFacts) -> f64 {
         let stages = between.into_iter().chain([tap]);
-        let limits = stages.map(|tap| self.oracle_limit(tap, position, facts));
+        let limits = stages.map(|tap| self.oracle_limit(tap, facts));
         limits.fold(self.oracle.composite, f64::max)
     }
 
@@ -420,6 +401,12 @@ mod tests {
         assert!(strict.noise.batches < standard.noise.batches);
         assert!(strict.text.difference < standard.text.difference);
         assert!(strict.text.kl < standard.text.kl && strict.text.top1 > standard.text.top1);
+        // Two that are each as far from the truth as they may be are within each other's limit.
+        let Oracle { stage, tap, .. } = &standard.oracle;
+        for (name, &pair) in &standard.tap {
+            let each = tap.get(name).unwrap_or(stage);
+            assert!(pair == 0.0 || pair >= 4.0 * each, "{name}");
+        }
         for profile in [&standard, &strict] {
             let largest = profile.cumulative_logits_limit(profile.noise.batches);
             approx::assert_relative_eq!(largest, profile.cap);
@@ -505,7 +492,7 @@ mod tests {
             let profile = Profile::open(name).unwrap();
             let f32s = profile.matmul.of("F32").unwrap();
             assert_eq!(profile.isolated(&facts).unwrap(), [(Tap::Q, f32s)].into());
-            let of_oracle = profile.oracle_limit(Tap::Q, 0, &facts);
+            let of_oracle = profile.oracle_limit(Tap::Q, &facts);
             assert_eq!(of_oracle, profile.oracle.matmul.of("F32").unwrap());
         }
         let products = STANDARD.find("[isolated.matmul]").unwrap();
@@ -515,10 +502,7 @@ mod tests {
         let profile = Profile::parse("my.toml", &own).unwrap();
         let error = profile.isolated(&facts).unwrap_err().to_string();
         assert!(error.contains("no limit for Q9_9"), "{error}");
-        assert_eq!(
-            profile.oracle_limit(Tap::Q, 0, &facts),
-            profile.oracle.stage
-        );
+        assert_eq!(profile.oracle_limit(Tap::Q, &facts), profile.oracle.stage);
     }
 
     #[test]

@@ -175,6 +175,7 @@ pub struct Beyond {
 #[derive(Clone, Debug)]
 pub struct TapAccumulator {
     limit: Option<f64>,
+    angle_per_position: f64,
     n_prefill: usize,
     rows: u64,
     bit_equal: bool,
@@ -237,6 +238,7 @@ impl TapAccumulator {
     pub fn new(limit: Option<f64>, n_prefill: usize, quantised: bool) -> TapAccumulator {
         TapAccumulator {
             limit,
+            angle_per_position: 0.0,
             n_prefill,
             rows: 0,
             bit_equal: true,
@@ -272,12 +274,19 @@ impl TapAccumulator {
         self
     }
 
-    /// Elements may be off by more than others: the error of one that is rotated follows the size of its pair.
-    pub fn without_elements(mut self) -> TapAccumulator {
+    /// Rows are rotated. Elements may be off by more than others, as the error of each follows the size of its pair, and
+    /// the limit grows with the error of the angles, radians per position.
+    pub fn of_angles(mut self, per_position: f64) -> TapAccumulator {
         if let Some(parts) = &mut self.parts {
             parts.elements = false;
         }
+        self.angle_per_position = per_position;
         self
+    }
+
+    fn limit_at(&self, position: usize) -> Option<f64> {
+        let angle = self.angle_per_position * position as f64;
+        self.limit.map(|limit| limit.max(angle * angle))
     }
 
     /// The limit allows for activation codes that flip. Without flips, elements are off by an NMSE of up to `floor`.
@@ -336,8 +345,9 @@ impl TapAccumulator {
                 codes.add(reference, candidate, row.max_abs);
             }
         }
-        let part = self.worst_part(&row, reference, candidate);
-        if let Some(limit) = self.limit {
+        let limit = self.limit_at(position);
+        let part = self.worst_part(&row, limit, reference, candidate);
+        if let Some(limit) = limit {
             let of_row = exceeds(nmse, limit);
             let part = part.filter(|part| !of_row && exceeds(part.share, 1.0));
             if of_row || part.is_some() {
@@ -358,8 +368,15 @@ impl TapAccumulator {
     }
 
     /// The part of a row that is furthest beyond its limit, or nearest to it.
-    fn worst_part<T: Value>(&mut self, row: &RowStats, r: &[T], c: &[T]) -> Option<Worst> {
-        let parts = self.parts?;
+    fn worst_part<T: Value>(
+        &mut self,
+        row: &RowStats,
+        limit: Option<f64>,
+        r: &[T],
+        c: &[T],
+    ) -> Option<Worst> {
+        let mut parts = self.parts?;
+        parts.limit = limit?;
         let mut worst: Option<Worst> = None;
         // A row that has no finite NMSE is beyond any limit as a whole.
         if !row.nmse().is_finite() {
@@ -412,7 +429,7 @@ impl TapAccumulator {
                 .as_ref()
                 .map(|c| c.flipped as f64 / c.values as f64),
             max_quantiser_steps: self.codes.as_ref().and_then(|c| finite(c.steps)),
-            limit: self.limit,
+            limit: self.limit_at(self.worst_position),
             head_share: self.shares[0],
             element_share: self.shares[1],
             allowed: None,
@@ -468,6 +485,20 @@ mod tests {
         assert_eq!(stats.nmse_prefill, Some(0.0));
         assert!(stats.nmse_decode.unwrap() > 9e-3 && stats.nmse_aggregate.unwrap() < 2e-4);
         assert_eq!(tap.exceeded().unwrap().position, 57);
+    }
+
+    #[test]
+    fn the_limit_of_angles_grows_with_the_position() {
+        let mut tap = TapAccumulator::new(Some(1e-12), 1, false).of_angles(1e-7);
+        let row = [1.0_f32, 0.0];
+        let turned = |angle: f32| [angle.cos(), angle.sin()];
+        tap.add(5, &row, &turned(9e-7));
+        tap.add(100, &row, &turned(9e-6));
+        assert!(tap.exceeded().is_none());
+        tap.add(50, &row, &turned(9e-6));
+        let exceeded = tap.exceeded().unwrap();
+        assert_eq!(exceeded.position, 50);
+        approx::assert_relative_eq!(exceeded.limit, 2.5e-11, max_relative = 1e-9);
     }
 
     #[test]

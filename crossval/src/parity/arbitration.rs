@@ -5,7 +5,7 @@ use crossval_oracle::inputs::{TapAt, needs};
 use half::f16;
 use reports::model::{Arbitration, AtFault, Divergence, Judgement, Mode, Role};
 
-use super::court::{Answer, Captured, Court, Question, Wanted, no_answer};
+use super::court::{Answer, Captured, Court, Question, Wanted, WantedRows, no_answer};
 use super::plan::Plan;
 use crate::compare::finite;
 use crate::compare::tap::{TapAccumulator, row_nmse};
@@ -92,7 +92,8 @@ impl From<Failed> for NoRuling {
 const NOT_REPEATED: &str = "no ruling: the engines gave other rows when they were asked again";
 
 /// Why a stage cannot be judged whose inputs lie further back than its layer.
-const TOO_LITTLE: &str = "no ruling: the engines do not offer what the stage starts from";
+const TOO_LITTLE: &str =
+    "no ruling: the engines do not offer what the stage starts from, or it holds no numbers";
 
 /// NMSE of two rows as they went over the wire.
 pub(super) fn nmse(tap: Tap, reference: &[u8], candidate: &[u8]) -> f64 {
@@ -181,9 +182,9 @@ impl Hearing<'_, '_> {
             false => vec![at],
         };
         let layers = self.needs(at).into_iter().map(|(_, layer)| layer);
+        let layers = (!whole_way).then(|| layers.collect());
         let wanted = Wanted {
-            positions: vec![position],
-            layers: (!whole_way).then(|| layers.collect()),
+            rows: WantedRows::Positions(vec![position], layers),
             history: self.court.histories(&stages, taps),
         };
         let mut both = Both::new(&wanted);
@@ -298,7 +299,7 @@ impl Hearing<'_, '_> {
     }
 
     /// The inputs of a stage.
-    pub(super) fn needs(&self, at: TapAt) -> Vec<TapAt> {
+    fn needs(&self, at: TapAt) -> Vec<TapAt> {
         let sub_norms = self.plan.facts.taps.contains(&Tap::AttnSubNorm);
         let needs = needs(at.0, at.1, self.plan.facts.n_layer, sub_norms);
         needs.iter().map(|need| need.at).chain([at]).collect()
@@ -343,8 +344,7 @@ impl Hearing<'_, '_> {
     fn capture(&self, engine: &mut Engine) -> Result<Captured, EngineError> {
         let taps = &self.plan.taps;
         let wanted = Wanted {
-            positions: vec![self.divergence.position],
-            layers: None,
+            rows: WantedRows::Positions(vec![self.divergence.position], None),
             history: self.court.histories(&self.court.stages(taps), taps),
         };
         let mut captured = Captured::default();

@@ -6,12 +6,14 @@ use bitnet_model::random::Rng;
 use bitnet_model::tap::{Tap, sites};
 use crossval_oracle::inputs::{Need, Origin, TapAt};
 use crossval_protocol::{JudgeRequest, RowJudgement, TapHeader, token_bytes};
+use half::f16;
 use reports::model::Judgement;
 
 use super::plan::Plan;
 use crate::compare::tap::outlier;
 use crate::engine::{Engine, EngineError, EngineSpec};
 use crate::session::batches::Sequence;
+use crate::session::lockstep::aligned;
 use crate::session::setup::Setup;
 
 /// Rows of taps as they went over the wire.
@@ -41,18 +43,29 @@ impl Captured {
 
 /// Which rows are kept of an evaluation: those to be judged, and what they start from.
 pub(super) struct Wanted {
-    /// Positions to be judged.
-    pub(super) positions: Vec<usize>,
-    /// Of these layers; of all if `None`.
-    pub(super) layers: Option<BTreeSet<Option<usize>>>,
+    pub(super) rows: WantedRows,
     /// What is wanted of every position.
     pub(super) history: BTreeSet<TapAt>,
 }
 
+/// Rows of single positions.
+pub(super) enum WantedRows {
+    /// Every tap of some positions; of these layers, or of all if `None`.
+    Positions(Vec<usize>, Option<BTreeSet<Option<usize>>>),
+    /// These, and no others: where many rows of many layers are judged, whole layers would be a lot.
+    Only(BTreeSet<(TapAt, usize)>),
+}
+
 impl Wanted {
     pub(super) fn wants(&self, at: TapAt, position: usize) -> bool {
-        let here = self.layers.as_ref().is_none_or(|l| l.contains(&at.1));
-        self.positions.contains(&position) && here || self.history.contains(&at)
+        let here = match &self.rows {
+            WantedRows::Positions(positions, layers) => {
+                let here = layers.as_ref().is_none_or(|l| l.contains(&at.1));
+                positions.contains(&position) && here
+            }
+            WantedRows::Only(rows) => rows.contains(&(at, position)),
+        };
+        here || self.history.contains(&at)
     }
 }
 
@@ -148,6 +161,13 @@ impl<'a> Court<'a> {
         Origin::of(at, facts.n_layer, sub_norms, has)
     }
 
+    /// What a stage of an engine that offers `taps` is judged from.
+    pub(super) fn needs(&self, at: TapAt, taps: &[Tap]) -> Vec<TapAt> {
+        let origin = self.origin(at, |(tap, _), _| taps.contains(&tap));
+        let needs = origin.into_iter().flat_map(|origin| origin.needs);
+        needs.map(|need| need.at).collect()
+    }
+
     /// What is wanted of every position to judge `stages` of an engine that offers `taps`.
     pub(super) fn histories(&self, stages: &[TapAt], taps: &[Tap]) -> BTreeSet<TapAt> {
         let origins = stages
@@ -203,7 +223,7 @@ impl<'a> Court<'a> {
     }
 
     /// The right value of the element asked for, and what the oracle makes of `rows` that were computed from `inputs`;
-    /// `None` if too little of those is there.
+    /// `None` if too little of those is there, or no number.
     pub(super) fn judge(
         &mut self,
         question: Question,
@@ -235,7 +255,7 @@ impl<'a> Court<'a> {
         let tokens = &tokens[first_position..end];
         let mut headers = Vec::new();
         let mut payload = token_bytes(tokens);
-        for Need { at, history, .. } in needs {
+        for Need { at, history, own } in needs {
             let positions = if history {
                 0..end
             } else {
@@ -245,6 +265,10 @@ impl<'a> Court<'a> {
                 let Some(row) = inputs.row(at, position) else {
                     continue;
                 };
+                // What comes of values that are no numbers is the fault of no stage but theirs.
+                if own && !is_finite(at.0, row) {
+                    return Ok(None);
+                }
                 headers.push(TapHeader {
                     rows: 1,
                     width: row.len() / value_bytes(at.0),
@@ -261,13 +285,13 @@ impl<'a> Court<'a> {
         // A copy of what the file holds.
         let between: Vec<Tap> = between.filter(|&tap| tap != Tap::Embd).collect();
         let (limit, element_limit) = if between.is_empty() {
-            let limit = profile.oracle_limit(at.0, position, facts);
+            let limit = profile.oracle_limit(at.0, facts);
             let n = rows.first().map_or(0, |row| row.len()) / value_bytes(at.0);
             // An element that is rotated carries the error of its pair, which may be much larger.
             let rotated = matches!(at.0, Tap::QRope | Tap::KRope);
             (limit, (!rotated).then(|| limit * outlier(n).powi(2)))
         } else {
-            let limit = profile.composite_limit(at.0, between, position, facts);
+            let limit = profile.composite_limit(at.0, between, facts);
             (limit, None)
         };
         let request = JudgeRequest {
@@ -296,6 +320,13 @@ impl<'a> Court<'a> {
         };
         let rows = rows.into_iter().map(judgement).collect();
         Ok(Some(Answer { value, rows }))
+    }
+}
+
+fn is_finite(tap: Tap, row: &[u8]) -> bool {
+    match tap.is_f16() {
+        true => aligned::<f16>(row).iter().all(|v| v.is_finite()),
+        false => aligned::<f32>(row).iter().all(|v| v.is_finite()),
     }
 }
 

@@ -19,12 +19,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use bitnet_model::random::Rng;
 use bitnet_model::tap::Tap;
 use half::f16;
-use reports::model::{AtFault, Divergence, ElementAt, Generation, KnownDeviation, KnownState};
-use reports::model::{Mode, Role};
+use reports::model::{
+    Arbitration, AtFault, Divergence, ElementAt, Generation, KnownDeviation, KnownState, Mode, Role,
+};
 use reports::number;
 
 use super::arbitration::{Both, Hearing, NoRuling, at_fault, nmse};
-use super::court::{Court, Oracle, Wanted, no_answer};
+use super::court::{Court, Oracle, Wanted, WantedRows, no_answer};
 use super::generation::differ;
 use super::greedy;
 use super::measurements::Measurements;
@@ -41,7 +42,7 @@ use crate::session::settings::DECODE_STEPS;
 use crate::session::setup::Setup;
 
 /// Rows of a tap of a layer that are judged in isolated mode.
-const ROWS: usize = 32;
+pub(super) const ROWS: usize = 32;
 
 /// The same in cumulative mode.
 const ROWS_CUMULATIVE: usize = 8;
@@ -90,14 +91,14 @@ impl Excuses {
 
 /// Who is at fault, as a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Blame {
+pub(super) struct Blame {
     reference: bool,
     candidate: bool,
 }
 
 impl Blame {
     /// Nobody where it is not known.
-    fn of(at_fault: AtFault) -> Blame {
+    pub(super) fn of(at_fault: AtFault) -> Blame {
         Blame {
             reference: matches!(at_fault, AtFault::Reference | AtFault::Both),
             candidate: matches!(at_fault, AtFault::Candidate | AtFault::Both),
@@ -120,7 +121,7 @@ impl Blame {
         }
     }
 
-    fn names(self, role: Role) -> bool {
+    pub(super) fn names(self, role: Role) -> bool {
         role.of(self.reference, self.candidate)
     }
 
@@ -142,8 +143,8 @@ impl Blame {
 #[derive(Clone, Debug)]
 pub(super) struct Judged {
     pub(super) at_fault: AtFault,
-    /// What the reference and the candidate round, by the oracle; `None` without a ruling, and in cumulative mode.
-    pub(super) roundings: Option<[String; 2]>,
+    /// What the oracle says of both rows; `None` without a ruling, and in cumulative mode.
+    pub(super) arbitration: Option<Arbitration>,
     /// The row as it stands in a report.
     pub(super) row: Exceeded,
 }
@@ -166,27 +167,6 @@ struct Complaint {
 
 /// Rows over their limit, by site.
 pub(super) type Covered<'a> = BTreeMap<Site, &'a [Beyond]>;
-
-/// What the oracle says of rows over their limit, by site: of all of them, or of up to [`ROWS`].
-pub(super) fn hear(
-    engines: &mut Loaded,
-    court: &mut Court,
-    setup: &Setup,
-    plan: &Plan,
-    measured: &Measurements,
-    covered: &Covered,
-    seed: u64,
-) -> Result<BTreeMap<Site, Vec<Judged>>, NoRuling> {
-    let mut hearings = Hearings {
-        engines,
-        court,
-        setup,
-        plan,
-        heard: Heard::default(),
-    };
-    hearings.hear(measured, covered, &[], seed)?;
-    Ok(hearings.heard.sites)
-}
 
 /// Has the oracle hear what the ledger covers, and says in its entries what came of it.
 ///
@@ -214,13 +194,7 @@ pub(super) fn excuse(
     let seed = jiff::Timestamp::now().as_nanosecond() as u64;
     let heard = match oracle.court() {
         Ok(court) => {
-            let mut hearings = Hearings {
-                engines,
-                court,
-                setup,
-                plan,
-                heard: Heard::default(),
-            };
+            let mut hearings = Hearings::new(engines, court, setup, plan);
             match hearings.hear(measured, &covered, &parted, seed) {
                 Ok(()) => Ok(hearings.heard),
                 Err(NoRuling::Engine(failed)) => return Err(failed),
@@ -253,16 +227,48 @@ fn chosen(rows: &[Beyond], most: usize, rng: &mut Rng) -> Vec<Beyond> {
     drawn.into_iter().map(|i| rows[i]).collect()
 }
 
-/// Has the oracle hear what the ledger covers.
-struct Hearings<'a, 'c> {
+/// Has the oracle hear rows over their limit.
+pub(super) struct Hearings<'a, 'c> {
     engines: &'a mut Loaded,
     court: &'a mut Court<'c>,
     setup: &'a Setup,
     plan: &'a Plan<'a>,
+    /// Whether it matters what is wrong with a wrong row.
+    explain: bool,
     heard: Heard,
 }
 
-impl Hearings<'_, '_> {
+impl<'a, 'c> Hearings<'a, 'c> {
+    pub(super) fn new(
+        engines: &'a mut Loaded,
+        court: &'a mut Court<'c>,
+        setup: &'a Setup,
+        plan: &'a Plan<'a>,
+    ) -> Hearings<'a, 'c> {
+        Hearings {
+            engines,
+            court,
+            setup,
+            plan,
+            explain: false,
+            heard: Heard::default(),
+        }
+    }
+
+    /// What the oracle says of rows, by site: of all of them, or of up to [`ROWS`]. With `explain`, also what is wrong with
+    /// those that are.
+    pub(super) fn judge(
+        &mut self,
+        measured: &Measurements,
+        rows: &Covered,
+        seed: u64,
+        explain: bool,
+    ) -> Result<BTreeMap<Site, Vec<Judged>>, NoRuling> {
+        self.explain = explain;
+        self.hear(measured, rows, &[], seed)?;
+        Ok(std::mem::take(&mut self.heard.sites))
+    }
+
     fn hear(
         &mut self,
         measured: &Measurements,
@@ -347,24 +353,18 @@ impl Hearings<'_, '_> {
         let pair = &mut self.engines.pair();
         pair.set_task(&again(first.prompt));
         let stages: Vec<_> = cases.iter().map(|(s, _)| (s.tap, s.layer)).collect();
-        let mut layers = BTreeSet::new();
+        let mut only = BTreeSet::new();
         for (&at, (_, divergence)) in stages.iter().zip(cases) {
-            let hearing = Hearing {
-                court: self.court,
-                plan,
-                sequence,
-                divergence,
-                explain: false,
-            };
-            layers.extend(hearing.needs(at).into_iter().map(|(_, layer)| layer));
+            let needs = self.court.needs(at, &plan.taps);
+            only.extend(needs.into_iter().map(|need| (need, divergence.position)));
+            only.insert((at, divergence.position));
         }
         let wanted = Wanted {
-            positions: cases.iter().map(|(_, d)| d.position).collect(),
-            layers: Some(layers),
+            rows: WantedRows::Only(only),
             history: self.court.histories(&stages, &plan.taps),
         };
         let mut both = Both::new(&wanted);
-        let last = wanted.positions.iter().max().copied().unwrap_or(0);
+        let last = cases.iter().map(|(_, d)| d.position).max().unwrap_or(0);
         for (first_position, tokens) in sequence.batches(plan.settings.n_ubatch) {
             if first_position > last {
                 break;
@@ -395,12 +395,11 @@ impl Hearings<'_, '_> {
                 plan,
                 sequence,
                 divergence,
-                explain: false,
+                explain: self.explain,
             };
             let (_, judged) = hearing.judge(at, &both, 0)?;
             let at_fault = judged.as_ref().map_or(AtFault::Undetermined, at_fault);
-            let roundings = judged.map(|j| [j.reference.rounding, j.candidate.rounding]);
-            self.heard.add(*site, at_fault, roundings, row);
+            self.heard.add(*site, at_fault, judged, row);
         }
         Ok(())
     }
@@ -480,12 +479,12 @@ impl Heard {
         &mut self,
         site: Site,
         at_fault: AtFault,
-        roundings: Option<[String; 2]>,
+        arbitration: Option<Arbitration>,
         row: Exceeded,
     ) {
         let judged = Judged {
             at_fault,
-            roundings,
+            arbitration,
             row,
         };
         self.sites.entry(site).or_default().push(judged);

@@ -12,6 +12,7 @@ use super::broken;
 use super::excuses::Excuses;
 use super::greedy::{self, Accounted};
 use super::measurements::TooNoisy;
+use super::taps::Rulings;
 use crate::compare::site::Site;
 use crate::compare::tap::Exceeded;
 use crate::known;
@@ -51,6 +52,8 @@ pub(super) struct Shown<'a> {
     pub(super) known: &'a [KnownDeviation],
     /// What they excuse.
     pub(super) excuses: &'a Excuses,
+    /// What the oracle says of the others.
+    pub(super) rulings: &'a Rulings,
 }
 
 impl Shown<'_> {
@@ -74,10 +77,12 @@ impl Shown<'_> {
         findings
     }
 
-    /// The earliest divergence, of those that are not excused if there are any.
+    /// The earliest divergence: of those in which an engine is wrong if there are any, else of those that are not excused.
     pub(super) fn first_divergence(&self) -> Option<Divergence> {
         let (known, unknown) = self.by_excuse();
-        first_divergence(&unknown).or_else(|| first_divergence(&known))
+        let (right, wrong) = self.by_ruling(unknown);
+        let first = first_divergence(&wrong).or_else(|| first_divergence(&right));
+        first.or_else(|| first_divergence(&known))
     }
 
     /// Whether the engines differ anywhere, excused or not.
@@ -92,6 +97,12 @@ impl Shown<'_> {
         let exceeded =
             exceeded.map(|&(site, row)| (site, self.excuses.against(&site).unwrap_or(row)));
         exceeded.partition(|(site, _)| self.excuses.site(site))
+    }
+
+    /// Divergences in which both engines are right and bits alone differ, and the others.
+    fn by_ruling<'b>(&self, beyond: Beyond<'b>) -> (Beyond<'b>, Beyond<'b>) {
+        let all = beyond.into_iter();
+        all.partition(|(site, row)| row.limit == 0.0 && self.rulings.right(site))
     }
 
     fn coverage(&self) -> Vec<Finding> {
@@ -144,32 +155,40 @@ impl Shown<'_> {
         })
     }
 
-    fn taps(&self) -> Option<Finding> {
+    fn taps(&self) -> Vec<Finding> {
         let (_, unknown) = self.by_excuse();
-        let first = first_divergence(&unknown)?;
-        let layer = first
-            .layer
-            .map_or(String::new(), |l| format!("layer {l}, "));
-        let nmse = first
-            .nmse
-            .map_or(number::NOT_FINITE.to_owned(), number::error);
-        let text = format!(
-            "{} beyond the limit; the first: {layer}{} of prompt {} at position {}, NMSE {nmse}, \
-             limit {}",
-            number::plural(unknown.len() as u64, "tap"),
-            first.tap,
-            first.prompt,
-            first.position,
-            number::error(first.limit)
-        );
-        let place = Place {
-            prompt: Some(first.prompt),
-            position: Some(first.position),
-            layer: first.layer,
-            tap: Some(first.tap),
-            ..Place::default()
+        let (right, wrong) = self.by_ruling(unknown);
+        let beyond = |rows: &[(Site, &Exceeded)], what: &str| {
+            let first = first_divergence(rows)?;
+            let layer = first
+                .layer
+                .map_or(String::new(), |l| format!("layer {l}, "));
+            let nmse = first
+                .nmse
+                .map_or(number::NOT_FINITE.to_owned(), number::error);
+            let text = format!(
+                "{} {what}; the first: {layer}{} of prompt {} at position {}, NMSE {nmse}, limit {}",
+                number::plural(rows.len() as u64, "tap"),
+                first.tap,
+                first.prompt,
+                first.position,
+                number::error(first.limit)
+            );
+            let place = Place {
+                prompt: Some(first.prompt),
+                position: Some(first.position),
+                layer: first.layer,
+                tap: Some(first.tap),
+                ..Place::default()
+            };
+            Some(parity(Source::Taps, Some(place), text))
         };
-        Some(parity(Source::Taps, Some(place), text))
+        let not_the_same = "not the same bit for bit, as the profile asks, though the oracle finds both engines right";
+        let findings = [
+            beyond(&wrong, "beyond the limit"),
+            beyond(&right, not_the_same),
+        ];
+        findings.into_iter().flatten().collect()
     }
 
     fn generations(&self) -> impl Iterator<Item = &Generation> {
@@ -348,6 +367,7 @@ mod tests {
     };
 
     static NOTHING_EXCUSED: Excuses = Excuses::none();
+    static NOTHING_HEARD: Rulings = Rulings::none();
 
     fn shown(coverage: &Coverage) -> Shown<'_> {
         Shown {
@@ -365,6 +385,7 @@ mod tests {
             engines: ["bitnet.cpp", "rust"],
             known: &[],
             excuses: &NOTHING_EXCUSED,
+            rulings: &NOTHING_HEARD,
         }
     }
 

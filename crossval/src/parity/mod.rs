@@ -16,6 +16,7 @@ mod pieces;
 mod plan;
 mod roundings;
 mod spot_check;
+mod taps;
 mod tokenizers;
 
 use std::time::Instant;
@@ -35,9 +36,10 @@ use self::measurements::Measurements;
 pub use self::perplexity::TextSource;
 use self::perplexity::{OnText, Windows};
 use self::plan::Plan;
-use self::roundings::{Allowed, allowed};
+use self::roundings::Allowed;
 pub use self::spot_check::seed_of_now;
 use self::spot_check::spot_check;
+use self::taps::{Rulings, hear_taps};
 use crate::engine::EngineSpec;
 use crate::error::Error;
 use crate::interrupt;
@@ -411,11 +413,15 @@ fn judge(
         engines.attempt(|engines| excuse(&mut known, engines, &mut oracle, setup, plan, measured));
     // An engine that failed has not been heard: nothing is excused, and the run has failed anyway.
     let excuses = excuses.unwrap_or(Excuses::none());
-    let allowed =
-        engines.attempt(|engines| allowed(&known, engines, &mut oracle, setup, plan, measured));
-    let allowed = allowed.unwrap_or_default();
+    progress.stage("asking the oracle");
+    let rulings =
+        engines.attempt(|engines| hear_taps(engines, &mut oracle, setup, plan, measured, &excuses));
+    let rulings = rulings.unwrap_or(Rulings::none());
+    let allowed = Allowed::of(&rulings, &known, measured);
     let exceeded = exceeded.into_iter();
-    let exceeded = exceeded.filter(|(site, _)| !allowed.site(site)).collect();
+    let exceeded = exceeded.filter(|(site, _)| !allowed.site(site));
+    let exceeded = exceeded.map(|(site, row)| (site, rulings.first_wrong(&site).unwrap_or(row)));
+    let exceeded = exceeded.collect();
     let on_text = results.on_text.as_ref();
     let perplexity = on_text.map(|on_text| &on_text.perplexity);
     let shown = Shown {
@@ -433,6 +439,7 @@ fn judge(
         engines: [reference, candidate],
         known: &known,
         excuses: &excuses,
+        rulings: &rulings,
     };
     let mut compared = Compared {
         first_divergence: shown.first_divergence(),
@@ -453,7 +460,6 @@ fn judge(
         _ if traces.any() => None,
         prompt => Some(Sequence { prompt, steps: &[] }),
     });
-    progress.stage("asking the oracle");
     let spot_check = hear(
         engines,
         &mut oracle,
@@ -494,6 +500,7 @@ fn judge(
     engines.end();
     let mut findings = shown.findings(engines.failures());
     findings.extend(bad_ends(setup, &findings));
+    findings.extend(rulings.findings(compared.first_divergence.as_ref(), compared.ruling));
     if let Some(check) = &spot_check {
         let wrong = spot_check::findings(check, &excuses, plan);
         compared.ruling = spot_check::with_wrong(compared.ruling, &wrong);

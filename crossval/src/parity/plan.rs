@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitnet_model::gguf::TensorType;
 use bitnet_model::tap::{Tap, Width};
+use crossval_oracle::bounds::angle_per_position;
 use crossval_protocol::{Hello, ModelFacts, Settings};
 use reports::model::{Mode, Profile as ProfileReport, Role};
 
@@ -15,7 +16,7 @@ use crate::error::Error;
 use crate::profile::Profile;
 use crate::session::loaded::{Loaded, stages_unknown};
 use crate::session::prompts::Prompt;
-use crate::session::settings::{compared_settings, positions};
+use crate::session::settings::compared_settings;
 use crate::session::setup::Setup;
 
 /// What is to be compared.
@@ -35,6 +36,8 @@ pub(super) struct Plan<'a> {
     pub(super) not_offered_because: BTreeMap<String, BTreeMap<String, String>>,
     /// The limit of every tap in isolated mode.
     pub(super) limits: BTreeMap<Tap, f64>,
+    /// How far the angles of engines may be from each other beyond that, radians per position.
+    pub(super) angle_per_position: f64,
     pub(super) profile: Profile,
 }
 
@@ -85,9 +88,13 @@ impl<'a> Plan<'a> {
             return Err(Error::option("mode", what));
         }
         let oracle = with_oracle(setup, pair.reference.hello());
-        let to_oracle = oracle.then(|| positions(prompts, n_predict));
         Ok(Plan {
-            limits: isolated_limits(&scope.profile, &facts, &taps, to_oracle)?,
+            limits: isolated_limits(&scope.profile, &facts, &taps, oracle)?,
+            // Two engines that compute them alike are closer, and others are heard.
+            angle_per_position: match oracle {
+                true => angle_per_position(facts.n_embd / facts.n_head.max(1)),
+                false => 0.0,
+            },
             profile: match oracle {
                 true => scope.profile.clone().with_oracle(),
                 false => scope.profile.clone(),
@@ -118,7 +125,7 @@ impl<'a> Plan<'a> {
         let rows = TapAccumulator::new(limit, n_prefill, quantised);
         let rows = rows.of_heads(heads(site.tap, &self.facts));
         match (site.mode, site.tap) {
-            (Mode::Isolated, Tap::QRope | Tap::KRope) => rows.without_elements(),
+            (Mode::Isolated, Tap::QRope | Tap::KRope) => rows.of_angles(self.angle_per_position),
             (Mode::Isolated, _) => rows,
             (Mode::Cumulative, tap) => {
                 rows.with_flips(self.limits.get(&tap).copied().unwrap_or(0.0))
@@ -189,7 +196,7 @@ fn isolated_limits(
     profile: &Profile,
     facts: &ModelFacts,
     compared: &BTreeSet<Tap>,
-    oracle_positions: Option<usize>,
+    oracle: bool,
 ) -> Result<BTreeMap<Tap, f64>, Error> {
     let mut limits = profile.isolated(facts)?;
     for (tap, limit) in &mut limits {
@@ -199,9 +206,9 @@ fn isolated_limits(
             *limit = limit.max(profile.cumulative_logits);
         }
     }
-    if let Some(positions) = oracle_positions {
+    if oracle {
         for (&tap, limit) in &mut limits {
-            *limit = limit.max(profile.oracle_limit(tap, positions, facts));
+            *limit = limit.max(profile.oracle_limit(tap, facts));
         }
     }
     Ok(limits)

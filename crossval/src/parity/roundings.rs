@@ -9,21 +9,17 @@ use std::collections::BTreeMap;
 
 use bitnet_model::tap::Tap;
 use reports::model::{
-    AllowedRoundings, AtFault, Finding, KnownDeviation, Mode, Place, Source, TapResult,
+    AllowedRoundings, Arbitration, AtFault, Finding, KnownDeviation, Mode, Place, Source, TapResult,
 };
 use reports::number;
 use reports::outcome::Outcome;
 
-use super::arbitration::NoRuling;
-use super::court::Oracle;
-use super::excuses::{Covered, Judged, hear};
+use super::excuses::Judged;
 use super::measurements::Measurements;
-use super::plan::Plan;
+use super::taps::Rulings;
 use crate::compare::site::Site;
-use crate::engine::Failed;
+use crate::compare::tap::Beyond;
 use crate::known::covers_site;
-use crate::session::loaded::Loaded;
-use crate::session::setup::Setup;
 
 /// Sites at which both engines are right beyond the limit.
 #[derive(Debug, Default)]
@@ -31,72 +27,17 @@ pub(super) struct Allowed {
     sites: BTreeMap<Site, AllowedRoundings>,
 }
 
-/// Has the oracle judge what is beyond its limit, unless the ledger covers it, and finds where both engines are right.
-///
-/// # Errors
-/// The engine that failed when it was asked again.
-pub(super) fn allowed(
-    known: &[KnownDeviation],
-    engines: &mut Loaded,
-    oracle: &mut Oracle,
-    setup: &Setup,
-    plan: &Plan,
-    measured: &Measurements,
-) -> Result<Allowed, Failed> {
-    let beyond: Covered = measured
-        .beyond()
-        .filter(|(site, _)| site.mode == Mode::Isolated && may_be_rounded(site.tap))
-        .filter(|(site, _)| !known.iter().any(|entry| covers_site(entry, site)))
-        .collect();
-    let first = beyond
-        .iter()
-        .min_by_key(|(site, rows)| (site.prompt, rows.first().map(|row| row.position), **site));
-    let Some((&first, rows)) = first else {
-        return Ok(Allowed::default());
-    };
-    let Ok(court) = oracle.court() else {
-        return Ok(Allowed::default());
-    };
-    let seed = jiff::Timestamp::now().as_nanosecond() as u64;
-    let mut hear = |rows: &Covered| {
-        match hear(engines, court, setup, plan, measured, rows, seed) {
-            Ok(heard) => Ok(heard),
-            Err(NoRuling::Engine(failed)) => Err(failed),
-            // What nobody has judged is held against the run.
-            Err(NoRuling::Oracle(_)) => Ok(BTreeMap::new()),
-        }
-    };
-    // Of most engines that are wrong, the first row says so.
-    let heard = hear(&[(first, &rows[..1])].into())?;
-    if heard
-        .get(&first)
-        .and_then(|rows| of_rows(rows, 1))
-        .is_none()
-    {
-        return Ok(Allowed::default());
-    }
-    let heard = hear(&beyond)?;
-    let sites = heard.iter().filter_map(|(site, rows)| {
-        let n = beyond.get(site).map_or(0, |rows| rows.len());
-        Some((*site, of_rows(rows, n as u64)?))
-    });
-    Ok(Allowed {
-        sites: sites.collect(),
-    })
-}
-
-/// Whether engines may round before the stage, and how far apart that makes them.
-fn may_be_rounded(tap: Tap) -> bool {
-    tap.is_product() || matches!(tap, Tap::AttnProbs | Tap::AttnOut)
-}
-
 /// The roundings of a site of which these rows were judged; `None` unless both engines are right in each, by other
-/// roundings.
+/// roundings, or as far apart as two that round alike may be. What must be the same bit for bit has no such room.
 fn of_rows(judged: &[Judged], rows: u64) -> Option<AllowedRoundings> {
     let all = judged.iter().map(|row| {
-        let [reference, candidate] = row.roundings.as_ref()?;
-        let right = row.at_fault == AtFault::None && reference != candidate;
-        right.then_some((reference, candidate))
+        let Arbitration {
+            reference,
+            candidate,
+        } = row.arbitration.as_ref()?;
+        let [reference, candidate] = [&reference.rounding, &candidate.rounding];
+        let may_differ = reference != candidate || row.row.limit > 0.0;
+        (row.at_fault == AtFault::None && may_differ).then_some((reference, candidate))
     });
     let all: Vec<(&String, &String)> = all.collect::<Option<_>>()?;
     let names = |of: fn(&(&'_ String, &'_ String)) -> String| {
@@ -114,6 +55,26 @@ fn of_rows(judged: &[Judged], rows: u64) -> Option<AllowedRoundings> {
 }
 
 impl Allowed {
+    /// Of what the oracle has judged, unless the ledger covers it.
+    pub(super) fn of(
+        rulings: &Rulings,
+        known: &[KnownDeviation],
+        measured: &Measurements,
+    ) -> Allowed {
+        let beyond: BTreeMap<Site, &[Beyond]> = measured.beyond().collect();
+        let open = rulings.iter().filter(|(site, _)| {
+            let mut known = known.iter();
+            !known.any(|entry| covers_site(entry, site))
+        });
+        let sites = open.filter_map(|(site, judged)| {
+            let rows = beyond.get(site).map_or(0, |rows| rows.len());
+            Some((*site, of_rows(judged, rows as u64)?))
+        });
+        Allowed {
+            sites: sites.collect(),
+        }
+    }
+
     /// Whether the limit is not held against the run there.
     pub(super) fn site(&self, site: &Site) -> bool {
         self.sites.contains_key(site)
@@ -161,8 +122,8 @@ impl Allowed {
                     ..Place::default()
                 }),
                 text: format!(
-                    "{} beyond the limit in {}, the first of them {first}, and right in both engines, which round as the \
-                     model's types allow: in the reference, {}; in the candidate, {}",
+                    "{} beyond the limit in {}, the first of them {first}, and right in both engines, which compute it \
+                     in ways that the model allows: in the reference, {}; in the candidate, {}",
                     number::plural(rows, "row"),
                     number::plural(sites.len() as u64, "tap"),
                     in_words(reference),
@@ -187,6 +148,22 @@ mod tests {
     use crate::compare::tap::Exceeded;
 
     fn judged(at_fault: AtFault, roundings: Option<[&str; 2]>) -> Judged {
+        judged_within(at_fault, roundings, 1e-13)
+    }
+
+    fn judgement(rounding: &str) -> reports::model::Judgement {
+        reports::model::Judgement {
+            layer: None,
+            tap: "q".to_owned(),
+            nmse: Some(0.0),
+            limit: 1e-14,
+            right: true,
+            rounding: rounding.to_owned(),
+            findings: Vec::new(),
+        }
+    }
+
+    fn judged_within(at_fault: AtFault, roundings: Option<[&str; 2]>, limit: f64) -> Judged {
         let at = reports::model::ElementAt {
             position: 3,
             element: 0,
@@ -195,19 +172,22 @@ mod tests {
         };
         Judged {
             at_fault,
-            roundings: roundings.map(|names| names.map(str::to_owned)),
+            arbitration: roundings.map(|[reference, candidate]| Arbitration {
+                reference: judgement(reference),
+                candidate: judgement(candidate),
+            }),
             row: Exceeded {
                 position: 3,
                 at,
                 nmse: Some(1e-5),
-                limit: 1e-13,
+                limit,
                 part: None,
             },
         }
     }
 
     #[test]
-    fn both_must_be_right_in_every_row_and_by_other_roundings() {
+    fn both_must_be_right_in_every_row_and_may_be_apart() {
         const AWAY: &str = "int8 codes rounded half away from zero";
         let right = || judged(AtFault::None, Some([AWAY, "none"]));
         let found = of_rows(&[right(), right()], 40).unwrap();
@@ -217,11 +197,13 @@ mod tests {
             judged(AtFault::Candidate, Some([AWAY, "none"])),
             judged(AtFault::Undetermined, None),
             judged(AtFault::None, None),
-            // Alike, and yet apart: nothing explains that.
-            judged(AtFault::None, Some(["none", "none"])),
+            // Alike, and yet not bit for bit.
+            judged_within(AtFault::None, Some(["none", "none"]), 0.0),
         ] {
             assert_eq!(of_rows(&[right(), other], 2), None);
         }
+        let alike = judged(AtFault::None, Some(["none", "none"]));
+        assert_eq!(of_rows(&[alike], 1).map(|found| found.rows), Some(1));
         assert_eq!(of_rows(&[], 0), None);
     }
 }

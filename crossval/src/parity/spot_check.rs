@@ -13,7 +13,7 @@ use reports::number;
 use reports::outcome::Outcome;
 
 use super::arbitration::no_ruling;
-use super::court::{Captured, Court, Question, Wanted, no_answer};
+use super::court::{Captured, Court, Question, Wanted, WantedRows, no_answer};
 use super::excuses::Excuses;
 use super::measurements::Measurements;
 use super::plan::Plan;
@@ -171,8 +171,7 @@ impl Sample<'_, '_> {
         let direct: Vec<TapAt> = direct.copied().collect();
         let wanted = Wanted {
             history: self.court.histories(&direct, &taps),
-            positions: positions.clone(),
-            layers: None,
+            rows: WantedRows::Positions(positions.clone(), None),
         };
         let sequence = self.measured.sequence(prompt);
         let batches = sequence.batches(self.plan.settings.n_ubatch);

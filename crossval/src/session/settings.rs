@@ -12,7 +12,7 @@ pub const DECODE_STEPS: usize = 8;
 pub(crate) const COMPARED_UBATCH: usize = 128;
 
 /// Positions that the longest prompt takes with what is decoded after it.
-pub(crate) fn positions(prompts: &[Prompt], n_predict: usize) -> usize {
+fn positions(prompts: &[Prompt], n_predict: usize) -> usize {
     let longest = prompts.iter().map(|p| p.tokens.len()).max().unwrap_or(0);
     longest + n_predict.max(DECODE_STEPS)
 }

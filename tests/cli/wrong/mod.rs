@@ -1,6 +1,8 @@
 //! Engines that are wrong: the example worker with one mutation each, and what a run makes of them.
 #![cfg(unix)]
 
+mod arithmetic;
+mod blame;
 mod conditions;
 mod elements;
 mod generation;
