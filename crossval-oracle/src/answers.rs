@@ -45,7 +45,7 @@ pub(super) struct Choice([usize; 3]);
 
 impl Choice {
     /// The likeliest first: an engine rounds what attention starts from alike, or the query alone.
-    const ALL: [Choice; 16] = [
+    pub(super) const ALL: [Choice; 16] = [
         Choice([0, 0, 0]),
         Choice([1, 1, 0]),
         Choice([1, 0, 0]),
@@ -64,7 +64,16 @@ impl Choice {
         Choice([0, 1, 3]),
     ];
 
-    fn of(self, tap: Tap, roundings: &[Rounding]) -> Rounding {
+    /// One thing at a time, and what goes before the rounding's name.
+    pub(super) const SINGLE: [(Choice, &str); 5] = [
+        (Choice([1, 0, 0]), "attention's queries: "),
+        (Choice([0, 1, 0]), "attention's probabilities: "),
+        (Choice([0, 0, 1]), "products: "),
+        (Choice([0, 0, 2]), "products: "),
+        (Choice([0, 0, 3]), "products: "),
+    ];
+
+    pub(super) fn of(self, tap: Tap, roundings: &[Rounding]) -> Rounding {
         let Choice([query, probabilities, product]) = self;
         let index = match tap {
             Tap::AttnProbs => query,
@@ -149,24 +158,32 @@ impl<'a> Answers<'a> {
         };
         let mut rows = Vec::new();
         for (pattern, sign) in [(0, 1.0), (0, -1.0), (1, 1.0), (1, -1.0)] {
-            let off = |tap: Tap, position: usize, row: &mut [f64]| {
-                let error = match tap {
-                    // Copied or rounded from what was moved.
-                    Tap::Embd | Tap::KCache | Tap::VCache => return,
-                    Tap::QRope | Tap::KRope => {
-                        ENGINE.max(bounds::largest_angle(&self.oracle.hyper.rope, position))
-                    }
-                    _ => ENGINE,
-                };
-                disturb(tap, error, row, pattern, sign);
-            };
+            let off = engine_error(self.oracle, pattern, sign);
             rows.push(self.oracle.answer(&self.case, answer.choice, &off)?.0.row);
         }
         Ok(rows)
     }
 }
 
-/// Moves every value by what an engine may be off.
+/// Moves every value of a stage by what an engine may be off there.
+pub(super) fn engine_error(
+    oracle: &Oracle,
+    pattern: u64,
+    sign: f64,
+) -> impl Fn(Tap, usize, &mut [f64]) {
+    move |tap, position, row| {
+        let error = match tap {
+            // Copied or rounded from what was moved.
+            Tap::Embd | Tap::KCache | Tap::VCache => return,
+            Tap::QRope | Tap::KRope => {
+                ENGINE.max(bounds::largest_angle(&oracle.hyper.rope, position))
+            }
+            _ => ENGINE,
+        };
+        disturb(tap, error, row, pattern, sign);
+    }
+}
+
 fn disturb(tap: Tap, error: f64, row: &mut [f64], pattern: u64, sign: f64) {
     let rms = (row.iter().map(|v| v * v).sum::<f64>() / row.len() as f64).sqrt();
     let mut rng = Rng::new(pattern, tap.name());
@@ -210,7 +227,11 @@ impl Oracle {
         Ok((answer, stages))
     }
 
-    fn roundings_of(&self, stages: &[TapAt], choice: Choice) -> Result<Vec<Rounding>, OracleError> {
+    pub(super) fn roundings_of(
+        &self,
+        stages: &[TapAt],
+        choice: Choice,
+    ) -> Result<Vec<Rounding>, OracleError> {
         let rounding = |&at: &TapAt| Ok(choice.of(at.0, &self.roundings(at)?));
         stages.iter().map(rounding).collect()
     }

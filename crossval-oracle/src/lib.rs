@@ -16,6 +16,7 @@
 //! | `mistakes`, `wrong` | the ways in which people get the stages wrong, and what comes of them |
 //! | [`inputs`] | the values that stages start from |
 //! | `hyper` | what a file's metadata say, and how its family computes |
+//! | [`spread`] | how far apart right engines may be in the end |
 //! | [`judge`] | is this row right, and if not, which mistake is it? |
 //!
 //! The embedding of the first token of a batch, from the file alone:
@@ -38,6 +39,7 @@ pub mod inputs;
 pub mod judge;
 pub mod maths;
 mod mistakes;
+pub mod spread;
 pub mod weights;
 mod wrong;
 

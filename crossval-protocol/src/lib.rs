@@ -77,8 +77,8 @@
 //!
 //! # Judging
 //! An engine whose hello says `judges` answers [`Request::Judge`]: it computes one row of one stage from the inputs
-//! given, and says how far the rows of other engines are from it. Of the engines of this crate, that is `oracle`;
-//! no other needs it.
+//! given, and says how far the rows of other engines are from it. It answers [`Request::Spread`], too: what the roundings
+//! that the model allows make of its logits. Of the engines of this crate, that is `oracle`; no other needs it.
 //!
 //! # Graphs
 //! An engine whose hello says `graphs` answers [`Request::Graphs`]: what its library evaluates for the loaded model, node

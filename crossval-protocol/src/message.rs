@@ -81,6 +81,12 @@ pub enum Request {
     },
     /// Is this row right? Answer: [`Response::Judged`].
     Judge(JudgeRequest),
+    /// How far apart may engines be in their logits that are right? The payload is a sequence's token IDs, from position
+    /// 0 on. Answer: [`Response::Spread`].
+    Spread {
+        /// Position of the first row of logits that is wanted; those up to the end are.
+        first_position: usize,
+    },
     /// What has been used since the worker started. Answer: [`Response::Usage`].
     Usage,
     /// End the worker. No answer.
@@ -209,6 +215,15 @@ pub struct RowJudgement {
     pub findings: Vec<String>,
 }
 
+/// What one rounding that an engine may do makes of the logits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoundingSpread {
+    /// The rounding, in words.
+    pub rounding: String,
+    /// The largest NMSE of a row of logits with it against the same row without; null if not finite.
+    pub nmse: Option<f64>,
+}
+
 /// How an engine is to run. All of it is explicit and recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
@@ -300,6 +315,11 @@ pub enum Response {
         /// One entry per row.
         rows: Vec<RowJudgement>,
     },
+    /// What a judge says of roundings.
+    Spread {
+        /// One entry per rounding.
+        roundings: Vec<RoundingSpread>,
+    },
     /// The request failed.
     Error {
         /// What kind of failure.
@@ -333,7 +353,7 @@ pub struct Hello {
     /// [`Request::Pieces`]. If neither engine does, prompts are
     /// given as token IDs.
     pub tokenizer: bool,
-    /// Whether it answers [`Request::Judge`].
+    /// Whether it answers [`Request::Judge`] and [`Request::Spread`].
     #[serde(default)]
     pub judges: bool,
     /// Whether it answers [`Request::Graphs`].

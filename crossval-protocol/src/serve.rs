@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use crate::{
     self as protocol, CompactHeadUse, DecodeOptions, EncodeOptions, ErrorKind, EvalRequest,
-    FrameError, Graphs, Hello, JudgeRequest, KernelTime, ModelFacts, Request, Response, Settings,
-    TapHeader, Usage, VocabFacts,
+    FrameError, Graphs, Hello, JudgeRequest, KernelTime, ModelFacts, Request, Response,
+    RoundingSpread, Settings, TapHeader, Usage, VocabFacts,
 };
 
 /// What a request came to nothing for, as it goes over the wire.
@@ -104,6 +104,14 @@ pub trait Backend {
         _tokens: &[u32],
         _values: &[u8],
     ) -> Result<Response, Refusal> {
+        Err(Refusal::new(ErrorKind::Usage, "this engine does not judge"))
+    }
+    /// What roundings make of the logits of a sequence, of those from `first_position` on.
+    fn spread(
+        &mut self,
+        _tokens: &[u32],
+        _first_position: usize,
+    ) -> Result<Vec<RoundingSpread>, Refusal> {
         Err(Refusal::new(ErrorKind::Usage, "this engine does not judge"))
     }
     /// Times its matrix products at the shapes of the loaded model.
@@ -411,6 +419,9 @@ fn answer(
             })?;
             backend.judge(&request, &token_ids(tokens)?, values)?
         }
+        Request::Spread { first_position } => Response::Spread {
+            roundings: backend.spread(&batch(&stream.payload)?, first_position)?,
+        },
         Request::Usage => Response::Usage(Usage {
             peak_rss_bytes: peak_rss_bytes(),
             cpu_seconds: cpu_seconds(),

@@ -15,7 +15,7 @@ use crossval_oracle::judge::Case;
 use crossval_oracle::{Batch, Oracle, OracleError, weights};
 use crossval_protocol::{
     self as protocol, Backend, ErrorKind, EvalRequest, Hello, JudgeRequest, ModelFacts, Refusal,
-    Response, RowJudgement, Settings, TapHeader, TapStream, facts,
+    Response, RoundingSpread, RowJudgement, Settings, TapHeader, TapStream, facts,
 };
 
 /// One sequence, evaluated stage by stage.
@@ -45,6 +45,15 @@ fn finite(x: f64) -> Option<f64> {
 
 fn usage(what: impl ToString) -> Refusal {
     Refusal::new(ErrorKind::Usage, what)
+}
+
+fn check_tokens(tokens: &[u32], n_vocab: usize) -> Result<(), Refusal> {
+    match tokens.iter().find(|&&t| t as usize >= n_vocab) {
+        Some(token) => Err(usage(format!(
+            "token {token} is not in the vocabulary of {n_vocab}"
+        ))),
+        None => Ok(()),
+    }
 }
 
 impl OracleBackend {
@@ -87,11 +96,7 @@ impl OracleBackend {
             )));
         }
         let n_vocab = oracle.n_vocab().map_err(refused)?;
-        if let Some(token) = tokens.iter().find(|&&t| t as usize >= n_vocab) {
-            return Err(usage(format!(
-                "token {token} is not in the vocabulary of {n_vocab}"
-            )));
-        }
+        check_tokens(tokens, n_vocab)?;
         if batch.n_kv() > self.n_ctx || tokens.is_empty() {
             let (n, n_ctx) = (tokens.len(), self.n_ctx);
             let what = format!("{n} tokens at position {first_position}, a context of {n_ctx}");
@@ -328,5 +333,26 @@ impl Backend for OracleBackend {
             value: at.and_then(|at| finite(*right.get(at)?)),
             rows: rows.collect(),
         })
+    }
+
+    fn spread(
+        &mut self,
+        tokens: &[u32],
+        first_position: usize,
+    ) -> Result<Vec<RoundingSpread>, Refusal> {
+        let oracle = self.oracle()?;
+        let n_vocab = oracle.n_vocab().map_err(refused)?;
+        check_tokens(tokens, n_vocab)?;
+        if first_position >= tokens.len() {
+            let n = tokens.len();
+            return Err(usage(format!("position {first_position} of {n} tokens")));
+        }
+        let spreads = oracle.spread(tokens, first_position..tokens.len());
+        let spreads = spreads.map_err(refused)?.into_iter();
+        let spreads = spreads.map(|spread| RoundingSpread {
+            rounding: spread.rounding,
+            nmse: finite(spread.nmse),
+        });
+        Ok(spreads.collect())
     }
 }

@@ -1,8 +1,8 @@
 //! What the contents of a report come to, whatever its verdict says: a pass that its own tables do not bear out is none.
 
 use reports::model::{
-    Coverage, Finding, FurtherReference, Generation, KnownDeviation, KnownState, Mode, Report,
-    Role, Source, Status, TapResult, TapStats,
+    Amplified, Coverage, Finding, FurtherReference, Generation, KnownDeviation, KnownState, Mode,
+    Report, Role, Source, Status, TapResult, TapStats,
 };
 use reports::number;
 use reports::outcome::Outcome;
@@ -113,9 +113,18 @@ fn fails(stats: &TapStats) -> bool {
         stats.nmse.is_none_or(|nmse| nmse > limit) || parts
     };
     match stats.pass {
-        Some(pass) => !pass || stats.allowed.is_none() && stats.limit.is_some_and(beyond),
+        Some(pass) => {
+            let spoken_for =
+                stats.allowed.is_some() || stats.amplified.as_ref().is_some_and(speaks);
+            !pass || !spoken_for && stats.limit.is_some_and(beyond)
+        }
         None => false,
     }
+}
+
+/// Whether it shows that rows beyond a limit are no fault.
+fn speaks(amplified: &Amplified) -> bool {
+    amplified.nmse.is_some() && amplified.stages > 0 || amplified.within()
 }
 
 fn generation(generation: &Generation, known: &[KnownDeviation]) -> Vec<Finding> {
@@ -142,7 +151,8 @@ fn generation(generation: &Generation, known: &[KnownDeviation]) -> Vec<Finding>
             );
             find(Outcome::Incomplete, text);
         }
-        if !(check.contradicted.is_empty() && check.beyond.is_empty() || excused) {
+        let within = check.beyond.is_empty() || check.amplified.as_ref().is_some_and(speaks);
+        if !(check.contradicted.is_empty() && within || excused) {
             let text = format!(
                 "tokens that the {role} generated from prompt {prompt} do not follow from the logits"
             );
@@ -154,9 +164,7 @@ fn generation(generation: &Generation, known: &[KnownDeviation]) -> Vec<Finding>
 
 fn conditions(report: &Report) -> Option<Finding> {
     // Where those of the prompts are known to differ, so do others.
-    let logits = report.taps.iter().filter(|tap| tap.tap == LOGITS);
-    let mut allowed = logits.filter_map(|tap| tap.cumulative.as_ref()?.allowed.as_ref());
-    if allowed.next().is_some() || excused(&report.known, is_of_logits) {
+    if excused(&report.known, is_of_logits) {
         return None;
     }
     let compared = report.conditions.iter().flat_map(|c| &c.compared);

@@ -121,7 +121,6 @@ impl Default for TextLimits {
 #[serde(deny_unknown_fields)]
 struct Oracle {
     stage: f64,
-    logits: f64,
     /// Of several stages at once.
     #[serde(default = "composite")]
     composite: f64,
@@ -227,13 +226,12 @@ impl Profile {
         };
         let Oracle {
             stage,
-            logits,
             composite,
             tap,
             matmul,
         } = &profile.oracle;
         let of_oracle = tap.values().chain(matmul.values());
-        let of_oracle = of_oracle.chain([stage, logits, composite]);
+        let of_oracle = of_oracle.chain([stage, composite]);
         let limits = profile.tap.values().chain(profile.matmul.values());
         let NoiseCaps { threads, batches } = &profile.noise;
         let limits = limits.chain(of_oracle).chain([threads, batches]);
@@ -269,12 +267,6 @@ impl Profile {
             return Err(bad("`required` names no tap".to_owned()));
         }
         Ok(profile)
-    }
-
-    /// The profile for runs in which the oracle is one of the engines: it rounds less than engines do.
-    pub fn with_oracle(mut self) -> Profile {
-        self.cumulative_logits = self.cumulative_logits.max(self.oracle.logits);
-        self
     }
 
     /// The limit on a row of logits in cumulative mode, given the reference's NMSE against itself. What is above the cap
@@ -532,7 +524,7 @@ mod tests {
                 "no limit for q_rope",
             ),
             (
-                own(STANDARD.replace("logits = 4e-3", "logits = -1")),
+                own(STANDARD.replace("logits = 1e-3", "logits = -1")),
                 "0 <= logits",
             ),
             (

@@ -535,7 +535,11 @@ pub struct TapStats {
     /// are none of that kind.
     #[serde(default)]
     pub allowed: Option<AllowedRoundings>,
-    /// Whether every limit holds, but for rows that are `allowed`; null where this mode does not gate the tap.
+    /// What speaks for the rows of logits beyond a limit in cumulative mode; null where nothing had to.
+    #[serde(default)]
+    pub amplified: Option<Amplified>,
+    /// Whether every limit holds, but for rows that are `allowed` or `amplified`; null where this mode does not gate the
+    /// tap.
     pub pass: Option<bool>,
 }
 
@@ -550,6 +554,39 @@ pub struct AllowedRoundings {
     pub reference: String,
     /// What the candidate rounds.
     pub candidate: String,
+}
+
+/// Rows of logits beyond their limit, each engine having gone its own way, that are no fault: a rounding that one engine
+/// does and the other does not has grown over the layers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Amplified {
+    /// Rows beyond the limit; under other conditions, the worst of them.
+    pub rows: u64,
+    /// The largest NMSE of those; null if not finite.
+    pub nmse: Option<f64>,
+    /// Stages of both engines that the oracle has judged in those rows and before them, all of them right.
+    pub stages: u64,
+    /// What each rounding that the model's types allow makes of the logits of the same tokens, by the oracle.
+    pub roundings: Vec<RoundingSpread>,
+    /// How far apart two right engines may be by that: four times the largest of those, NMSE; null if unknown.
+    pub limit: Option<f64>,
+}
+
+impl Amplified {
+    /// Whether that is no more than roundings make of the logits of two right engines.
+    pub fn within(&self) -> bool {
+        let both = self.nmse.zip(self.limit);
+        both.is_some_and(|(nmse, limit)| nmse <= limit)
+    }
+}
+
+/// What one rounding makes of the logits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RoundingSpread {
+    /// The rounding, in words.
+    pub rounding: String,
+    /// The largest NMSE of a row with it against the same row without; null if not finite.
+    pub nmse: Option<f64>,
 }
 
 /// One element of a tap and what both engines have there.

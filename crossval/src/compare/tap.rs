@@ -433,6 +433,7 @@ impl TapAccumulator {
             head_share: self.shares[0],
             element_share: self.shares[1],
             allowed: None,
+            amplified: None,
             pass: self.limit.map(|_| self.exceeded.is_none()),
         })
     }

@@ -36,7 +36,7 @@ use crate::error::Error;
 use crate::interrupt;
 use crossval_protocol::{
     self as protocol, ErrorKind, EvalRequest, FrameError, Graphs, Hello, JudgeRequest, KernelTime,
-    ModelFacts, Request, Response, RowJudgement, Settings, TapHeader, Usage,
+    ModelFacts, Request, Response, RoundingSpread, RowJudgement, Settings, TapHeader, Usage,
 };
 
 /// How long a worker that is in the midst of something may take to quit, where nobody waits for that any more.
@@ -392,6 +392,23 @@ impl Engine {
         self.send(&Request::Judge(request), payload)?;
         match self.response()? {
             Response::Judged { value, rows } if rows.len() == wanted => Ok((value, rows)),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// What roundings make of the logits of a sequence, of those from `first_position` on.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn spread(
+        &mut self,
+        tokens: &[u32],
+        first_position: usize,
+    ) -> Result<Vec<RoundingSpread>, EngineError> {
+        let request = Request::Spread { first_position };
+        self.send(&request, &protocol::token_bytes(tokens))?;
+        match self.response()? {
+            Response::Spread { roundings } => Ok(roundings),
             other => Err(self.unexpected(&other)),
         }
     }

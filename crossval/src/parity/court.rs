@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bitnet_model::random::Rng;
 use bitnet_model::tap::{Tap, sites};
 use crossval_oracle::inputs::{Need, Origin, TapAt};
-use crossval_protocol::{JudgeRequest, RowJudgement, TapHeader, token_bytes};
+use crossval_protocol::{JudgeRequest, RoundingSpread, RowJudgement, TapHeader, token_bytes};
 use half::f16;
 use reports::model::Judgement;
 
@@ -74,6 +74,12 @@ const WEIGHTS: usize = 1 << 22;
 
 /// Outputs of a product that are looked at in any case.
 const OUTPUTS: usize = 64;
+
+/// Values of earlier positions that are kept of an engine, at most, beside those of the first and the last layer.
+const HISTORY: usize = 1 << 25;
+
+/// Multiply-accumulates for layers that are judged as a whole, at most, beside the first and the last.
+const WHOLE_LAYERS: usize = 1 << 24;
 
 /// A row of a stage that is to be judged.
 #[derive(Clone, Copy)]
@@ -206,6 +212,43 @@ impl<'a> Court<'a> {
             ..question
         };
         self.judge(question, inputs, rows)
+    }
+
+    /// The stages of an engine that offers `taps`, without those that take the past of a layer where that would be too much:
+    /// the first and the last layer are looked at in any case, others are drawn.
+    pub(super) fn affordable(&self, taps: &[Tap], n_positions: usize, rng: &mut Rng) -> Vec<TapAt> {
+        let facts = &self.plan.facts;
+        let mut stages = self.stages(taps);
+        let dear = |at: TapAt| {
+            let origin = self.origin(at, |(tap, _), _| taps.contains(&tap));
+            origin.is_some_and(|o| !at.0.is_f16() && o.needs.iter().any(|need| need.history))
+        };
+        let whole = |at: TapAt| {
+            let origin = self.origin(at, |(tap, _), _| taps.contains(&tap));
+            origin.is_some_and(|o| o.between.iter().any(|(tap, _)| tap.is_product()))
+        };
+        let heads = facts.n_embd * facts.n_head_kv / facts.n_head.max(1);
+        let kept = n_positions * 2 * heads.max(1);
+        let mut n_layers = HISTORY / kept.max(1);
+        if stages.iter().any(|&at| at.1.is_some() && whole(at)) {
+            let products = facts.n_embd * (4 * facts.n_embd + 3 * facts.n_ff);
+            let of_layer = products + n_positions * 2 * heads * facts.n_embd;
+            n_layers = n_layers.min(WHOLE_LAYERS / of_layer.max(1));
+        }
+        if n_layers >= facts.n_layer {
+            return stages;
+        }
+        let mut layers = BTreeSet::from([0, facts.n_layer - 1]);
+        while layers.len() < n_layers {
+            layers.insert(rng.below(facts.n_layer));
+        }
+        stages.retain(|&at| at.1.is_none_or(|layer| layers.contains(&layer)) || !dear(at));
+        stages
+    }
+
+    /// What roundings make of the logits of a sequence.
+    pub(super) fn spread(&mut self, tokens: &[u32]) -> Result<Vec<RoundingSpread>, EngineError> {
+        self.oracle.spread(tokens, 0)
     }
 
     /// Some of the outputs of a product; none for all.

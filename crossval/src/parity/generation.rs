@@ -92,6 +92,13 @@ pub(super) fn differ(generation: &Generation) -> bool {
     parted || checks.any(|check| !check.beyond.is_empty())
 }
 
+/// Whether logits that differ by that much explain a margin. If they do not, an engine generates other tokens than its own
+/// logits say.
+pub(super) fn explained(margin: Option<f64>, difference: Option<f64>) -> bool {
+    let both = margin.zip(difference);
+    both.is_some_and(|(margin, difference)| margin <= 2.0 * difference)
+}
+
 /// Both generations go through one detokenizer.
 fn text(pair: &mut Pair, tokens: &[u32]) -> Result<Option<String>, Failed> {
     let Some((role, engine)) = pair.tokenizer() else {
@@ -155,16 +162,13 @@ fn first_mismatch(
     let max_logit_difference = comparable
         .then(|| max_difference(&of_reference, &of_candidate))
         .and_then(finite);
-    // Logits this close explain no larger margin: the engine generates other tokens than its own logits say.
-    let explained = margin
-        .zip(max_logit_difference)
-        .is_some_and(|(margin, difference)| margin <= 2.0 * difference);
     Ok(Some(GenerationMismatch {
         index,
         reference: reference_token,
         candidate: candidate_token,
         margin,
         max_logit_difference,
-        near_tie: explained && row_nmse(&of_reference, &of_candidate) <= limit,
+        near_tie: explained(margin, max_logit_difference)
+            && row_nmse(&of_reference, &of_candidate) <= limit,
     }))
 }

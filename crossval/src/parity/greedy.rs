@@ -185,6 +185,7 @@ impl Checker<'_> {
             comparable: self.comparable(role),
             compared,
             beyond,
+            amplified: None,
         };
         let cap = self.plan.profile.noise.batches;
         let again = self.again(pair.engine(role), role, role, &own.suspects);
@@ -431,7 +432,10 @@ pub(super) fn findings(
             );
             find(Outcome::Incomplete, None, n_prompt, text);
         }
-        if let Some(first) = check.beyond.first().filter(|_| !accounted.differences) {
+        if let Some(first) = check.beyond.first()
+            && !accounted.differences
+            && check.amplified.is_none()
+        {
             let text = format!(
                 "{} of logits before the {role}'s tokens from prompt {prompt} beyond the limit; the first: before token \
                  {}, NMSE {}, limit {}",
@@ -455,6 +459,9 @@ pub(super) fn first_beyond(
 ) -> Option<(Divergence, Vec<u32>)> {
     let rows = generation.checks.iter().filter_map(|check| {
         let row = check.beyond.first()?;
+        if check.amplified.is_some() {
+            return None;
+        }
         Some((
             row,
             check.role.of(&generation.reference, &generation.candidate),
@@ -527,6 +534,7 @@ mod tests {
             comparable: 2,
             compared: 2,
             beyond: vec![row.clone()],
+            amplified: None,
         };
         let mut generation = Generation {
             prompt: 0,
@@ -582,6 +590,7 @@ mod tests {
             comparable: 2,
             compared: 2,
             beyond: Vec::new(),
+            amplified: None,
         };
         let generation = Generation {
             prompt: 0,

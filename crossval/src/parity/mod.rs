@@ -1,5 +1,6 @@
 //! `crossval run`: both engines, every layer, one report.
 
+mod amplified;
 mod arbitration;
 mod broken;
 mod conditions;
@@ -23,10 +24,11 @@ use std::time::Instant;
 
 use bitnet_model::tap::Tap;
 use reports::model::{
-    Environment, Generation, Inputs, KnownDeviation, LogitsResult, Mode, Report, Role, SCHEMA,
-    SpotCheck, TokenParity, Verdict,
+    Amplified, Environment, Generation, Inputs, KnownDeviation, LogitsResult, Mode, Report, Role,
+    SCHEMA, SpotCheck, TokenParity, Verdict,
 };
 
+use self::amplified::{Amplifications, ToBeAsked, hear_logits};
 use self::arbitration::{arbitrate, no_ruling};
 use self::conditions::Judged;
 use self::court::Oracle;
@@ -40,6 +42,8 @@ use self::roundings::Allowed;
 pub use self::spot_check::seed_of_now;
 use self::spot_check::spot_check;
 use self::taps::{Rulings, hear_taps};
+use crate::compare::site::Site;
+use crate::compare::tap::Exceeded;
 use crate::engine::EngineSpec;
 use crate::error::Error;
 use crate::interrupt;
@@ -178,12 +182,14 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
             profile: plan.profile(),
             activation: setup.launcher.activation_name(),
         },
-        taps: judged.allowed.mark(measured.tap_results()),
+        taps: judged
+            .amplified
+            .mark(judged.allowed.mark(measured.tap_results())),
         logits,
         noise_floor: measured.noise_floor(&exact_engines(setup, &opened.traces)),
         coverage: measured.coverage(),
-        conditions: conditions.map(|judged| judged.report),
-        generation: measured.generation,
+        conditions: conditions.map(|c| c.report(judged.amplified_conditions)),
+        generation: judged.generation,
         bench: timed.map(|timed| timed.bench),
         perplexity: on_text.map(|on_text| on_text.perplexity),
         tokenizer: Some(tokens),
@@ -370,6 +376,10 @@ struct Conclusion {
     verdict: Verdict,
     known: Vec<KnownDeviation>,
     allowed: Allowed,
+    amplified: Amplifications,
+    /// Of the logits under other conditions.
+    amplified_conditions: Option<Amplified>,
+    generation: Option<Generation>,
     spot_check: Option<SpotCheck>,
 }
 
@@ -392,9 +402,6 @@ fn judge(
     let exceeded = measured.exceeded();
     let names = Role::BOTH.map(|role| traces.name(setup, role));
     let [reference, candidate] = names.each_ref().map(String::as_str);
-    let prompts_differ = exceeded
-        .iter()
-        .any(|(site, _)| (site.mode, site.tap) == (Mode::Cumulative, Tap::Logits));
     let mut known = known.apply(&Occurred {
         architecture: &plan.facts.architecture,
         reference,
@@ -419,15 +426,28 @@ fn judge(
     let rulings = rulings.unwrap_or(Rulings::none());
     let allowed = Allowed::of(&rulings, &known, measured);
     let exceeded = exceeded.into_iter();
-    let exceeded = exceeded.filter(|(site, _)| !allowed.site(site));
+    let exceeded: Vec<_> = exceeded.filter(|(site, _)| !allowed.site(site)).collect();
+    progress.stage("asking about roundings");
+    let amplified = engines.attempt(|engines| {
+        let open = to_be_asked(&exceeded, &excuses, measured, traces);
+        hear_logits(engines, &mut oracle, plan, measured, open)
+    });
+    let amplified = amplified.unwrap_or_default();
+    let generation = measured.generation.clone();
+    let generation = generation.map(|generation| amplified.mark_generation(generation));
+    let exceeded = exceeded.into_iter();
+    let exceeded = exceeded.filter(|(site, _)| !amplified.site(site));
     let exceeded = exceeded.map(|(site, row)| (site, rulings.first_wrong(&site).unwrap_or(row)));
-    let exceeded = exceeded.collect();
+    let exceeded: Vec<_> = exceeded.collect();
+    let prompts_differ = exceeded
+        .iter()
+        .any(|(site, _)| (site.mode, site.tap) == (Mode::Cumulative, Tap::Logits));
     let on_text = results.on_text.as_ref();
     let perplexity = on_text.map(|on_text| &on_text.perplexity);
     let shown = Shown {
         exceeded,
         prompts: plan.prompts,
-        generation,
+        generation: generation.as_ref(),
         coverage: &coverage,
         required_not_compared: plan.required_not_compared(),
         not_repeatable: &measured.not_repeatable,
@@ -469,6 +489,11 @@ fn judge(
         to_hear,
         &mut compared,
     );
+    if let Some(first) = &mut compared.first_divergence
+        && let Some(hint) = amplified.hint(first)
+    {
+        first.hint = Some(hint);
+    }
     let broken = measured.first_not_finite().map(|row| {
         let mut judged = broken::divergence(&row, 0.0);
         let sequence = measured.sequence(row.site.prompt);
@@ -494,7 +519,7 @@ fn judge(
     let conditions = conditions
         .map(|judged| judged.findings(prompts_differ, prompts_finite, engines, setup, plan));
     let on_text = on_text.and_then(|on_text| on_text.parted(&plan.profile));
-    let on_text = on_text.map(|parted| parted.findings(engines, setup, plan));
+    let on_text = on_text.map(|parted| parted.findings(engines, setup, plan).0);
     // The oracle's end counts, too.
     drop(oracle);
     engines.end();
@@ -507,8 +532,10 @@ fn judge(
         findings.extend(wrong);
     }
     findings.extend(allowed.findings());
+    findings.extend(amplified.findings(plan));
     findings.extend(on_text.into_iter().flatten());
-    findings.extend(conditions.into_iter().flatten());
+    let (of_conditions, amplified_conditions) = conditions.unwrap_or_default();
+    findings.extend(of_conditions);
     findings.extend(ignores.flatten());
     findings.extend(broken.into_iter().flatten());
     findings.extend(broken::vacuous(&coverage, &findings));
@@ -522,8 +549,35 @@ fn judge(
         verdict: verdict::conclude(findings, Some(compared)),
         known,
         allowed,
+        amplified,
+        amplified_conditions,
+        generation,
         spot_check,
     }
+}
+
+/// What is to be asked about where nothing else is open: logits that are beyond their limit, of prompts and before generated
+/// tokens. A stage that is wrong accounts for them.
+fn to_be_asked<'m>(
+    exceeded: &[(Site, &Exceeded)],
+    excuses: &Excuses,
+    measured: &'m Measurements,
+    traces: &Traces,
+) -> ToBeAsked<'m> {
+    let mut open = ToBeAsked::default();
+    if exceeded.iter().any(|(site, _)| site.mode == Mode::Isolated) {
+        return open;
+    }
+    let of_prompts = exceeded.iter().filter(|(site, _)| !excuses.site(site));
+    open.prompts = of_prompts.map(|(site, _)| site.prompt).collect();
+    let excused = excuses.generation(None);
+    // A trace has no logits of what it was not asked then.
+    if !excused && !traces.any() {
+        let generations = measured.generation.iter();
+        let generations = generations.flat_map(|g| [g].into_iter().chain(&g.further));
+        open.generations = generations.collect();
+    }
+    open
 }
 
 /// The engines that give the same bits however many threads and whatever the batches: the Rust engine, also where a trace

@@ -1,13 +1,17 @@
 //! Logits that differ between the engines where no taps were compared: the oracle says who is wrong there.
 
+use bitnet_model::random::Rng;
 use bitnet_model::tap::Tap;
 use crossval_protocol::Settings;
-use reports::model::{AtFault, Divergence, Finding, Mode, Role, Source};
+use reports::model::{Amplified, AtFault, Divergence, Finding, Mode, Role, Source};
 use reports::outcome::Outcome;
 
-use super::arbitration::arbitrate;
+use super::amplified::{Answer, Inquiry, Row, noted};
+use super::arbitration::{NoRuling, arbitrate};
 use super::court::Oracle;
+use super::excuses::Blame;
 use super::plan::Plan;
+use super::spot_check::seed_of_now;
 use crate::engine::Failed;
 use crate::session::batches::Sequence;
 use crate::session::loaded::Loaded;
@@ -21,6 +25,15 @@ pub(super) struct Parted {
     /// The tokens up to the row where they differ most.
     pub(super) tokens: Vec<u32>,
     pub(super) n_ctx: usize,
+    /// How far apart the row is, where it is that what counts.
+    pub(super) nmse: Option<f64>,
+}
+
+/// What the oracle says of them.
+enum Heard {
+    Wrong(AtFault),
+    Amplified(Amplified),
+    Nothing,
 }
 
 impl Parted {
@@ -29,21 +42,26 @@ impl Parted {
         self.finding(None)
     }
 
-    /// A finding for each engine that is wrong, or one that names none where the oracle finds none.
+    /// A finding for each engine that is wrong, or one that names none where the oracle finds none; or what speaks for both
+    /// where the model grows roundings to that.
     pub(super) fn findings(
         &self,
         engines: &mut Loaded,
         setup: &Setup,
         plan: &Plan,
-    ) -> Vec<Finding> {
-        let ruling = engines.attempt(|engines| self.arbitrate(engines, setup, plan));
-        let wrong: &[Role] = match ruling.flatten() {
-            Some(AtFault::Reference) => &[Role::Reference],
-            Some(AtFault::Candidate) => &[Role::Candidate],
-            Some(AtFault::Both) => &Role::BOTH,
-            _ => return vec![self.undetermined()],
+    ) -> (Vec<Finding>, Option<Amplified>) {
+        let heard = engines.attempt(|engines| self.hear(engines, setup, plan));
+        let wrong: &[Role] = match heard {
+            Some(Heard::Wrong(AtFault::Reference)) => &[Role::Reference],
+            Some(Heard::Wrong(AtFault::Candidate)) => &[Role::Candidate],
+            Some(Heard::Wrong(AtFault::Both)) => &Role::BOTH,
+            Some(Heard::Amplified(amplified)) => {
+                return (vec![noted(&amplified, &self.text, None)], Some(amplified));
+            }
+            _ => return (vec![self.undetermined()], None),
         };
-        wrong.iter().map(|&role| self.finding(Some(role))).collect()
+        let findings = wrong.iter().map(|&role| self.finding(Some(role)));
+        (findings.collect(), None)
     }
 
     fn finding(&self, role: Option<Role>) -> Finding {
@@ -59,12 +77,7 @@ impl Parted {
     }
 
     /// Who is wrong, by the oracle, from both engines' values in the same context.
-    fn arbitrate(
-        &self,
-        engines: &mut Loaded,
-        setup: &Setup,
-        plan: &Plan,
-    ) -> Result<Option<AtFault>, Failed> {
+    fn hear(&self, engines: &mut Loaded, setup: &Setup, plan: &Plan) -> Result<Heard, Failed> {
         let settings = Settings {
             n_ctx: self.n_ctx,
             ..plan.settings
@@ -96,9 +109,35 @@ impl Parted {
         // Nothing is drawn by a court that judges one row.
         let mut oracle = Oracle::new(setup, &plan, 0);
         let Ok(court) = oracle.court() else {
-            return Ok(None);
+            return Ok(Heard::Nothing);
         };
         engines.configure(settings)?;
-        arbitrate(&mut row, &mut engines.pair(), court, &plan, sequence, false)
+        let pair = &mut engines.pair();
+        match arbitrate(&mut row, pair, court, &plan, sequence, false)? {
+            None => return Ok(Heard::Nothing),
+            Some(at_fault) if Blame::of(at_fault) != Blame::default() => {
+                return Ok(Heard::Wrong(at_fault));
+            }
+            Some(_) => {}
+        }
+        let Some(nmse) = self.nmse else {
+            return Ok(Heard::Nothing);
+        };
+        let mut inquiry = Inquiry {
+            court,
+            plan: &plan,
+            sequence,
+            prompt: 0,
+            rng: &mut Rng::new(seed_of_now(), "conditions"),
+        };
+        let rows = [Row {
+            position: row.position,
+            nmse: Some(nmse),
+        }];
+        match inquiry.about(pair, &rows) {
+            Ok(Answer::Right(amplified)) if amplified.within() => Ok(Heard::Amplified(amplified)),
+            Ok(_) | Err(NoRuling::Oracle(_)) => Ok(Heard::Nothing),
+            Err(NoRuling::Engine(failed)) => Err(failed),
+        }
     }
 }

@@ -63,6 +63,7 @@ impl OnText {
             ),
             tokens: self.worst.clone(),
             n_ctx: self.n_ctx,
+            nmse: None,
         })
     }
 }

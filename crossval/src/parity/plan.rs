@@ -95,10 +95,7 @@ impl<'a> Plan<'a> {
                 true => angle_per_position(facts.n_embd / facts.n_head.max(1)),
                 false => 0.0,
             },
-            profile: match oracle {
-                true => scope.profile.clone().with_oracle(),
-                false => scope.profile.clone(),
-            },
+            profile: scope.profile.clone(),
             prompts,
             modes,
             n_predict,

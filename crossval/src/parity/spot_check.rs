@@ -1,8 +1,6 @@
 //! Agreement is not correctness: whether or not the engines agree, the oracle judges a sample of their rows, each stage
 //! from the engine's own values.
 
-use std::collections::BTreeSet;
-
 use bitnet_model::random::Rng;
 use bitnet_model::tap::Tap;
 use crossval_oracle::inputs::TapAt;
@@ -23,12 +21,6 @@ use crate::interrupt;
 use crate::session::batches::rows;
 use crate::session::loaded::stages_unknown;
 use crate::session::pair::Pair;
-
-/// Values of earlier positions that are kept of an engine, at most, beside those of the first and the last layer.
-const HISTORY: usize = 1 << 25;
-
-/// Multiply-accumulates for layers that are judged as a whole, at most, beside the first and the last.
-const WHOLE_LAYERS: usize = 1 << 24;
 
 /// A seed that no engine can know beforehand.
 pub fn seed_of_now() -> u64 {
@@ -165,7 +157,7 @@ impl Sample<'_, '_> {
             .copied()
             .filter(|t| offered.contains(t))
             .collect();
-        let stages = self.affordable(&taps, last + 1, rng);
+        let stages = self.court.affordable(&taps, last + 1, rng);
         // Neighbours' rows are asked for where a stage starts from them, not where it may have by mistake.
         let direct = stages.iter().filter(|(tap, _)| !tap.is_f16());
         let direct: Vec<TapAt> = direct.copied().collect();
@@ -215,38 +207,6 @@ impl Sample<'_, '_> {
             }
         }
         Ok(())
-    }
-
-    /// The stages of an engine, without those that take the past of a layer where that would be too much: the first
-    /// and the last layer are looked at in any case, others are drawn.
-    fn affordable(&self, taps: &[Tap], n_positions: usize, rng: &mut Rng) -> Vec<TapAt> {
-        let facts = &self.plan.facts;
-        let mut stages = self.court.stages(taps);
-        let dear = |at: TapAt| {
-            let origin = self.court.origin(at, |(tap, _), _| taps.contains(&tap));
-            origin.is_some_and(|o| !at.0.is_f16() && o.needs.iter().any(|need| need.history))
-        };
-        let whole = |at: TapAt| {
-            let origin = self.court.origin(at, |(tap, _), _| taps.contains(&tap));
-            origin.is_some_and(|o| o.between.iter().any(|(tap, _)| tap.is_product()))
-        };
-        let heads = facts.n_embd * facts.n_head_kv / facts.n_head.max(1);
-        let kept = n_positions * 2 * heads.max(1);
-        let mut n_layers = HISTORY / kept.max(1);
-        if stages.iter().any(|&at| at.1.is_some() && whole(at)) {
-            let products = facts.n_embd * (4 * facts.n_embd + 3 * facts.n_ff);
-            let of_layer = products + n_positions * 2 * heads * facts.n_embd;
-            n_layers = n_layers.min(WHOLE_LAYERS / of_layer.max(1));
-        }
-        if n_layers >= facts.n_layer {
-            return stages;
-        }
-        let mut layers = BTreeSet::from([0, facts.n_layer - 1]);
-        while layers.len() < n_layers {
-            layers.insert(rng.below(facts.n_layer));
-        }
-        stages.retain(|&at| at.1.is_none_or(|layer| layers.contains(&layer)) || !dear(at));
-        stages
     }
 }
 

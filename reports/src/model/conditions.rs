@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Role;
+use super::{Amplified, Role};
 
 /// Both engines on tokens drawn at random: in batches of all sizes, across the context, asked for taps and not, in a fresh
 /// worker and in one with a history. Each engine is compared with the other and with itself.
@@ -31,6 +31,9 @@ pub struct Conditions {
     pub evaluations: u64,
     /// Largest NMSE of a row between the engines; null if none was compared.
     pub limit: Option<f64>,
+    /// What speaks for rows beyond that limit; null where nothing had to, or does.
+    #[serde(default)]
+    pub amplified: Option<Amplified>,
     /// Largest NMSE of a row of each engine against itself.
     pub own_limits: Option<OwnLimits>,
 }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ElementAt, Role};
+use super::{Amplified, ElementAt, Role};
 
 /// The tokens that one engine generated, evaluated again: all of them, whatever the other generated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,6 +26,9 @@ pub struct GenerationCheck {
     pub compared: usize,
     /// Those beyond the limit.
     pub beyond: Vec<RowBeyond>,
+    /// What speaks for them; null where nothing had to, or does.
+    #[serde(default)]
+    pub amplified: Option<Amplified>,
 }
 
 /// A generated token that its engine's own logits contradict.

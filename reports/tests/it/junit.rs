@@ -91,6 +91,7 @@ fn no_known_deviation_excuses_a_token_against_its_own_logits() {
         comparable: generation.candidate.len(),
         compared: generation.candidate.len(),
         beyond: Vec::new(),
+        amplified: None,
     };
     generation.checks = vec![check.clone()];
     let said = |report: &reports::Report| {

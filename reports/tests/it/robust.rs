@@ -48,6 +48,7 @@ fn stats() -> impl Strategy<Value = Option<TapStats>> {
                 head_share: None,
                 element_share: None,
                 allowed: None,
+                amplified: None,
                 limit: figures[6],
                 pass,
             },

@@ -283,6 +283,7 @@ pub fn nulls() -> Report {
                 head_share: None,
                 element_share: None,
                 allowed: None,
+                amplified: None,
                 limit: None,
                 pass: None,
             };
@@ -557,6 +558,7 @@ fn stats(nmse: f64, limit: Option<f64>) -> TapStats {
         head_share: None,
         element_share: None,
         allowed: None,
+        amplified: None,
         limit,
         pass: None,
     };

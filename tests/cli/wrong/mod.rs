@@ -1,6 +1,7 @@
 //! Engines that are wrong: the example worker with one mutation each, and what a run makes of them.
 #![cfg(unix)]
 
+mod amplified;
 mod arithmetic;
 mod blame;
 mod conditions;

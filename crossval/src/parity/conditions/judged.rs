@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use reports::model::{Condition, Conditions, Finding, Own, OwnLimits, Role, Source};
+use reports::model::{Amplified, Condition, Conditions, Finding, Own, OwnLimits, Role, Source};
 use reports::number;
 use reports::outcome::Outcome;
 
@@ -20,13 +20,15 @@ use crate::session::setup::Setup;
 
 /// The logits under other conditions, judged.
 pub(in crate::parity) struct Judged {
-    pub(in crate::parity) report: Conditions,
+    report: Conditions,
     /// Engines that differ from themselves, and rows that were not compared.
     own: Vec<Finding>,
     /// Rows that are finite in neither engine.
     not_finite: Option<Finding>,
     /// Engines that differ from each other.
     between: Option<Parted>,
+    /// Conditions that would pass but for that.
+    but_for_that: Vec<usize>,
 }
 
 impl Judged {
@@ -40,17 +42,32 @@ impl Judged {
         engines: &mut Loaded,
         setup: &Setup,
         plan: &Plan,
-    ) -> Vec<Finding> {
+    ) -> (Vec<Finding>, Option<Amplified>) {
         let mut findings = self.own.clone();
         findings.extend(self.not_finite.clone().filter(|_| prompts_finite));
         let Some(between) = self.between.as_ref().filter(|_| !prompts_differ) else {
-            return findings;
+            return (findings, None);
         };
-        match findings.iter().any(|f| f.outcome == Outcome::Parity) {
-            true => findings.push(between.undetermined()),
-            false => findings.extend(between.findings(engines, setup, plan)),
+        if findings.iter().any(|f| f.outcome == Outcome::Parity) {
+            findings.push(between.undetermined());
+            return (findings, None);
         }
-        findings
+        let (more, amplified) = between.findings(engines, setup, plan);
+        findings.extend(more);
+        (findings, amplified)
+    }
+
+    /// Says what speaks for rows beyond the limit.
+    pub(in crate::parity) fn report(self, amplified: Option<Amplified>) -> Conditions {
+        let mut report = self.report;
+        let limit = amplified.as_ref().and_then(|amplified| amplified.limit);
+        for index in self.but_for_that {
+            let condition = &mut report.compared[index];
+            let within = condition.nmse.zip(limit);
+            condition.pass = within.is_some_and(|(nmse, limit)| nmse <= limit);
+        }
+        report.amplified = amplified;
+        report
     }
 
     /// Where nothing could be compared.
@@ -64,6 +81,7 @@ impl Judged {
             own: Vec::new(),
             not_finite: None,
             between: None,
+            but_for_that: Vec::new(),
         }
     }
 }
@@ -108,17 +126,17 @@ impl Tally {
         sequences: &Sequences,
     ) -> Judged {
         let limits = Limits::new(setup, profile, noise, self);
-        let compared = self
-            .met
-            .iter()
-            .map(|(&key, met)| condition(key, met, &limits));
+        let compared = self.met.iter();
+        let compared = compared.map(|(&key, met)| condition(key, met, &limits));
+        let (compared, apart): (Vec<Condition>, Vec<bool>) = compared.unzip();
+        let but_for_that = (0..).zip(apart).filter_map(|(i, apart)| apart.then_some(i));
         let met = self.met.values().filter(|met| met.rows > 0);
         let contexts = || self.met.keys().map(|key| key.context);
         let [reference, candidate] = limits.own;
         let report = Conditions {
             seed,
             not_compared: None,
-            compared: compared.collect(),
+            compared,
             left_out: self.left_out(all),
             largest_batch: met.clone().map(|met| met.largest_batch).max(),
             largest_position: met.map(|met| met.largest_position).max(),
@@ -126,6 +144,7 @@ impl Tally {
             smallest_context: contexts().min(),
             evaluations: self.evaluations(),
             limit: Some(limits.between),
+            amplified: None,
             own_limits: Some(OwnLimits {
                 reference,
                 candidate,
@@ -147,6 +166,7 @@ impl Tally {
             own,
             not_finite: self.not_finite(),
             between: self.between(&limits, sequences),
+            but_for_that: but_for_that.collect(),
         }
     }
 
@@ -313,6 +333,7 @@ impl Tally {
             text,
             tokens: sequences.tokens(fed)[..=position].to_vec(),
             n_ctx: key.context,
+            nmse: met.between.0,
         })
     }
 }
@@ -329,7 +350,8 @@ fn named(key: &Key) -> String {
     )
 }
 
-fn condition(key: Key, met: &Met, limits: &Limits) -> Condition {
+/// And whether it would pass but for what the engines differ by.
+fn condition(key: Key, met: &Met, limits: &Limits) -> (Condition, bool) {
     let [reference, candidate] = met.own.map(|own| Own {
         repeated: own.repeated.0.and_then(finite),
         varied: own.varied.0.and_then(finite),
@@ -338,7 +360,12 @@ fn condition(key: Key, met: &Met, limits: &Limits) -> Condition {
     let mut own = own.map(|(own, limit)| {
         !own.repeated.exceeds(limit.repeated) && !own.varied.exceeds(limit.varied)
     });
-    Condition {
+    let alone = own.all(|own| own)
+        && met.rows == met.expected
+        && met.not_finite == 0
+        && met.contradicted.is_empty();
+    let apart = met.between.exceeds(limits.between);
+    let condition = Condition {
         batch: key.batch.to_owned(),
         place: key.place,
         asked: key.asked,
@@ -352,10 +379,7 @@ fn condition(key: Key, met: &Met, limits: &Limits) -> Condition {
         reference,
         candidate,
         contradicted: met.contradicted.clone(),
-        pass: own.all(|own| own)
-            && !met.between.exceeds(limits.between)
-            && met.rows == met.expected
-            && met.not_finite == 0
-            && met.contradicted.is_empty(),
-    }
+        pass: alone && !apart,
+    };
+    (condition, alone && apart)
 }
