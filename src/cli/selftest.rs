@@ -170,6 +170,7 @@ fn kind(kind: fault::FaultKind) -> FaultKind {
         },
         needs: kind.needs.map(str::to_owned),
         may_change_nothing: kind.may_change_nothing,
+        behind: kind.behind,
         places: kind.places.into_iter().map(place).collect(),
     }
 }

@@ -21,6 +21,8 @@ pub struct FaultKind {
     /// Whether it may change nothing at a place. One that is bound to a condition must not: then the condition did not
     /// arise, and nothing was tested.
     pub may_change_nothing: bool,
+    /// What the engine that has it does differently beside, and is right in, in the text form of faults.
+    pub behind: Option<String>,
     /// Every place that it can be at.
     pub places: Vec<Place>,
 }
@@ -182,13 +184,14 @@ impl FaultKind {
     pub fn all(taps: &[Tap], n_layer: usize) -> Vec<FaultKind> {
         let model = Shape { taps, n_layer };
         let mut kinds = Vec::new();
-        for &mistake in Mistake::ALL {
+        for &mistake in Mistake::ALL.iter().filter(|mistake| mistake.is_wrong()) {
             kinds.push(model.stages(mistake, &[Scope::Everywhere]));
         }
         for &(mistake, scope) in NARROWED {
             kinds.push(model.stages(mistake, &[scope]));
         }
         kinds.extend(model.parts());
+        kinds.extend(model.behind());
         for &(family, bound, conditions) in CONDITIONS {
             kinds.extend(model.conditional(family, bound, conditions, Proof::Conditions));
         }
@@ -278,6 +281,7 @@ impl Shape<'_> {
             },
             needs: mistake.needs(),
             may_change_nothing: true,
+            behind: None,
             places: self.places(mistake, &taps, scopes, Condition::Always),
         }
     }
@@ -292,6 +296,7 @@ impl Shape<'_> {
                 proof: Proof::Taps { in_logits },
                 needs: None,
                 may_change_nothing: true,
+                behind: None,
                 places,
             });
         };
@@ -334,6 +339,49 @@ impl Shape<'_> {
         kinds
     }
 
+    /// Mistakes in an engine that also differs where it is right.
+    fn behind(&self) -> Vec<FaultKind> {
+        let everywhere = |honest: Mistake| {
+            let taps = honest.taps().iter().filter(|tap| self.taps.contains(tap));
+            let faults = taps.map(|&tap| {
+                let act = Act::Stage(StageFault {
+                    mistake: honest,
+                    tap,
+                    layer: None,
+                    scope: Scope::Everywhere,
+                });
+                let when = Condition::Always;
+                Fault { act, when }.to_string()
+            });
+            faults.collect::<Vec<_>>().join("+")
+        };
+        let kind = |honest: Mistake, name: &str, mistakes: &[Mistake], taps: &[Tap]| FaultKind {
+            family: "behind an honest difference",
+            name: format!("{}, {name}", honest.name()),
+            proof: Proof::Taps { in_logits: true },
+            needs: None,
+            may_change_nothing: false,
+            behind: Some(everywhere(honest)),
+            places: mistakes
+                .iter()
+                .flat_map(|&m| self.places(m, taps, &[Scope::Everywhere], Condition::Always))
+                .collect(),
+        };
+        let (mistakes, elsewhere) = (ANYWHERE.mistakes, [Tap::Q, Tap::FfnUp, Tap::LayerOut]);
+        let mut kinds = vec![
+            kind(Mistake::Exact, "elsewhere", mistakes, &elsewhere),
+            kind(
+                Mistake::Exact,
+                "at the same tap",
+                mistakes,
+                Mistake::Exact.taps(),
+            ),
+        ];
+        let ternary = Mistake::HalvesAway;
+        kinds.push(kind(ternary, "elsewhere", mistakes, ANYWHERE.taps));
+        kinds
+    }
+
     fn conditional(
         &self,
         family: &'static str,
@@ -347,6 +395,7 @@ impl Shape<'_> {
             proof,
             needs: None,
             may_change_nothing: false,
+            behind: None,
             places: bound
                 .mistakes
                 .iter()
@@ -373,6 +422,7 @@ fn around() -> Vec<FaultKind> {
                 proof,
                 needs,
                 may_change_nothing: needs.is_some(),
+                behind: None,
                 places: acts.into_iter().map(place).collect(),
             }
         };

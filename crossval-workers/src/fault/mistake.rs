@@ -24,6 +24,18 @@ const NORMS: &[Tap] = &[
 const ROTATIONS: &[Tap] = &[Tap::QRope, Tap::KRope];
 const CACHES: &[Tap] = &[Tap::KCache, Tap::VCache];
 const RESIDUALS: &[Tap] = &[Tap::FfnInp, Tap::LayerOut];
+/// What engines compute in f32 or in f64, and round on the way or do not.
+const EXACT: &[Tap] = &[
+    Tap::AttnNorm,
+    Tap::QRope,
+    Tap::KRope,
+    Tap::AttnProbs,
+    Tap::AttnOut,
+    Tap::AttnSubNorm,
+    Tap::FfnNorm,
+    Tap::FfnSubNorm,
+    Tap::FinalNorm,
+];
 /// Where nothing in a model's types allows a rounding.
 const FLOATS: &[Tap] = &[
     Tap::AttnNorm,
@@ -90,6 +102,8 @@ catalogue! {
     CodesTruncated("codes-truncated", PRODUCTS, needs "ternary weights"),
     /// Halves are rounded towards zero: where the lower code is odd, neither to even nor away from zero, as engines may.
     HalvesTowardsZero("halves-towards-zero", PRODUCTS, needs "ternary weights, and an activation right between two codes"),
+    /// Halves are rounded away from zero, as engines may: no mistake.
+    HalvesAway("halves-away", PRODUCTS, needs "ternary weights, and an activation right between two codes"),
     /// Integer sums wrap at 16 bits.
     SumsWrapAt16Bits("sums-wrap-at16-bits", PRODUCTS, needs "ternary weights, and an integer sum beyond 16 bits"),
     /// The same matrix of another layer.
@@ -188,6 +202,8 @@ catalogue! {
     NextTokensRow("next-tokens-row", &[Tap::Embd]),
     /// Embeddings are multiplied by the root of their width.
     EmbeddingsScaled("embeddings-scaled", &[Tap::Embd]),
+    /// Computed in f64 and rounded once, as right as in f32: no mistake.
+    Exact("exact", EXACT),
     /// Results are rounded to F16.
     ResultsF16("results-f16", FLOATS),
     /// Results are rounded to BF16.
@@ -229,6 +245,11 @@ impl Mistake {
     /// What must be there for it to have consequences; `None` if it always has.
     pub fn needs(self) -> Option<&'static str> {
         self.entry().needs.first().copied()
+    }
+
+    /// Whether it is one: what is no mistake differs from the engine and is as right, for others to hide behind.
+    pub(super) fn is_wrong(self) -> bool {
+        !matches!(self, Mistake::Exact | Mistake::HalvesAway)
     }
 
     /// Whether the whole model computes something else by it than by the roundings that its types allow, so that it

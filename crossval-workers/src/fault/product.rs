@@ -154,6 +154,7 @@ fn int8(x: &[f64], mistake: Option<Mistake>) -> Activations {
     let code = |v: &f64| match mistake {
         Some(Mistake::CodesTruncated) => (v * scale).trunc(),
         Some(Mistake::HalvesTowardsZero) => ((v * scale).abs() - 0.5).ceil().copysign(*v),
+        Some(Mistake::HalvesAway) => (v * scale).round(),
         _ => (v * scale).round_ties_even(),
     };
     Activations {
@@ -195,6 +196,8 @@ mod tests {
         let halves = [-127.0, 0.5, 1.5, -2.5, -3.5, 7.0];
         let towards = int8(&halves, Some(Mistake::HalvesTowardsZero)).values;
         assert_eq!(towards, [-127.0, 0.0, 1.0, -2.0, -3.0, 7.0]);
+        let away = int8(&halves, Some(Mistake::HalvesAway)).values;
+        assert_eq!(away, [-127.0, 1.0, 2.0, -3.0, -4.0, 7.0]);
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct FaultKind {
     pub needs: Option<String>,
     /// Whether it may change nothing at a place, and is no fault there.
     pub may_change_nothing: bool,
+    /// What the engine that has it does differently beside, and is right in, as an engine takes it.
+    pub behind: Option<String>,
     /// Every place that it can be at.
     pub places: Vec<FaultAt>,
 }
@@ -236,7 +238,7 @@ pub fn selftest(options: &SelfTestOptions, progress: Progress<'_>) -> Result<Sel
     let created = jiff::Timestamp::now().to_string();
     let mut trials = Trials::new(options);
     progress.stage("without a fault");
-    let control = trials.control(Proof::Taps { in_logits: true })?;
+    let control = trials.control(Proof::Taps { in_logits: true }, None)?;
     if let [reason, ..] = control.verdict.reasons.as_slice()
         && control.verdict.outcome() == Outcome::Engine
     {
@@ -255,8 +257,8 @@ pub fn selftest(options: &SelfTestOptions, progress: Progress<'_>) -> Result<Sel
         injected: Vec::new(),
         excluded: Vec::new(),
     };
-    for proof in plan.proofs() {
-        let report = trials.control(proof)?;
+    for (proof, behind) in plan.controls() {
+        let report = trials.control(proof, behind)?;
         interrupt::check()?;
         if report.verdict.status != Status::Pass {
             test.control = report.verdict.status;

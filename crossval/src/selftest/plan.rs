@@ -17,6 +17,7 @@ pub(super) struct Draw {
     pub(super) proof: Proof,
     pub(super) needs: Option<String>,
     pub(super) may_change_nothing: bool,
+    pub(super) behind: Option<String>,
     pub(super) who: Who,
     pub(super) places: VecDeque<Faults>,
 }
@@ -69,6 +70,7 @@ impl Plan {
                 proof: kind.proof,
                 needs: kind.needs,
                 may_change_nothing: kind.may_change_nothing,
+                behind: kind.behind,
                 places: places.into(),
             }
         });
@@ -83,13 +85,11 @@ impl Plan {
         Ok(Plan { draws: all })
     }
 
-    /// What has to show the faults.
-    pub(super) fn proofs(&self) -> BTreeSet<Proof> {
-        let proofs = self.draws.iter().map(|draw| draw.proof);
-        // The baseline is made of runs without a fault.
-        proofs
-            .filter(|proof| !matches!(proof, Proof::Speed))
-            .collect()
+    /// What has to show the faults, and what they hide behind: without a fault, none of it may go red.
+    pub(super) fn controls(&self) -> BTreeSet<(Proof, Option<&str>)> {
+        // The baseline of the speed is made of runs without a fault.
+        let draws = self.draws.iter().filter(|d| d.proof != Proof::Speed);
+        draws.map(|d| (d.proof, d.behind.as_deref())).collect()
     }
 }
 
@@ -125,8 +125,11 @@ fn pairs(
     places: usize,
     rng: &mut Rng,
 ) -> Vec<Draw> {
-    let gross =
-        |kind: &&FaultKind| kind.proof == Proof::Taps { in_logits: true } && kind.needs.is_none();
+    let gross = |kind: &&FaultKind| {
+        kind.proof == Proof::Taps { in_logits: true }
+            && kind.needs.is_none()
+            && kind.behind.is_none()
+    };
     let faults: Vec<&FaultAt> = kinds.iter().filter(gross).flat_map(|k| &k.places).collect();
     let rank = |fault: &FaultAt| {
         let at = fault.tap.map(|tap| (fault.layer, tap));
@@ -151,6 +154,7 @@ fn pairs(
             proof: Proof::Taps { in_logits: true },
             needs: None,
             may_change_nothing: true,
+            behind: None,
             who,
             places: drawn,
         }
@@ -180,6 +184,7 @@ mod tests {
             proof: Proof::Taps { in_logits: true },
             needs: needs.map(str::to_owned),
             may_change_nothing: true,
+            behind: None,
             places: (0..4).map(at).collect(),
         }
     }
@@ -216,6 +221,7 @@ mod tests {
                 proof: kind.proof,
                 needs: None,
                 may_change_nothing: true,
+                behind: None,
                 who: Who::ByTurns,
                 places: VecDeque::new(),
             }

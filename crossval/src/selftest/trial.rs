@@ -41,6 +41,8 @@ const BASELINE_RUNS: usize = 6;
 pub(super) struct Trial {
     reference: Faults,
     candidate: Faults,
+    /// What the engine with the faults does differently beside; the candidate, where there are none.
+    behind: Option<String>,
     modes: Vec<Mode>,
     proof: Proof,
 }
@@ -90,6 +92,7 @@ impl Trial {
         Trial {
             reference,
             candidate,
+            behind: draw.behind.clone(),
             modes,
             proof: draw.proof,
         }
@@ -106,8 +109,12 @@ impl Trial {
 
     /// The faults of an engine, as it takes them.
     fn text(&self, role: Role) -> Option<String> {
-        let faults: Vec<&str> = self.of(role).iter().map(|f| f.fault.as_str()).collect();
-        (!faults.is_empty()).then(|| faults.join("+"))
+        let faults = self.of(role).iter().map(|f| f.fault.as_str());
+        let honest = self.roles().is_empty() && role == Role::Candidate;
+        let behind = self.behind.as_deref();
+        let behind = behind.filter(|_| honest || !self.of(role).is_empty());
+        let all: Vec<&str> = behind.into_iter().chain(faults).collect();
+        (!all.is_empty()).then(|| all.join("+"))
     }
 
     /// All of them, in words.
@@ -264,10 +271,11 @@ impl<'a> Trials<'a> {
     ///
     /// # Errors
     /// Whatever keeps it from being carried out.
-    pub(super) fn control(&mut self, proof: Proof) -> Result<Report, Error> {
+    pub(super) fn control(&mut self, proof: Proof, behind: Option<&str>) -> Result<Report, Error> {
         let nothing = Trial {
             reference: Vec::new(),
             candidate: Vec::new(),
+            behind: behind.map(str::to_owned),
             modes: vec![Mode::Isolated, Mode::Cumulative],
             proof,
         };
@@ -305,14 +313,15 @@ impl<'a> Trials<'a> {
         scope.n_predict = 0;
         options.bench = false;
         match trial.proof {
+            // Honest differences grow with the position.
+            Proof::Taps { .. } if trial.behind.is_some() => {
+                texts.prompts = vec![self.long_prompt()]
+            }
             Proof::Taps { .. } => {}
             Proof::Conditions => {
                 scope.n_predict = DECODE_STEPS;
                 scope.conditions = Conditions::All;
-                let n = self.options.n_ctx.saturating_sub(2 * DECODE_STEPS);
-                texts
-                    .prompts
-                    .insert(0, self.random_prompt(LONG_PROMPT.min(n)));
+                texts.prompts.insert(0, self.long_prompt());
             }
             Proof::Generation => scope.n_predict = N_PREDICT,
             Proof::Text => {
@@ -336,6 +345,11 @@ impl<'a> Trials<'a> {
             }
         }
         options
+    }
+
+    fn long_prompt(&self) -> PromptSource {
+        let n = self.options.n_ctx.saturating_sub(2 * DECODE_STEPS);
+        self.random_prompt(LONG_PROMPT.min(n))
     }
 
     /// Random tokens, so that no prompt is like another.
@@ -409,6 +423,7 @@ mod tests {
             proof,
             needs: None,
             may_change_nothing: true,
+            behind: None,
             who,
             places: VecDeque::new(),
         }
