@@ -41,7 +41,7 @@ const WITH_ORACLE: Extent = Extent {
     kv_heads: 2,
     shared: 3,
     embd: 384,
-    layers: 2,
+    layers: 4,
     ffn: 384,
     longest: 300,
 };
