@@ -9,6 +9,7 @@ mod excuses;
 mod findings;
 mod generation;
 mod greedy;
+mod inquiry;
 mod measurements;
 mod overwriting;
 mod parted;

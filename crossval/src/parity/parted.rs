@@ -6,10 +6,11 @@ use crossval_protocol::Settings;
 use reports::model::{Amplified, AtFault, Divergence, Finding, Mode, Role, Source};
 use reports::outcome::Outcome;
 
-use super::amplified::{Answer, Inquiry, Row, noted};
+use super::amplified::noted;
 use super::arbitration::{NoRuling, arbitrate};
 use super::court::Oracle;
 use super::excuses::Blame;
+use super::inquiry::{Answer, Inquiry, Row};
 use super::plan::Plan;
 use super::spot_check::seed_of_now;
 use crate::engine::Failed;
