@@ -566,7 +566,8 @@ pub struct Amplified {
     pub nmse: Option<f64>,
     /// Stages of both engines that the oracle has judged in those rows and before them, all of them right.
     pub stages: u64,
-    /// What each rounding that the model's types allow makes of the logits of the same tokens, by the oracle.
+    /// What each rounding that the model's types allow makes of the logits, by the oracle: of the same tokens, and
+    /// where those are few of others behind them.
     pub roundings: Vec<RoundingSpread>,
     /// How far apart two right engines may be by that: four times the largest of those, NMSE; null if unknown.
     pub limit: Option<f64>,

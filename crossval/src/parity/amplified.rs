@@ -258,13 +258,13 @@ fn rows_beyond(amplified: &Amplified, what: &str, plan: &Plan) -> String {
     )
 }
 
-/// How far apart rows are, in terms of what the worst rounding makes of them; `None` if that is unknown.
+/// How far apart rows are, in terms of what the worst rounding makes of logits; `None` if that is unknown.
 fn in_roundings(amplified: &Amplified) -> Option<String> {
     let known = amplified.roundings.iter();
     let known = known.filter_map(|r| Some((r.nmse.filter(|&nmse| nmse > 0.0)?, &r.rounding)));
     let (largest, rounding) = known.max_by(|a, b| a.0.total_cmp(&b.0))?;
     Some(format!(
-        "{} times what one rounding alone makes of them ({rounding}: {})",
+        "{} times what one rounding alone makes of the model's ({rounding}: {})",
         number::significant(amplified.nmse? / largest, 2),
         number::error(largest)
     ))

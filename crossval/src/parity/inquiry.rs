@@ -280,15 +280,21 @@ impl Inquiry<'_, '_> {
         Ok(right)
     }
 
-    /// What roundings make of the logits of the sequence up to a position, or of as much of it as can be afforded.
+    /// What roundings make of the logits of the sequence up to a position, or of as much of it as can be afforded; of a
+    /// shorter one, with tokens drawn at random behind it.
     fn roundings(&mut self, last: usize) -> Result<Vec<RoundingSpread>, NoRuling> {
-        let facts = &self.plan.facts;
+        let plan = self.plan;
+        let facts = &plan.facts;
         let of_layer = facts.n_embd * (4 * facts.n_embd + 3 * facts.n_ff);
         let weights = facts.n_layer * of_layer + facts.n_vocab * facts.n_embd;
         let most = (MEASURING / PASSES / weights.max(1)).clamp(2, TOKENS);
-        let tokens = self.sequence.tokens();
-        let tokens = &tokens[..most.min(last + 1).min(tokens.len())];
-        let spread = self.court.spread(tokens)?.into_iter();
+        let most = most.min(facts.n_ctx_train);
+        let mut tokens = self.sequence.tokens();
+        tokens.truncate(most.min(last + 1));
+        // Few rows say little of what is possible: it is the model that grows them.
+        let n_vocab = facts.n_vocab;
+        tokens.resize_with(most, || self.rng.below(n_vocab) as u32);
+        let spread = self.court.spread(&tokens)?.into_iter();
         let spread = spread.map(|of| RoundingSpread {
             rounding: of.rounding,
             nmse: of.nmse,

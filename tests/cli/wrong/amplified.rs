@@ -142,7 +142,7 @@ fn what_the_layers_grow_is_measured_and_said() {
     assert_eq!((note.outcome, note.source), (Outcome::Pass, Source::Oracle));
     assert!(
         note.text
-            .contains("times what one rounding alone makes of them"),
+            .contains("times what one rounding alone makes of the model's"),
         "{}",
         note.text
     );
