@@ -101,7 +101,12 @@ pub(super) fn hear_logits(
     }
     for generation in generations {
         let prompt = generation.prompt;
-        for check in generation.checks.iter().filter(|c| !c.beyond.is_empty()) {
+        for check in &generation.checks {
+            // Of the same tokens, the other engine's check says the same.
+            let again = check.role == Role::Candidate && same_tokens(generation);
+            if check.beyond.is_empty() || again {
+                continue;
+            }
             let tokens = check.role.of(&generation.reference, &generation.candidate);
             let tokens = &tokens[..tokens.len().saturating_sub(1)];
             let as_prompt = [&plan.prompts[prompt].tokens, tokens].concat();
@@ -123,6 +128,10 @@ pub(super) fn hear_logits(
         }
     }
     Ok(heard)
+}
+
+fn same_tokens(generation: &Generation) -> bool {
+    generation.reference == generation.candidate
 }
 
 fn is_of_logits(site: &Site) -> bool {
@@ -173,8 +182,14 @@ impl Amplifications {
     }
 
     fn mark_one(&self, generation: &mut Generation) {
+        let same = same_tokens(generation);
         for check in &mut generation.checks {
-            let amplified = self.generation.get(&(generation.prompt, check.role));
+            let of = match same {
+                true => Role::Reference,
+                false => check.role,
+            };
+            let amplified = self.generation.get(&(generation.prompt, of));
+            let amplified = amplified.filter(|_| !check.beyond.is_empty());
             let Some(amplified) = amplified else { continue };
             check.amplified = Some(amplified.clone());
             if let Some(mismatch) = &mut generation.first_mismatch
