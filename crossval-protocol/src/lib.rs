@@ -8,7 +8,7 @@
 //! A worker reads requests from its standard input and writes responses to its standard output. (Workers of
 //! this crate keep that descriptor to themselves and point descriptor 1 at standard error, since C++ libraries
 //! print there.) Whatever a worker writes to standard error is its log, whose last lines are in the report should
-//! it fail.
+//! it fail. Text among the frames ends the run, with the text and this advice.
 //!
 //! # Frames
 //! ```text
@@ -33,7 +33,8 @@
 //! - **1**: the first.
 //!
 //! # Conversation
-//! The worker speaks first: [`Response::Hello`]. Then the driver sends a [`Request`] and waits for its one
+//! The worker speaks first: [`Response::Hello`], within 30 s of its start, so before it loads anything that takes long;
+//! every other answer may take as long as `--timeout` says. Then the driver sends a [`Request`] and waits for its one
 //! response, so that there is never more than one request in the pipe. [`Response::Error`] in its place refuses
 //! the request, and the worker is ready for the next; a refused [`Request::Eval`] leaves the sequence in any state,
 //! and what follows starts again from position 0.
@@ -65,9 +66,13 @@
 //! the engine is compared in cumulative mode alone.
 //!
 //! # Values
+//! A logits-only worker is a start: it offers `logits` and no other tap, says `"overwrite": false`, and is compared with
+//! `--profile logits`, in cumulative mode.
+//!
 //! Rows are tokens; [`Tap`](bitnet_model::tap::Tap) gives the width of each tap and what it holds. Values are F32, or F16
 //! for `k_cache` and `v_cache`, whose rows are those of the batch, not the whole cache. A row of heads holds them
-//! one after the other. A row of `attn_probs` holds, head after head, the probabilities of positions
+//! one after the other. Rows of another width than the model's, of layers that it does not have or of positions that are
+//! not in the batch break the protocol. A row of `attn_probs` holds, head after head, the probabilities of positions
 //! `0 .. first_position + tokens of the batch`, 0 where the mask hides one; so its width grows with the sequence.
 //!
 //! Text to and from a tokenizer is a payload of bytes, UTF-8 or not.

@@ -15,7 +15,7 @@
 //! | [`record`], [`selftest`] | the commands of those names |
 //! | [`profile`], [`known`] | limits, and divergences that are excused |
 //! | [`verdict`] | what comes of findings: the one place where red is decided |
-//! | [`stats`], [`environment`], [`interrupt`], [`progress`] | what several of these need |
+//! | [`stats`], [`environment`], [`interrupt`], [`progress`], [`text_file`] | what several of these need |
 //!
 //! ```no_run
 //! use crossval::parity::{self, RunOptions};
@@ -46,6 +46,7 @@ pub mod selftest;
 pub mod session;
 pub mod speed;
 pub mod stats;
+pub mod text_file;
 pub mod tokens;
 pub mod verdict;
 

@@ -15,6 +15,8 @@ mod selftest;
 mod synth;
 mod terminal;
 mod tokenize;
+mod tokens;
+mod usage;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,7 +67,8 @@ enum Command {
     Bench(bench::Args),
     /// Hold reports against a baseline: is an engine still right, and not slower?
     Gate(gate::Args),
-    /// Put faults into the engine under test, one at a time, and see whether the comparison finds each
+    /// Put faults into the engine under test, one at a time, and see whether the comparison finds each; on the bundled
+    /// demo model, if no other is given
     Selftest(selftest::Args),
     /// Run one engine and keep everything that a later comparison needs
     Record(record::Args),
@@ -107,9 +110,9 @@ enum Command {
 pub fn main(provenance: &Provenance) -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(e) => {
-            // Nothing is left to do if the terminal is gone.
-            let _ = e.print();
+        Err(mut e) => {
+            usage::suggest(&mut e);
+            usage::print(&e);
             let outcome = if e.use_stderr() {
                 Outcome::Usage
             } else {

@@ -20,6 +20,7 @@ mod inspect;
 mod known;
 mod mainline;
 mod matrix;
+mod messages;
 mod norms;
 mod parity;
 mod perplexity;

@@ -97,6 +97,8 @@ pub struct Scope {
     pub n_predict: usize,
     /// Threads per engine.
     pub threads: usize,
+    /// Context of the engines, tokens; as much as the prompts take if `None`.
+    pub n_ctx: Option<usize>,
     /// Modes to compare in; empty for both, or for cumulative alone if the candidate takes no values.
     pub modes: Vec<Mode>,
     /// The limits.
@@ -264,6 +266,8 @@ fn tokenize<'a>(
 /// What came of the comparison.
 struct Results<'p> {
     measured: Measurements<'p>,
+    /// Whether that ended where an engine failed.
+    cut_short: bool,
     conditions: Option<Judged>,
     logits: Vec<LogitsResult>,
     /// Tokens of the text that were to be scored, if there is one.
@@ -285,7 +289,7 @@ fn compare<'p>(
 ) -> Results<'p> {
     let mut measured = Measurements::nothing(plan);
     let start = Instant::now();
-    engines.attempt(|engines| measured.measure(engines, setup, traces, progress));
+    let done = engines.attempt(|engines| measured.measure(engines, setup, traces, progress));
     let took = start.elapsed();
     let conditions = engines.attempt(|engines| {
         let subject = conditions::Comparison {
@@ -318,6 +322,7 @@ fn compare<'p>(
     engines.attempt(|engines| pieces::name_tokens(&mut engines.pair(), &mut logits));
     Results {
         measured,
+        cut_short: done.is_none(),
         conditions: conditions.flatten(),
         logits,
         to_score: windows.map(Windows::scored),
@@ -429,6 +434,7 @@ fn judge(
         prompts: plan.prompts,
         generation,
         coverage: &coverage,
+        cut_short: results.cut_short,
         required_not_compared: plan.required_not_compared(),
         not_repeatable: &measured.not_repeatable,
         too_noisy: measured.too_noisy(&exact_engines(setup, traces)),

@@ -78,7 +78,7 @@ impl Windows {
         for role in Role::BOTH {
             let engine = pair.engine(role);
             if !engine.hello().taps.contains(&Tap::Logits) {
-                let what = format!("engine {} does not offer logits", engine.name());
+                let what = format!("engine {} does not offer logits", engine.label());
                 return Err(Error::option("text", what));
             }
         }

@@ -111,7 +111,9 @@ const CASES: [Case; 22] = [
         script: "echo 'Loading weights, please wait ...'; sleep 1000",
         flags: &[],
         code: 30,
-        says: &["broke the protocol: a frame announces 1684107084 bytes of header"],
+        says: &[
+            "wrote \"Loading weights, please wait ...\" to its standard output, which is for the protocol alone",
+        ],
         report: false,
     },
     Case {
@@ -120,7 +122,7 @@ const CASES: [Case; 22] = [
         flags: &[],
         code: 30,
         says: &[
-            "broke the protocol: a frame announces",
+            "wrote \"y\" to its standard output",
             "evaluating prompt 0",
         ],
         report: true,
@@ -139,7 +141,7 @@ const CASES: [Case; 22] = [
         flags: &[],
         code: 30,
         says: &[
-            "/engine speaks version 1 of the worker protocol, this crossval speaks version 2: update the worker;",
+            "engine speaks version 1 of the worker protocol, this crossval speaks version 2: update the worker;",
             "under \"Versions\"",
         ],
         report: false,
@@ -150,7 +152,7 @@ const CASES: [Case; 22] = [
         flags: &[],
         code: 30,
         says: &[
-            "/engine speaks version 3 of the worker protocol, this crossval speaks version 2: update crossval;",
+            "engine speaks version 3 of the worker protocol, this crossval speaks version 2: update crossval;",
         ],
         report: false,
     },
