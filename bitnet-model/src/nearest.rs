@@ -11,7 +11,7 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     let distance = |known: &str| {
         let known = letters(known);
         let errors = strsim::osa_distance(&name, &known);
-        let most = (known.chars().count().min(n) + 1) / 3;
+        let most = known.chars().count().min(n) / 3;
         let begins = n >= BEGINNING && known.starts_with(&name);
         (errors <= most)
             .then_some(errors)
@@ -28,16 +28,22 @@ pub fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) ->
     nearest(name, known).map_or(String::new(), |known| format!(" (did you mean {known:?}?)"))
 }
 
-/// The same for an error of serde's, whose sentence holds the name that is unknown and those that are known, in backticks.
-pub fn did_you_mean_in(message: &str) -> String {
+/// An error of serde's, whose sentence holds the name that is unknown and those that are known in backticks, with what
+/// was meant behind the name.
+pub fn with_what_was_meant(message: &str) -> String {
     let unknown = ["unknown field `", "unknown variant `"];
-    let Some(at) = unknown.iter().filter_map(|what| message.rfind(what)).max() else {
-        return String::new();
+    let mut found = unknown.iter().filter_map(|what| {
+        let start = message.rfind(what)? + what.len();
+        let end = start + message[start..].find('`')?;
+        Some((start, end))
+    });
+    let Some((start, end)) = found.next() else {
+        return message.to_owned();
     };
-    let mut names = message[at..].split('`').skip(1).step_by(2);
-    names
-        .next()
-        .map_or(String::new(), |name| did_you_mean(name, names))
+    let (name, rest) = (&message[start..end], &message[end + 1..]);
+    let known = rest.split('`').skip(1).step_by(2);
+    let meant = did_you_mean(name, known);
+    format!("{}{meant}{rest}", &message[..end + 1])
 }
 
 fn letters(name: &str) -> String {
@@ -60,10 +66,11 @@ mod tests {
             ("bitnet", "bitnet.cpp"),
             ("llama-cp", "llama.cpp"),
             ("oracel", "oracle"),
+            ("llamacpp", "llama.cpp"),
         ] {
             assert_eq!(nearest(name, engines), Some(meant), "{name}");
         }
-        for name in ["", "gpu", "mlx", "r", "vllm", "java", "tensorrt"] {
+        for name in ["", "gpu", "mlx", "r", "vllm", "java", "tensorrt", "trace"] {
             assert_eq!(nearest(name, engines), None, "{name}");
         }
         // Short names are near to each other, and one typing error is not enough.
@@ -81,15 +88,17 @@ mod tests {
             #[allow(dead_code, reason = "only its name is read")]
             noise_factor: f64,
         }
-        let hint = |json: &str| {
+        let error = |json: &str| {
             let error = serde_json::from_str::<Limits>(json).unwrap_err();
-            did_you_mean_in(&error.to_string())
+            with_what_was_meant(&error.to_string())
         };
         assert_eq!(
-            hint(r#"{"noise_facter": 1}"#),
-            " (did you mean \"noise_factor\"?)"
+            error(r#"{"noise_facter": 1}"#),
+            "unknown field `noise_facter` (did you mean \"noise_factor\"?), expected `cap` or `noise_factor` at line 1 \
+             column 15"
         );
-        assert_eq!(hint(r#"{"reason": 1}"#), "");
-        assert_eq!(hint(r#"{"cap": 1}"#), "");
+        for json in [r#"{"reason": 1}"#, r#"{"cap": 1}"#] {
+            assert!(!error(json).contains("did you mean"), "{json}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! `COMMAND`, split as a shell does it, in the driver's working directory. `examples/` in the source tree has whole
 //! workers to copy: in Rust (`examples/rust`, a [`Backend`] behind [`serve`], which needs no other crate of ours), in C
 //! (`examples/c`; C and C++ include `crossval-protocol/include/crossval_protocol.h`) and in Python (`examples/python`).
+//! `crossval check-worker exec:COMMAND` says whether a worker keeps to it.
 //!
 //! A worker reads requests from its standard input and writes responses to its standard output. (Workers of
 //! this crate keep that descriptor to themselves and point descriptor 1 at standard error, since C++ libraries
@@ -97,6 +98,8 @@
 //! | `serve` | [`Backend`], an engine as the serve loop sees it, and [`serve()`] |
 //! | `graph` | [`Graphs`], of engines that have some |
 //! | [`facts`] | what a GGUF file says of its weights: most of [`ModelFacts`] |
+//! | [`transcript`] | a conversation, message by message |
+//! | [`formats`] | how weights lie in a file: I2_S and the others |
 //! | [`chat`] | what passes between the driver and the process that renders chat templates |
 //!
 //! A whole engine (a real one is in `examples/rust/`), which offers its logits and finds every token as likely as any other:
@@ -174,12 +177,16 @@
 
 pub mod chat;
 pub mod facts;
+#[doc = include_str!("../docs/formats.md")]
+pub mod formats {}
 mod frame;
 mod graph;
 mod message;
 mod serve;
 #[cfg(test)]
 mod tests;
+#[doc = include_str!("../docs/transcript.md")]
+pub mod transcript {}
 
 pub use bitnet_model;
 

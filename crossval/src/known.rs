@@ -22,7 +22,7 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use bitnet_model::nearest::did_you_mean_in;
+use bitnet_model::nearest::with_what_was_meant;
 use bitnet_model::tap::Tap;
 use jiff::civil::Date;
 use reports::model::{AtFault, Finding, KnownDeviation, KnownState, Mode, Place, Role, Source};
@@ -178,11 +178,8 @@ impl Ledger {
     }
 
     fn parse(text: &str) -> Result<Ledger, String> {
-        let file: File = toml::from_str(text).map_err(|e| {
-            let what = e.to_string();
-            let what = what.trim_end();
-            format!("{what}{}", did_you_mean_in(what))
-        })?;
+        let wrong = |e: toml::de::Error| with_what_was_meant(e.to_string().trim_end());
+        let file: File = toml::from_str(text).map_err(wrong)?;
         let entries = file.deviation;
         for (i, entry) in entries.iter().enumerate() {
             let number = |i: usize| format!("[[deviation]] number {}, {}", i + 1, entry.tap.name());

@@ -13,6 +13,7 @@
 //! | [`tokens`] | `crossval tokenize` |
 //! | [`speed`] | `crossval bench` and `gate`, the roofline |
 //! | [`record`], [`selftest`] | the commands of those names |
+//! | [`conformance`] | `crossval check-worker` |
 //! | [`profile`], [`known`] | limits, and divergences that are excused |
 //! | [`verdict`] | what comes of findings: the one place where red is decided |
 //! | [`stats`], [`environment`], [`interrupt`], [`progress`], [`text_file`] | what several of these need |
@@ -30,6 +31,7 @@
 //! ```
 
 pub mod compare;
+pub mod conformance;
 pub mod engine;
 pub mod environment;
 mod error;

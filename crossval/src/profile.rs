@@ -6,7 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use bitnet_model::gguf::TensorType;
-use bitnet_model::nearest::{did_you_mean, did_you_mean_in};
+use bitnet_model::nearest::{did_you_mean, with_what_was_meant};
 use bitnet_model::tap::Tap;
 use jiff::civil::Date;
 use serde::Deserialize;
@@ -203,11 +203,8 @@ impl Profile {
     }
 
     fn file(name: &str, text: &str) -> Result<File, String> {
-        let file = Profile::all(name, text)?.try_into::<File>().map_err(|e| {
-            let what = e.to_string();
-            let what = what.trim_end();
-            format!("{what}{}", did_you_mean_in(what))
-        })?;
+        let wrong = |e: toml::de::Error| with_what_was_meant(e.to_string().trim_end());
+        let file: File = Profile::all(name, text)?.try_into().map_err(wrong)?;
         if !BUILT_IN.contains(&name) {
             check_override(&file)?;
         }
@@ -525,10 +522,7 @@ mod tests {
             }
             let of_oracle = profile.oracle_limit(Tap::Q, &facts);
             assert_eq!(of_oracle, profile.oracle.matmul.of("F32"));
-            assert_eq!(
-                profile.oracle_limit(Tap::Q, &silent),
-                profile.oracle.stage
-            );
+            assert_eq!(profile.oracle_limit(Tap::Q, &silent), profile.oracle.stage);
         }
     }
 

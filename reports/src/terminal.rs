@@ -66,7 +66,10 @@ fn write_summary(out: &mut String, report: &Report) -> std::fmt::Result {
     let status = word(report.verdict.status);
     let engines = &report.engines;
     let (candidate, reference) = (engines.candidate.called(), engines.reference.called());
-    let headline = format!("{status}{}  {candidate} against {reference}: ", excused(report));
+    let headline = format!(
+        "{status}{}  {candidate} against {reference}: ",
+        excused(report)
+    );
     let compared = format!(
         "{} of {} rows compared",
         number::count(report.coverage.compared),
@@ -74,7 +77,11 @@ fn write_summary(out: &mut String, report: &Report) -> std::fmt::Result {
     );
     let mut reasons = facts.verdict.reasons.iter();
     // What ended the comparison is the headline: what it got to until then says little.
-    match reasons.as_slice().first().and_then(|first| failure(report, first)) {
+    match reasons
+        .as_slice()
+        .first()
+        .and_then(|first| failure(report, first))
+    {
         Some(failure) => {
             reasons.next();
             paragraph(out, 0, &format!("{headline}{}", failure.message))?;
@@ -85,12 +92,11 @@ fn write_summary(out: &mut String, report: &Report) -> std::fmt::Result {
         }
         None => {
             let within = gated(report).filter(|s| s.pass == Some(true)).count();
-            let of = gated(report).count();
-            paragraph(
-                out,
-                0,
-                &format!("{headline}{compared}, {within} of {of} within their limit"),
-            )?;
+            let within = match gated(report).count() {
+                0 => String::new(),
+                of => format!(", {within} of {of} within their limit"),
+            };
+            paragraph(out, 0, &format!("{headline}{compared}{within}"))?;
         }
     }
     if let [mode] = report.inputs.modes[..] {

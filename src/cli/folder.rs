@@ -19,10 +19,16 @@ pub(super) struct Folder {
 
 /// Why there is no folder at `path`, and none could be made.
 fn no_folder(path: &Path, e: &IoError) -> IoError {
-    let file = path.ancestors().find(|a| a.exists()).filter(|a| a.is_file());
+    let file = path
+        .ancestors()
+        .find(|a| a.exists())
+        .filter(|a| a.is_file());
     match file {
         Some(file) if file == path => IoError::new(e.kind(), "this is a file; give a folder"),
-        Some(file) => saying(e, &format!("{} is a file", file.display())),
+        Some(file) => {
+            let what = format!("{} is a file, and no folder", file.display());
+            IoError::new(e.kind(), what)
+        }
         None => saying(e, "this folder cannot be made"),
     }
 }

@@ -80,7 +80,8 @@ fn memory(text: &str) -> Result<ByteSize, String> {
 /// The format of that name.
 pub(super) fn format(name: &str) -> Result<Format, String> {
     let meant = did_you_mean(name, Format::ALL.map(Format::name));
-    name.parse().map_err(|e: reports::Error| format!("{e}{meant}"))
+    name.parse()
+        .map_err(|e: reports::Error| format!("{e}{meant}"))
 }
 
 impl LimitFlags {

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. Errors become one message and the exit code here.
 
 mod bench;
+mod check_worker;
 mod doctor;
 mod folder;
 mod gate;
@@ -74,6 +75,8 @@ enum Command {
     Record(record::Args),
     /// Tokenize a text in both engines and compare, token by token
     Tokenize(tokenize::Args),
+    /// See whether a worker keeps to the protocol: every message, batches of several sizes, errors, both ways to end
+    CheckWorker(check_worker::Args),
     /// Write a synthetic model: random weights with realistic statistics, and a tokenizer
     Synth(synth::Args),
     /// Show what is in a model file, and whether each engine can run it
@@ -151,6 +154,7 @@ fn dispatch(
         Command::Selftest(args) => selftest::run(args, provenance, terminal),
         Command::Record(args) => record::run(args, provenance, terminal),
         Command::Tokenize(args) => tokenize::run(args, terminal),
+        Command::CheckWorker(args) => check_worker::run(args, terminal),
         Command::Synth(args) => synth::run(args, terminal),
         Command::Inspect(args) => inspect::run(args, terminal),
         Command::Doctor(args) => doctor::run(args, provenance, terminal),

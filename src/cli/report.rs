@@ -104,8 +104,8 @@ fn lines<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> String {
 }
 
 pub(super) fn read_report(file: &Path) -> Result<Report, Error> {
-    let text = text_file::read(file)
-        .map_err(|e| Error::BadInput(format!("{}: {e}", file.display())))?;
+    let text =
+        text_file::read(file).map_err(|e| Error::BadInput(format!("{}: {e}", file.display())))?;
     Ok(reports::json::parse(&text, &file.display().to_string())?)
 }
 

@@ -78,7 +78,10 @@ pub(super) fn run(
     let options = RunOptions {
         setup: Setup {
             launcher: args.of_model.apply(args.limits.launcher()),
-            model: args.model.given()?.unwrap_or_else(|| demo.path().to_owned()),
+            model: args
+                .model
+                .given()?
+                .unwrap_or_else(|| demo.path().to_owned()),
             reference: args.reference.parse()?,
             candidate: EngineSpec::Rust { fault: None },
         },

@@ -16,17 +16,21 @@ impl FromStr for TokenIds {
         let list = inner.unwrap_or(list);
         let such_as = "such as 1,403,407";
         if list.trim().is_empty() {
-            return Err(format!("there are no token IDs in it: give some, {such_as}"));
+            return Err(format!(
+                "there are no token IDs in it: give some, {such_as}"
+            ));
         }
         let mut ids = Vec::new();
         for part in list.split(',') {
             if part.trim().is_empty() {
-                return Err(format!("beside a comma an ID is missing: give IDs {such_as}"));
+                return Err(format!(
+                    "beside a comma an ID is missing: give IDs {such_as}"
+                ));
             }
             for id in part.split_whitespace() {
-                let id = id.parse().map_err(|_| {
-                    format!("{id:?} is no token ID: give whole numbers, {such_as}")
-                })?;
+                let id = id
+                    .parse()
+                    .map_err(|_| format!("{id:?} is no token ID: give whole numbers, {such_as}"))?;
                 ids.push(id);
             }
         }
@@ -40,7 +44,13 @@ mod tests {
 
     #[test]
     fn ids_are_read_as_people_type_them() {
-        for text in ["1,403,407", "1, 403, 407", "1 403 407", "[1, 403, 407]\n", " 1 403,407"] {
+        for text in [
+            "1,403,407",
+            "1, 403, 407",
+            "1 403 407",
+            "[1, 403, 407]\n",
+            " 1 403,407",
+        ] {
             assert_eq!(text.parse(), Ok(TokenIds(vec![1, 403, 407])), "{text:?}");
         }
         for (text, says) in [

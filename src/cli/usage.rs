@@ -10,9 +10,18 @@ use super::Cli;
 
 /// What the standard library says of numbers, and what that means to who typed them.
 const NUMBERS: [(&str, &str); 4] = [
-    ("invalid digit found in string", "this is not a whole number"),
-    ("cannot parse integer from empty string", "a number is missing"),
-    ("number too large to fit in target type", "this is too large"),
+    (
+        "invalid digit found in string",
+        "this is not a whole number",
+    ),
+    (
+        "cannot parse integer from empty string",
+        "a number is missing",
+    ),
+    (
+        "number too large to fit in target type",
+        "this is too large",
+    ),
     ("invalid float literal", "this is not a number"),
 ];
 

@@ -5,6 +5,8 @@ mod adversity;
 mod bad_input;
 mod bench;
 mod chat;
+#[cfg(unix)]
+mod check_worker;
 mod dying_engine;
 mod engines_of_others;
 mod exec;

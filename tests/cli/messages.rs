@@ -80,7 +80,7 @@ fn names_that_nobody_has() {
 #[test]
 fn values_that_are_none() {
     let scratch = Scratch::new();
-    let commands: [&[&str]; 14] = [
+    let commands: [&[&str]; 15] = [
         &["--timeout", "0"],
         &["--timeout", "-1"],
         &["--timeout", "1h"],
@@ -90,8 +90,9 @@ fn values_that_are_none() {
         &["--tokens", "1,,2"],
         &["--tokens", "1,-2"],
         &["--tokens", "Once"],
-        &["-n", "many"],
-        &["-c", "16"],
+        &["-t", "many"],
+        &["-c", "8"],
+        &["-c", "few"],
         &["-c", "4096"],
         &["--max-regression", "5", "--baseline", "b.json"],
         &["-m", "other.gguf"],
@@ -137,7 +138,9 @@ fn engines_that_do_not_speak_the_protocol() {
         ("ready", "echo ready; exit 0".to_owned()),
         (
             "debug",
-            format!("dd bs=1 count=9000 2>/dev/null | {WORKER}; echo '[debug] 5 tokens'; sleep 1000"),
+            format!(
+                "dd bs=1 count=9000 2>/dev/null | {WORKER}; echo '[debug] 5 tokens'; sleep 1000"
+            ),
         ),
         ("silent", "sleep 1000".to_owned()),
         ("gone", "echo 'no such device' >&2; exit 3".to_owned()),
@@ -147,7 +150,9 @@ fn engines_that_do_not_speak_the_protocol() {
         ),
         (
             "crash",
-            format!("dd bs=1 count=9000 2>/dev/null | {WORKER}; echo 'out of luck' >&2; kill -ABRT $$"),
+            format!(
+                "dd bs=1 count=9000 2>/dev/null | {WORKER}; echo 'out of luck' >&2; kill -ABRT $$"
+            ),
         ),
     ];
     let mut all = String::new();
@@ -164,7 +169,7 @@ fn engines_that_do_not_speak_the_protocol() {
 fn engines_that_show_the_wrong_thing_or_too_little() {
     const TAPS: &str = "taps=TAPS, overwrite=True";
     const PROBABILITIES: &str = "weights.sum(axis=-1, keepdims=True)).reshape(n, -1)";
-    let doubled = format!("{} * 2", PROBABILITIES);
+    const DOUBLED: &str = "weights.sum(axis=-1, keepdims=True) * 2).reshape(n, -1)";
     let without = |names: &str| {
         format!("taps=[t for t in TAPS if t not in '{names}'.split()], overwrite=True")
     };
@@ -211,7 +216,7 @@ fn engines_that_show_the_wrong_thing_or_too_little() {
         ),
         (
             "wrong probabilities, and nothing that they start from",
-            &[(TAPS, &no_cache), (PROBABILITIES, &doubled)],
+            &[(TAPS, &no_cache), (PROBABILITIES, DOUBLED)],
             &[],
         ),
     ];

@@ -23,9 +23,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bitnet_model::Activation;
-use bitnet_model::nearest::did_you_mean_in;
+use bitnet_model::nearest::with_what_was_meant;
 use bitnet_model::tap::Tap;
 use reports::model::{EngineFailure, Role};
+use serde::Serialize;
 
 pub(crate) use self::consumption::{Consumption, Moment, own_peak_bytes};
 pub use self::limits::Limits;
@@ -33,8 +34,8 @@ use self::pipe::Timed;
 use self::process::{Log, Pipes, Process, SHORT_WHILE, keep, signal_name};
 pub(crate) use self::process::{bound, ending};
 use self::shape::{Asked, Sizes};
-use self::stray::Kept;
 pub use self::spec::{EngineSpec, built_references, this_program};
+use self::stray::Kept;
 
 use crate::error::Error;
 use crate::interrupt;
@@ -503,7 +504,10 @@ impl Engine {
     pub fn begin_eval(&mut self, request: EvalRequest) -> Result<(), EngineError> {
         if !self.during_is_given {
             let end = request.first_position + request.tokens.len();
-            self.is_to(format!("evaluating positions {}..{end}", request.first_position));
+            self.is_to(format!(
+                "evaluating positions {}..{end}",
+                request.first_position
+            ));
         }
         self.asked_for = Asked::from(&request);
         let payload = protocol::token_bytes(request.tokens);
@@ -578,6 +582,12 @@ impl Engine {
         self.response()
     }
 
+    /// Sends a request that may be more than one of this version.
+    pub(crate) fn ask(&mut self, request: &serde_json::Value) -> Result<Response, EngineError> {
+        self.send(request, &[])?;
+        self.response()
+    }
+
     fn response(&mut self) -> Result<Response, EngineError> {
         match self.receive()? {
             Response::Error { kind, message } => Err(EngineError::Refused { kind, message }),
@@ -585,7 +595,7 @@ impl Engine {
         }
     }
 
-    fn send(&mut self, request: &Request, payload: &[u8]) -> Result<(), EngineError> {
+    fn send(&mut self, request: &impl Serialize, payload: &[u8]) -> Result<(), EngineError> {
         let idle = std::mem::replace(&mut self.idle, false);
         let Some(stdin) = &mut self.stdin else {
             return Err(self.failure(&FrameError::Closed));
@@ -623,6 +633,16 @@ impl Engine {
     /// Tells the worker to quit, and waits for its end; returns what it did if it did not end as it should: with status 0,
     /// in time. One that is in the midst of something, or gone, is ended without a word.
     pub fn end(&mut self) -> Option<EngineFailure> {
+        self.end_by(|stdin| protocol::write_frame(stdin, &Request::Quit, &[]).is_ok())
+    }
+
+    /// The same without a word, by the end of its input.
+    pub(crate) fn end_by_closing(&mut self) -> Option<EngineFailure> {
+        self.end_by(|_| true)
+    }
+
+    /// Ends the worker, told by what `tell` writes or by the end of its input.
+    fn end_by(&mut self, tell: impl FnOnce(&mut Timed<File>) -> bool) -> Option<EngineFailure> {
         let idle = std::mem::replace(&mut self.idle, false);
         // After a signal nobody waits any more.
         let awaited = idle && interrupt::received().is_none();
@@ -631,7 +651,7 @@ impl Engine {
         // pipe.
         let told = self.stdin.take().is_some_and(|mut stdin| {
             stdin.deadline = Instant::now() + patience;
-            protocol::write_frame(&mut stdin, &Request::Quit, &[]).is_ok()
+            tell(&mut stdin)
         });
         let ended = (told || awaited) && self.process.ends_within(patience);
         let status = self.process.end();
@@ -690,9 +710,7 @@ impl Engine {
                 }
             }
             FrameError::Header { .. } => {
-                let what = error.to_string();
-                let meant = did_you_mean_in(&what);
-                self.broke_protocol(&(what + &meant))
+                self.broke_protocol(&with_what_was_meant(&error.to_string()))
             }
             FrameError::TooLarge { .. } | FrameError::Version(_) => {
                 self.broke_protocol(&error.to_string())

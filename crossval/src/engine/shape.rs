@@ -75,7 +75,10 @@ impl Asked {
         }
         let wrong = |is: String| {
             let width = piece.width;
-            Some(format!("{}: rows of {width} values, not {is}", place(piece)))
+            Some(format!(
+                "{}: rows of {width} values, not {is}",
+                place(piece)
+            ))
         };
         match sizes.width(tap, end) {
             Expected::Values(n) if piece.width != n => wrong(n.to_string()),
@@ -122,7 +125,10 @@ pub(super) fn place(piece: &TapHeader) -> String {
     let layer = piece
         .layer
         .map_or(String::new(), |layer| format!("layer {layer}, "));
-    format!("{layer}{} from position {}", piece.tap, piece.first_position)
+    format!(
+        "{layer}{} from position {}",
+        piece.tap, piece.first_position
+    )
 }
 
 #[cfg(test)]
@@ -191,9 +197,15 @@ mod tests {
                 of(Tap::Q, Some(0), 9),
                 "layer 0, q from position 3: rows of 9 values, not of 4 heads",
             ),
-            (of(Tap::Q, Some(2), 8), "q of layer 2, where the model has 2"),
+            (
+                of(Tap::Q, Some(2), 8),
+                "q of layer 2, where the model has 2",
+            ),
             (of(Tap::Q, None, 8), "q without a layer: it lies in a layer"),
-            (of(Tap::Embd, Some(0), 8), "embd of layer 0: it has no layer"),
+            (
+                of(Tap::Embd, Some(0), 8),
+                "embd of layer 0: it has no layer",
+            ),
             (
                 at(3, 3),
                 "layer 0, q from position 3: positions 3..6, where 3..5 were asked for",

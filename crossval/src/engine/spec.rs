@@ -86,12 +86,18 @@ fn meant(name: &str) -> String {
         format!("{prefix}:{rest}")
     } else if let (Some(BITNET_CPP), false) = (nearest(base, NAMES), of_tree.is_empty()) {
         format!("{BITNET_CPP}@{of_tree}")
-    } else if Path::new(name).extension().is_some_and(|e| e == "safetensors") {
+    } else if Path::new(name)
+        .extension()
+        .is_some_and(|e| e == "safetensors")
+    {
         format!("trace:{name}")
     } else if Path::new(name).is_file() {
         format!("exec:{name}")
     } else {
-        return did_you_mean(name, NAMES.into_iter().chain(["trace:FILE", "exec:COMMAND"]));
+        return did_you_mean(
+            name,
+            NAMES.into_iter().chain(["trace:FILE", "exec:COMMAND"]),
+        );
     };
     match meant == name {
         // That name is taken, and what is behind it is not.
@@ -282,7 +288,10 @@ mod tests {
             ("rust", "rust"),
             ("bitnet.cpp@2024-11", "bitnet.cpp@2024-11"),
             ("exec:/opt/engines/mine", "mine"),
-            ("exec:'/usr/bin/python3' ../w.py --fast", "python3 w.py --fast"),
+            (
+                "exec:'/usr/bin/python3' ../w.py --fast",
+                "python3 w.py --fast",
+            ),
         ] {
             assert_eq!(name.parse::<EngineSpec>().unwrap().label(), label);
         }

@@ -57,7 +57,10 @@ mod tests {
     #[test]
     fn text_is_told_from_messages() {
         for (bytes, text) in [
-            (&b"Loading weights ...\nmore"[..], Some("Loading weights ...")),
+            (
+                &b"Loading weights ...\nmore"[..],
+                Some("Loading weights ..."),
+            ),
             (b"ok\n", Some("ok")),
             ("größer".as_bytes(), Some("größer")),
             // The first half of a character is left out.

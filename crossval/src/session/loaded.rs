@@ -131,7 +131,8 @@ impl Loaded {
         let said = match (of_reference, of_candidate) {
             (Ok(r), Ok(c)) => [Some(r), Some(c)],
             (Ok(facts), Err(e)) => {
-                candidate.report.failure = Some(e.into_failure(candidate.engine.label(), "loading"));
+                candidate.report.failure =
+                    Some(e.into_failure(candidate.engine.label(), "loading"));
                 [Some(facts), None]
             }
             (Err(e), Ok(facts)) => {
@@ -240,7 +241,9 @@ impl Loaded {
         let places = sites(&self.common_taps(), self.facts.n_layer).count();
         // What is compared in one place alone starts from the candidate's own values in either mode.
         let alone = (places < 2).then(|| match self.common_taps()[..] {
-            [tap] => format!("the engines have {tap} alone in common, and no stage that it follows from"),
+            [tap] => {
+                format!("the engines have {tap} alone in common, and no stage that it follows from")
+            }
             _ => "the engines have no tap in common".to_owned(),
         });
         alone.or_else(|| stages_unknown(&self.facts))
@@ -271,12 +274,12 @@ impl Loaded {
                 parse_special: false,
             };
             let tokens = worker.engine.tokenize(text, options);
-            tokens
-                .map(|(tokens, _)| tokens)
-                .map_err(|e| match e.into_error(worker.engine.label()) {
+            tokens.map(|(tokens, _)| tokens).map_err(|e| {
+                match e.into_error(worker.engine.label()) {
                     Error::Usage(message) => Error::Usage(format!("text {source}: {message}")),
                     other => other,
-                })
+                }
+            })
         };
         let tokens = tokenize(text.as_bytes())?;
         // What is added to nothing is BOS if it also stands before the text, and not EOS.
@@ -484,11 +487,12 @@ pub(crate) fn bad_ends(setup: &Setup, known: &[Finding]) -> Vec<Finding> {
         let of_engine = |role: &Role| setup.spec(*role).to_string() == engine;
         let roles: Vec<Role> = Role::BOTH.into_iter().filter(of_engine).collect();
         let text = failure.message;
-        if !known
-            .iter()
-            .chain(&findings)
-            .any(|finding| finding.text == text)
-        {
+        let said = |finding: &Finding| {
+            let of_engine = (finding.source, finding.outcome) == (Source::Engine, Outcome::Engine);
+            // Its workers are of one kind: where one has failed, that is what there is to know of the others.
+            finding.text == text || of_engine && finding.role().is_some_and(|r| roles == [r])
+        };
+        if !known.iter().chain(&findings).any(said) {
             findings.push(Finding {
                 outcome: Outcome::Engine,
                 source: Source::Engine,

@@ -121,10 +121,7 @@ const CASES: [Case; 22] = [
         script: "REQUESTS | WORKER; yes; sleep 1000",
         flags: &[],
         code: 30,
-        says: &[
-            "wrote \"y\" to its standard output",
-            "evaluating prompt 0",
-        ],
+        says: &["wrote \"y\" to its standard output", "evaluating prompt 0"],
         report: true,
     },
     Case {
