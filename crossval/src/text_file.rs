@@ -35,13 +35,11 @@ pub fn from_utf8(bytes: Vec<u8>) -> Result<String, String> {
     })
 }
 
-/// What the system says, without its number.
+/// What the system says, without its number and what stands behind that.
 pub fn in_words(e: &io::Error) -> String {
     let what = e.to_string();
-    match what.rsplit_once(" (os error ") {
-        Some((words, number)) if number.ends_with(')') => words.to_owned(),
-        _ => what,
-    }
+    let words = what.split_once(" (os error ").map(|(words, _)| words);
+    words.unwrap_or(&what).to_owned()
 }
 
 #[cfg(test)]

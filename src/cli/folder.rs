@@ -35,12 +35,7 @@ fn no_folder(path: &Path, e: &IoError) -> IoError {
 
 /// What the system says behind what it means here.
 fn saying(e: &IoError, what: &str) -> IoError {
-    let reason = match e.kind() {
-        // Its message has the path of a file that nobody asked for.
-        ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        _ => text_file::in_words(e),
-    };
-    IoError::new(e.kind(), format!("{what}: {reason}"))
+    IoError::new(e.kind(), format!("{what}: {}", text_file::in_words(e)))
 }
 
 impl Folder {

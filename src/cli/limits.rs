@@ -18,9 +18,9 @@ const LEAST_MEMORY: ByteSize = ByteSize::mib(16);
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ModelFile {
     /// The model, a GGUF file
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", help_heading = None::<&'static str>)]
     model: Option<PathBuf>,
-    /// The same, by a flag
+    /// The model, by a flag
     #[arg(short = 'm', long = "model", value_name = "FILE")]
     model_by_flag: Option<PathBuf>,
 }

@@ -36,13 +36,17 @@ const STRINGS: u64 = 1000;
 /// For `--help`.
 const EXAMPLES: &str = "\
 Examples:
-  crossval run model.gguf                                        the Rust engine against BitNet.cpp
-  crossval run -m model.gguf -p \"Once upon a time\" -n 64 -t 2     the same flags as llama.cpp
-  crossval run model.gguf --candidate 'exec:python3 worker.py'   an engine of your own
-  crossval run model.gguf --candidate exec:./mine --profile logits --no-bench
-                                                                 a first step: logits and tokens alone
-  crossval run model.gguf --reference bitnet.cpp --reference llama.cpp    several references
-  crossval run model.gguf --json | jq .verdict                   for programs";
+  The Rust engine against BitNet.cpp:
+    crossval run model.gguf
+  With the flags of llama.cpp:
+    crossval run -m model.gguf -p \"Once upon a time\" -n 64 -t 2
+  An engine of your own, and one that offers its logits alone:
+    crossval run model.gguf --candidate 'exec:python3 worker.py'
+    crossval run model.gguf --candidate exec:./mine --profile logits
+  Against several references:
+    crossval run model.gguf --reference bitnet.cpp --reference llama.cpp
+  For programs:
+    crossval run model.gguf --json | jq .verdict";
 
 const OF_ENGINES: &str = "Model and engines";
 const OF_INPUT: &str = "What they are fed";

@@ -171,7 +171,11 @@ fn flags() {
             30,
             &["cargo xtask reference nowhere"],
         ),
-        run(&["--reference", "exec:/bin/true"], 30, &["/bin/true"]),
+        run(
+            &["--reference", "exec:/bin/true"],
+            30,
+            &["true exited with code 0 while starting"],
+        ),
         Case {
             args: vec!["run", "--model", TINY, "--tokens", &long],
             code: 64,

@@ -98,7 +98,7 @@ fn what_a_worker_says_or_lets_pass_is_named() {
         ("refuses a gap in the sequence", "as if nothing were wrong"),
         (
             "refuses more positions than the context has",
-            "as Internal, not as usage",
+            "as if nothing were wrong",
         ),
         (
             "generates as many tokens as asked for",

@@ -21,6 +21,12 @@ fn said(scratch: &Scratch, args: &[&str]) -> String {
         .map(|arg| arg.replace(TINY, "tiny.gguf").replace(folder, "DIR"))
         .collect();
     let text = if errors.is_empty() { summary } else { &errors };
+    // How far an engine gets before it fails depends on the length of paths.
+    let until = |line: &str| match line.ends_with("compared until then") {
+        true => "      … rows compared until then\n".to_owned(),
+        false => format!("{line}\n"),
+    };
+    let text: String = text.lines().map(until).collect();
     let text = text.replace(TINY, "tiny.gguf").replace(folder, "DIR");
     format!(
         "$ crossval {}\n{}\n[exit code {}]\n\n",
@@ -168,12 +174,12 @@ fn engines_that_do_not_speak_the_protocol() {
 #[test]
 fn engines_that_show_the_wrong_thing_or_too_little() {
     const TAPS: &str = "taps=TAPS, overwrite=True";
-    const PROBABILITIES: &str = "weights.sum(axis=-1, keepdims=True)).reshape(n, -1)";
-    const DOUBLED: &str = "weights.sum(axis=-1, keepdims=True) * 2).reshape(n, -1)";
+    const PROBABILITIES: &str = "self.probabilities(q, keys[:end], positions))";
+    const DOUBLED: &str = "self.probabilities(q, keys[:end], positions) * f32(1 + (i == 2)))";
     let without = |names: &str| {
         format!("taps=[t for t in TAPS if t not in '{names}'.split()], overwrite=True")
     };
-    let no_cache = without("k_cache k_rope k attn_norm embd layer_out");
+    let no_cache = without("k_cache k_rope k attn_norm layer_out");
     let engines: [(&str, &[(&str, &str)], &[&str]); 9] = [
         (
             "a width that is one too large",
