@@ -147,8 +147,11 @@ impl From<EngineError> for Complaint {
 
 type Outcome = Result<(), Complaint>;
 
+/// How it is found out whether a worker does what it must.
+type Trial = fn(&Subject) -> Outcome;
+
 /// Every check: what a worker must do, and how that is found out.
-const CHECKS: &[(&str, fn(&Subject) -> Outcome)] = &[
+const CHECKS: &[(&str, Trial)] = &[
     ("sends a hello", hello),
     ("loads a model and says what it is", load),
     (

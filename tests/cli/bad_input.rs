@@ -171,11 +171,7 @@ fn flags() {
             30,
             &["cargo xtask reference nowhere"],
         ),
-        run(
-            &["--reference", "exec:/bin/true"],
-            30,
-            &["true exited with code 0 while starting"],
-        ),
+        run(&["--reference", "exec:/bin/true"], 30, &["/bin/true"]),
         Case {
             args: vec!["run", "--model", TINY, "--tokens", &long],
             code: 64,

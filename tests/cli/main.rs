@@ -12,6 +12,7 @@ mod engines_of_others;
 mod exec;
 mod false_alarms;
 mod faults;
+mod flags;
 mod formats;
 mod gate;
 mod generate;

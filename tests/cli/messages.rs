@@ -170,6 +170,9 @@ fn engines_that_do_not_speak_the_protocol() {
     insta::assert_snapshot!(all);
 }
 
+/// What a worker is, how it comes of the example, and more flags.
+type Shown<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+
 /// A worker that is off by one in what it sends, and those that do not show what is needed.
 #[test]
 fn engines_that_show_the_wrong_thing_or_too_little() {
@@ -180,7 +183,7 @@ fn engines_that_show_the_wrong_thing_or_too_little() {
         format!("taps=[t for t in TAPS if t not in '{names}'.split()], overwrite=True")
     };
     let no_cache = without("k_cache k_rope k attn_norm layer_out");
-    let engines: [(&str, &[(&str, &str)], &[&str]); 9] = [
+    let engines: [Shown; 9] = [
         (
             "a width that is one too large",
             &[("width=piece.shape[1])", "width=piece.shape[1] + 1)")],

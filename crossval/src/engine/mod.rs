@@ -218,8 +218,8 @@ impl Engine {
         };
         let (process, pipes) =
             Process::start(command, cpus, limits.memory_bytes()).map_err(cannot_start)?;
-        let label = spec.label();
-        let mut engine = Engine::greeted(&name, label, process, pipes, limits, HELLO_TIME)?;
+        let mut engine = Engine::greeted(&name, process, pipes, limits, HELLO_TIME)?;
+        engine.label = spec.label();
         engine.bad_ends = launcher.bad_ends.clone();
         match launcher.labels.get(&name) {
             Some(label) => engine.label = label,
@@ -241,14 +241,12 @@ impl Engine {
             stderr: None,
         };
         let limits = Limits::default();
-        let label = name.to_owned();
-        Engine::greeted(name, label, Process::none(), pipes, limits, HELLO_TIME)
+        Engine::greeted(name, Process::none(), pipes, limits, HELLO_TIME)
     }
 
     /// Reads the hello, which is waited for so long at most.
     fn greeted(
         name: &str,
-        label: String,
         process: Process,
         pipes: Pipes,
         limits: Limits,
@@ -262,7 +260,8 @@ impl Engine {
         });
         let mut engine = Engine {
             name: name.to_owned(),
-            label,
+            // Until it has said its own.
+            label: name.to_owned(),
             sizes: None,
             asked_for: Asked::default(),
             hello: Hello {
@@ -305,7 +304,7 @@ impl Engine {
         engine.hello = match read {
             Ok(Response::Hello(hello)) => hello,
             Ok(other) => return Err(engine.unexpected(&other).into_error(name)),
-            Err(FrameError::Version(theirs)) => return Err(other_version(&engine.label, theirs)),
+            Err(FrameError::Version(theirs)) => return Err(other_version(name, theirs)),
             Err(FrameError::Io(e)) if e.kind() == io::ErrorKind::TimedOut && until < usual => {
                 return Err(engine.no_hello(patience).into_error(name));
             }
@@ -869,7 +868,7 @@ mod tests {
         let limits = Limits::default();
         let patience = Duration::from_millis(50);
         let process = Process::none();
-        let engine = Engine::greeted("exec:mine", "mine".into(), process, pipes, limits, patience);
+        let engine = Engine::greeted("exec:mine", process, pipes, limits, patience);
         let error = engine.unwrap_err();
         assert_eq!(error.outcome().exit_code(), 30);
         error.to_string()
@@ -879,15 +878,15 @@ mod tests {
     fn a_hello_that_does_not_come_is_not_waited_for_as_long_as_an_answer() {
         assert_eq!(
             no_worker(b""),
-            "mine sent no hello within 0.05 s (a worker speaks first, before it reads or loads anything) while starting"
+            "exec:mine sent no hello within 0.05 s (a worker speaks first, before it reads or loads anything) while starting"
         );
         // The beginning of one.
-        assert!(no_worker(b"\x7a\0\0\0").starts_with("mine sent no hello"));
+        assert!(no_worker(b"\x7a\0\0\0").starts_with("exec:mine sent no hello"));
     }
 
     #[test]
     fn text_in_place_of_a_hello_is_shown() {
-        let says = "mine wrote \"ready\" to its standard output, which is for the protocol alone (log to standard \
+        let says = "exec:mine wrote \"ready\" to its standard output, which is for the protocol alone (log to standard \
                     error), while starting";
         for text in ["ready\n", "ready\nto serve requests\n"] {
             assert_eq!(no_worker(text.as_bytes()), says);

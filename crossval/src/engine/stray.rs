@@ -35,7 +35,7 @@ pub(super) fn line(beginning: &[u8]) -> Option<String> {
         }
         Err(_) => return None,
     };
-    let is_text = long_enough && !line.iter().any(|b| control(b));
+    let is_text = long_enough && !line.iter().any(control);
     is_text.then(|| text.trim_end().to_owned())
 }
 

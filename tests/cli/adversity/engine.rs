@@ -138,7 +138,7 @@ const CASES: [Case; 22] = [
         flags: &[],
         code: 30,
         says: &[
-            "engine speaks version 1 of the worker protocol, this crossval speaks version 2: update the worker;",
+            "/engine speaks version 1 of the worker protocol, this crossval speaks version 2: update the worker;",
             "under \"Versions\"",
         ],
         report: false,
@@ -149,7 +149,7 @@ const CASES: [Case; 22] = [
         flags: &[],
         code: 30,
         says: &[
-            "engine speaks version 3 of the worker protocol, this crossval speaks version 2: update crossval;",
+            "/engine speaks version 3 of the worker protocol, this crossval speaks version 2: update crossval;",
         ],
         report: false,
     },
