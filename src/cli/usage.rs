@@ -9,7 +9,7 @@ use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use super::Cli;
 
 /// What the standard library says of numbers, and what that means to who typed them.
-const NUMBERS: [(&str, &str); 4] = [
+const NUMBERS: [(&str, &str); 5] = [
     (
         "invalid digit found in string",
         "this is not a whole number",
@@ -21,6 +21,11 @@ const NUMBERS: [(&str, &str); 4] = [
     (
         "number too large to fit in target type",
         "this is too large",
+    ),
+    // The end of a range that has none.
+    (
+        "is not in 1..18446744073709551615",
+        "is too few: give 1 or more",
     ),
     ("invalid float literal", "this is not a number"),
 ];

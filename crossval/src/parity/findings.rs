@@ -48,7 +48,7 @@ pub(super) struct Shown<'a> {
     pub(super) timed: Option<&'a Timed>,
     /// Both tokenizers on the same texts.
     pub(super) tokens: &'a TokenParity,
-    /// Names of the reference and the candidate.
+    /// What the reference and the candidate are called.
     pub(super) engines: [&'a str; 2],
     /// Known deviations, and whether they occurred.
     pub(super) known: &'a [KnownDeviation],

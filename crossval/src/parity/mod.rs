@@ -397,6 +397,10 @@ fn judge(
     let exceeded = measured.exceeded();
     let names = Role::BOTH.map(|role| traces.name(setup, role));
     let [reference, candidate] = names.each_ref().map(String::as_str);
+    let called = Role::BOTH.map(|role| match traces.of(role) {
+        Some(_) => traces.name(setup, role),
+        None => engines.pair().engine(role).label().to_owned(),
+    });
     let prompts_differ = exceeded
         .iter()
         .any(|(site, _)| (site.mode, site.tap) == (Mode::Cumulative, Tap::Logits));
@@ -442,7 +446,7 @@ fn judge(
         to_score: results.to_score,
         perplexity,
         tokens: &results.tokens,
-        engines: [reference, candidate],
+        engines: called.each_ref().map(String::as_str),
         known: &known,
         excuses: &excuses,
         rulings: &rulings,

@@ -93,9 +93,9 @@ impl Windows {
             .collect();
         if windows.is_empty() {
             return Err(Error::BadInput(format!(
-                "text {}: {} tokens, fewer than one window of {window}",
+                "text {}: {}, fewer than one window of {window}",
                 text.source,
-                tokens.len()
+                number::plural(tokens.len() as u64, "token")
             )));
         }
         Ok(Windows {

@@ -83,7 +83,7 @@ impl<'a> Plan<'a> {
         let oracle = with_oracle(setup, pair.reference.hello());
         let why_not = engines.not_isolated();
         if let Some(why_not) = why_not.filter(|_| modes.contains(&Mode::Isolated)) {
-            let what = format!("{why_not}: cumulative mode is what is left");
+            let what = format!("{why_not}: they can be compared in cumulative mode");
             return Err(Error::option("mode", what));
         }
         Ok(Plan {
