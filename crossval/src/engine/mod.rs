@@ -103,23 +103,33 @@ pub struct Launcher {
     pub activation: Option<Activation>,
     /// How workers ended that nobody ended by [`Engine::end`].
     pub bad_ends: BadEnds,
-    /// What further workers of an engine are called, so that it is called alike in all that is said of it.
-    pub labels: Labels,
+    /// So that an engine is called alike in all that is said of it, and nobody's lie is what it is held against.
+    pub known: Known,
 }
 
-/// What engines from outside are called in a sentence, by the name that they were given. Clones are one list.
+/// What is known of the engines and the model of a command, for every worker that it starts. Clones are one.
 #[derive(Clone, Debug, Default)]
-pub struct Labels(Arc<Mutex<BTreeMap<String, String>>>);
+pub struct Known(Arc<Mutex<Facts>>);
 
-impl Labels {
-    fn get(&self, engine: &str) -> Option<String> {
-        let all = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        all.get(engine).cloned()
+#[derive(Debug, Default)]
+struct Facts {
+    /// What engines are called in a sentence, by the name that they were given.
+    labels: BTreeMap<String, String>,
+    /// What rows of the model measure, whatever an engine says.
+    sizes: Option<Sizes>,
+}
+
+impl Known {
+    fn with<T>(&self, look: impl FnOnce(&mut Facts) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(|e| e.into_inner()))
     }
 
-    pub(crate) fn set(&self, engine: &str, label: &str) {
-        let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        all.insert(engine.to_owned(), label.to_owned());
+    pub(crate) fn set_label(&self, engine: &str, label: &str) {
+        self.with(|known| known.labels.insert(engine.to_owned(), label.to_owned()));
+    }
+
+    pub(crate) fn set_model(&self, facts: &ModelFacts) {
+        self.with(|known| known.sizes = Some(Sizes::from(facts)));
     }
 }
 
@@ -174,8 +184,9 @@ pub struct Engine {
     /// What it is called in a sentence.
     label: String,
     hello: Hello,
-    /// Of the model that it has loaded.
+    /// Of the model that it has loaded, as it says.
     sizes: Option<Sizes>,
+    known: Known,
     /// The evaluation that it is in.
     asked_for: Asked,
     /// Taps of the hello that the loaded model's graphs lack, with the reason.
@@ -221,7 +232,8 @@ impl Engine {
         let mut engine = Engine::greeted(&name, process, pipes, limits, HELLO_TIME)?;
         engine.label = spec.label();
         engine.bad_ends = launcher.bad_ends.clone();
-        match launcher.labels.get(&name) {
+        engine.known = launcher.known.clone();
+        match engine.known.with(|known| known.labels.get(&name).cloned()) {
             Some(label) => engine.label = label,
             None if spec.is_ours() => {}
             None => engine.introduce_itself(),
@@ -263,6 +275,7 @@ impl Engine {
             // Until it has said its own.
             label: name.to_owned(),
             sizes: None,
+            known: Known::default(),
             asked_for: Asked::default(),
             hello: Hello {
                 protocol: 0,
@@ -524,7 +537,7 @@ impl Engine {
     pub fn next_event(&mut self) -> Result<EvalEvent, EngineError> {
         match self.receive()? {
             Response::Tap(header) => {
-                if let Some(what) = self.asked_for.misfit(&header, self.sizes) {
+                if let Some(what) = self.asked_for.misfit(&header, self.sizes()) {
                     return Err(self.broke_protocol(&what));
                 }
                 if header.payload_bytes() != Some(self.payload.len()) {
@@ -540,7 +553,7 @@ impl Engine {
             }
             Response::Evaluated => {
                 let logits = self.payload.len();
-                match self.asked_for.misfit_of_logits(logits, self.sizes) {
+                match self.asked_for.misfit_of_logits(logits, self.sizes()) {
                     Some(what) => Err(self.broke_protocol(&what)),
                     None => Ok(EvalEvent::Done),
                 }
@@ -548,6 +561,11 @@ impl Engine {
             Response::Error { kind, message } => Err(EngineError::Refused { kind, message }),
             other => Err(self.unexpected(&other)),
         }
+    }
+
+    /// What rows of the model measure: as it is known, else as the engine says.
+    fn sizes(&self) -> Option<Sizes> {
+        self.known.with(|known| known.sizes).or(self.sizes)
     }
 
     /// The payload of the last message.

@@ -107,7 +107,7 @@ impl Loaded {
         tell_apart(&mut reference, &mut candidate);
         for worker in [&reference, &candidate] {
             let engine = &worker.engine;
-            launcher.labels.set(engine.name(), engine.label());
+            launcher.known.set_label(engine.name(), engine.label());
         }
         // Ours first: it names what is wrong with a file, where the reference aborts.
         let of_candidate = candidate.load(model);
@@ -127,6 +127,9 @@ impl Loaded {
         // A kernel would make something of them, and both engines perhaps the same.
         if let Some(finding) = truth.iter().flat_map(|truth| &truth.bad_weights).next() {
             return Err(Error::BadInput(format!("{}: {finding}", model.display())));
+        }
+        if let Some(truth) = &truth {
+            launcher.known.set_model(&truth.facts);
         }
         let said = match (of_reference, of_candidate) {
             (Ok(r), Ok(c)) => [Some(r), Some(c)],
