@@ -12,6 +12,7 @@
 //! | [`lint`] | files that are not what they say, or that engines read in different ways |
 //! | [`check`] | weights that no file should hold |
 //! | [`regular_file`] | opening what is read from its start to its end |
+//! | [`nearest`] | names that nobody has, and what was meant |
 //! | [`random`] | random numbers that are the same on every machine |
 //! | `chat` | chat templates (feature `chat`) |
 //!
@@ -40,6 +41,7 @@ pub mod gguf;
 pub mod hyperparameters;
 pub mod layout;
 pub mod lint;
+pub mod nearest;
 pub mod random;
 pub mod regular_file;
 pub mod tap;

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use half::f16;
 use serde::{Deserialize, Serialize};
 
+use crate::nearest::did_you_mean;
+
 /// How many values a row of a tap holds, as [`Hyperparameters::width`](crate::Hyperparameters::width) has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Width {
@@ -249,7 +251,7 @@ impl fmt::Display for Tap {
 
 /// A string that is not the name of a tap.
 #[derive(Debug, thiserror::Error)]
-#[error("unknown tap {0:?}")]
+#[error("unknown tap {0:?}{hint}", hint = did_you_mean(.0, Tap::ALL.map(Tap::name)))]
 pub struct UnknownTap(String);
 
 impl FromStr for Tap {

@@ -101,7 +101,8 @@ typedef struct {
     size_t n_ctx_train;
     /* Taps that the model has, whether the engine offers them or not; ends with NULL. */
     const char *const *taps;
-    /* For all eight of those taps, since limits follow from them; ends with an entry whose tap is NULL. */
+    /* Of the taps that are matrix products, as far as the engine says: limits follow from the model's file. Ends with an
+     * entry whose tap is NULL. */
     const crossval_weights *weight_types;
 } crossval_facts;
 

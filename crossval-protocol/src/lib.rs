@@ -4,11 +4,12 @@
 //! `COMMAND`, split as a shell does it, in the driver's working directory. `examples/` in the source tree has whole
 //! workers to copy: in Rust (`examples/rust`, a [`Backend`] behind [`serve`], which needs no other crate of ours), in C
 //! (`examples/c`; C and C++ include `crossval-protocol/include/crossval_protocol.h`) and in Python (`examples/python`).
+//! `crossval check-worker exec:COMMAND` says whether a worker keeps to it.
 //!
 //! A worker reads requests from its standard input and writes responses to its standard output. (Workers of
 //! this crate keep that descriptor to themselves and point descriptor 1 at standard error, since C++ libraries
 //! print there.) Whatever a worker writes to standard error is its log, whose last lines are in the report should
-//! it fail.
+//! it fail. Text among the frames ends the run, with the text and this advice.
 //!
 //! # Frames
 //! ```text
@@ -33,7 +34,8 @@
 //! - **1**: the first.
 //!
 //! # Conversation
-//! The worker speaks first: [`Response::Hello`]. Then the driver sends a [`Request`] and waits for its one
+//! The worker speaks first: [`Response::Hello`], within 30 s of its start, so before it loads anything that takes long;
+//! every other answer may take as long as `--timeout` says. Then the driver sends a [`Request`] and waits for its one
 //! response, so that there is never more than one request in the pipe. [`Response::Error`] in its place refuses
 //! the request, and the worker is ready for the next; a refused [`Request::Eval`] leaves the sequence in any state,
 //! and what follows starts again from position 0.
@@ -65,9 +67,13 @@
 //! the engine is compared in cumulative mode alone.
 //!
 //! # Values
+//! A logits-only worker is a start: it offers `logits` and no other tap, says `"overwrite": false`, and is compared with
+//! `--profile logits`, in cumulative mode.
+//!
 //! Rows are tokens; [`Tap`](bitnet_model::tap::Tap) gives the width of each tap and what it holds. Values are F32, or F16
 //! for `k_cache` and `v_cache`, whose rows are those of the batch, not the whole cache. A row of heads holds them
-//! one after the other. A row of `attn_probs` holds, head after head, the probabilities of positions
+//! one after the other. Rows of another width than the model's, of layers that it does not have or of positions that are
+//! not in the batch break the protocol. A row of `attn_probs` holds, head after head, the probabilities of positions
 //! `0 .. first_position + tokens of the batch`, 0 where the mask hides one; so its width grows with the sequence.
 //!
 //! Text to and from a tokenizer is a payload of bytes, UTF-8 or not.
@@ -92,6 +98,8 @@
 //! | `serve` | [`Backend`], an engine as the serve loop sees it, and [`serve()`] |
 //! | `graph` | [`Graphs`], of engines that have some |
 //! | [`facts`] | what a GGUF file says of its weights: most of [`ModelFacts`] |
+//! | [`transcript`] | a conversation, message by message |
+//! | [`formats`] | how weights lie in a file: I2_S and the others |
 //! | [`chat`] | what passes between the driver and the process that renders chat templates |
 //!
 //! A whole engine (a real one is in `examples/rust/`), which offers its logits and finds every token as likely as any other:
@@ -169,12 +177,16 @@
 
 pub mod chat;
 pub mod facts;
+#[doc = include_str!("../docs/formats.md")]
+pub mod formats {}
 mod frame;
 mod graph;
 mod message;
 mod serve;
 #[cfg(test)]
 mod tests;
+#[doc = include_str!("../docs/transcript.md")]
+pub mod transcript {}
 
 pub use bitnet_model;
 

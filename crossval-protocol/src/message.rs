@@ -334,7 +334,8 @@ pub enum Response {
 pub struct Hello {
     /// Must be [`VERSION`].
     pub protocol: u32,
-    /// Name of the engine; free text, as is `version`.
+    /// Name of the engine; free text, as is `version`. Messages call the engine by it, without folders in front, if it
+    /// has at most 40 characters and is not the name of another engine.
     pub engine: String,
     /// Version or source revision.
     pub version: Option<String>,
@@ -391,7 +392,9 @@ pub struct ModelFacts {
     #[serde(default)]
     pub tensor_types: BTreeMap<String, usize>,
     /// Type names (`F16`, `I2_S`, …) of the weights behind each tap that is a matrix product: `q k v attn_proj
-    /// ffn_gate ffn_up ffn_down logits`. The limits follow from them, so a candidate must give them all.
+    /// ffn_gate ffn_up ffn_down logits`. May be left out, in part or wholly: limits follow from what the model's file
+    /// says, read by an engine of this repository, and where none reads it from the profile's defaults. What is given
+    /// must be so.
     #[serde(default)]
     pub weight_types: BTreeMap<Tap, Vec<String>>,
     /// Its vocabulary, of engines that have a tokenizer.

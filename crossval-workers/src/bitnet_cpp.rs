@@ -43,6 +43,8 @@ pub(crate) struct BitnetCppBackend {
     /// Loaded without its weights.
     vocab: Option<Model>,
     context: Option<Context>,
+    /// Its size as asked for.
+    n_ctx: usize,
 }
 
 /// A model, and what is known of it.
@@ -149,9 +151,11 @@ fn refused(e: bitnet_sys::Error) -> Refusal {
     use bitnet_sys::Error as E;
     let kind = match e {
         E::Load { .. } | E::NoTokenizer => ErrorKind::BadModel,
-        E::Token { .. } | E::ContextFull { .. } | E::BatchTooLarge { .. } | E::EmptyBatch => {
-            ErrorKind::Usage
-        }
+        E::Token { .. }
+        | E::ContextFull { .. }
+        | E::BatchTooLarge { .. }
+        | E::EmptyBatch
+        | E::Position { .. } => ErrorKind::Usage,
         _ => ErrorKind::Internal,
     };
     Refusal::new(kind, e)
@@ -342,6 +346,7 @@ impl Backend for BitnetCppBackend {
             ("kv_cache", "F16".to_owned()),
         ];
         self.context = Some(context);
+        self.n_ctx = settings.n_ctx;
         Ok(recorded.map(|(k, v)| (k.to_owned(), v)).into())
     }
 
@@ -375,6 +380,13 @@ impl Backend for BitnetCppBackend {
             .context
             .as_mut()
             .ok_or_else(|| Refusal::new(ErrorKind::Usage, "the engine is not configured"))?;
+        // The library rounds its context up.
+        let end = request.first_position + request.tokens.len();
+        if end > self.n_ctx {
+            let n_ctx = self.n_ctx;
+            let what = format!("positions up to {end} do not fit the context of {n_ctx}");
+            return Err(Refusal::new(ErrorKind::Usage, what));
+        }
         if request.first_position == 0 {
             context.kv_clear();
         }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use reports::outcome::Outcome;
 
 use crate::interrupt::Interruption;
+use crate::text_file::in_words;
 
 /// An error of the driver or the command line. The message names the file, flag or engine at fault.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +29,7 @@ pub enum Error {
     #[error("{0}")]
     Engine(String),
     /// Reading or writing failed.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {}", in_words(.source), path = path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,

@@ -22,6 +22,7 @@
 use std::path::Path;
 use std::str::FromStr;
 
+use bitnet_model::nearest::with_what_was_meant;
 use bitnet_model::tap::Tap;
 use jiff::civil::Date;
 use reports::model::{AtFault, Finding, KnownDeviation, KnownState, Mode, Place, Role, Source};
@@ -31,6 +32,7 @@ use serde::Deserialize;
 use crate::compare::site::Site;
 use crate::engine::EngineSpec;
 use crate::error::Error;
+use crate::text_file;
 
 /// The name of [`Subject::Generation`].
 pub(crate) const GENERATION: &str = "generation";
@@ -171,12 +173,13 @@ impl Ledger {
     pub fn open(path: &Path) -> Result<Ledger, Error> {
         let bad =
             |what: String| Error::BadInput(format!("known deviations {}: {what}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
+        let text = text_file::read(path).map_err(bad)?;
         Ledger::parse(&text).map_err(bad)
     }
 
     fn parse(text: &str) -> Result<Ledger, String> {
-        let file: File = toml::from_str(text).map_err(|e| e.to_string())?;
+        let wrong = |e: toml::de::Error| with_what_was_meant(e.to_string().trim_end());
+        let file: File = toml::from_str(text).map_err(wrong)?;
         let entries = file.deviation;
         for (i, entry) in entries.iter().enumerate() {
             let number = |i: usize| format!("[[deviation]] number {}, {}", i + 1, entry.tap.name());

@@ -13,9 +13,10 @@
 //! | [`tokens`] | `crossval tokenize` |
 //! | [`speed`] | `crossval bench` and `gate`, the roofline |
 //! | [`record`], [`selftest`] | the commands of those names |
+//! | [`conformance`] | `crossval check-worker` |
 //! | [`profile`], [`known`] | limits, and divergences that are excused |
 //! | [`verdict`] | what comes of findings: the one place where red is decided |
-//! | [`stats`], [`environment`], [`interrupt`], [`progress`] | what several of these need |
+//! | [`stats`], [`environment`], [`interrupt`], [`progress`], [`text_file`] | what several of these need |
 //!
 //! ```no_run
 //! use crossval::parity::{self, RunOptions};
@@ -30,6 +31,7 @@
 //! ```
 
 pub mod compare;
+pub mod conformance;
 pub mod engine;
 pub mod environment;
 mod error;
@@ -46,6 +48,7 @@ pub mod selftest;
 pub mod session;
 pub mod speed;
 pub mod stats;
+pub mod text_file;
 pub mod tokens;
 pub mod verdict;
 

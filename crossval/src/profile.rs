@@ -1,14 +1,19 @@
-//! Tolerance profiles: commented TOML, three built in.
+//! Tolerance profiles: commented TOML, three built in. One of somebody's own names what is other than in `standard`, why,
+//! and until when.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr;
 
+use bitnet_model::gguf::TensorType;
+use bitnet_model::nearest::{did_you_mean, with_what_was_meant};
 use bitnet_model::tap::Tap;
 use jiff::civil::Date;
 use serde::Deserialize;
+use toml::{Table, Value};
 
 use crate::error::Error;
+use crate::text_file;
 use crossval_protocol::ModelFacts;
 
 const BUILT_IN: [&str; 3] = ["standard", "strict", "logits"];
@@ -68,7 +73,6 @@ struct File {
     required: Vec<Tap>,
     isolated: Isolated,
     cumulative: Cumulative,
-    #[serde(default)]
     text: TextLimits,
     oracle: Oracle,
 }
@@ -76,7 +80,7 @@ struct File {
 #[derive(Deserialize)]
 struct Isolated {
     /// Of taps that are not named.
-    default: Option<f64>,
+    default: f64,
     matmul: ByType,
     #[serde(flatten)]
     tap: BTreeMap<String, f64>,
@@ -88,32 +92,8 @@ struct Cumulative {
     logits: f64,
     noise_factor: f64,
     cap: f64,
-    #[serde(default = "NoiseCaps::threads")]
     noise_threads: f64,
-    #[serde(default = "NoiseCaps::batches")]
     noise_batches: f64,
-}
-
-/// Profiles from before there were caps have those of `standard`.
-impl NoiseCaps {
-    fn threads() -> f64 {
-        4e-3
-    }
-
-    fn batches() -> f64 {
-        1e-2
-    }
-}
-
-/// Likewise.
-impl Default for TextLimits {
-    fn default() -> TextLimits {
-        TextLimits {
-            difference: 0.02,
-            kl: 0.01,
-            top1: 0.95,
-        }
-    }
 }
 
 /// Distances from the oracle.
@@ -122,33 +102,43 @@ impl Default for TextLimits {
 struct Oracle {
     stage: f64,
     /// Of several stages at once.
-    #[serde(default = "composite")]
     composite: f64,
     tap: BTreeMap<Tap, f64>,
     matmul: ByType,
-}
-
-/// [`Oracle::composite`] where a profile of somebody's own says nothing: that of the built-in ones.
-fn composite() -> f64 {
-    1e-9
 }
 
 /// Limits on matrix products by the type of their weights.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 struct ByType {
     /// Of types that are not named.
-    default: Option<f64>,
+    default: f64,
     #[serde(flatten)]
     types: BTreeMap<String, f64>,
 }
 
 impl ByType {
-    fn of(&self, ty: &str) -> Option<f64> {
-        self.types.get(ty).copied().or(self.default)
+    fn of(&self, ty: &str) -> f64 {
+        self.types.get(ty).copied().unwrap_or(self.default)
+    }
+
+    /// The largest of the limits on several types, the default of none.
+    fn of_all(&self, types: Option<&Vec<String>>) -> f64 {
+        let types = types.into_iter().flatten().map(|ty| self.of(ty));
+        types.reduce(f64::max).unwrap_or(self.default)
     }
 
     fn values(&self) -> impl Iterator<Item = &f64> {
-        self.types.values().chain(&self.default)
+        self.types.values().chain([&self.default])
+    }
+
+    /// Refuses names that no type has, which would limit nothing.
+    fn check(&self) -> Result<(), String> {
+        let mut names = self.types.keys();
+        let unknown = names.find(|name| !TensorType::names().any(|known| known == *name));
+        unknown.map_or(Ok(()), |name| {
+            let meant = did_you_mean(name, TensorType::names());
+            Err(format!("unknown tensor type {name:?}{meant}"))
+        })
     }
 }
 
@@ -176,19 +166,59 @@ impl Profile {
             "standard" => Ok(STANDARD.to_owned()),
             "strict" => Ok(STRICT.to_owned()),
             "logits" => Ok(LOGITS.to_owned() + limits_of(STANDARD)),
-            path => std::fs::read_to_string(Path::new(path)).map_err(|e| {
+            path => text_file::read(Path::new(path)).map_err(|e| {
+                let meant = did_you_mean(path, BUILT_IN);
+                let built_in = BUILT_IN.join(", ");
                 Error::BadInput(format!(
-                    "profile {path}: {e} (built in are `standard`, `strict` and `logits`)"
+                    "profile {path}{meant}: {e}; built in are {built_in}"
                 ))
             }),
         }
     }
 
+    /// Every limit of a profile, in the tables of its TOML, which is checked first: of one of somebody's own, those that
+    /// it names and those of `standard`.
+    ///
+    /// # Errors
+    /// As [`Profile::open`].
+    pub fn limits(name: &str) -> Result<serde_json::Value, Error> {
+        let text = Profile::read(name)?;
+        Profile::parse(name, &text)?;
+        let bad = |what: String| Error::BadInput(format!("profile {name}: {what}"));
+        let all = Profile::all(name, &text).map_err(bad)?;
+        serde_json::to_value(all).map_err(|e| bad(e.to_string()))
+    }
+
+    /// What a file says, or does not say and is as in `standard`.
+    fn all(name: &str, text: &str) -> Result<Table, String> {
+        let of = |text: &str| text.parse::<Table>().map_err(|e| e.to_string());
+        let own = of(text)?;
+        if BUILT_IN.contains(&name) {
+            return Ok(own);
+        }
+        let mut all = of(STANDARD)?;
+        overlay(&mut all, own);
+        Ok(all)
+    }
+
+    fn file(name: &str, text: &str) -> Result<File, String> {
+        let wrong = |e: toml::de::Error| with_what_was_meant(e.to_string().trim_end());
+        let file: File = Profile::all(name, text)?.try_into().map_err(wrong)?;
+        if !BUILT_IN.contains(&name) {
+            check_override(&file)?;
+        }
+        Ok(file)
+    }
+
     fn parse(name: &str, text: &str) -> Result<Profile, Error> {
         let bad = |what: String| Error::BadInput(format!("profile {name}: {what}"));
-        let file: File = toml::from_str(text).map_err(|e| bad(e.to_string()))?;
-        if !BUILT_IN.contains(&name) {
-            check_override(&file).map_err(bad)?;
+        let file = Profile::file(name, text).map_err(bad)?;
+        for (table, limits) in [
+            ("isolated", &file.isolated.matmul),
+            ("oracle", &file.oracle.matmul),
+        ] {
+            let named = |what| bad(format!("[{table}.matmul] {what}"));
+            limits.check().map_err(named)?;
         }
         let mut tap = BTreeMap::new();
         for (key, limit) in file.isolated.tap {
@@ -201,13 +231,7 @@ impl Profile {
             tap.insert(key, limit);
         }
         for other in Tap::ALL.into_iter().filter(|tap| !tap.is_product()) {
-            if tap.contains_key(&other) {
-                continue;
-            }
-            let Some(limit) = file.isolated.default else {
-                return Err(bad(format!("[isolated] has no limit for {other}")));
-            };
-            tap.insert(other, limit);
+            tap.entry(other).or_insert(file.isolated.default);
         }
         let profile = Profile {
             name: name.to_owned(),
@@ -289,11 +313,11 @@ impl Profile {
     /// errors that f32 arithmetic builds up in angles and sums.
     pub fn oracle_limit(&self, tap: Tap, facts: &ModelFacts) -> f64 {
         let Oracle { stage, matmul, .. } = &self.oracle;
-        let types = facts.weight_types.get(&tap).into_iter().flatten();
-        let of_types = types.map(|ty| matmul.of(ty).unwrap_or(*stage));
-        match self.oracle.tap.get(&tap) {
-            Some(&limit) => limit,
-            None => of_types.reduce(f64::max).unwrap_or(*stage),
+        let types = facts.weight_types.get(&tap).filter(|t| !t.is_empty());
+        match (self.oracle.tap.get(&tap), types) {
+            (Some(&limit), _) => limit,
+            (None, Some(types)) => matmul.of_all(Some(types)),
+            (None, None) => *stage,
         }
     }
 
@@ -305,37 +329,26 @@ impl Profile {
         limits.fold(self.oracle.composite, f64::max)
     }
 
-    /// The limit of every tap in isolated mode, for a model.
-    ///
-    /// # Errors
-    /// [`Error::BadInput`] if a weight type of the model has no limit.
-    pub fn isolated(&self, facts: &ModelFacts) -> Result<BTreeMap<Tap, f64>, Error> {
-        facts
-            .taps
-            .iter()
-            .map(|&tap| Ok((tap, self.isolated_limit(tap, facts)?)))
-            .collect()
+    /// The limit of every tap in isolated mode, for a model. That of a product whose weights are of a type that nobody
+    /// says is the default one.
+    pub fn isolated(&self, facts: &ModelFacts) -> BTreeMap<Tap, f64> {
+        let limit = |tap: Tap| {
+            let of_tap = self.tap.get(&tap).copied();
+            of_tap.unwrap_or_else(|| self.matmul.of_all(facts.weight_types.get(&tap)))
+        };
+        facts.taps.iter().map(|&tap| (tap, limit(tap))).collect()
     }
+}
 
-    fn isolated_limit(&self, tap: Tap, facts: &ModelFacts) -> Result<f64, Error> {
-        if let Some(&limit) = self.tap.get(&tap) {
-            return Ok(limit);
+/// Puts what a table names in the place of what is there.
+fn overlay(base: &mut Table, own: Table) {
+    for (key, value) in own {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(base)), Value::Table(own)) => overlay(base, own),
+            (_, value) => {
+                base.insert(key, value);
+            }
         }
-        let types = facts.weight_types.get(&tap).filter(|t| !t.is_empty());
-        let types = types.ok_or_else(|| {
-            Error::Engine(format!("the engine does not say which weights {tap} has"))
-        })?;
-        types.iter().try_fold(0.0, |limit, ty| {
-            self.matmul
-                .of(ty)
-                .map(|of_type| of_type.max(limit))
-                .ok_or_else(|| {
-                    Error::BadInput(format!(
-                        "profile {}: [isolated.matmul] has no limit for {ty}, the weights of {tap}",
-                        self.name
-                    ))
-                })
-        })
     }
 }
 
@@ -387,7 +400,7 @@ mod tests {
         for (ty, limit) in &standard.matmul.types {
             assert!(strict.matmul.types[ty] <= *limit, "{ty}");
         }
-        assert!(strict.matmul.default.unwrap() < standard.matmul.default.unwrap());
+        assert!(strict.matmul.default < standard.matmul.default);
         assert!(strict.cumulative_logits < standard.cumulative_logits);
         assert!(strict.noise.threads < standard.noise.threads);
         assert!(strict.noise.batches < standard.noise.batches);
@@ -448,21 +461,30 @@ mod tests {
     }
 
     #[test]
-    fn profiles_from_before_there_were_caps_have_those_of_standard() {
+    fn a_profile_of_ones_own_overrides_what_it_names() {
         let standard = Profile::open("standard").unwrap();
-        let text = STANDARD.find("[text]").unwrap();
-        let end = STANDARD.find("[oracle]").unwrap();
-        let old = STANDARD[..text].to_owned() + &STANDARD[end..];
-        let old = old.replace("noise_threads = 4e-3", "");
-        let old = old.replace("noise_batches = 1e-2", "");
-        let own = format!("reason = 'x'\nexpires = '9999-12-31'\n{old}");
-        let own = Profile::parse("my.toml", &own).unwrap();
-        assert_eq!(own.noise, standard.noise);
-        assert_eq!(own.text, standard.text);
+        let own = "reason = 'x'\nexpires = '9999-12-31'\n";
+        let same = Profile {
+            name: "my.toml".into(),
+            ..standard.clone()
+        };
+        assert_eq!(Profile::parse("my.toml", own).unwrap(), same);
+        let named = "required = ['logits']\n[isolated]\nattn_probs = 3e-5\n[isolated.matmul]\nQ4_K = 0.5\n\
+                     [cumulative]\ncap = 0.3\n[oracle.tap]\nq_rope = 1e-9\n";
+        let mut expected = Profile {
+            required: vec![Tap::Logits],
+            cap: 0.3,
+            ..same
+        };
+        expected.tap.insert(Tap::AttnProbs, 3e-5);
+        expected.matmul.types.insert("Q4_K".to_owned(), 0.5);
+        expected.oracle.tap.insert(Tap::QRope, 1e-9);
+        let profile = Profile::parse("my.toml", &(own.to_owned() + named)).unwrap();
+        assert_eq!(profile, expected);
     }
 
     #[test]
-    fn a_type_that_is_not_named_has_the_default_limit_if_there_is_one() {
+    fn a_type_that_is_not_named_or_not_known_has_the_default_limit() {
         let facts = ModelFacts {
             architecture: "llama".to_owned(),
             name: None,
@@ -480,27 +502,26 @@ mod tests {
             vocab: None,
             work: None,
         };
+        let silent = ModelFacts {
+            weight_types: BTreeMap::new(),
+            ..facts.clone()
+        };
         for name in BUILT_IN {
             let profile = Profile::open(name).unwrap();
-            let f32s = profile.matmul.of("F32").unwrap();
-            assert_eq!(profile.isolated(&facts).unwrap(), [(Tap::Q, f32s)].into());
+            let f32s = profile.matmul.of("F32");
+            for facts in [&facts, &silent] {
+                assert_eq!(profile.isolated(facts), [(Tap::Q, f32s)].into());
+            }
             let of_oracle = profile.oracle_limit(Tap::Q, &facts);
-            assert_eq!(of_oracle, profile.oracle.matmul.of("F32").unwrap());
+            assert_eq!(of_oracle, profile.oracle.matmul.of("F32"));
+            assert_eq!(profile.oracle_limit(Tap::Q, &silent), profile.oracle.stage);
         }
-        let products = STANDARD.find("[isolated.matmul]").unwrap();
-        let (others, products) = STANDARD.split_at(products);
-        let without = others.to_owned() + &products.replace("default = 1e-12", "");
-        let own = format!("reason = 'x'\nexpires = '9999-12-31'\n{without}");
-        let profile = Profile::parse("my.toml", &own).unwrap();
-        let error = profile.isolated(&facts).unwrap_err().to_string();
-        assert!(error.contains("no limit for Q9_9"), "{error}");
-        assert_eq!(profile.oracle_limit(Tap::Q, &facts), profile.oracle.stage);
     }
 
     #[test]
     fn faults_in_a_file_are_named() {
         let own = |text: String| format!("reason = 'x'\nexpires = '9999-12-31'\n{text}");
-        let cases: [(String, &str); 12] = [
+        let cases: [(String, &str); 15] = [
             (STANDARD.to_owned(), "needs `reason`"),
             (format!("reason = 'x'\n{STANDARD}"), "needs `expires`"),
             (
@@ -517,12 +538,21 @@ mod tests {
             ),
             (
                 own(STANDARD.replace("attn_out =", "attn_aut =")),
-                "attn_aut",
+                "unknown tap \"attn_aut\" (did you mean \"attn_out\"?)",
             ),
             (
-                own(STANDARD.replacen("default = 1e-12\n", "", 1)),
-                "no limit for q_rope",
+                own("[oracle.tap]\nattn_aut = 0.5".to_owned()),
+                "unknown tap \"attn_aut\" (did you mean \"attn_out\"?)",
             ),
+            (
+                own("[isolated.matmul]\nI2S = 0".to_owned()),
+                "[isolated.matmul] unknown tensor type \"I2S\" (did you mean \"I2_S\"?)",
+            ),
+            (
+                own("[cumulative]\nnoise_facter = 1".to_owned()),
+                "(did you mean \"noise_factor\"?)",
+            ),
+            (own("cumulative = 1".to_owned()), "cumulative"),
             (
                 own(STANDARD.replace("logits = 1e-3", "logits = -1")),
                 "0 <= logits",
@@ -541,7 +571,7 @@ mod tests {
             ),
             (
                 own(STANDARD.replace("[cumulative]", "[cumulativ]")),
-                "cumulativ",
+                "(did you mean \"cumulative\"?)",
             ),
         ];
         for (text, says) in cases {

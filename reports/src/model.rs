@@ -324,6 +324,10 @@ pub struct Engines {
 pub struct Engine {
     /// As given on the command line: `rust`, `bitnet.cpp`, `bitnet.cpp@2024-11`, …
     pub name: String,
+    /// What it is called in a sentence, if not by its name: an engine from outside as it calls itself, or as its command
+    /// without folders.
+    #[serde(default)]
+    pub label: Option<String>,
     /// Version or source revision, as the engine states it.
     pub version: Option<String>,
     /// What the engine says about its build: compiler, flags, CPU features, kernel, …
@@ -341,6 +345,13 @@ pub struct Engine {
     /// Values that a deliberate fault changed; null without one.
     #[serde(default)]
     pub changed_values: Option<u64>,
+}
+
+impl Engine {
+    /// What it is called in a sentence.
+    pub fn called(&self) -> &str {
+        self.label.as_deref().unwrap_or(&self.name)
+    }
 }
 
 /// How a worker failed.

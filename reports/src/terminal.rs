@@ -15,7 +15,7 @@ use crate::facts::{
     Cell, Facts, Parity, at_fault, conditions_sentence, excused, found_by_oracle, gated,
     generations_of, judged_by, measured, mode_name, nmse, stage, threads_cell, threads_on,
 };
-use crate::model::{BenchRow, GateFigure, KnownState, Mode, Report, Role, Status};
+use crate::model::{BenchRow, EngineFailure, GateFigure, KnownState, Mode, Report, Role, Status};
 use crate::number;
 
 /// Characters of generated text per line; three lines are shown.
@@ -34,7 +34,7 @@ pub fn gate(report: &Report, path: &str) -> String {
     let mut out = String::new();
     let status = word(report.verdict.status);
     let engines = &report.engines;
-    let (candidate, reference) = (&engines.candidate.name, &engines.reference.name);
+    let (candidate, reference) = (engines.candidate.called(), engines.reference.called());
     let _ = paragraph(
         &mut out,
         0,
@@ -65,28 +65,51 @@ fn write_summary(out: &mut String, report: &Report) -> std::fmt::Result {
     let facts = Facts::new(report, &parity);
     let status = word(report.verdict.status);
     let engines = &report.engines;
+    let (candidate, reference) = (engines.candidate.called(), engines.reference.called());
     let headline = format!(
-        "{status}{}  {} against {}: {} of {} rows compared, {} of {} within their limit",
-        excused(report),
-        engines.candidate.name,
-        engines.reference.name,
-        number::count(report.coverage.compared),
-        number::count(report.coverage.expected),
-        gated(report).filter(|s| s.pass == Some(true)).count(),
-        gated(report).count(),
+        "{status}{}  {candidate} against {reference}: ",
+        excused(report)
     );
-    paragraph(out, 0, &headline)?;
+    let compared = format!(
+        "{} of {} rows compared",
+        number::count(report.coverage.compared),
+        number::count(report.coverage.expected)
+    );
+    let mut reasons = facts.verdict.reasons.iter();
+    // What ended the comparison is the headline: what it got to until then says little.
+    match reasons
+        .as_slice()
+        .first()
+        .and_then(|first| failure(report, first))
+    {
+        Some(failure) => {
+            reasons.next();
+            paragraph(out, 0, &format!("{headline}{}", failure.message))?;
+            if let Some(words) = failure.log_tail.last().filter(|words| !words.is_empty()) {
+                paragraph(out, INDENT, &format!("its last words: {words}"))?;
+            }
+            paragraph(out, INDENT, &format!("{compared} until then"))?;
+        }
+        None => {
+            let within = gated(report).filter(|s| s.pass == Some(true)).count();
+            let within = match gated(report).count() {
+                0 => String::new(),
+                of => format!(", {within} of {of} within their limit"),
+            };
+            paragraph(out, 0, &format!("{headline}{compared}{within}"))?;
+        }
+    }
     if let [mode] = report.inputs.modes[..] {
         paragraph(out, INDENT, &format!("{} mode only", mode_name(mode)))?;
     }
-    reasons(out, &facts.verdict.reasons)?;
+    reasons.try_for_each(|reason| paragraph(out, INDENT, reason))?;
     if let Some(first) = &facts.verdict.divergence {
         write_values(out, &first.values)?;
     }
     write_fault(out, report)?;
     write_known(out, report)?;
     write_matrix(out, &facts)?;
-    write_taps(out, &parity)?;
+    write_taps(out, &parity, &report.inputs.modes)?;
     write_not_offered(out, report)?;
     write_noise(out, report)?;
     write_spot_check(out, report)?;
@@ -96,6 +119,13 @@ fn write_summary(out: &mut String, report: &Report) -> std::fmt::Result {
     write_tokens(out, report)?;
     write_bench(out, report)?;
     write_gate(out, report)
+}
+
+/// The engine's failure that a reason is about, if it is.
+fn failure<'a>(report: &'a Report, reason: &str) -> Option<&'a EngineFailure> {
+    let engines = [&report.engines.candidate, &report.engines.reference];
+    let mut failures = engines.into_iter().filter_map(|e| e.failure.as_ref());
+    failures.find(|failure| failure.message == reason)
 }
 
 fn write_not_offered(out: &mut String, report: &Report) -> std::fmt::Result {
@@ -207,7 +237,10 @@ fn write_matrix(out: &mut String, facts: &Facts<'_>) -> std::fmt::Result {
 }
 
 /// The worst of each tap over all prompts and layers.
-fn write_taps(out: &mut String, parity: &Parity<'_>) -> std::fmt::Result {
+fn write_taps(out: &mut String, parity: &Parity<'_>, modes: &[Mode]) -> std::fmt::Result {
+    if let &[mode] = modes {
+        return write_taps_of(out, parity, mode);
+    }
     let titles = [
         "tap",
         "isolated NMSE",
@@ -226,6 +259,23 @@ fn write_taps(out: &mut String, parity: &Parity<'_>) -> std::fmt::Result {
         let limit = limit.map(number::error).unwrap_or_default();
         let (cumulative, there) = of_cumulative;
         grid.row([tap.to_owned(), nmse, limit, place, cumulative, there]);
+    }
+    match grid.is_empty() {
+        true => Ok(()),
+        false => writeln!(out, "\n{}", grid.text()),
+    }
+}
+
+/// The same where one mode is all that was compared.
+fn write_taps_of(out: &mut String, parity: &Parity<'_>, mode: Mode) -> std::fmt::Result {
+    let title = format!("{} NMSE", mode_name(mode));
+    let mut grid = Grid::new(&["tap", &title, "limit", "in"], &[1, 2]);
+    for &tap in &parity.taps {
+        let worst = parity.worst(mode, tap);
+        let limit = worst.and_then(|cell| cell.stats.limit);
+        let (nmse, place) = worst_row(worst);
+        let limit = limit.map(number::error).unwrap_or_default();
+        grid.row([tap.to_owned(), nmse, limit, place]);
     }
     match grid.is_empty() {
         true => Ok(()),

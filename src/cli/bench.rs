@@ -7,7 +7,7 @@ use reports::outcome::Outcome;
 use reports::{Format, render, write_dir};
 
 use super::folder::Folder;
-use super::limits::{LimitFlags, ModelFlags};
+use super::limits::{LimitFlags, ModelFile, ModelFlags, format};
 use super::report::pointer;
 use super::run;
 use super::terminal::{self, Terminal};
@@ -42,9 +42,8 @@ to say.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = NOTES)]
 pub(super) struct Args {
-    /// The model, a GGUF file
-    #[arg(long, value_name = "FILE")]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelFile,
     /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, llama.cpp, rust, oracle or exec:COMMAND
     #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
     reference: String,
@@ -52,13 +51,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "ENGINE", default_value = "rust")]
     candidate: String,
     /// Threads per engine, one or several counts [default: 1 and one per core]
-    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = run::threads)]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', value_parser = run::threads)]
     threads: Vec<usize>,
     /// Tokens to prefill, one or several counts [default: 128,512, as far as they fit the model's context]
-    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = at_least_one())]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', value_parser = at_least_one())]
     prefill: Vec<usize>,
     /// Steps to decode [default: 64]
-    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    #[arg(short = 'n', long, value_name = "N", value_parser = at_least_one())]
     decode: Option<usize>,
     /// Pairs per test, warm-up apart
     #[arg(long, value_name = "N", default_value_t = REPETITIONS, value_parser = at_least_one())]
@@ -72,7 +71,7 @@ pub(super) struct Args {
     out: Option<PathBuf>,
     /// With --out, what to write there: json, html, md, junit, csv, jsonl [default: json,html,md]; without, which of
     /// them to print in place of the table
-    #[arg(long, value_name = "FORMAT,…", value_delimiter = ',')]
+    #[arg(long, value_name = "FORMAT,…", value_delimiter = ',', value_parser = format)]
     format: Vec<Format>,
     /// Print the report as JSON, and nothing else
     #[arg(long)]
@@ -103,7 +102,7 @@ pub(super) fn run(
     let options = BenchOptions {
         setup: Setup {
             launcher: args.of_model.apply(args.limits.launcher()),
-            model: args.model,
+            model: args.model.required()?,
             reference: args.reference.parse()?,
             candidate: args.candidate.parse()?,
         },

@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crossval_protocol::{Graph, ModelFacts};
+use crossval_protocol::{Graph, Graphs, Hello, ModelFacts};
+use reports::model::Environment;
 use reports::outcome::Outcome;
+use serde::Serialize;
 
 use super::limits::launcher;
 use super::terminal::{Terminal, table};
 use crossval::Error;
-use crossval::engine::{EngineError, EngineSpec, reference_folders, this_program};
+use crossval::engine::{EngineError, EngineSpec, built_references, this_program};
 use crossval::environment::{self, Provenance};
 
 /// What a build of the reference needs, and the Debian package that has it.
@@ -23,6 +25,48 @@ pub(super) struct Args {
     /// The reference: bitnet.cpp, or bitnet.cpp@NAME
     #[arg(long, requires = "graph", default_value = "bitnet.cpp")]
     reference: String,
+    /// Print all of it as JSON, and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Checkup {
+    schema: &'static str,
+    environment: Environment,
+    tools: Vec<Tool>,
+    engines: Vec<Built>,
+}
+
+#[derive(Debug, Serialize)]
+struct Tool {
+    name: &'static str,
+    /// Its version, or where it lies; null if it is missing.
+    found: Option<String>,
+    /// What to install then.
+    package: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Built {
+    engine: String,
+    /// What it says of itself; null if it does not start.
+    hello: Option<Hello>,
+    /// Why it does not.
+    error: Option<String>,
+}
+
+/// What `--graph` prints with `--json`.
+#[derive(Serialize)]
+struct Listing<'a> {
+    schema: &'static str,
+    engine: String,
+    version: Option<&'a str>,
+    model: String,
+    facts: &'a ModelFacts,
+    #[serde(flatten)]
+    graphs: &'a Graphs,
 }
 
 pub(super) fn run(
@@ -31,13 +75,25 @@ pub(super) fn run(
     terminal: Terminal,
 ) -> Result<Outcome, Error> {
     match &args.graph {
-        Some(model) => graphs(model, args.reference.parse()?, terminal),
-        None => toolchain(provenance, terminal),
+        Some(model) => graphs(model, args.reference.parse()?, args.json, terminal),
+        None => {
+            let checkup = examine(provenance);
+            match args.json {
+                true => terminal.print_json(&checkup)?,
+                false => terminal.print(&checkup.text())?,
+            }
+            Ok(checkup.outcome())
+        }
     }
 }
 
 /// Lists what a reference evaluates for a model, to be read and to be reported.
-fn graphs(model: &Path, spec: EngineSpec, terminal: Terminal) -> Result<Outcome, Error> {
+fn graphs(
+    model: &Path,
+    spec: EngineSpec,
+    json: bool,
+    terminal: Terminal,
+) -> Result<Outcome, Error> {
     let mut engine = launcher().start(&spec, None)?;
     if !engine.hello().graphs {
         return Err(Error::Option {
@@ -49,6 +105,17 @@ fn graphs(model: &Path, spec: EngineSpec, terminal: Terminal) -> Result<Outcome,
     let (facts, _) = engine.load(model).map_err(failed)?;
     let graphs = engine.graphs().map_err(failed)?;
     let version = engine.hello().version.as_deref();
+    if json {
+        terminal.print_json(&Listing {
+            schema: "crossval.graphs/1",
+            engine: spec.to_string(),
+            version,
+            model: model.display().to_string(),
+            facts: &facts,
+            graphs: &graphs,
+        })?;
+        return Ok(Outcome::Pass);
+    }
     terminal.print_always(&format!(
         "{spec} ({}), {}\n{}\n",
         version.unwrap_or("version unknown"),
@@ -84,64 +151,91 @@ fn shape(facts: &ModelFacts) -> String {
     format!("{}, {}", facts.architecture, sizes.join(", "))
 }
 
-fn toolchain(provenance: &Provenance, terminal: Terminal) -> Result<Outcome, Error> {
-    let environment = environment::describe(provenance);
-    terminal.print(&format!(
-        "crossval {} ({}, {}, {})\n",
-        environment.crossval_version,
-        environment
-            .git_revision
-            .as_deref()
-            .unwrap_or("revision unknown"),
-        environment.profile,
-        environment.rustc
-    ))?;
-    terminal.print(&format!(
-        "{}, {} CPUs, {}\n",
-        environment.cpu.as_deref().unwrap_or("CPU unknown"),
-        environment.cpus,
-        environment.os
-    ))?;
-    terminal.print(&format!(
-        "CPU features  {}\n\n",
-        environment.cpu_features.join(" ")
-    ))?;
-
-    let mut tools = table(&["tool", "found"]);
-    for (tool, package) in TOOLS {
-        let found = version(tool).unwrap_or_else(|| format!("missing: {package}"));
-        tools.add_row([tool, &found]);
+/// Looks at the machine, the tools and every engine that can be started here.
+fn examine(provenance: &Provenance) -> Checkup {
+    let tools = TOOLS.map(|(name, package)| Tool {
+        name,
+        found: version(name),
+        package,
+    });
+    let libclang = Tool {
+        name: "libclang",
+        found: libclang(),
+        package: "libclang-dev",
+    };
+    let engines = built().into_iter().map(|spec| {
+        let started = launcher().start(&spec, None);
+        let (hello, error) = match started {
+            Ok(engine) => (Some(engine.hello().clone()), None),
+            Err(e) => (None, Some(e.to_string())),
+        };
+        Built {
+            engine: spec.to_string(),
+            hello,
+            error,
+        }
+    });
+    Checkup {
+        schema: "crossval.doctor/1",
+        environment: environment::describe(provenance),
+        tools: tools.into_iter().chain([libclang]).collect(),
+        engines: engines.collect(),
     }
-    let libclang = libclang().unwrap_or_else(|| "missing: libclang-dev".to_owned());
-    tools.add_row(["libclang", &libclang]);
-    terminal.print(&format!("{tools}\n\n"))?;
+}
 
-    let mut reference = false;
-    for spec in &built() {
-        match launcher().start(spec, None) {
-            Ok(engine) => {
-                reference |= *spec == EngineSpec::BitnetCpp;
-                let hello = engine.hello();
-                terminal.print(&format!(
-                    "{spec}  {}\n",
-                    hello.version.as_deref().unwrap_or("version unknown")
-                ))?;
-                terminal.print(&format!(
-                    "  architectures  {}\n",
-                    hello.architectures.join(" ")
-                ))?;
-                for (key, value) in &hello.build {
-                    terminal.print(&format!("  {key:13}  {}\n", value.trim()))?;
-                }
-            }
-            Err(e) => terminal.print(&format!("{spec}  {e}\n"))?,
+impl Checkup {
+    fn outcome(&self) -> Outcome {
+        let reference = EngineSpec::BitnetCpp.to_string();
+        let mut engines = self.engines.iter();
+        match engines.any(|built| built.engine == reference && built.hello.is_some()) {
+            true => Outcome::Pass,
+            false => Outcome::Engine,
         }
     }
-    Ok(if reference {
-        Outcome::Pass
-    } else {
-        Outcome::Engine
-    })
+
+    fn text(&self) -> String {
+        let environment = &self.environment;
+        let revision = environment.git_revision.as_deref();
+        let mut out = format!(
+            "crossval {} ({}, {}, {})\n{}, {} CPUs, {}\nCPU features  {}\n\n",
+            environment.crossval_version,
+            revision.unwrap_or("revision unknown"),
+            environment.profile,
+            environment.rustc,
+            environment.cpu.as_deref().unwrap_or("CPU unknown"),
+            environment.cpus,
+            environment.os,
+            environment.cpu_features.join(" ")
+        );
+        let mut tools = table(&["tool", "found"]);
+        for tool in &self.tools {
+            let missing = || format!("missing: {}", tool.package);
+            let found = tool.found.clone().unwrap_or_else(missing);
+            tools.add_row([tool.name, &found]);
+        }
+        out.push_str(&format!("{tools}\n\n"));
+        for Built {
+            engine,
+            hello,
+            error,
+        } in &self.engines
+        {
+            let Some(hello) = hello else {
+                let why = error.as_deref().unwrap_or("it does not start");
+                out.push_str(&format!("{engine}  {why}\n"));
+                continue;
+            };
+            let version = hello.version.as_deref().unwrap_or("version unknown");
+            let architectures = hello.architectures.join(" ");
+            out.push_str(&format!(
+                "{engine}  {version}\n  architectures  {architectures}\n"
+            ));
+            for (key, value) in &hello.build {
+                out.push_str(&format!("  {key:13}  {}\n", value.trim()));
+            }
+        }
+        out
+    }
 }
 
 fn version(tool: &str) -> Option<String> {
@@ -168,25 +262,6 @@ pub(super) fn built() -> Vec<EngineSpec> {
 }
 
 fn named_references() -> Vec<EngineSpec> {
-    let Ok(this) = this_program() else {
-        return Vec::new();
-    };
-    let mut names: Vec<String> = reference_folders(&this)
-        .iter()
-        .filter_map(|folder| std::fs::read_dir(folder).ok())
-        .flatten()
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            entry
-                .path()
-                .join("crossval")
-                .is_file()
-                .then(|| entry.file_name())?
-                .into_string()
-                .ok()
-        })
-        .collect();
-    names.sort();
-    names.dedup();
+    let names = this_program().map_or(Vec::new(), |this| built_references(&this));
     names.into_iter().map(EngineSpec::BitnetCppNamed).collect()
 }

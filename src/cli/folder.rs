@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crossval::Error;
+use crossval::text_file;
 
 /// How long a lock is tried for: a baseline in the folder is written under it, too, which takes no time.
 const TRIED: Duration = Duration::from_secs(1);
@@ -16,6 +17,27 @@ pub(super) struct Folder {
     _lock: File,
 }
 
+/// Why there is no folder at `path`, and none could be made.
+fn no_folder(path: &Path, e: &IoError) -> IoError {
+    let file = path
+        .ancestors()
+        .find(|a| a.exists())
+        .filter(|a| a.is_file());
+    match file {
+        Some(file) if file == path => IoError::new(e.kind(), "this is a file; give a folder"),
+        Some(file) => {
+            let what = format!("{} is a file, and no folder", file.display());
+            IoError::new(e.kind(), what)
+        }
+        None => saying(e, "this folder cannot be made"),
+    }
+}
+
+/// What the system says behind what it means here.
+fn saying(e: &IoError, what: &str) -> IoError {
+    IoError::new(e.kind(), format!("{what}: {}", text_file::in_words(e)))
+}
+
 impl Folder {
     /// Creates the folder if need be. To be called before minutes of work, not after.
     ///
@@ -23,8 +45,9 @@ impl Folder {
     /// [`Error::Io`] naming the folder.
     pub(super) fn claim(path: &Path) -> Result<Folder, Error> {
         let io = |e| Error::io(path, e);
-        std::fs::create_dir_all(path).map_err(io)?;
-        tempfile::NamedTempFile::new_in(path).map_err(io)?;
+        std::fs::create_dir_all(path).map_err(|e| io(no_folder(path, &e)))?;
+        let writable = tempfile::NamedTempFile::new_in(path);
+        writable.map_err(|e| io(saying(&e, "nothing can be written to this folder")))?;
         let lock = File::open(path).map_err(io)?;
         let until = Instant::now() + TRIED;
         loop {

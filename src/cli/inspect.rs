@@ -1,6 +1,6 @@
 //! `crossval inspect`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bitnet_model::check::check_weights;
 use bitnet_model::gguf::{Array, Gguf, Value};
@@ -11,7 +11,7 @@ use reports::outcome::Outcome;
 use serde::Serialize;
 
 use super::doctor::built;
-use super::limits::LimitFlags;
+use super::limits::{LimitFlags, ModelFile};
 use super::terminal::{Terminal, table};
 use crossval::Error;
 use crossval::engine::{EngineSpec, Launcher};
@@ -21,8 +21,8 @@ const VALUE_WIDTH: usize = 60;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A GGUF file
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelFile,
     /// Read the weights too: fails if there are any that are not finite, or ternary codes that stand for no weight
     #[arg(long)]
     check: bool,
@@ -98,8 +98,9 @@ struct Answer {
 
 pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     let launcher = args.limits.launcher();
+    let model = args.model.required()?;
     let bad_input = |e: bitnet_model::Error| Error::BadInput(e.to_string());
-    let gguf = Gguf::open(&args.model).map_err(bad_input)?;
+    let gguf = Gguf::open(&model).map_err(bad_input)?;
     let mut inspection = read(&gguf);
     if !args.json {
         terminal.print(&tables(&inspection))?;
@@ -111,7 +112,7 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     drop(gguf);
     inspection.engines = built()
         .iter()
-        .map(|spec| ask(spec, &launcher, &args.model))
+        .map(|spec| ask(spec, &launcher, &model))
         .collect();
     match args.json {
         true => terminal.print_json(&inspection)?,
@@ -119,7 +120,7 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     }
     match inspection.bad_weights.as_deref() {
         Some(bad @ [_, ..]) => {
-            let path = args.model.display();
+            let path = model.display();
             Err(Error::BadInput(format!("{path}: {}", bad.join("; "))))
         }
         _ => Ok(Outcome::Pass),

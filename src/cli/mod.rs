@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. Errors become one message and the exit code here.
 
 mod bench;
+mod check_worker;
 mod doctor;
 mod folder;
 mod gate;
@@ -15,6 +16,8 @@ mod selftest;
 mod synth;
 mod terminal;
 mod tokenize;
+mod tokens;
+mod usage;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,12 +68,15 @@ enum Command {
     Bench(bench::Args),
     /// Hold reports against a baseline: is an engine still right, and not slower?
     Gate(gate::Args),
-    /// Put faults into the engine under test, one at a time, and see whether the comparison finds each
+    /// Put faults into the engine under test, one at a time, and see whether the comparison finds each; on the bundled
+    /// demo model, if no other is given
     Selftest(selftest::Args),
     /// Run one engine and keep everything that a later comparison needs
     Record(record::Args),
     /// Tokenize a text in both engines and compare, token by token
     Tokenize(tokenize::Args),
+    /// See whether a worker keeps to the protocol: every message, batches of several sizes, errors, both ways to end
+    CheckWorker(check_worker::Args),
     /// Write a synthetic model: random weights with realistic statistics, and a tokenizer
     Synth(synth::Args),
     /// Show what is in a model file, and whether each engine can run it
@@ -107,9 +113,9 @@ enum Command {
 pub fn main(provenance: &Provenance) -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(e) => {
-            // Nothing is left to do if the terminal is gone.
-            let _ = e.print();
+        Err(mut e) => {
+            usage::suggest(&mut e);
+            usage::print(&e);
             let outcome = if e.use_stderr() {
                 Outcome::Usage
             } else {
@@ -148,6 +154,7 @@ fn dispatch(
         Command::Selftest(args) => selftest::run(args, provenance, terminal),
         Command::Record(args) => record::run(args, provenance, terminal),
         Command::Tokenize(args) => tokenize::run(args, terminal),
+        Command::CheckWorker(args) => check_worker::run(args, terminal),
         Command::Synth(args) => synth::run(args, terminal),
         Command::Inspect(args) => inspect::run(args, terminal),
         Command::Doctor(args) => doctor::run(args, provenance, terminal),

@@ -6,8 +6,10 @@ use reports::comparison::Comparison;
 use reports::outcome::Outcome;
 use reports::{Format, Report};
 
+use super::limits::format;
 use super::terminal::Terminal;
 use crossval::Error;
+use crossval::text_file;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -23,6 +25,7 @@ pub(super) struct Args {
         long,
         value_name = "FORMAT,…",
         value_delimiter = ',',
+        value_parser = format,
         default_values_t = [Format::Html, Format::Md],
         conflicts_with = "other"
     )]
@@ -43,6 +46,7 @@ pub(super) struct Files {
         long,
         value_name = "FORMAT,…",
         value_delimiter = ',',
+        value_parser = format,
         default_values_t = Format::DEFAULT,
         requires = "out"
     )]
@@ -100,8 +104,8 @@ fn lines<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> String {
 }
 
 pub(super) fn read_report(file: &Path) -> Result<Report, Error> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|e| Error::BadInput(format!("{}: {e}", file.display())))?;
+    let text =
+        text_file::read(file).map_err(|e| Error::BadInput(format!("{}: {e}", file.display())))?;
     Ok(reports::json::parse(&text, &file.display().to_string())?)
 }
 

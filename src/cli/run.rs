@@ -9,9 +9,10 @@ use reports::outcome::Outcome;
 
 use super::folder::Folder;
 use super::gate::{Rule, hold};
-use super::limits::{LimitFlags, ModelFlags};
+use super::limits::{LimitFlags, ModelFile, ModelFlags, format};
 use super::report::pointer;
 use super::terminal::Terminal;
+use super::tokens::TokenIds;
 use crossval::Error;
 use crossval::engine::EngineSpec;
 use crossval::environment::{self, Provenance};
@@ -22,6 +23,7 @@ use crossval::profile::Profile;
 use crossval::session::prompts::PromptSource;
 use crossval::session::setup::Setup;
 use crossval::speed::gate::{Baseline, measure_again};
+use crossval::text_file;
 use crossval::verdict;
 use crossval_trace::Trace;
 use crossval_workers::fault::Faults;
@@ -31,84 +33,111 @@ pub(super) const DEFAULT_N_PREDICT: usize = 32;
 /// Generated strings on which the tokenizers are compared.
 const STRINGS: u64 = 1000;
 
+/// For `--help`.
+const EXAMPLES: &str = "\
+Examples:
+  The Rust engine against BitNet.cpp:
+    crossval run model.gguf
+  With the flags of llama.cpp:
+    crossval run -m model.gguf -p \"Once upon a time\" -n 64 -t 2
+  An engine of your own, and one that offers its logits alone:
+    crossval run model.gguf --candidate 'exec:python3 worker.py'
+    crossval run model.gguf --candidate exec:./mine --profile logits
+  Against several references:
+    crossval run model.gguf --reference bitnet.cpp --reference llama.cpp
+  For programs:
+    crossval run model.gguf --json | jq .verdict";
+
+const OF_ENGINES: &str = "Model and engines";
+const OF_INPUT: &str = "What they are fed";
+const OF_SCOPE: &str = "What is compared";
+const OF_SPEED: &str = "Speed, and earlier runs";
+const OF_OUTPUT: &str = "What comes out";
+const OF_LIMITS: &str = "What an engine may take";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// The model, a GGUF file
-    #[arg(long, value_name = "FILE")]
-    model: PathBuf,
+    #[command(flatten, next_help_heading = OF_ENGINES)]
+    model: ModelFile,
     /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, llama.cpp, rust, oracle, trace:FILE or exec:COMMAND; may be given
     /// several times, for a comparison with each and who agrees with whom
-    #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
+    #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp", help_heading = OF_ENGINES)]
     reference: Vec<String>,
     /// Engine under test
-    #[arg(long, value_name = "ENGINE", default_value = "rust")]
+    #[arg(long, value_name = "ENGINE", default_value = "rust", help_heading = OF_ENGINES)]
     candidate: String,
     /// A prompt; may be given several times [default: "Once upon a time", or those of a trace]
-    #[arg(long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", help_heading = OF_INPUT)]
     prompt: Vec<String>,
     /// A file whose text is a prompt; may be given several times
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = OF_INPUT)]
     prompt_file: Vec<PathBuf>,
     /// Token IDs as a prompt, such as 1,403,407
-    #[arg(long, value_name = "IDS", value_delimiter = ',')]
-    tokens: Vec<u32>,
+    #[arg(long, value_name = "IDS", allow_hyphen_values = true, help_heading = OF_INPUT)]
+    tokens: Vec<TokenIds>,
     /// Make each prompt one message of the user, rendered by the chat template in the model's file
-    #[arg(long, conflicts_with = "tokens")]
+    #[arg(long, conflicts_with = "tokens", help_heading = OF_INPUT)]
     chat: bool,
     /// A text to measure the perplexity of both engines on
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = OF_INPUT)]
     text: Option<PathBuf>,
     /// Windows of the text to evaluate at most, of up to 512 tokens each
-    #[arg(long, value_name = "N", requires = "text", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(long, value_name = "N", requires = "text", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..), help_heading = OF_INPUT)]
     chunks: Option<usize>,
     /// Tokens to generate greedily from each prompt, past any end-of-text token [default: 32, or as in a trace]
-    #[arg(long, value_name = "N")]
+    #[arg(short, long, value_name = "N", help_heading = OF_INPUT)]
     n_predict: Option<usize>,
     /// Threads per engine
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = threads)]
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = threads, help_heading = OF_SCOPE)]
     threads: usize,
+    /// Context of the engines, tokens [default: as much as the prompts take]
+    #[arg(short, long, value_name = "N", help_heading = OF_SCOPE)]
+    ctx_size: Option<usize>,
     /// isolated: each stage starts from the reference's inputs; cumulative: each engine on its own [default: both,
-    /// or cumulative if the candidate takes no values]
-    #[arg(long, value_enum)]
+    /// or cumulative if the candidate takes no values or the engines have logits alone in common]
+    #[arg(long, value_enum, help_heading = OF_SCOPE)]
     mode: Option<ModeArg>,
     /// Compare the logits under all conditions (batch sizes, positions, contexts, workers) however long that takes, and
     /// not a sample of them on large models
-    #[arg(long)]
+    #[arg(long, help_heading = OF_SCOPE)]
     thorough: bool,
     /// Limits: standard, strict, logits or a TOML file
-    #[arg(long, value_name = "PROFILE", default_value = "standard")]
+    #[arg(long, value_name = "PROFILE", default_value = "standard", help_heading = OF_SCOPE)]
     profile: String,
     /// Ledger of known deviations, a TOML file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = OF_SCOPE)]
     known: Option<PathBuf>,
     /// Folder for the report
-    #[arg(long, value_name = "DIR", default_value = "crossval-report")]
+    #[arg(long, value_name = "DIR", default_value = "crossval-report", help_heading = OF_OUTPUT)]
     out: PathBuf,
     /// What to write there: json, html, md, junit, csv, jsonl
     #[arg(
         long,
         value_name = "FORMAT,…",
         value_delimiter = ',',
-        default_values_t = Format::DEFAULT
+        value_parser = format,
+        default_values_t = Format::DEFAULT,
+        help_heading = OF_OUTPUT
     )]
     format: Vec<Format>,
     /// Do not time the engines
-    #[arg(long)]
+    #[arg(long, help_heading = OF_SPEED)]
     no_bench: bool,
     /// Hold the run against earlier ones, in a JSON file (see `crossval gate`)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = OF_SPEED)]
     baseline: Option<PathBuf>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = OF_SPEED)]
     rule: Rule,
     /// Print the report as JSON, and nothing else
-    #[arg(long)]
+    #[arg(long, help_heading = OF_OUTPUT)]
     json: bool,
     /// A deliberate error in the candidate, to see the comparison fail
     #[arg(long, value_name = "FAULT", hide = true)]
     fault: Option<Faults>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = OF_ENGINES)]
     of_model: ModelFlags,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = OF_LIMITS)]
     limits: LimitFlags,
 }
 
@@ -132,6 +161,7 @@ pub(super) fn run(
     terminal: Terminal,
 ) -> Result<Outcome, Error> {
     let launcher = args.of_model.apply(args.limits.launcher());
+    let model = args.model.required()?;
     let mut candidate: EngineSpec = args.candidate.parse()?;
     if let Some(fault) = args.fault {
         match &mut candidate {
@@ -155,7 +185,7 @@ pub(super) fn run(
     let options = RunOptions {
         setup: Setup {
             launcher: launcher.clone(),
-            model: args.model,
+            model,
             reference,
             candidate,
         },
@@ -168,6 +198,7 @@ pub(super) fn run(
         scope: Scope {
             n_predict: args.n_predict.or(recorded).unwrap_or(DEFAULT_N_PREDICT),
             threads: args.threads,
+            n_ctx: args.ctx_size,
             modes: match args.mode {
                 None => Vec::new(),
                 Some(ModeArg::Both) => vec![Mode::Isolated, Mode::Cumulative],
@@ -228,7 +259,7 @@ pub(super) fn run(
 pub(super) fn prompts(
     texts: &[String],
     files: &[PathBuf],
-    tokens: Vec<u32>,
+    tokens: Vec<TokenIds>,
 ) -> Result<Vec<PromptSource>, Error> {
     let mut prompts: Vec<PromptSource> = Vec::new();
     for text in texts {
@@ -245,7 +276,8 @@ pub(super) fn prompts(
         });
     }
     if !tokens.is_empty() {
-        prompts.push(PromptSource::Tokens(tokens));
+        let ids = tokens.into_iter().flat_map(|ids| ids.0);
+        prompts.push(PromptSource::Tokens(ids.collect()));
     }
     Ok(prompts)
 }
@@ -262,8 +294,7 @@ fn text(file: Option<&Path>, chunks: Option<usize>) -> Result<Option<TextSource>
 }
 
 fn read(what: &str, file: &Path) -> Result<String, Error> {
-    std::fs::read_to_string(file)
-        .map_err(|e| Error::BadInput(format!("{what} {}: {e}", file.display())))
+    text_file::read(file).map_err(|e| Error::BadInput(format!("{what} {}: {e}", file.display())))
 }
 
 pub(super) fn default_prompt() -> PromptSource {

@@ -8,7 +8,7 @@ use reports::StagedFile;
 use reports::model::{Mode, Role, Status};
 use reports::outcome::Outcome;
 
-use super::limits::{LimitFlags, ModelFlags};
+use super::limits::{LimitFlags, ModelFile, ModelFlags};
 use super::terminal::{Terminal, table};
 use bitnet_model::Hyperparameters;
 use bitnet_model::gguf::Gguf;
@@ -30,9 +30,8 @@ const PROMPT: &str = "Once upon a time, there was a little girl";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The model, a GGUF file [default: the bundled demo model]
-    #[arg(long, value_name = "FILE")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFile,
     /// Engine to compare against: bitnet.cpp, bitnet.cpp@NAME, llama.cpp, oracle, rust or exec:COMMAND
     #[arg(long, value_name = "ENGINE", default_value = "bitnet.cpp")]
     reference: String,
@@ -79,7 +78,10 @@ pub(super) fn run(
     let options = RunOptions {
         setup: Setup {
             launcher: args.of_model.apply(args.limits.launcher()),
-            model: args.model.unwrap_or_else(|| demo.path().to_owned()),
+            model: args
+                .model
+                .given()?
+                .unwrap_or_else(|| demo.path().to_owned()),
             reference: args.reference.parse()?,
             candidate: EngineSpec::Rust { fault: None },
         },
@@ -95,6 +97,7 @@ pub(super) fn run(
         scope: Scope {
             n_predict: 0,
             threads: 1,
+            n_ctx: None,
             modes: vec![Mode::Isolated],
             profile: Profile::open(&args.profile)?,
             spot_check: Some(args.seed),

@@ -10,6 +10,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use reports::StagedFile;
 use reports::number;
 use reports::outcome::Outcome;
+use serde::Serialize;
 
 use super::limits::activation;
 use super::terminal::Terminal;
@@ -64,6 +65,20 @@ pub(super) struct Args {
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Print what was written as JSON, and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Written {
+    schema: &'static str,
+    /// The model's file.
+    path: String,
+    bytes: u64,
+    architecture: &'static str,
+    seed: u64,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -181,7 +196,17 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     let size = std::fs::metadata(&args.output)
         .map_err(|e| Error::io(&args.output, e))?
         .len();
-    let size = number::bytes(size as f64);
-    terminal.print(&format!("{}  {size}\n", args.output.display()))?;
+    if args.json {
+        terminal.print_json(&Written {
+            schema: "crossval.synth/1",
+            path: args.output.display().to_string(),
+            bytes: size,
+            architecture: args.arch.name(),
+            seed: args.seed,
+        })?;
+    } else {
+        let size = number::bytes(size as f64);
+        terminal.print(&format!("{}  {size}\n", args.output.display()))?;
+    }
     Ok(Outcome::Pass)
 }

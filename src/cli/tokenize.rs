@@ -14,7 +14,7 @@ use reports::outcome::Outcome;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::limits::LimitFlags;
+use super::limits::{LimitFlags, ModelFile};
 use super::terminal::Terminal;
 use crossval::Error;
 use crossval::engine::{Engine, EngineError, EngineSpec, Failed, by};
@@ -23,6 +23,7 @@ use crossval::session::chat;
 use crossval::session::pair::Pair;
 use crossval::session::setup::Setup;
 use crossval::stats;
+use crossval::text_file;
 use crossval::tokens::{self, Answer, Compared, Tokenizers, escape};
 use crossval_protocol::{MAX_TEXT, VocabFacts};
 
@@ -31,11 +32,10 @@ const SHOWN_TOKENS: usize = 300;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The model, a GGUF file; its vocabulary is enough
-    #[arg(long, value_name = "FILE")]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelFile,
     /// The text [default: standard input]
-    #[arg(long, value_name = "TEXT", conflicts_with_all = ["file", "fuzz"])]
+    #[arg(short = 'p', long, value_name = "TEXT", conflicts_with_all = ["file", "fuzz"])]
     text: Option<String>,
     /// A file with the text, or - for standard input; it need not be UTF-8. With --fuzz, a corpus to cut slices from
     #[arg(long, value_name = "FILE")]
@@ -85,6 +85,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     let launcher = args.limits.launcher();
+    let model = args.model.clone().required()?;
     if args.engine != "both" {
         let spec: EngineSpec = args.engine.parse()?;
         if args.fuzz.is_some() || args.reference.is_some() || args.candidate.is_some() {
@@ -92,7 +93,7 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
                 "--engine {spec}: --fuzz, --reference and --candidate are for --engine both"
             )));
         }
-        return single::run(&args, &launcher, &spec, terminal);
+        return single::run(&args, &launcher, &spec, &model, terminal);
     }
     let reference: EngineSpec = args.reference.as_deref().unwrap_or("bitnet.cpp").parse()?;
     let candidate: EngineSpec = args.candidate.as_deref().unwrap_or("rust").parse()?;
@@ -103,18 +104,18 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     }
     let setup = Setup {
         launcher,
-        model: args.model.clone(),
+        model: model.clone(),
         reference,
         candidate,
     };
     if let Some(count) = args.fuzz {
         let corpus = args.file.as_deref().map(read).transpose()?;
         let engines = Tokenizers::load(&setup)?;
-        return fuzz::run(&args, engines, count, corpus, terminal);
+        return fuzz::run(&args, &model, engines, count, corpus, terminal);
     }
     let text = args.text()?;
     let engines = Tokenizers::load(&setup)?;
-    let (text, options) = args.input(text, &engines.facts)?;
+    let (text, options) = args.input(text, &model, &engines.facts)?;
     compare(&args, engines, &text, options, terminal)
 }
 
@@ -175,7 +176,12 @@ fn compare(
 
 impl Args {
     /// What is tokenized, and how: the text given, or what the chat template makes of it.
-    fn input(&self, text: Vec<u8>, vocab: &VocabFacts) -> Result<(Vec<u8>, EncodeOptions), Error> {
+    fn input(
+        &self,
+        text: Vec<u8>,
+        model: &Path,
+        vocab: &VocabFacts,
+    ) -> Result<(Vec<u8>, EncodeOptions), Error> {
         let mut options = EncodeOptions {
             add_special: !self.no_bos,
             parse_special: !self.no_parse_special,
@@ -183,14 +189,14 @@ impl Args {
         if !self.chat {
             return Ok((text, options));
         }
-        let text = String::from_utf8(text)
-            .map_err(|e| Error::BadInput(format!("--chat: the text is not UTF-8: {e}")))?;
+        let text = text_file::from_utf8(text)
+            .map_err(|e| Error::BadInput(format!("--chat: the text is {e}")))?;
         let vocab = VocabFacts {
             add_bos: vocab.add_bos && options.add_special,
             ..vocab.clone()
         };
         options.add_special = false;
-        let rendered = chat::render(&[text], &self.model, Some(&vocab))?;
+        let rendered = chat::render(&[text], model, Some(&vocab))?;
         Ok((rendered.concat().into_bytes(), options))
     }
 

@@ -9,8 +9,20 @@ fn help_of_every_command() {
     // One more is no other text.
     let architectures = Architecture::ALL.map(Architecture::name).join(", ");
     for command in [
-        "", "run", "bench", "gate", "selftest", "record", "synth", "inspect", "doctor", "profile",
-        "report", "tokenize", "generate",
+        "",
+        "run",
+        "bench",
+        "gate",
+        "selftest",
+        "record",
+        "check-worker",
+        "synth",
+        "inspect",
+        "doctor",
+        "profile",
+        "report",
+        "tokenize",
+        "generate",
     ] {
         let args: Vec<&str> = [command, "--help"]
             .into_iter()

@@ -39,7 +39,7 @@ fn one_reference_of_three_is_wrong() {
     // The pair that the report itself is about is right.
     assert_eq!(report.verdict.at_fault, AtFault::None);
     assert!(
-        summary.contains("at fault: the reference (exec:") && !summary.contains("(bitnet.cpp)"),
+        summary.contains("at fault: the reference (faulty)") && !summary.contains("(bitnet.cpp)"),
         "{summary}"
     );
     let [of_wrong, of_oracle] = &report.further[..] else {

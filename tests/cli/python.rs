@@ -105,7 +105,7 @@ fn an_engine_does_not_choose_what_it_is_compared_in() {
             .verdict
             .reasons
             .iter()
-            .any(|r| r.contains("layer_out, logits"))
+            .any(|r| r.contains("layer_out (by numpy), logits (by numpy)"))
     );
     // It claims that ternary weights are F16, and is off by what F16 would allow.
     let run = run_doctored(&[

@@ -80,9 +80,8 @@ fn a_tokenizer_that_is_off_fails_while_the_numbers_pass() {
         panic!("{:?}", report.verdict.reasons)
     };
     let reason = &finding.text;
-    let start =
-        format!("the tokenizers of rust and {candidate} differ; the first: prompt 1, token ");
-    assert!(reason.starts_with(&start), "{reason}");
+    let start = "the tokenizers of rust and off differ; the first: prompt 1, token ";
+    assert!(reason.starts_with(start), "{reason}");
     assert!(reason.contains(" \" time\" in the reference"), "{reason}");
     // The numbers, for which both were fed the reference's IDs, are equal.
     assert_eq!(report.coverage.compared, report.coverage.expected);

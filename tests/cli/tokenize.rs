@@ -273,7 +273,7 @@ fn vocabularies_of_different_sizes_are_not_compared() {
     vocabulary_of(&other, &scratch.path("there/vocab.gguf"), |_| {});
     let (code, _, errors) = tokenize(&model, &["--reference", &engine], b"text");
     assert_eq!(code, 65);
-    assert!(errors.contains("300 tokens in exec:"), "{errors}");
+    assert!(errors.contains("300 tokens in swapped"), "{errors}");
 }
 
 #[cfg(feature = "reference")]

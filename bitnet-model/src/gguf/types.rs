@@ -191,6 +191,12 @@ impl TensorType {
         known.find(|ty| ty.name() == name)
     }
 
+    /// The name of every type, also of those that cannot be read.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        let known = TensorType::KNOWN.iter().map(|ty| ty.name());
+        known.chain(ONLY_NAMED.iter().map(|(_, name)| *name))
+    }
+
     /// Whether the elements are floats.
     pub fn is_float(self) -> bool {
         let content = self.layout().map(|layout| layout.content);

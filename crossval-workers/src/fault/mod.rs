@@ -36,6 +36,7 @@ mod weights;
 use std::fmt;
 use std::str::FromStr;
 
+use bitnet_model::nearest::did_you_mean;
 use bitnet_model::tap::Tap;
 
 pub(crate) use self::backend::FaultyBackend;
@@ -110,10 +111,31 @@ impl Faults {
 /// A string that is not a [`Fault`].
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "unknown fault {0:?}: expected MISTAKE:TAP[:LAYER][:SCOPE] or MISTAKE=VALUE, then nothing or @CONDITION, such as \
-     silu:ffn_act:4 or second-best=3@timed"
+    "unknown fault {0:?}{hint}: expected MISTAKE:TAP[:LAYER][:SCOPE] or MISTAKE=VALUE, then nothing or @CONDITION, such as \
+     silu:ffn_act:4 or second-best=3@timed",
+    hint = meant(.0)
 )]
 pub struct ParseFaultError(String);
+
+/// What was probably meant by the name of a mistake, or by that of its tap.
+fn meant(fault: &str) -> String {
+    let act = fault.split_once('@').map_or(fault, |(act, _)| act);
+    let mut parts = act.split([':', '=']);
+    let name = parts.next().unwrap_or_default();
+    let stages = Mistake::ALL.iter().map(|m| m.name());
+    let around = GenerationMistake::ALL.into_iter().map(|m| m.name());
+    let around = around.chain(TokenizerMistake::ALL.into_iter().map(|m| m.name()));
+    let around = around.chain(TimingMistake::ALL.into_iter().map(|m| m.name()));
+    let names: Vec<&str> = stages.chain(around).chain([SLOWER]).collect();
+    let (wrong, known) = match (Mistake::named(name), parts.next()) {
+        (Some(mistake), Some(tap)) => (tap, mistake.taps().iter().map(|t| t.name()).collect()),
+        _ => (name, names),
+    };
+    match known.contains(&wrong) {
+        true => String::new(),
+        false => did_you_mean(wrong, known),
+    }
+}
 
 impl FromStr for Faults {
     type Err = ParseFaultError;
@@ -286,5 +308,20 @@ mod tests {
         ] {
             assert!(text.parse::<Faults>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_was_meant_is_said() {
+        for (text, says) in [
+            ("sliu:ffn_act:1", "(did you mean \"silu\"?)"),
+            ("silu:fnn_act:1", "(did you mean \"ffn_act\"?)"),
+            ("secnd-best=3", "(did you mean \"second-best\"?)"),
+            ("half-teh-time=load", "(did you mean \"half-the-time\"?)"),
+        ] {
+            let error = text.parse::<Faults>().unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+        let error = "gremlins".parse::<Faults>().unwrap_err().to_string();
+        assert!(!error.contains("did you mean"), "{error}");
     }
 }

@@ -5,7 +5,9 @@ mod consumption;
 mod limits;
 mod pipe;
 mod process;
+mod shape;
 mod spec;
+mod stray;
 mod tokenizer;
 mod warnings;
 
@@ -21,16 +23,19 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bitnet_model::Activation;
+use bitnet_model::nearest::with_what_was_meant;
 use bitnet_model::tap::Tap;
 use reports::model::{EngineFailure, Role};
+use serde::Serialize;
 
 pub(crate) use self::consumption::{Consumption, Moment, own_peak_bytes};
 pub use self::limits::Limits;
 use self::pipe::Timed;
 use self::process::{Log, Pipes, Process, SHORT_WHILE, keep, signal_name};
 pub(crate) use self::process::{bound, ending};
-pub use self::spec::this_program;
-pub use self::spec::{EngineSpec, reference_folders};
+use self::shape::{Asked, Sizes};
+pub use self::spec::{EngineSpec, built_references, this_program};
+use self::stray::Kept;
 
 use crate::error::Error;
 use crate::interrupt;
@@ -38,6 +43,16 @@ use crossval_protocol::{
     self as protocol, ErrorKind, EvalRequest, FrameError, Graphs, Hello, JudgeRequest, KernelTime,
     ModelFacts, Request, Response, RoundingSpread, RowJudgement, Settings, TapHeader, Usage,
 };
+
+/// How long a worker may take for its hello, unless it may not take that long for anything. It is there before a model is
+/// loaded, and needs to know nothing.
+const HELLO_TIME: Duration = Duration::from_secs(30);
+
+/// Characters of an engine's own name, at most.
+const LABEL: usize = 40;
+
+/// How long the rest of a line is waited for that a worker wrote where its messages belong.
+const LINE_TIME: Duration = Duration::from_millis(100);
 
 /// How long a worker that is in the midst of something may take to quit, where nobody waits for that any more.
 const QUIT_TIME: Duration = Duration::from_millis(100);
@@ -88,6 +103,34 @@ pub struct Launcher {
     pub activation: Option<Activation>,
     /// How workers ended that nobody ended by [`Engine::end`].
     pub bad_ends: BadEnds,
+    /// So that an engine is called alike in all that is said of it, and nobody's lie is what it is held against.
+    pub known: Known,
+}
+
+/// What is known of the engines and the model of a command, for every worker that it starts. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Known(Arc<Mutex<Facts>>);
+
+#[derive(Debug, Default)]
+struct Facts {
+    /// What engines are called in a sentence, by the name that they were given.
+    labels: BTreeMap<String, String>,
+    /// What rows of the model measure, whatever an engine says.
+    sizes: Option<Sizes>,
+}
+
+impl Known {
+    fn with<T>(&self, look: impl FnOnce(&mut Facts) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    pub(crate) fn set_label(&self, engine: &str, label: &str) {
+        self.with(|known| known.labels.insert(engine.to_owned(), label.to_owned()));
+    }
+
+    pub(crate) fn set_model(&self, facts: &ModelFacts) {
+        self.with(|known| known.sizes = Some(Sizes::from(facts)));
+    }
 }
 
 /// Workers that were told to quit and did not end as they should, by the name of their engine. Clones are one list.
@@ -138,7 +181,14 @@ impl Launcher {
 #[derive(Debug)]
 pub struct Engine {
     name: String,
+    /// What it is called in a sentence.
+    label: String,
     hello: Hello,
+    /// Of the model that it has loaded, as it says.
+    sizes: Option<Sizes>,
+    known: Known,
+    /// The evaluation that it is in.
+    asked_for: Asked,
     /// Taps of the hello that the loaded model's graphs lack, with the reason.
     not_offered: BTreeMap<Tap, String>,
     process: Process,
@@ -147,9 +197,13 @@ pub struct Engine {
     stdin: Option<Timed<File>>,
     stdout: Timed<File>,
     payload: Vec<u8>,
+    /// What the message that was read last begins with.
+    beginning: Vec<u8>,
     log: Arc<Mutex<Log>>,
     log_reader: Option<JoinHandle<()>>,
     during: String,
+    /// Whether somebody said so, and not the request itself.
+    during_is_given: bool,
     /// When the last request began to be written.
     asked: Instant,
     /// From then until its answer was read.
@@ -175,8 +229,15 @@ impl Engine {
         };
         let (process, pipes) =
             Process::start(command, cpus, limits.memory_bytes()).map_err(cannot_start)?;
-        let mut engine = Engine::greeted(&name, process, pipes, limits)?;
+        let mut engine = Engine::greeted(&name, process, pipes, limits, HELLO_TIME)?;
+        engine.label = spec.label();
         engine.bad_ends = launcher.bad_ends.clone();
+        engine.known = launcher.known.clone();
+        match engine.known.with(|known| known.labels.get(&name).cloned()) {
+            Some(label) => engine.label = label,
+            None if spec.is_ours() => {}
+            None => engine.introduce_itself(),
+        }
         Ok(engine)
     }
 
@@ -191,14 +252,17 @@ impl Engine {
             stdout: stdout.into(),
             stderr: None,
         };
-        Engine::greeted(name, Process::none(), pipes, Limits::default())
+        let limits = Limits::default();
+        Engine::greeted(name, Process::none(), pipes, limits, HELLO_TIME)
     }
 
+    /// Reads the hello, which is waited for so long at most.
     fn greeted(
         name: &str,
         process: Process,
         pipes: Pipes,
         limits: Limits,
+        patience: Duration,
     ) -> Result<Engine, Error> {
         let no_pipe = |e| Error::Internal(format!("engine {name}: no pipe: {e}"));
         let log = Arc::new(Mutex::new(Log::default()));
@@ -208,6 +272,11 @@ impl Engine {
         });
         let mut engine = Engine {
             name: name.to_owned(),
+            // Until it has said its own.
+            label: name.to_owned(),
+            sizes: None,
+            known: Known::default(),
+            asked_for: Asked::default(),
             hello: Hello {
                 protocol: 0,
                 engine: name.to_owned(),
@@ -227,28 +296,62 @@ impl Engine {
             stdin: Some(Timed::new(pipes.stdin).map_err(no_pipe)?),
             stdout: Timed::new(pipes.stdout).map_err(no_pipe)?,
             payload: Vec::new(),
+            beginning: Vec::new(),
             log,
             log_reader,
             during: "starting".into(),
+            during_is_given: false,
             asked: Instant::now(),
             took: Duration::ZERO,
             idle: false,
             bad_ends: BadEnds::default(),
         };
-        engine.stdout.deadline = limits.deadline();
-        engine.hello = match protocol::read_hello(&mut engine.stdout, &mut engine.payload) {
+        let until = Instant::now() + patience;
+        let usual = limits.deadline();
+        engine.stdout.deadline = usual.min(until);
+        let mut pipe = Kept {
+            pipe: &mut engine.stdout,
+            beginning: &mut engine.beginning,
+        };
+        let read = protocol::read_hello(&mut pipe, &mut engine.payload);
+        engine.hello = match read {
             Ok(Response::Hello(hello)) => hello,
             Ok(other) => return Err(engine.unexpected(&other).into_error(name)),
             Err(FrameError::Version(theirs)) => return Err(other_version(name, theirs)),
+            Err(FrameError::Io(e)) if e.kind() == io::ErrorKind::TimedOut && until < usual => {
+                return Err(engine.no_hello(patience).into_error(name));
+            }
             Err(e) => return Err(engine.failure(&e).into_error(name)),
         };
         engine.idle = true;
         Ok(engine)
     }
 
+    /// An engine from outside by the name that it gives itself in its hello, if that is one.
+    fn introduce_itself(&mut self) {
+        let name = Path::new(&self.hello.engine).file_name();
+        let name = name.and_then(|name| name.to_str()).unwrap_or_default();
+        let n = name.chars().count();
+        let is_one = (1..=LABEL).contains(&n) && !name.chars().any(char::is_control);
+        // Those of ours are taken.
+        if is_one && name.parse::<EngineSpec>().is_err() {
+            self.label = name.to_owned();
+        }
+    }
+
     /// The name as given on the command line.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it is called in a sentence: an engine from outside by the name that it gives itself.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Calls it by another name.
+    pub(crate) fn set_label(&mut self, label: String) {
+        self.label = label;
     }
 
     /// What the worker said of itself; of its taps, those that it offers for the loaded model, once
@@ -260,6 +363,13 @@ impl Engine {
     /// Says what the engine is asked to do next, for the report in case it dies.
     pub fn set_task(&mut self, during: impl Into<String>) {
         self.during = during.into();
+        self.during_is_given = true;
+    }
+
+    /// Likewise, where a request says so itself.
+    fn is_to(&mut self, during: impl Into<String>) {
+        self.during = during.into();
+        self.during_is_given = false;
     }
 
     /// What it was asked to do last.
@@ -272,18 +382,21 @@ impl Engine {
     /// # Errors
     /// As [`EngineError`] says; so do all requests below.
     pub fn load(&mut self, model: &Path) -> Result<(ModelFacts, f64), EngineError> {
-        self.set_task(format!("loading {}", model.display()));
+        self.is_to(format!("loading {}", model.display()));
         match self.request(&Request::Load {
             model: model.to_owned(),
         })? {
-            Response::Loaded { facts, load_ms } => Ok((*facts, load_ms)),
+            Response::Loaded { facts, load_ms } => {
+                self.sizes = Some(Sizes::from(&*facts));
+                Ok((*facts, load_ms))
+            }
             other => Err(self.unexpected(&other)),
         }
     }
 
     /// What the engine's library evaluates for the loaded model.
     pub fn graphs(&mut self) -> Result<Graphs, EngineError> {
-        self.set_task("listing its graphs");
+        self.is_to("listing its graphs");
         match self.request(&Request::Graphs)? {
             Response::Graphs(graphs) => Ok(graphs),
             other => Err(self.unexpected(&other)),
@@ -311,7 +424,7 @@ impl Engine {
         &mut self,
         settings: Settings,
     ) -> Result<BTreeMap<String, String>, EngineError> {
-        self.set_task("configuring");
+        self.is_to("configuring");
         match self.request(&Request::Configure(settings))? {
             Response::Configured { settings } => Ok(settings),
             other => Err(self.unexpected(&other)),
@@ -320,7 +433,7 @@ impl Engine {
 
     /// What the engine finds in the loaded model that no file should hold, and the tensors that are all zero.
     pub fn check_weights(&mut self) -> Result<(Vec<String>, Vec<String>), EngineError> {
-        self.set_task("checking the weights");
+        self.is_to("checking the weights");
         match self.request(&Request::CheckWeights)? {
             Response::WeightsChecked { findings, zero } => Ok((findings, zero)),
             other => Err(self.unexpected(&other)),
@@ -329,7 +442,7 @@ impl Engine {
 
     /// Times its kernels at the shapes of the loaded model.
     pub fn time_kernels(&mut self) -> Result<Vec<KernelTime>, EngineError> {
-        self.set_task("timing its kernels");
+        self.is_to("timing its kernels");
         match self.request(&Request::TimeKernels)? {
             Response::KernelsTimed { products } => Ok(products),
             other => Err(self.unexpected(&other)),
@@ -342,6 +455,9 @@ impl Engine {
         prompt: &[u32],
         n_predict: usize,
     ) -> Result<(Vec<u32>, f64, Vec<f64>), EngineError> {
+        if !self.during_is_given {
+            self.is_to(format!("generating {n_predict} tokens"));
+        }
         let request = Request::Generate { n_predict };
         self.send(&request, &protocol::token_bytes(prompt))?;
         match self.response()? {
@@ -415,6 +531,14 @@ impl Engine {
 
     /// Sends an evaluation without waiting for anything.
     pub fn begin_eval(&mut self, request: EvalRequest) -> Result<(), EngineError> {
+        if !self.during_is_given {
+            let end = request.first_position + request.tokens.len();
+            self.is_to(format!(
+                "evaluating positions {}..{end}",
+                request.first_position
+            ));
+        }
+        self.asked_for = Asked::from(&request);
         let payload = protocol::token_bytes(request.tokens);
         let request = Request::Eval {
             seq_id: 0,
@@ -430,21 +554,35 @@ impl Engine {
     pub fn next_event(&mut self) -> Result<EvalEvent, EngineError> {
         match self.receive()? {
             Response::Tap(header) => {
+                if let Some(what) = self.asked_for.misfit(&header, self.sizes()) {
+                    return Err(self.broke_protocol(&what));
+                }
                 if header.payload_bytes() != Some(self.payload.len()) {
                     return Err(self.broke_protocol(&format!(
-                        "{} bytes for {} rows of {} values of {}",
+                        "{}: {} bytes for {} rows of {} values",
+                        shape::place(&header),
                         self.payload.len(),
                         header.rows,
-                        header.width,
-                        header.tap
+                        header.width
                     )));
                 }
                 Ok(EvalEvent::Tap(header))
             }
-            Response::Evaluated => Ok(EvalEvent::Done),
+            Response::Evaluated => {
+                let logits = self.payload.len();
+                match self.asked_for.misfit_of_logits(logits, self.sizes()) {
+                    Some(what) => Err(self.broke_protocol(&what)),
+                    None => Ok(EvalEvent::Done),
+                }
+            }
             Response::Error { kind, message } => Err(EngineError::Refused { kind, message }),
             other => Err(self.unexpected(&other)),
         }
+    }
+
+    /// What rows of the model measure: as it is known, else as the engine says.
+    fn sizes(&self) -> Option<Sizes> {
+        self.known.with(|known| known.sizes).or(self.sizes)
     }
 
     /// The payload of the last message.
@@ -478,6 +616,12 @@ impl Engine {
         self.response()
     }
 
+    /// Sends a request that may be more than one of this version.
+    pub(crate) fn ask(&mut self, request: &serde_json::Value) -> Result<Response, EngineError> {
+        self.send(request, &[])?;
+        self.response()
+    }
+
     fn response(&mut self) -> Result<Response, EngineError> {
         match self.receive()? {
             Response::Error { kind, message } => Err(EngineError::Refused { kind, message }),
@@ -485,7 +629,7 @@ impl Engine {
         }
     }
 
-    fn send(&mut self, request: &Request, payload: &[u8]) -> Result<(), EngineError> {
+    fn send(&mut self, request: &impl Serialize, payload: &[u8]) -> Result<(), EngineError> {
         let idle = std::mem::replace(&mut self.idle, false);
         let Some(stdin) = &mut self.stdin else {
             return Err(self.failure(&FrameError::Closed));
@@ -508,7 +652,12 @@ impl Engine {
 
     fn receive(&mut self) -> Result<Response, EngineError> {
         self.stdout.deadline = self.limits.deadline();
-        let received = protocol::read_frame(&mut self.stdout, &mut self.payload);
+        self.beginning.clear();
+        let mut pipe = Kept {
+            pipe: &mut self.stdout,
+            beginning: &mut self.beginning,
+        };
+        let received = protocol::read_frame(&mut pipe, &mut self.payload);
         self.took = self.asked.elapsed();
         let response = received.map_err(|e| self.failure(&e))?;
         self.idle = !matches!(response, Response::Tap(_));
@@ -518,6 +667,16 @@ impl Engine {
     /// Tells the worker to quit, and waits for its end; returns what it did if it did not end as it should: with status 0,
     /// in time. One that is in the midst of something, or gone, is ended without a word.
     pub fn end(&mut self) -> Option<EngineFailure> {
+        self.end_by(|stdin| protocol::write_frame(stdin, &Request::Quit, &[]).is_ok())
+    }
+
+    /// The same without a word, by the end of its input.
+    pub(crate) fn end_by_closing(&mut self) -> Option<EngineFailure> {
+        self.end_by(|_| true)
+    }
+
+    /// Ends the worker, told by what `tell` writes or by the end of its input.
+    fn end_by(&mut self, tell: impl FnOnce(&mut Timed<File>) -> bool) -> Option<EngineFailure> {
         let idle = std::mem::replace(&mut self.idle, false);
         // After a signal nobody waits any more.
         let awaited = idle && interrupt::received().is_none();
@@ -526,14 +685,14 @@ impl Engine {
         // pipe.
         let told = self.stdin.take().is_some_and(|mut stdin| {
             stdin.deadline = Instant::now() + patience;
-            protocol::write_frame(&mut stdin, &Request::Quit, &[]).is_ok()
+            tell(&mut stdin)
         });
         let ended = (told || awaited) && self.process.ends_within(patience);
         let status = self.process.end();
         if !awaited || interrupt::received().is_some() {
             return None;
         }
-        self.set_task("ending");
+        self.is_to("ending");
         let did = match &status {
             Ok(_) if !ended => {
                 let seconds = ENDING_TIME.as_secs();
@@ -564,6 +723,9 @@ impl Engine {
 
     /// The pipe is gone, silent or holds garbage: find out how the worker ended.
     fn failure(&mut self, error: &FrameError) -> EngineError {
+        if let Some(failed) = self.stray_text() {
+            return failed;
+        }
         match error {
             FrameError::Io(e) if e.kind() == io::ErrorKind::TimedOut => {
                 let _ = self.process.end();
@@ -581,10 +743,42 @@ impl Engine {
                     Err(e) => self.failed(&format!("is gone ({e})"), None),
                 }
             }
-            FrameError::TooLarge { .. } | FrameError::Header { .. } | FrameError::Version(_) => {
+            FrameError::Header { .. } => {
+                self.broke_protocol(&with_what_was_meant(&error.to_string()))
+            }
+            FrameError::TooLarge { .. } | FrameError::Version(_) => {
                 self.broke_protocol(&error.to_string())
             }
         }
+    }
+
+    /// It is not a worker, or waits for something itself.
+    fn no_hello(&mut self, patience: Duration) -> EngineError {
+        if let Some(failed) = self.stray_text() {
+            return failed;
+        }
+        let _ = self.process.end();
+        let seconds = patience.as_secs_f64();
+        self.failed(
+            &format!(
+                "sent no hello within {seconds} s (a worker speaks first, before it reads or loads anything)"
+            ),
+            None,
+        )
+    }
+
+    /// What it wrote, if that is text in place of a message.
+    fn stray_text(&mut self) -> Option<EngineError> {
+        stray::line(&self.beginning)?;
+        self.stdout.deadline = Instant::now() + LINE_TIME;
+        stray::read_line(&mut self.stdout, &mut self.beginning);
+        let text = stray::line(&self.beginning)?;
+        let ended = self.process.ends_within(LINE_TIME);
+        let status = self.process.end().ok().filter(|_| ended);
+        let did = format!(
+            "wrote {text:?} to its standard output, which is for the protocol alone (log to standard error),"
+        );
+        Some(self.failed(&did, status))
     }
 
     /// What it did, without its name, as the reason.
@@ -593,7 +787,7 @@ impl Engine {
         // It need not have done that by itself.
         let message = match interrupt::received() {
             Some(interruption) => interrupt::sentence(interruption, Some(&self.during)),
-            None => format!("{} {did} while {}", self.name, self.during),
+            None => format!("{} {did} while {}", self.label, self.during),
         };
         EngineError::Failed(EngineFailure {
             message,
@@ -695,6 +889,44 @@ pub enum EvalEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is said of a worker that writes `text` where its hello belongs, and goes on living.
+    fn no_worker(text: &[u8]) -> String {
+        let (stdout, mut theirs) = io::pipe().unwrap();
+        let (_stdin, ours) = io::pipe().unwrap();
+        io::Write::write_all(&mut theirs, text).unwrap();
+        let pipes = Pipes {
+            stdin: OwnedFd::from(ours).into(),
+            stdout: OwnedFd::from(stdout).into(),
+            stderr: None,
+        };
+        let limits = Limits::default();
+        let patience = Duration::from_millis(50);
+        let process = Process::none();
+        let engine = Engine::greeted("exec:mine", process, pipes, limits, patience);
+        let error = engine.unwrap_err();
+        assert_eq!(error.outcome().exit_code(), 30);
+        error.to_string()
+    }
+
+    #[test]
+    fn a_hello_that_does_not_come_is_not_waited_for_as_long_as_an_answer() {
+        assert_eq!(
+            no_worker(b""),
+            "exec:mine sent no hello within 0.05 s (a worker speaks first, before it reads or loads anything) while starting"
+        );
+        // The beginning of one.
+        assert!(no_worker(b"\x7a\0\0\0").starts_with("exec:mine sent no hello"));
+    }
+
+    #[test]
+    fn text_in_place_of_a_hello_is_shown() {
+        let says = "exec:mine wrote \"ready\" to its standard output, which is for the protocol alone (log to standard \
+                    error), while starting";
+        for text in ["ready\n", "ready\nto serve requests\n"] {
+            assert_eq!(no_worker(text.as_bytes()), says);
+        }
+    }
 
     #[test]
     fn a_program_that_is_no_worker_is_an_engine_error() {

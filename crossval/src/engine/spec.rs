@@ -7,9 +7,19 @@ use std::process::Command;
 use std::str::FromStr;
 
 use bitnet_model::Activation;
+use bitnet_model::nearest::{did_you_mean, nearest};
 
 use super::{Launcher, command};
 use crate::error::Error;
+
+/// Engines that are a name and nothing else.
+const NAMES: [&str; 4] = ["rust", BITNET_CPP, LLAMA_CPP, "oracle"];
+
+/// The reference that this program is linked to.
+const BITNET_CPP: &str = "bitnet.cpp";
+
+/// What stands in front of a file or of a command.
+const PREFIXES: [&str; 2] = ["trace", "exec"];
 
 /// The pinned reference that is no BitNet.cpp, and goes by its own name.
 const LLAMA_CPP: &str = "llama.cpp";
@@ -41,7 +51,7 @@ impl FromStr for EngineSpec {
         match s {
             "rust" => return Ok(EngineSpec::Rust { fault: None }),
             "oracle" => return Ok(EngineSpec::Oracle),
-            "bitnet.cpp" => return Ok(EngineSpec::BitnetCpp),
+            BITNET_CPP => return Ok(EngineSpec::BitnetCpp),
             LLAMA_CPP => return Ok(EngineSpec::BitnetCppNamed(LLAMA_CPP.to_owned())),
             _ => {}
         }
@@ -60,9 +70,39 @@ impl FromStr for EngineSpec {
             return Ok(EngineSpec::BitnetCppNamed(name.to_owned()));
         }
         Err(Error::Usage(format!(
-            "unknown engine {s:?}: expected rust, bitnet.cpp, bitnet.cpp@NAME, llama.cpp, \
-             oracle, trace:FILE or exec:COMMAND"
+            "unknown engine {s:?}{}: expected rust, bitnet.cpp, bitnet.cpp@NAME, llama.cpp, \
+             oracle, trace:FILE or exec:COMMAND",
+            meant(s)
         )))
+    }
+}
+
+/// What was probably meant by the name of an engine, as a parenthesis; nothing if that cannot be said.
+fn meant(name: &str) -> String {
+    let parts = |separator| name.split_once(separator).unwrap_or((name, ""));
+    let (prefix, rest) = parts(':');
+    let (base, of_tree) = parts('@');
+    let meant = if let (Some(prefix), false) = (nearest(prefix, PREFIXES), rest.is_empty()) {
+        format!("{prefix}:{rest}")
+    } else if let (Some(BITNET_CPP), false) = (nearest(base, NAMES), of_tree.is_empty()) {
+        format!("{BITNET_CPP}@{of_tree}")
+    } else if Path::new(name)
+        .extension()
+        .is_some_and(|e| e == "safetensors")
+    {
+        format!("trace:{name}")
+    } else if Path::new(name).is_file() {
+        format!("exec:{name}")
+    } else {
+        return did_you_mean(
+            name,
+            NAMES.into_iter().chain(["trace:FILE", "exec:COMMAND"]),
+        );
+    };
+    match meant == name {
+        // That name is taken, and what is behind it is not.
+        true => String::new(),
+        false => format!(" (did you mean {meant:?}?)"),
     }
 }
 
@@ -100,6 +140,19 @@ impl EngineSpec {
             EngineSpec::Trace(path) => Some(path),
             _ => None,
         }
+    }
+
+    /// What it is called in a sentence: that of a command without folders.
+    pub(crate) fn label(&self) -> String {
+        let EngineSpec::Exec(text) = self else {
+            return self.to_string();
+        };
+        let words = command::words(text).unwrap_or_default();
+        let words = words.iter().map(|word| {
+            let name = Path::new(word).file_name().filter(|_| word.contains('/'));
+            name.map_or(word.into(), |name| name.to_string_lossy())
+        });
+        words.collect::<Vec<_>>().join(" ")
     }
 
     /// Whether this crate wrote its worker, which then tells the truth about a model.
@@ -140,10 +193,17 @@ impl EngineSpec {
                 command.args(["worker", "bitnet.cpp"]).args(activation);
             }
             EngineSpec::BitnetCppNamed(name) => {
-                let program = named_reference(&this()?, name).ok_or_else(|| {
+                let this = this()?;
+                let program = named_reference(&this, name).ok_or_else(|| {
+                    let built = built_references(&this);
+                    let meant = did_you_mean(name, built.iter().map(String::as_str));
+                    let built = match built.as_slice() {
+                        [] => String::new(),
+                        built => format!("; built are {}", built.join(", ")),
+                    };
                     Error::Engine(format!(
-                        "engine {self}: not built; run `cargo xtask reference {name}` \
-                         (or `{name}=DIR` for a checkout)"
+                        "engine {self}: not built{meant}; run `cargo xtask reference {name}` \
+                         (or `{name}=DIR` for a checkout){built}"
                     ))
                 })?;
                 command = Command::new(program);
@@ -167,8 +227,23 @@ fn named_reference(this: &Path, name: &str) -> Option<PathBuf> {
         .find(|program| program.is_file())
 }
 
+/// Names of the references that were built, as after `bitnet.cpp@`, sorted.
+pub fn built_references(this: &Path) -> Vec<String> {
+    let folders = reference_folders(this);
+    let entries = folders.iter().filter_map(|f| std::fs::read_dir(f).ok());
+    let built = entries.flatten().filter_map(|entry| {
+        let entry = entry.ok()?;
+        let is_built = entry.path().join("crossval").is_file();
+        is_built.then(|| entry.file_name())?.into_string().ok()
+    });
+    let mut names: Vec<String> = built.collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
 /// Folders that may hold reference workers, nearest first.
-pub fn reference_folders(this: &Path) -> Vec<PathBuf> {
+fn reference_folders(this: &Path) -> Vec<PathBuf> {
     let beside = this.ancestors().map(|a| a.join("reference"));
     let below = std::env::current_dir().map(|d| d.join("target/reference"));
     beside.chain(below).filter(|f| f.is_dir()).collect()
@@ -204,6 +279,46 @@ mod tests {
         ] {
             let error = name.parse::<EngineSpec>().unwrap_err();
             assert_eq!(error.outcome().exit_code(), 64, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_called_by_its_words_without_folders() {
+        for (name, label) in [
+            ("rust", "rust"),
+            ("bitnet.cpp@2024-11", "bitnet.cpp@2024-11"),
+            ("exec:/opt/engines/mine", "mine"),
+            (
+                "exec:'/usr/bin/python3' ../w.py --fast",
+                "python3 w.py --fast",
+            ),
+        ] {
+            assert_eq!(name.parse::<EngineSpec>().unwrap().label(), label);
+        }
+    }
+
+    #[test]
+    fn what_was_probably_meant_is_said() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        for (name, meant) in [
+            ("rsut", "rust"),
+            ("Bitnet.cpp", "bitnet.cpp"),
+            ("llama", "llama.cpp"),
+            ("exce:python3 worker.py", "exec:python3 worker.py"),
+            ("Trace:run.safetensors", "trace:run.safetensors"),
+            ("bitnetcpp@2024-11", "bitnet.cpp@2024-11"),
+            ("run.safetensors", "trace:run.safetensors"),
+            (file, &format!("exec:{file}")),
+            ("trace:", "trace:FILE"),
+            ("exec", "exec:COMMAND"),
+        ] {
+            let error = name.parse::<EngineSpec>().unwrap_err().to_string();
+            let says = format!("unknown engine {name:?} (did you mean {meant:?}?): expected");
+            assert!(error.starts_with(&says), "{error}");
+        }
+        for name in ["gpu", "", "bitnet.cpp@../x", "http://localhost:8080"] {
+            let error = name.parse::<EngineSpec>().unwrap_err().to_string();
+            assert!(!error.contains("did you mean"), "{error}");
         }
     }
 }

@@ -11,7 +11,7 @@ use crossval_protocol::{self as protocol, ErrorKind, MAX_TEXT, Request, Response
 impl Engine {
     /// Loads the vocabulary of a file alone; returns its facts and the time in milliseconds.
     pub fn load_vocab(&mut self, model: &Path) -> Result<(VocabFacts, f64), EngineError> {
-        self.set_task(format!("loading the vocabulary of {}", model.display()));
+        self.is_to(format!("loading the vocabulary of {}", model.display()));
         match self.request(&Request::LoadVocab {
             model: model.to_owned(),
         })? {
@@ -27,7 +27,7 @@ impl Engine {
         text: &[u8],
         options: EncodeOptions,
     ) -> Result<(Vec<u32>, Option<f64>), EngineError> {
-        self.set_task("tokenizing");
+        self.is_to("tokenizing");
         self.begin_tokenize(text, options)?;
         self.end_tokenize()
     }
@@ -70,7 +70,7 @@ impl Engine {
         tokens: &[u32],
         options: DecodeOptions,
     ) -> Result<Vec<u8>, EngineError> {
-        self.set_task("detokenizing");
+        self.is_to("detokenizing");
         self.begin_detokenize(tokens, options)?;
         self.end_detokenize()
     }
@@ -98,7 +98,7 @@ impl Engine {
 
     /// What each token adds to a text that others precede; of a control token, its name.
     pub fn pieces(&mut self, tokens: &[u32]) -> Result<Vec<Vec<u8>>, EngineError> {
-        self.set_task("writing out tokens");
+        self.is_to("writing out tokens");
         self.send(&Request::Pieces, &protocol::token_bytes(tokens))?;
         let lengths = match self.response()? {
             Response::Pieces { lengths } => lengths,

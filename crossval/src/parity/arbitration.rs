@@ -91,9 +91,8 @@ impl From<Failed> for NoRuling {
 /// Why a divergence cannot be judged that was not there a second time.
 const NOT_REPEATED: &str = "no ruling: the engines gave other rows when they were asked again";
 
-/// Why a stage cannot be judged whose inputs lie further back than its layer.
-const TOO_LITTLE: &str =
-    "no ruling: the engines do not offer what the stage starts from, or it holds no numbers";
+/// Why a stage cannot be judged although all that it starts from is offered.
+const NO_NUMBERS: &str = "no ruling: what the stage starts from holds no numbers";
 
 /// NMSE of two rows as they went over the wire.
 pub(super) fn nmse(tap: Tap, reference: &[u8], candidate: &[u8]) -> f64 {
@@ -220,7 +219,7 @@ impl Hearing<'_, '_> {
         let (value, judged) = self.judge(at, &both, self.divergence.element)?;
         Ok(match judged {
             Some(judged) => Ruling::of(pair, at, value, judged),
-            None => Ruling::undetermined(TOO_LITTLE),
+            None => Ruling::undetermined(&self.too_little(at)),
         })
     }
 
@@ -232,7 +231,7 @@ impl Hearing<'_, '_> {
         };
         let (reference, candidate) = (first_wrong(Role::Reference)?, first_wrong(Role::Candidate)?);
         let (Some(reference), Some(candidate)) = (reference, candidate) else {
-            return Ok(Ruling::undetermined(NOT_REPEATED));
+            return Ok(Ruling::undetermined(&self.too_little(at)));
         };
         let judged = Arbitration {
             reference,
@@ -248,6 +247,34 @@ impl Hearing<'_, '_> {
             ));
         }
         Ok(ruling)
+    }
+
+    /// Why a stage cannot be judged, and what to offer so that it can.
+    fn too_little(&self, at: TapAt) -> String {
+        let sub_norms = self.plan.facts.taps.contains(&Tap::AttnSubNorm);
+        let needs = needs(at.0, at.1, self.plan.facts.n_layer, sub_norms);
+        let own = needs.into_iter().filter(|need| need.own);
+        let own: Vec<Tap> = own.map(|need| need.at.0).collect();
+        let names = |taps: &[Tap]| {
+            let names: Vec<&str> = taps.iter().map(|tap| tap.name()).collect();
+            names.join(" and ")
+        };
+        let lacking = self.plan.lacking.iter().filter_map(|(engine, taps)| {
+            let of_stage = own.iter().copied().filter(|tap| taps.contains(tap));
+            let of_stage: Vec<Tap> = of_stage.collect();
+            let lacks = (!of_stage.is_empty()).then(|| names(&of_stage));
+            lacks.map(|lacks| format!("{engine} does not offer {lacks}"))
+        });
+        let lacking: Vec<String> = lacking.collect();
+        match lacking.as_slice() {
+            [] => NO_NUMBERS.to_owned(),
+            lacking => format!(
+                "no ruling: {} starts from {}, and {}; with that, the oracle says who is wrong",
+                at.0,
+                names(&own),
+                lacking.join(", ")
+            ),
+        }
     }
 
     /// How the engines part at a stage that the oracle finds wrong in one of them, though not beyond the limit between
@@ -413,7 +440,7 @@ impl Ruling {
                     Some(layer) => format!(", at layer {layer}, {},", j.tap),
                     None => format!(", at {},", j.tap),
                 };
-                let name = pair.engine(role).name();
+                let name = pair.engine(role).label();
                 format!("the {role} ({name}){place} {}", j.findings.join(", and "))
             })
             .collect();

@@ -32,8 +32,10 @@ pub(super) struct Shown<'a> {
     pub(super) generation: Option<&'a Generation>,
     /// Expected and compared rows.
     pub(super) coverage: &'a Coverage,
-    /// Taps that the profile requires and an engine does not offer.
-    pub(super) required_not_compared: Vec<String>,
+    /// Whether the comparison ended where an engine failed: what is missing follows from that.
+    pub(super) cut_short: bool,
+    /// That the profile requires taps which an engine does not offer, if so.
+    pub(super) required_not_compared: Option<String>,
     /// Places where the reference's two runs differ.
     pub(super) not_repeatable: &'a [String],
     /// Engines that differ from themselves by more than they may.
@@ -46,7 +48,7 @@ pub(super) struct Shown<'a> {
     pub(super) timed: Option<&'a Timed>,
     /// Both tokenizers on the same texts.
     pub(super) tokens: &'a TokenParity,
-    /// Names of the reference and the candidate.
+    /// What the reference and the candidate are called.
     pub(super) engines: [&'a str; 2],
     /// Known deviations, and whether they occurred.
     pub(super) known: &'a [KnownDeviation],
@@ -116,7 +118,7 @@ impl Shown<'_> {
         if *expected == 0 {
             let text = "nothing was to be compared: the engines have no tap in common";
             findings.push(incomplete(Source::Coverage, text.to_owned()));
-        } else if let Some(first) = missing.first() {
+        } else if let Some(first) = missing.first().filter(|_| !self.cut_short) {
             let text =
                 format!("{compared} of {expected} rows were compared; the first missing: {first}");
             findings.push(incomplete(Source::Coverage, text));
@@ -135,9 +137,10 @@ impl Shown<'_> {
     }
 
     fn required(&self) -> Option<Finding> {
-        let taps = self.required_not_compared.join(", ");
-        let text = format!("required by the profile and not offered by an engine: {taps}");
-        (!taps.is_empty()).then(|| incomplete(Source::Coverage, text))
+        // Where there is nothing to compare at all, that is said already.
+        let required = self.required_not_compared.clone();
+        let required = required.filter(|_| self.coverage.expected > 0);
+        required.map(|text| incomplete(Source::Coverage, text))
     }
 
     fn repetition(&self) -> Option<Finding> {
@@ -375,7 +378,8 @@ mod tests {
             prompts: &[],
             generation: None,
             coverage,
-            required_not_compared: Vec::new(),
+            cut_short: false,
+            required_not_compared: None,
             not_repeatable: &[],
             too_noisy: Vec::new(),
             to_score: None,

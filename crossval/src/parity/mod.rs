@@ -102,6 +102,8 @@ pub struct Scope {
     pub n_predict: usize,
     /// Threads per engine.
     pub threads: usize,
+    /// Context of the engines, tokens; as much as the prompts take if `None`.
+    pub n_ctx: Option<usize>,
     /// Modes to compare in; empty for both, or for cumulative alone if the candidate takes no values.
     pub modes: Vec<Mode>,
     /// The limits.
@@ -271,6 +273,8 @@ fn tokenize<'a>(
 /// What came of the comparison.
 struct Results<'p> {
     measured: Measurements<'p>,
+    /// Whether that ended where an engine failed.
+    cut_short: bool,
     conditions: Option<Judged>,
     logits: Vec<LogitsResult>,
     /// Tokens of the text that were to be scored, if there is one.
@@ -292,7 +296,7 @@ fn compare<'p>(
 ) -> Results<'p> {
     let mut measured = Measurements::nothing(plan);
     let start = Instant::now();
-    engines.attempt(|engines| measured.measure(engines, setup, traces, progress));
+    let done = engines.attempt(|engines| measured.measure(engines, setup, traces, progress));
     let took = start.elapsed();
     let conditions = engines.attempt(|engines| {
         let subject = conditions::Comparison {
@@ -325,6 +329,7 @@ fn compare<'p>(
     engines.attempt(|engines| pieces::name_tokens(&mut engines.pair(), &mut logits));
     Results {
         measured,
+        cut_short: done.is_none(),
         conditions: conditions.flatten(),
         logits,
         to_score: windows.map(Windows::scored),
@@ -403,6 +408,10 @@ fn judge(
     let exceeded = measured.exceeded();
     let names = Role::BOTH.map(|role| traces.name(setup, role));
     let [reference, candidate] = names.each_ref().map(String::as_str);
+    let called = Role::BOTH.map(|role| match traces.of(role) {
+        Some(_) => traces.name(setup, role),
+        None => engines.pair().engine(role).label().to_owned(),
+    });
     let mut known = known.apply(&Occurred {
         architecture: &plan.facts.architecture,
         reference,
@@ -450,6 +459,7 @@ fn judge(
         prompts: plan.prompts,
         generation: generation.as_ref(),
         coverage: &coverage,
+        cut_short: results.cut_short,
         required_not_compared: plan.required_not_compared(),
         not_repeatable: &measured.not_repeatable,
         too_noisy: measured.too_noisy(&exact_engines(setup, traces)),
@@ -457,7 +467,7 @@ fn judge(
         to_score: results.to_score,
         perplexity,
         tokens: &results.tokens,
-        engines: [reference, candidate],
+        engines: called.each_ref().map(String::as_str),
         known: &known,
         excuses: &excuses,
         rulings: &rulings,

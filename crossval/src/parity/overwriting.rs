@@ -44,7 +44,7 @@ pub(super) fn probe(
     let mut evaluate = |replaced| Evaluated::new(candidate, tokens, &plan.taps, replaced);
     let own = evaluate(false).map_err(by(Role::Candidate))?;
     let given = evaluate(true).map_err(by(Role::Candidate))?;
-    let name = candidate.name().to_owned();
+    let name = candidate.label().to_owned();
     // Without the oracle nobody can say.
     let ignored = oracle.court().map_or(Ok(None), |court| {
         first_ignored(court, plan, tokens, &own, &given)

@@ -79,7 +79,7 @@ impl Windows {
         for role in Role::BOTH {
             let engine = pair.engine(role);
             if !engine.hello().taps.contains(&Tap::Logits) {
-                let what = format!("engine {} does not offer logits", engine.name());
+                let what = format!("engine {} does not offer logits", engine.label());
                 return Err(Error::option("text", what));
             }
         }
@@ -94,9 +94,9 @@ impl Windows {
             .collect();
         if windows.is_empty() {
             return Err(Error::BadInput(format!(
-                "text {}: {} tokens, fewer than one window of {window}",
+                "text {}: {}, fewer than one window of {window}",
                 text.source,
-                tokens.len()
+                number::plural(tokens.len() as u64, "token")
             )));
         }
         Ok(Windows {

@@ -14,7 +14,7 @@ use crate::compare::tap::TapAccumulator;
 use crate::engine::EngineSpec;
 use crate::error::Error;
 use crate::profile::Profile;
-use crate::session::loaded::{Loaded, stages_unknown};
+use crate::session::loaded::Loaded;
 use crate::session::prompts::Prompt;
 use crate::session::settings::compared_settings;
 use crate::session::setup::Setup;
@@ -32,6 +32,8 @@ pub(super) struct Plan<'a> {
     pub(super) taps: Vec<Tap>,
     /// Taps of the model that they do not, by engine.
     pub(super) not_offered: BTreeMap<String, Vec<String>>,
+    /// The same for sentences, by what the engine is called.
+    pub(super) lacking: Vec<(String, Vec<Tap>)>,
     /// Why not, where the engine says so.
     pub(super) not_offered_because: BTreeMap<String, BTreeMap<String, String>>,
     /// The limit of every tap in isolated mode.
@@ -54,18 +56,21 @@ impl<'a> Plan<'a> {
         let modes = engines.modes(&scope.modes);
         let facts = engines.facts.clone();
         let n_predict = scope.n_predict;
-        let settings = compared_settings(&facts, prompts, n_predict, scope.threads)?;
+        let settings = compared_settings(&facts, prompts, n_predict, scope.threads, scope.n_ctx)?;
         let (mut not_offered, mut not_offered_because) = (BTreeMap::new(), BTreeMap::new());
+        let mut lacked = Vec::new();
         let mut taps: BTreeSet<Tap> = facts.taps.iter().copied().collect();
         let mut pair = engines.pair();
         for role in Role::BOTH {
             let engine = pair.engine(role);
             let offered = &engine.hello().taps;
             let lacking = facts.taps.iter().filter(|t| !offered.contains(t));
-            let lacking: Vec<String> = lacking.map(Tap::to_string).collect();
+            let lacking: Vec<Tap> = lacking.copied().collect();
             taps.retain(|t| offered.contains(t));
             if !lacking.is_empty() {
-                not_offered.insert(engine.name().to_owned(), lacking);
+                let names = lacking.iter().map(Tap::to_string).collect();
+                not_offered.insert(engine.name().to_owned(), names);
+                lacked.push((engine.label().to_owned(), lacking));
             }
             let because = engine.not_offered().iter();
             let because: BTreeMap<_, _> = because
@@ -75,21 +80,14 @@ impl<'a> Plan<'a> {
                 not_offered_because.insert(engine.name().to_owned(), because);
             }
         }
-        let why_not = match modes.contains(&Mode::Isolated) {
-            true if !pair.candidate.hello().overwrite => Some(format!(
-                "engine {} does not take values from the reference",
-                pair.candidate.name()
-            )),
-            true => stages_unknown(&facts),
-            false => None,
-        };
-        if let Some(why_not) = why_not {
-            let what = format!("{why_not}: it can be compared in cumulative mode");
+        let oracle = with_oracle(setup, pair.reference.hello());
+        let why_not = engines.not_isolated();
+        if let Some(why_not) = why_not.filter(|_| modes.contains(&Mode::Isolated)) {
+            let what = format!("{why_not}: they can be compared in cumulative mode");
             return Err(Error::option("mode", what));
         }
-        let oracle = with_oracle(setup, pair.reference.hello());
         Ok(Plan {
-            limits: isolated_limits(&scope.profile, &facts, &taps, oracle)?,
+            limits: isolated_limits(&scope.profile, &facts, &taps, oracle),
             // Two engines that compute them alike are closer, and others are heard.
             angle_per_position: match oracle {
                 true => angle_per_position(facts.n_embd / facts.n_head.max(1)),
@@ -103,6 +101,7 @@ impl<'a> Plan<'a> {
             facts,
             taps: taps.into_iter().collect(),
             not_offered,
+            lacking: lacked,
             not_offered_because,
         })
     }
@@ -164,21 +163,29 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Taps that the profile requires and an engine does not offer, with the reason where it gives one.
-    pub(super) fn required_not_compared(&self) -> Vec<String> {
+    /// That the profile requires taps which an engine does not offer, if so: which, who, why if it says so, and what can
+    /// be done without them.
+    pub(super) fn required_not_compared(&self) -> Option<String> {
         let required = self.profile.required.iter();
         let required = required.filter(|tap| self.facts.taps.contains(tap));
-        let because = |tap: &Tap| {
-            let mut engines = self.not_offered_because.iter();
-            engines.find_map(|(engine, taps)| Some((engine, taps.get(tap.name())?)))
+        let lacking = required.filter(|tap| !self.taps.contains(tap)).map(|tap| {
+            let lacks = self.lacking.iter().filter(|(_, taps)| taps.contains(tap));
+            let mut by: Vec<String> = lacks.map(|(engine, _)| engine.clone()).collect();
+            let mut because = self.not_offered_because.iter();
+            let because = because.find_map(|(engine, taps)| Some((engine, taps.get(tap.name())?)));
+            if let Some((engine, reason)) = because {
+                by = vec![format!("{engine}: {reason}")];
+            }
+            format!("{tap} (by {})", by.join(" and "))
+        });
+        let lacking: Vec<String> = lacking.collect();
+        let advice = match self.taps.contains(&Tap::Logits) {
+            true => "; --profile logits compares logits and tokens alone",
+            false => "",
         };
-        required
-            .filter(|tap| !self.taps.contains(tap))
-            .map(|tap| match because(tap) {
-                Some((engine, reason)) => format!("{tap} ({engine}: {reason})"),
-                None => tap.to_string(),
-            })
-            .collect()
+        let (name, taps) = (&self.profile.name, lacking.join(", "));
+        (!lacking.is_empty())
+            .then(|| format!("profile {name} requires what is not offered: {taps}{advice}"))
     }
 }
 
@@ -194,8 +201,8 @@ fn isolated_limits(
     facts: &ModelFacts,
     compared: &BTreeSet<Tap>,
     oracle: bool,
-) -> Result<BTreeMap<Tap, f64>, Error> {
-    let mut limits = profile.isolated(facts)?;
+) -> BTreeMap<Tap, f64> {
+    let mut limits = profile.isolated(facts);
     for (tap, limit) in &mut limits {
         // Several stages at once, between which codes may flip, where an engine does not offer what lies between.
         let mut sources = tap.sources().iter().filter(|t| facts.taps.contains(t));
@@ -208,7 +215,7 @@ fn isolated_limits(
             *limit = limit.max(profile.oracle_limit(tap, facts));
         }
     }
-    Ok(limits)
+    limits
 }
 
 /// Heads that a row of a tap is made of; 0 if of none.

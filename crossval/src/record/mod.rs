@@ -48,6 +48,8 @@ pub struct RecordOptions {
     pub n_predict: usize,
     /// Threads.
     pub threads: usize,
+    /// Context, tokens; as much as the prompts take if `None`.
+    pub n_ctx: Option<usize>,
     /// The file to write.
     pub output: PathBuf,
     /// The command line.
@@ -84,7 +86,13 @@ pub fn record(options: &RecordOptions, progress: Progress<'_>) -> Result<u64, Er
     }
     let tokenizer = engine.hello().tokenizer.then_some(&mut engine);
     let Tokenized { prompts, tokenizer } = tokenize(&sources, tokenizer, facts.n_vocab)?;
-    let settings = compared_settings(&facts, &prompts, options.n_predict, options.threads)?;
+    let settings = compared_settings(
+        &facts,
+        &prompts,
+        options.n_predict,
+        options.threads,
+        options.n_ctx,
+    )?;
     let rows = prompts.iter().map(|p| p.tokens.len() + DECODE_STEPS);
     progress.steps(2 * rows.sum::<usize>() as u64);
     let recorded_settings = engine.configure(settings).map_err(failed)?;
@@ -109,7 +117,7 @@ pub fn record(options: &RecordOptions, progress: Progress<'_>) -> Result<u64, Er
     }
     // What an engine that does not end as it should has computed is nothing to hold others against.
     if let Some(failure) = recorder.engine.end() {
-        return Err(EngineError::Failed(failure).into_error(recorder.engine.name()));
+        return Err(EngineError::Failed(failure).into_error(recorder.engine.label()));
     }
     progress.stage("writing");
     let info = TraceInfo {
@@ -167,10 +175,10 @@ impl Recorder<'_> {
         let (generated, ..) = self
             .engine
             .generate(&prompt.tokens, n_generated)
-            .map_err(|e| e.into_error(self.engine.name()))?;
+            .map_err(|e| e.into_error(self.engine.label()))?;
         if generated.len() != n_generated {
             let what = format!("{} of {n_generated} tokens generated", generated.len());
-            return Err(broken(self.engine.name(), &what));
+            return Err(broken(self.engine.label(), &what));
         }
         let steps = &generated[..DECODE_STEPS];
         let sequence = Sequence {
@@ -191,7 +199,7 @@ impl Recorder<'_> {
         let noise = self
             .noise
             .measure(&mut self.engine, sequence, &self.taps)
-            .map_err(|e| e.into_error(self.engine.name()))?;
+            .map_err(|e| e.into_error(self.engine.label()))?;
         self.progress.stage("recording");
         self.activations(index, sequence)?;
         Ok(PromptInfo {
@@ -224,7 +232,7 @@ impl Recorder<'_> {
             let row = evaluate(&mut self.engine, position, tokens, &[], &mut |_, _| Ok(()))?;
             if row.len() != row_bytes {
                 let what = format!("{} of {row_bytes} bytes of logits", row.len());
-                return Err(broken(self.engine.name(), &what));
+                return Err(broken(self.engine.label(), &what));
             }
             if let Some(at) = (position + tokens.len()).checked_sub(prompt.len()) {
                 self.writer.put_row(&name, at, &row)?;
@@ -305,7 +313,7 @@ fn evaluate(
     taps: &[Tap],
     take: &mut TakePiece,
 ) -> Result<Vec<u8>, Error> {
-    let failed = |engine: &Engine, e: EngineError| e.into_error(engine.name());
+    let failed = |engine: &Engine, e: EngineError| e.into_error(engine.label());
     let request = EvalRequest {
         first_position,
         tokens,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use bitnet_model::nearest::did_you_mean;
 use bitnet_model::random::Rng;
 use bitnet_model::tap::{Tap, sites};
 use reports::Report;
@@ -97,8 +98,9 @@ impl Plan {
 fn of_families(mut draws: Vec<Draw>, families: &[String]) -> Result<Vec<Draw>, Error> {
     let known: BTreeSet<&str> = draws.iter().map(|draw| draw.family.as_str()).collect();
     if let Some(unknown) = families.iter().find(|name| !known.contains(name.as_str())) {
+        let meant = did_you_mean(unknown, known.iter().copied());
         let known = known.into_iter().collect::<Vec<_>>().join(", ");
-        let what = format!("the model has no family {unknown:?} of faults: it has {known}");
+        let what = format!("the model has no family {unknown:?}{meant} of faults: it has {known}");
         return Err(Error::option("families", what));
     }
     draws.retain(|draw| families.contains(&draw.family));

@@ -16,8 +16,7 @@ pub(crate) fn finding(
     said: &ModelFacts,
     is: &ModelFacts,
 ) -> Option<Finding> {
-    let mut false_claims = of_itself(hello, is);
-    false_claims.extend(of_the_model(said, is));
+    let false_claims = false_claims(hello, said, is);
     (!false_claims.is_empty()).then(|| Finding {
         outcome: Outcome::Engine,
         source: Source::Engine,
@@ -27,6 +26,13 @@ pub(crate) fn finding(
             false_claims.join("; ")
         ),
     })
+}
+
+/// What an engine says that is not so, one clause each.
+pub(crate) fn false_claims(hello: &Hello, said: &ModelFacts, is: &ModelFacts) -> Vec<String> {
+    let mut claims = of_itself(hello, is);
+    claims.extend(of_the_model(said, is));
+    claims
 }
 
 /// It has loaded the model, and runs it.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bitnet_model::Architecture;
+use bitnet_model::tap::{Tap, sites};
 use crossval_protocol::{EncodeOptions, ErrorKind, ModelFacts, Settings, VocabFacts};
 use reports::model::{Engine as EngineReport, EngineFailure, Engines, Finding, Mode, Role, Source};
 use reports::outcome::Outcome;
@@ -29,6 +30,8 @@ pub(crate) struct Loaded {
 
 struct Worker {
     engine: Engine,
+    /// What its command is called.
+    label: String,
     report: EngineReport,
     vocab: Option<VocabFacts>,
     /// A trace loads and uses nothing that says anything about the engine recorded.
@@ -45,6 +48,7 @@ impl Worker {
         let hello = engine.hello();
         let report = EngineReport {
             name: engine.name().to_owned(),
+            label: None,
             version: hello.version.clone(),
             build: hello.build.clone(),
             settings: BTreeMap::new(),
@@ -56,6 +60,7 @@ impl Worker {
         };
         Ok(Worker {
             engine,
+            label: spec.label(),
             report,
             vocab: None,
             replayed: spec.trace().is_some(),
@@ -99,6 +104,11 @@ impl Loaded {
         } = setup;
         let mut candidate = Worker::start(launcher, &setup.candidate)?;
         let mut reference = Worker::start(launcher, &setup.reference)?;
+        tell_apart(&mut reference, &mut candidate);
+        for worker in [&reference, &candidate] {
+            let engine = &worker.engine;
+            launcher.known.set_label(engine.name(), engine.label());
+        }
         // Ours first: it names what is wrong with a file, where the reference aborts.
         let of_candidate = candidate.load(model);
         if let Err(EngineError::Refused {
@@ -118,10 +128,14 @@ impl Loaded {
         if let Some(finding) = truth.iter().flat_map(|truth| &truth.bad_weights).next() {
             return Err(Error::BadInput(format!("{}: {finding}", model.display())));
         }
+        if let Some(truth) = &truth {
+            launcher.known.set_model(&truth.facts);
+        }
         let said = match (of_reference, of_candidate) {
             (Ok(r), Ok(c)) => [Some(r), Some(c)],
             (Ok(facts), Err(e)) => {
-                candidate.report.failure = Some(e.into_failure(candidate.engine.name(), "loading"));
+                candidate.report.failure =
+                    Some(e.into_failure(candidate.engine.label(), "loading"));
                 [Some(facts), None]
             }
             (Err(e), Ok(facts)) => {
@@ -132,7 +146,7 @@ impl Loaded {
                         ..
                     }
                 );
-                let failure = e.into_failure(reference.engine.name(), "loading");
+                let failure = e.into_failure(reference.engine.label(), "loading");
                 reference.report.failure = Some(EngineFailure {
                     refused_model,
                     ..failure
@@ -141,9 +155,9 @@ impl Loaded {
             }
             // Where one says what is wrong with the file, the other has crashed over it.
             (Err(e), Err(EngineError::Failed(_))) => {
-                return Err(e.into_error(reference.engine.name()));
+                return Err(e.into_error(reference.engine.label()));
             }
-            (Err(_), Err(e)) => return Err(e.into_error(candidate.engine.name())),
+            (Err(_), Err(e)) => return Err(e.into_error(candidate.engine.label())),
         };
         let mut loaded =
             Loaded {
@@ -162,7 +176,7 @@ impl Loaded {
         for (role, said) in Role::BOTH.into_iter().zip(&said) {
             let engine = &loaded.worker(role).engine;
             let claims = said.as_ref().and_then(|said| {
-                claims::finding(role, engine.name(), engine.hello(), said, &loaded.facts)
+                claims::finding(role, engine.label(), engine.hello(), said, &loaded.facts)
             });
             loaded.false_claims.extend(claims);
         }
@@ -199,7 +213,7 @@ impl Loaded {
         for role in Role::BOTH {
             let engine = &self.worker(role).engine;
             if !engine.hello().tokenizer {
-                return Err(format!("the {role} ({}) has no tokenizer", engine.name()));
+                return Err(format!("the {role} ({}) has no tokenizer", engine.label()));
             }
         }
         // The candidate's, as in `crossval tokenize`.
@@ -209,17 +223,43 @@ impl Loaded {
             .ok_or_else(|| "no engine says what the vocabulary is".to_owned())
     }
 
-    /// The modes asked for; if there are none, those that the candidate and the model can be compared in.
+    /// The modes asked for; if there are none, those that the engines and the model can be compared in.
     pub(crate) fn modes(&self, asked: &[Mode]) -> Vec<Mode> {
         match asked {
-            [] if self.candidate.engine.hello().overwrite
-                && stages_unknown(&self.facts).is_none() =>
-            {
-                vec![Mode::Isolated, Mode::Cumulative]
-            }
+            [] if self.not_isolated().is_none() => vec![Mode::Isolated, Mode::Cumulative],
             [] => vec![Mode::Cumulative],
             asked => asked.to_vec(),
         }
+    }
+
+    /// Why the candidate cannot be compared in isolated mode, if so.
+    pub(crate) fn not_isolated(&self) -> Option<String> {
+        let candidate = &self.candidate.engine;
+        if !candidate.hello().overwrite {
+            let name = candidate.label();
+            return Some(format!(
+                "engine {name} does not take values from the reference"
+            ));
+        }
+        let places = sites(&self.common_taps(), self.facts.n_layer).count();
+        // What is compared in one place alone starts from the candidate's own values in either mode.
+        let alone = (places < 2).then(|| match self.common_taps()[..] {
+            [tap] => {
+                format!("the engines have {tap} alone in common, and no stage that it follows from")
+            }
+            _ => "the engines have no tap in common".to_owned(),
+        });
+        alone.or_else(|| stages_unknown(&self.facts))
+    }
+
+    /// Taps of the model that both engines offer.
+    fn common_taps(&self) -> Vec<Tap> {
+        let engines = [&self.reference, &self.candidate];
+        let offered = |tap: &Tap| {
+            let mut engines = engines.iter();
+            engines.all(|worker| worker.engine.hello().taps.contains(tap))
+        };
+        self.facts.taps.iter().copied().filter(offered).collect()
     }
 
     /// Token IDs of a text, whose special tokens are not read as such, and BOS where the model adds it.
@@ -237,12 +277,12 @@ impl Loaded {
                 parse_special: false,
             };
             let tokens = worker.engine.tokenize(text, options);
-            tokens
-                .map(|(tokens, _)| tokens)
-                .map_err(|e| match e.into_error(worker.engine.name()) {
+            tokens.map(|(tokens, _)| tokens).map_err(|e| {
+                match e.into_error(worker.engine.label()) {
                     Error::Usage(message) => Error::Usage(format!("text {source}: {message}")),
                     other => other,
-                })
+                }
+            })
         };
         let tokens = tokenize(text.as_bytes())?;
         // What is added to nothing is BOS if it also stands before the text, and not EOS.
@@ -307,7 +347,7 @@ impl Loaded {
 
     fn fail(&mut self, Failed { role, error }: Failed) {
         let worker = self.worker_mut(role);
-        let failure = error.into_failure(worker.engine.name(), worker.engine.task());
+        let failure = error.into_failure(worker.engine.label(), worker.engine.task());
         worker.report.failure.get_or_insert(failure);
     }
 
@@ -332,7 +372,7 @@ impl Loaded {
                 place: Some(role.into()),
                 text: format!(
                     "the {role} ({}) warns: {}",
-                    worker.engine.name(),
+                    worker.engine.label(),
                     worker.warnings.join("; ")
                 ),
             })
@@ -352,6 +392,24 @@ impl Loaded {
             reference: self.reference.report,
             candidate: self.candidate.report,
         }
+    }
+}
+
+/// Gives two engines that would be called alike the names that they were given, without folders if those differ.
+fn tell_apart(reference: &mut Worker, candidate: &mut Worker) {
+    let alike = reference.engine.label() == candidate.engine.label();
+    for worker in [&mut *reference, &mut *candidate] {
+        if alike && !worker.ours {
+            worker.engine.set_label(worker.label.clone());
+        }
+    }
+    let alike = reference.engine.label() == candidate.engine.label();
+    for worker in [reference, candidate] {
+        if alike {
+            worker.engine.set_label(worker.engine.name().to_owned());
+        }
+        let label = worker.engine.label().to_owned();
+        worker.report.label = (label != worker.engine.name()).then_some(label);
     }
 }
 
@@ -432,11 +490,12 @@ pub(crate) fn bad_ends(setup: &Setup, known: &[Finding]) -> Vec<Finding> {
         let of_engine = |role: &Role| setup.spec(*role).to_string() == engine;
         let roles: Vec<Role> = Role::BOTH.into_iter().filter(of_engine).collect();
         let text = failure.message;
-        if !known
-            .iter()
-            .chain(&findings)
-            .any(|finding| finding.text == text)
-        {
+        let said = |finding: &Finding| {
+            let of_engine = (finding.source, finding.outcome) == (Source::Engine, Outcome::Engine);
+            // Its workers are of one kind: where one has failed, that is what there is to know of the others.
+            finding.text == text || of_engine && finding.role().is_some_and(|r| roles == [r])
+        };
+        if !known.iter().chain(&findings).any(said) {
             findings.push(Finding {
                 outcome: Outcome::Engine,
                 source: Source::Engine,

@@ -3,7 +3,7 @@
 pub(crate) mod activation;
 pub mod batches;
 pub mod chat;
-mod claims;
+pub(crate) mod claims;
 pub mod loaded;
 pub mod lockstep;
 pub mod model_file;

@@ -169,6 +169,7 @@ impl NoiseMeter {
         taps: &[Tap],
     ) -> Result<TapNoise, EngineError> {
         let mut worst = Worst::default();
+        self.twin.set_task(engine.task());
         let mut pair = Pair {
             reference: engine,
             candidate: &mut self.twin,

@@ -105,7 +105,7 @@ pub(crate) fn tokenize(
         };
         let (tokens, _) = engine
             .tokenize(text.as_bytes(), options)
-            .map_err(|e| e.into_error(engine.name()))?;
+            .map_err(|e| e.into_error(engine.label()))?;
         tokenizer = Some(engine.name().to_owned());
         Ok(tokens)
     };

@@ -46,7 +46,7 @@ impl Tokenizers {
         let reference = start(launcher, &setup.reference)?;
         // Ours first: it names what is wrong with a file, where the reference aborts.
         let (candidate, facts) = load(candidate, model)?;
-        let name = reference.name().to_owned();
+        let name = reference.label().to_owned();
         let (reference, of_reference) = load(reference, model).map_err(|e| match e {
             // One engine takes the file: it is not damaged.
             Error::BadInput(message) => Error::Engine(format!("engine {name}: {message}")),
@@ -56,9 +56,9 @@ impl Tokenizers {
             return Err(Error::BadInput(format!(
                 "the engines read the vocabulary differently: {} tokens in {}, {} in {}",
                 of_reference.n_vocab,
-                reference.name(),
+                reference.label(),
                 facts.n_vocab,
-                candidate.name()
+                candidate.label()
             )));
         }
         Ok(Tokenizers {
@@ -79,7 +79,7 @@ impl Tokenizers {
     /// An engine that failed, as an error of the command; `what` says what it was at.
     pub fn failed(&self, Failed { role, error }: Failed, what: &str) -> Error {
         let engine = role.of(&self.reference, &self.candidate);
-        match error.into_error(engine.name()) {
+        match error.into_error(engine.label()) {
             Error::Engine(message) => Error::Engine(format!("{message} ({what})")),
             other => other,
         }
@@ -108,6 +108,6 @@ fn start(launcher: &Launcher, spec: &EngineSpec) -> Result<Engine, Error> {
 
 fn load(mut engine: Engine, model: &Path) -> Result<(Engine, VocabFacts), Error> {
     let loaded = engine.load_vocab(model);
-    let (facts, _) = loaded.map_err(|e| e.into_error(engine.name()))?;
+    let (facts, _) = loaded.map_err(|e| e.into_error(engine.label()))?;
     Ok((engine, facts))
 }

@@ -119,8 +119,8 @@ fn memory(report: &Report) -> Option<(Option<Role>, String)> {
 
 /// The verdict and the gate in one sentence.
 pub(super) fn conclusion(report: &Report) -> String {
-    let candidate = &report.engines.candidate.name;
-    let reference = &report.engines.reference.name;
+    let candidate = report.engines.candidate.called();
+    let reference = report.engines.reference.called();
     let model = report.model.file_name();
     let parity = match (&report.not_compared, report.verdict.status) {
         (_, Status::Error) => {

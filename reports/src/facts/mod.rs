@@ -220,12 +220,12 @@ impl<'a> Facts<'a> {
         Facts {
             title: format!(
                 "{} {} {}: {}",
-                report.engines.candidate.name,
+                report.engines.candidate.called(),
                 match report.not_compared {
                     Some(_) => "timed beside",
                     None => "against",
                 },
-                report.engines.reference.name,
+                report.engines.reference.called(),
                 report.model.file_name()
             ),
             verdict: Verdict::new(report, parity),

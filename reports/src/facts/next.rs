@@ -117,7 +117,8 @@ fn failed((role, engine): (Role, &Engine)) -> Option<String> {
     };
     Some(format!(
         "Find out why the {role} ({}) failed (during: {}); {log}.",
-        engine.name, failure.during
+        engine.called(),
+        failure.during
     ))
 }
 
@@ -151,7 +152,7 @@ fn divergence(first: &Divergence, report: &Report) -> String {
         };
         format!(
             "Look at {place} in the {role} ({}), which is at fault there.",
-            report.engines.engine(role).name
+            report.engines.engine(role).called()
         )
     };
     match report.verdict.at_fault {

@@ -47,8 +47,8 @@ impl Verdict {
             Status::Incomplete => "Incomplete",
             Status::Error => "Error",
         };
-        let reference = &report.engines.reference.name;
-        let candidate = &report.engines.candidate.name;
+        let reference = report.engines.reference.called();
+        let candidate = report.engines.candidate.called();
         let fault = match at_fault(report) {
             Some(fault) => format!("; at fault: {fault}"),
             None => String::new(),
@@ -132,7 +132,7 @@ pub(crate) fn at_fault(report: &Report) -> Option<String> {
 /// Of the report's own two engines.
 fn own_fault(report: &Report) -> Option<String> {
     let engine = |role| {
-        let name = &report.engines.engine(role).name;
+        let name = report.engines.engine(role).called();
         Some(format!("the {role} ({name})"))
     };
     let failed = || {
@@ -198,7 +198,7 @@ fn arbitration<'a>(
         } else {
             (State::Fail, "wrong")
         };
-        let name = format!("{role} ({})", engine.name);
+        let name = format!("{role} ({})", engine.called());
         findings.extend(found.iter().map(|finding| (name.clone(), finding.as_str())));
         table.push(
             state,
@@ -345,7 +345,7 @@ pub(crate) fn failure(role: Role, engine: &Engine) -> Option<String> {
     }
     Some(format!(
         "The {role} ({}) failed: {} ({}; during: {})",
-        engine.name,
+        engine.called(),
         failure.message,
         end.join(", "),
         failure.during

@@ -71,8 +71,7 @@ fn plain(report: Value) -> String {
 #[test]
 fn a_pass_that_owes_to_the_ledger_says_so() {
     let want = "\
-PASS with 2 known deviations  rust against bitnet.cpp: 10 of 10 rows compared, 0 of 0 within their
-      limit
+PASS with 2 known deviations  rust against bitnet.cpp: 10 of 10 rows compared
       element 17: reference 0.750000, candidate 1.00000, oracle 1.00000
       at fault: the reference (bitnet.cpp)
         reference: NMSE 5.0e-1 to the oracle at layer 3, ffn_act, limit 1.0e-12: wrong
@@ -103,7 +102,7 @@ fn what_is_null_is_not_said() {
         report["perplexity"][field] = Value::Null;
     }
     let want = "\
-PASS  rust against bitnet.cpp: 10 of 10 rows compared, 0 of 0 within their limit
+PASS  rust against bitnet.cpp: 10 of 10 rows compared
       element 17: reference 0.750000, candidate 1.00000
       at fault: the reference (bitnet.cpp)
 
@@ -147,4 +146,43 @@ fn paragraphs_wrap_and_command_nothing() {
             .is_some_and(|line| line.starts_with("  word word"))
     );
     assert!(lines.all(|line| line.starts_with("      ")));
+}
+
+#[test]
+fn what_ended_a_run_is_its_headline_and_a_mode_alone_has_no_columns_of_the_other() {
+    let mut report = excused_report();
+    let message = "mine died with SIGABRT while evaluating prompt 0, positions 0..5";
+    report["verdict"] = json!({
+        "status": "error", "exit_code": 30, "at_fault": "undetermined",
+        "reasons": [message, "the file says nothing of its activation"],
+    });
+    report["engines"]["candidate"]["name"] = json!("exec:/opt/engines/mine --fast");
+    report["engines"]["candidate"]["label"] = json!("mine");
+    report["engines"]["candidate"]["failure"] = json!({
+        "message": message, "during": "evaluating", "log_tail": ["loading", "out of luck"],
+    });
+    report["inputs"]["modes"] = json!(["cumulative"]);
+    report["coverage"]["compared"] = json!(7);
+    report["taps"] = json!([{
+        "prompt": 0, "layer": null, "tap": "logits",
+        "cumulative": {
+            "rows": 7, "bit_equal": false, "nmse": 4.5e-6, "worst_position": 3, "non_finite": 0,
+            "limit": 4e-3, "pass": true,
+        },
+    }]);
+    report["known"] = json!([]);
+    report["noise_floor"] = Value::Null;
+    report["perplexity"] = Value::Null;
+    let want = "\
+ERROR  mine against bitnet.cpp: mine died with SIGABRT while evaluating prompt 0, positions 0..5
+      its last words: out of luck
+      7 of 10 rows compared until then
+      cumulative mode only
+      the file says nothing of its activation
+      at fault: undetermined
+
+ tap     cumulative NMSE   limit  in         
+ logits           4.5e-6  4.0e-3  position 3 
+";
+    assert_eq!(plain(report), want);
 }

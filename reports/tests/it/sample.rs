@@ -386,6 +386,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
                 peak_rss_bytes: Some(41_000_000),
                 cpu_seconds: Some(0.9),
                 failure: None,
+                label: None,
                 changed_values: None,
             },
             candidate: Engine {
@@ -397,6 +398,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
                 peak_rss_bytes: Some(29_000_000),
                 cpu_seconds: Some(0.7),
                 failure: None,
+                label: None,
                 changed_values: None,
             },
         },

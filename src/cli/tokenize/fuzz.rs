@@ -1,6 +1,7 @@
 //! `crossval tokenize --fuzz`.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use reports::number;
 use reports::outcome::Outcome;
@@ -15,6 +16,7 @@ use crossval::tokens::{
 
 pub(super) fn run(
     args: &Args,
+    model: &Path,
     mut engines: Tokenizers,
     count: u64,
     corpus: Option<Vec<u8>>,
@@ -41,7 +43,7 @@ pub(super) fn run(
     if args.json {
         terminal.print_json(&Entries(as_json(args, &report, &names)))?;
     } else {
-        terminal.print(&render(args, &report, &names))?;
+        terminal.print(&render(args, model, &report, &names))?;
     }
     Ok(match report.equal() {
         true => Outcome::Pass,
@@ -49,7 +51,7 @@ pub(super) fn run(
     })
 }
 
-fn render(args: &Args, report: &FuzzReport, names: &[String; 2]) -> String {
+fn render(args: &Args, model: &Path, report: &FuzzReport, names: &[String; 2]) -> String {
     let mut out = String::new();
     let [candidate, reference] = names;
     for piece in &report.piece_mismatches {
@@ -61,7 +63,7 @@ fn render(args: &Args, report: &FuzzReport, names: &[String; 2]) -> String {
         );
     }
     for mismatch in &report.mismatches {
-        out.push_str(&render_mismatch(args, mismatch, names));
+        out.push_str(&render_mismatch(args, model, mismatch, names));
     }
     let _ = writeln!(
         out,
@@ -80,7 +82,7 @@ fn render(args: &Args, report: &FuzzReport, names: &[String; 2]) -> String {
     out
 }
 
-fn render_mismatch(args: &Args, mismatch: &Mismatch, names: &[String; 2]) -> String {
+fn render_mismatch(args: &Args, model: &Path, mismatch: &Mismatch, names: &[String; 2]) -> String {
     let mut out = String::new();
     let comparison = &mismatch.comparison;
     let _ = writeln!(
@@ -120,7 +122,7 @@ fn render_mismatch(args: &Args, mismatch: &Mismatch, names: &[String; 2]) -> Str
         out,
         "  printf '{}' | crossval tokenize --model {}{flags}\n",
         printf_argument(&mismatch.text),
-        args.model.display()
+        model.display()
     );
     out
 }

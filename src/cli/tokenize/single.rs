@@ -1,5 +1,7 @@
 //! One engine by itself.
 
+use std::path::Path;
+
 use comfy_table::CellAlignment;
 use reports::number;
 use reports::outcome::Outcome;
@@ -16,11 +18,12 @@ pub(super) fn run(
     args: &Args,
     launcher: &Launcher,
     spec: &EngineSpec,
+    model: &Path,
     terminal: Terminal,
 ) -> Result<Outcome, Error> {
     let text = args.text()?;
-    let (mut engine, facts) = load_one(launcher, spec, &args.model)?;
-    let (text, options) = args.input(text, &facts)?;
+    let (mut engine, facts) = load_one(launcher, spec, model)?;
+    let (text, options) = args.input(text, model, &facts)?;
     let name = spec.to_string();
     let failed = |e: EngineError| match e {
         EngineError::Refused { message, .. } => {

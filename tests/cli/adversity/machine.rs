@@ -76,7 +76,7 @@ fn a_disk_that_is_full_or_read_only() {
             what: "a disk that cannot be written to",
             script: "DISK; mount -o remount,ro out; \"$@\"",
             args: RUN,
-            says: "error: out: Read-only file system",
+            says: "error: out: nothing can be written to this folder: Read-only file system",
         },
         Case {
             what: "a model that does not fit",

@@ -210,7 +210,8 @@ fn a_prompt_that_the_engine_cuts_itself() {
 
 #[test]
 fn rows_that_are_withheld_or_not_finite() {
-    let withheld = format!("if len(tokens) > 128: logits = logits[:, :9]\n        {LAST}");
+    const ASKED: &str = "if seq_id != 0:";
+    let withheld = format!("if len(tokens) > 128: taps = []\n        {ASKED}");
     let nan = wrong_if("2 <= n <= 4", "x[0] = np.nan");
     let more = [
         "--no-bench",
@@ -220,7 +221,7 @@ fn rows_that_are_withheld_or_not_finite() {
         "1,403,407,5,6,7",
     ];
     for role in Role::BOTH {
-        let Some((code, report)) = run_doctored_as(role, &[(LAST, &withheld)], &more) else {
+        let Some((code, report)) = run_doctored_as(role, &[(ASKED, &withheld)], &more) else {
             return;
         };
         let found = finding(&report, Some(role)).expect("a finding");

@@ -16,6 +16,7 @@ use super::speeds::{Speed, speeds};
 use crate::error::Error;
 use crate::hex::hex;
 use crate::stats::median;
+use crate::text_file;
 
 /// The value of [`Baseline::schema`].
 const SCHEMA: &str = "crossval.baseline/1";
@@ -150,10 +151,10 @@ impl Baseline {
     /// [`Error::BadInput`] naming the file and what is wrong with it.
     pub fn open(path: &Path) -> Result<Option<Baseline>, Error> {
         let bad = |what: String| Error::BadInput(format!("baseline {}: {what}", path.display()));
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
+        let text = match std::fs::read(path) {
+            Ok(bytes) => text_file::from_utf8(bytes).map_err(bad)?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(bad(e.to_string())),
+            Err(e) => return Err(bad(text_file::in_words(&e))),
         };
         let baseline: Baseline = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
         if baseline.schema != SCHEMA {
