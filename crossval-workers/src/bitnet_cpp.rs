@@ -205,6 +205,7 @@ impl Backend for BitnetCppBackend {
             .map(str::to_owned)
             .collect();
         let build = [
+            ("language", "C and C++".to_owned()),
             ("vintage", library.vintage),
             ("source", library.source_dir),
             ("compiler", library.compiler),

@@ -46,6 +46,7 @@ pub mod selftest;
 pub mod session;
 pub mod speed;
 pub mod stats;
+mod stopwatch;
 pub mod tokens;
 pub mod verdict;
 

@@ -386,6 +386,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
                 cpu_seconds: Some(0.9),
                 failure: None,
                 changed_values: None,
+                abilities: Some(abilities()),
             },
             candidate: Engine {
                 name: "rust".to_owned(),
@@ -397,6 +398,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
                 cpu_seconds: Some(0.7),
                 failure: None,
                 changed_values: None,
+                abilities: Some(abilities()),
             },
         },
         environment: Environment {
@@ -408,6 +410,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
             target_features: vec!["fxsr".to_owned(), "sse2".to_owned()],
             os: "Linux 6.1".to_owned(),
             cpu: Some("Some CPU @ 2.60GHz".to_owned()),
+            cpu_id: Some("GenuineVendor, family 26, model 2, stepping 1".to_owned()),
             cpu_features: vec!["avx2".to_owned(), "fma".to_owned(), "f16c".to_owned()],
             cpus: 2,
             memory_bytes: Some(8 << 30),
@@ -484,6 +487,42 @@ pub fn report(layers: usize, prompts: usize) -> Report {
         gate: None,
         further: Vec::new(),
         matrix: None,
+        took: Some(took(prompts)),
+    }
+}
+
+fn abilities() -> Abilities {
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    Abilities {
+        architectures: names(&["bitnet-b1.58", "llama"]),
+        tensor_types: names(&["F32", "F16", "I2_S"]),
+        taps: names(&LAYER_TAPS.map(|(tap, _)| tap)),
+        takes_values: true,
+        tokenizer: true,
+    }
+}
+
+fn took(prompts: usize) -> Took {
+    let part = |part, prompt, mode, seconds| TookPart {
+        part,
+        prompt,
+        mode,
+        seconds,
+    };
+    let mut parts = vec![part(Source::Conditions, None, None, 1.5)];
+    for prompt in 0..prompts {
+        parts.push(part(Source::Generation, Some(prompt), None, 0.25));
+        parts.push(part(Source::Taps, Some(prompt), Some(Mode::Isolated), 0.75));
+        parts.push(part(
+            Source::Taps,
+            Some(prompt),
+            Some(Mode::Cumulative),
+            0.5,
+        ));
+    }
+    Took {
+        seconds: 12.5,
+        parts,
     }
 }
 
