@@ -13,7 +13,7 @@ mod view;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::facts::{Facts, Level, Parity};
+use crate::facts::{Facts, Level, Parity, Tile};
 use crate::model::{Report, Status};
 
 /// Two reports side by side, A before B.
@@ -38,6 +38,17 @@ pub struct Run {
     pub headline: String,
     /// The same in a word.
     pub status: Status,
+    /// Whether it is right, whether the tokens are the same, how fast it is: what it knows of that.
+    pub answers: Vec<Answer>,
+}
+
+/// What a run says of a question that is asked first.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Answer {
+    /// `Parity`, `Decode (tg64, 2 threads)`, …
+    pub about: String,
+    /// As people read it.
+    pub text: String,
 }
 
 /// Something about the runs themselves that differs.
@@ -116,10 +127,15 @@ impl Comparison {
         let (parity_a, parity_b) = (Parity::new(a), Parity::new(b));
         let facts_a = Facts::new(a, &parity_a);
         let facts_b = Facts::new(b, &parity_b);
+        let answer = |tile: &Tile| Answer {
+            about: tile.title.clone(),
+            text: tile.value.clone(),
+        };
         let run = |report: &Report, facts: &Facts| Run {
             created: report.created.clone(),
             headline: facts.verdict.headline.clone(),
             status: report.verdict.status,
+            answers: facts.tiles.iter().map(answer).collect(),
         };
         let mut subjects = parity::subjects(a, b);
         subjects.extend(speed::subjects(a, b));

@@ -1,5 +1,7 @@
 //! What the run comes to: which engine has which advantage, and one sentence on both.
 
+use serde::Serialize;
+
 use super::coverage;
 use super::gate::{judged, no_baseline, of_result, shrunk};
 use super::movers::surely_faster;
@@ -12,6 +14,7 @@ use crate::number;
 use crate::outcome::Outcome;
 
 /// What one engine surely does better than the other, a sentence each.
+#[derive(Serialize)]
 pub(crate) struct Advantages {
     pub engine: String,
     pub sentences: Vec<String>,
@@ -93,7 +96,7 @@ fn compared(pair: &TimedPair) -> Option<(Option<Role>, String)> {
 }
 
 /// The engine that takes less memory at every thread count, if one does, and the figures.
-fn memory(report: &Report) -> Option<(Option<Role>, String)> {
+pub(super) fn memory(report: &Report) -> Option<(Option<Role>, String)> {
     let mut winners = Vec::new();
     let mut figures = Vec::new();
     for n in memory_threads(report) {

@@ -56,6 +56,133 @@ fn a_comment_on_github_holds_any_report() {
     );
 }
 
+#[test]
+fn recommendations_follow_the_intervals() {
+    let purposes = |report: &reports::Report| section(&render(report), "Which engine for what");
+    let mut report = sample::timed();
+    let text = purposes(&report);
+    for says in [
+        "- Reading prompts: rust, surely faster in 2 of 2 tests; rust over bitnet.cpp where it is closest, 1.18x (pp128 at",
+        "- Generating text: bitnet.cpp, surely faster in 2 of 2 tests; rust over bitnet.cpp where it is closest, 0.971x (tg64",
+        "- Little memory: rust, by one reading each: candidate ",
+        "2 logical CPUs), one model (tiny.gguf) and these tests: pp128, tg64, tg64 certified.",
+        "Values were not compared in this run.",
+    ] {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    report.verdict.at_fault = reports::model::AtFault::Candidate;
+    assert!(
+        purposes(&report).contains("Reading prompts: rust (which is at fault in this run), surely")
+    );
+    let ratios = &mut report.bench.as_mut().unwrap().ratios;
+    ratios[0].low = 0.9;
+    (ratios[2].low, ratios[3].low, ratios[3].high) = (0.9, 1.1, 1.2);
+    ratios[2].high = 0.99;
+    let text = purposes(&report);
+    assert!(text.contains("surely faster in 1 of 2 tests"), "{text}");
+    assert!(
+        text.contains("The intervals of 1 of 5 ratios hold equal speed."),
+        "{text}"
+    );
+    assert!(
+        text.contains("Generating text: bitnet.cpp for tg64 at 1 thread; rust (which is at fault in this run) for tg64 at 2 threads."),
+        "{text}"
+    );
+    for ratio in &mut report.bench.as_mut().unwrap().ratios {
+        (ratio.low, ratio.high) = (0.9, 1.3);
+    }
+    let text = purposes(&report);
+    assert!(
+        text.contains("Generating text: either, as the intervals of 2 tests hold equal speed.")
+    );
+    report.bench = None;
+    assert_eq!(purposes(&report), "Speed and memory: not measured.");
+}
+
+#[test]
+fn the_summary_says_how_fast() {
+    let text = section(&render(&sample::timed()), "Executive summary");
+    for says in [
+        "Of 5 timed tests, rust is surely faster in 2 and bitnet.cpp in 3, by the 95% intervals of the ratios; the speed of rust over that of bitnet.cpp is from 0.971x (tg64, 1 thread) to 1.18x (pp128, 2 threads).",
+        "Peak memory in timed runs: candidate 1.16 GiB, reference 1.24 GiB at 1 thread;",
+    ] {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    let mut report = sample::timed();
+    let bench = report.bench.as_mut().unwrap();
+    bench.ratios.clear();
+    bench.memory.clear();
+    let text = section(&render(&report), "Executive summary");
+    assert!(
+        !text.contains("surely") && !text.contains("Peak memory in timed"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_benchmark_is_headed_by_its_result() {
+    let headline = |report: &reports::Report| {
+        render(report)
+            .lines()
+            .next()
+            .unwrap()
+            .trim_start_matches("# ")
+            .to_owned()
+    };
+    let mut report = sample::timed();
+    let result = "rust decodes at 0.971x (0.952x to 0.981x) and prefills at 1.18x (1.16x to 1.20x) the speed of bitnet.cpp on tiny.gguf: tg64 at 2 threads, pp128 at 2 threads";
+    assert_eq!(headline(&report), result);
+    let terminal = reports::terminal::bench(&report).replace("\n      ", " ");
+    assert!(terminal.starts_with(result), "{terminal}");
+    report.verdict.status = reports::model::Status::Fail;
+    assert_eq!(headline(&report), format!("Fail: {result}"));
+    report.bench.as_mut().unwrap().ratios.clear();
+    assert_eq!(
+        headline(&report),
+        "Fail: rust and bitnet.cpp timed on tiny.gguf"
+    );
+}
+
+#[test]
+fn implementations_are_told_by_what_they_state() {
+    let mut report = sample::pass();
+    let row = |report: &reports::Report, name: &str| {
+        let text = section(&render(report), "Implementation comparison");
+        let mut lines = text.lines();
+        let row = lines.find(|line| line.starts_with(&format!("| {name} ")));
+        row.map(|row| {
+            row.split('|')
+                .map(|c| c.trim().to_owned())
+                .collect::<Vec<_>>()[2..4]
+                .to_vec()
+        })
+    };
+    assert_eq!(row(&report, "Kernels").unwrap(), ["not stated", "avx2"]);
+    assert_eq!(
+        row(&report, "Model architectures").unwrap(),
+        ["bitnet-b1.58, llama"; 2]
+    );
+    assert_eq!(row(&report, "Language"), None);
+    let build = &mut report.engines.reference.build;
+    build.insert("language".to_owned(), "C and C++".to_owned());
+    build.insert(
+        "cpu_features".to_owned(),
+        "AVX = 1 | AVX512 = 0 | FMA = 1 |".to_owned(),
+    );
+    assert_eq!(
+        row(&report, "Language").unwrap(),
+        ["C and C++", "not stated"]
+    );
+    assert_eq!(
+        row(&report, "Instruction sets").unwrap(),
+        ["AVX, FMA", "not stated"]
+    );
+    for engine in [&mut report.engines.reference, &mut report.engines.candidate] {
+        engine.abilities = None;
+    }
+    assert_eq!(row(&report, "Model architectures"), None);
+}
+
 /// The text under a heading, folded or not.
 fn section(markdown: &str, heading: &str) -> String {
     let (_, rest) = markdown.split_once(&format!("# {heading}\n")).unwrap();
@@ -75,6 +202,7 @@ fn the_headings_are_in_order() {
         "## Cross-validation results",
         "## Key advantages",
         "## Recommendations",
+        "### Which engine for what",
         "## Conclusion",
     ];
     for (name, report) in sample::all() {
