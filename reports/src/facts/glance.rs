@@ -8,6 +8,9 @@ use super::{Kind, State, Table, excused, output};
 use crate::model::{Cache, Engine, Report, Test, TimedPair, TokenParity};
 use crate::number;
 
+/// The name of the day in what the answers are about.
+pub(crate) const DATE: &str = "Date";
+
 /// One answer.
 #[derive(Serialize)]
 pub(crate) struct Tile {
@@ -332,7 +335,7 @@ pub(super) fn about(report: &Report) -> Vec<(&'static str, String)> {
         (None, None) => cpus,
     };
     about.push(("CPU", cpu));
-    about.push(("Threads per engine", thread_counts(report)));
+    about.push(("Threads", thread_counts(report)));
     let version = |engine: &Engine| match &engine.version {
         Some(version) => format!("{} {version}", engine.name),
         None => engine.name.clone(),
@@ -347,7 +350,7 @@ pub(super) fn about(report: &Report) -> Vec<(&'static str, String)> {
         ),
     ));
     let day = report.created.split('T').next();
-    about.push(("Date", day.unwrap_or_default().to_owned()));
+    about.push((DATE, day.unwrap_or_default().to_owned()));
     about
 }
 
