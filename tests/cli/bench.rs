@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use reports::model::{AtFault, Status};
+use reports::model::{AtFault, Role, Status};
 use serde_json::Value;
 
 use super::*;
@@ -56,6 +56,7 @@ fn a_report_of_timings_claims_no_parity() {
     let output = bench(&["--out", out.to_str().expect("UTF-8")]);
     let table = stdout(&output);
     assert!(table.lines().all(|l| l.chars().count() <= 100), "{table}");
+    assert!(table.starts_with("rust decodes at "), "{table}");
     let report = read_report(&out, &output);
     assert_eq!(report.verdict.status, Status::Pass);
     assert!(report.not_compared.is_some() && report.taps.is_empty());
@@ -113,6 +114,43 @@ fn a_report_of_timings_claims_no_parity() {
     let at = |threads| timed.tokens.iter().filter(move |t| t.threads == threads);
     let hashes = |threads| at(threads).map(|t| &t.reference).collect::<Vec<_>>();
     assert_eq!(hashes(1), hashes(2), "at any thread count");
+}
+
+/// Those of the demo model that BitNet.cpp's graph takes long enough for, whatever the machine.
+#[cfg(feature = "reference")]
+#[test]
+fn the_products_of_both_engines_are_timed() {
+    let scratch = Scratch::new();
+    let out = scratch.path("out");
+    let output = crossval(&[
+        "bench",
+        "--threads",
+        "1",
+        "--prefill",
+        "5",
+        "--decode",
+        "2",
+        "--reps",
+        "1",
+        "--model",
+        TINY,
+        "--out",
+        out.to_str().expect("UTF-8"),
+    ]);
+    let report = read_report(&out, &output);
+    let kernels = &report.bench.as_ref().expect("timings").kernels;
+    let of = |role| {
+        let of_role = kernels.iter().filter(move |k| k.role == Some(role));
+        let shapes = of_role.map(|k| (k.weights.as_str(), k.rows, k.columns, k.tokens));
+        shapes.collect::<Vec<_>>()
+    };
+    let wide = ("I2_S", 512, 128, 128);
+    assert!(of(Role::Reference).contains(&wide) && of(Role::Candidate).contains(&wide));
+    assert!(kernels.iter().all(|k| k.macs_per_second > 0.0));
+    let reference = &report.engines.reference;
+    assert_eq!(reference.build["language"], "C and C++");
+    let abilities = reference.abilities.as_ref().expect("what it can do");
+    assert!(abilities.takes_values && abilities.tensor_types.contains(&"I2_S".to_owned()));
 }
 
 #[test]

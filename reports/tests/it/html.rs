@@ -227,6 +227,16 @@ fn the_first_screen_answers_and_leaves_out_what_is_not_known() {
 }
 
 #[test]
+fn products_of_both_engines_stand_side_by_side() {
+    let html = text(&render(&sample::timed()).unwrap());
+    let rows = html
+        .lines()
+        .filter(|line| line.starts_with("| I2_S | 6,912 | 2,560 | 128 |"));
+    let engines: Vec<&str> = rows.filter_map(|row| row.split(" | ").nth(4)).collect();
+    assert_eq!(engines, ["bitnet.cpp", "rust"]);
+}
+
+#[test]
 fn threads_that_shared_cpus_do_not_stand_for_the_rest() {
     let mut report = sample::timed();
     let two = report.bench.as_mut().unwrap().roofline.iter_mut();

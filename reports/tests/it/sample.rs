@@ -687,6 +687,7 @@ fn inter_token(median: f64) -> InterToken {
 
 fn kernels() -> Vec<BenchKernel> {
     let kernel = |weights: &str, rows, tokens: usize, ms: f64, share| BenchKernel {
+        role: Some(Role::Candidate),
         kernel: "avx512-vnni".to_owned(),
         weights: weights.to_owned(),
         rows,
@@ -702,7 +703,13 @@ fn kernels() -> Vec<BenchKernel> {
         weight_bytes_per_second: (rows * 2560 / 4) as f64 / ms * 1e3,
         roofline_share: share,
     };
+    let of_reference = BenchKernel {
+        role: Some(Role::Reference),
+        kernel: "ggml MUL_MAT".to_owned(),
+        ..kernel("I2_S", 6912, 128, 7.3, Some(0.61))
+    };
     vec![
+        of_reference,
         kernel("I2_S", 6912, 1, 0.12, Some(0.92)),
         kernel("I2_S", 6912, 128, 5.1, Some(0.88)),
         kernel("F16", 128_256, 128, 95.0, None),
