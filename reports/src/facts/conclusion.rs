@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::coverage;
 use super::gate::{judged, no_baseline, of_result, shrunk};
-use super::movers::surely_faster;
+use super::movers::{few, surely_faster};
 use super::parity::gated;
 use super::speed::{measured, memory_threads, threads, threads_on};
 use crate::model::{
@@ -61,7 +61,7 @@ fn compared(pair: &TimedPair) -> Option<(Option<Role>, String)> {
             number::times(ratio.low),
             number::times(ratio.high)
         );
-        return Some((surely_faster(ratio), figures));
+        return Some((surely_faster(pair), figures));
     }
     let (reference, format) = measured(pair.reference?)?;
     let (candidate, other) = measured(pair.candidate?)?;
@@ -76,7 +76,9 @@ fn compared(pair: &TimedPair) -> Option<(Option<Role>, String)> {
             a.high < b.low
         }
     };
-    let winner = if faster(candidate, reference) {
+    let winner = if few(pair) {
+        None
+    } else if faster(candidate, reference) {
         Some(Role::Candidate)
     } else {
         faster(reference, candidate).then_some(Role::Reference)

@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::parity::gated;
 use super::speed::{Format, measured, memory_threads, threads, threads_on};
-use super::{Kind, State, Table, excused, output};
-use crate::model::{Cache, Engine, Report, Test, TimedPair, TokenParity};
+use super::{Kind, State, Table, excused, name_of, output};
+use crate::model::{Cache, Engine, Report, Role, Test, TimedPair, TokenParity};
 use crate::number;
 
 /// The name of the day in what the answers are about.
@@ -233,10 +233,9 @@ fn both(pair: &TimedPair) -> Option<[String; 2]> {
 /// `rust 24900 t/s, bitnet.cpp 19100 t/s`.
 pub(super) fn figures(report: &Report, pair: &TimedPair) -> Option<String> {
     let [reference, candidate] = both(pair)?;
-    let engines = &report.engines;
+    let [of_reference, of_candidate] = Role::BOTH.map(|role| name_of(report, role));
     Some(format!(
-        "{} {candidate}, {} {reference}",
-        engines.candidate.name, engines.reference.name
+        "{of_candidate} {candidate}, {of_reference} {reference}"
     ))
 }
 
@@ -283,17 +282,9 @@ fn memory(report: &Report) -> Option<Tile> {
         let bytes = |engine: &Engine| engine.peak_rss_bytes.map(|b| b as f64);
         return of_both(report, "Peak memory (comparing)", bytes, number::bytes);
     };
-    let engines = &report.engines;
-    Some(Tile::plain(
-        format!("Peak memory (timed, {})", threads(n)),
-        number::bytes(candidate as f64),
-        format!(
-            "{}; {} {}",
-            engines.candidate.name,
-            engines.reference.name,
-            number::bytes(reference as f64)
-        ),
-    ))
+    let title = format!("Peak memory (timed, {})", threads(n));
+    let bytes = [reference, candidate].map(|bytes| number::bytes(bytes as f64));
+    Some(beside(report, title, bytes))
 }
 
 fn of_both(
@@ -302,17 +293,17 @@ fn of_both(
     value: impl Fn(&Engine) -> Option<f64>,
     format: Format,
 ) -> Option<Tile> {
-    let (reference, candidate) = (&report.engines.reference, &report.engines.candidate);
-    Some(Tile::plain(
-        title,
-        format(value(candidate)?),
-        format!(
-            "{}; {} {}",
-            candidate.name,
-            reference.name,
-            format(value(reference)?)
-        ),
-    ))
+    let engines = &report.engines;
+    let (reference, candidate) = (value(&engines.reference)?, value(&engines.candidate)?);
+    let values = [reference, candidate].map(format);
+    Some(beside(report, title.to_owned(), values))
+}
+
+/// The candidate's value, with the reference's beside it.
+fn beside(report: &Report, title: String, [reference, candidate]: [String; 2]) -> Tile {
+    let [of_reference, of_candidate] = Role::BOTH.map(|role| name_of(report, role));
+    let note = format!("{of_candidate}; {of_reference} {reference}");
+    Tile::plain(title, candidate, note)
 }
 
 /// What the answers are about: name and value.

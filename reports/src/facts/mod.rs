@@ -32,7 +32,7 @@ mod worst;
 
 use serde::Serialize;
 
-use crate::model::{Mode, Report, Test, TimedPair};
+use crate::model::{Mode, Report, Role, Test, TimedPair};
 use crate::number;
 
 pub(crate) use bars::{Bar, BarGroup};
@@ -335,6 +335,16 @@ impl<'a> Facts<'a> {
     /// The distributions of the times between tokens, for charts.
     pub(crate) fn latencies(report: &'a Report) -> Vec<Plot> {
         plots::latencies(report)
+    }
+}
+
+/// An engine's name, with its part in the run where both have the same.
+pub(crate) fn name_of(report: &Report, role: Role) -> String {
+    let engines = &report.engines;
+    let name = &engines.engine(role).name;
+    match engines.reference.name == engines.candidate.name {
+        true => format!("{name} ({role})"),
+        false => name.clone(),
     }
 }
 

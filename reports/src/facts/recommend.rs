@@ -1,7 +1,8 @@
 //! Which engine for what, as far as the figures bear it out, and how far they do.
 
 use super::conclusion::memory;
-use super::movers::surely_faster;
+use super::movers::{few, surely_faster};
+use super::name_of;
 use super::speed::threads_on;
 use crate::model::{AtFault, BenchRatio, Report, Role, Status, Test, TimedPair};
 use crate::number;
@@ -46,11 +47,16 @@ pub(super) fn by_purpose(report: &Report) -> Vec<String> {
 fn fastest(report: &Report, tests: &[(&TimedPair, &BenchRatio)]) -> String {
     let all = tests.len() as u64;
     let surely = Role::BOTH.map(|role| {
-        let won = tests.iter().filter(|(_, r)| surely_faster(r) == Some(role));
+        let won = tests
+            .iter()
+            .filter(|(pair, _)| surely_faster(pair) == Some(role));
         (role, won.collect::<Vec<_>>())
     });
     let won: Vec<_> = surely.iter().filter(|(_, won)| !won.is_empty()).collect();
     match won.as_slice() {
+        [] if tests.iter().all(|(pair, _)| few(pair)) => {
+            "not to be told by so few pairs".to_owned()
+        }
         [] => {
             let test = number::plural(all, "test");
             format!("either, as the intervals of {test} hold equal speed")
@@ -64,8 +70,8 @@ fn fastest(report: &Report, tests: &[(&TimedPair, &BenchRatio)]) -> String {
             let least = closest.map_or(String::new(), |(pair, ratio)| {
                 format!(
                     "; {} over {} where it is closest, {} ({} at {})",
-                    report.engines.candidate.name,
-                    report.engines.reference.name,
+                    name_of(report, Role::Candidate),
+                    name_of(report, Role::Reference),
                     number::times(ratio.median),
                     pair.test,
                     threads_on(report, pair.threads)
@@ -95,7 +101,7 @@ fn fastest(report: &Report, tests: &[(&TimedPair, &BenchRatio)]) -> String {
 
 /// An engine's name, with what the run holds against it.
 fn named(report: &Report, role: Role) -> String {
-    let name = &report.engines.engine(role).name;
+    let name = name_of(report, role);
     let wrong = match report.verdict.at_fault {
         AtFault::Both => true,
         AtFault::Candidate => role == Role::Candidate,
@@ -104,7 +110,7 @@ fn named(report: &Report, role: Role) -> String {
     };
     match wrong {
         true => format!("{name} (which is at fault in this run)"),
-        false => name.clone(),
+        false => name,
     }
 }
 
@@ -127,14 +133,22 @@ pub(super) fn limits(report: &Report) -> Vec<String> {
         report.model.file_name(),
         tests.join(", ")
     )];
-    let unsure = bench.ratios.iter().filter(|r| surely_faster(r).is_none());
-    let unsure = unsure.count() as u64;
-    if unsure > 0 {
-        limits.push(format!(
+    let pairs = report.timed_pairs();
+    let enough = pairs
+        .iter()
+        .filter(|pair| pair.ratio.is_some() && !few(pair));
+    let unsure = enough.filter(|pair| surely_faster(pair).is_none());
+    match unsure.count() as u64 {
+        0 => {}
+        n => limits.push(format!(
             "The intervals of {} of {} hold equal speed.",
-            number::count(unsure),
+            number::count(n),
             number::plural(bench.ratios.len() as u64, "ratio")
-        ));
+        )),
+    }
+    if pairs.iter().any(few) {
+        limits
+            .push("Of tests with fewer than five pairs no engine is said to be faster.".to_owned());
     }
     if machine.profile != "release" {
         limits.push(format!(

@@ -3,6 +3,7 @@
 use super::conclusion::{conclusion, memory};
 use super::glance::{decode, figures, prefill, representative};
 use super::movers::surely_faster;
+use super::name_of;
 use super::speed::threads_on;
 use crate::model::{BenchRatio, Cache, Report, Role, Test, TimedPair};
 use crate::number;
@@ -45,7 +46,7 @@ fn speed(report: &Report) -> Option<String> {
     let faster = Role::BOTH.map(|role| {
         let surely = ratios
             .iter()
-            .filter(|(_, r)| surely_faster(r) == Some(role));
+            .filter(|(pair, _)| surely_faster(pair) == Some(role));
         match surely.count() as u64 {
             0 => "none".to_owned(),
             n => number::count(n),
@@ -63,16 +64,13 @@ fn speed(report: &Report) -> Option<String> {
         1 => place(least),
         _ => format!("from {} to {}", place(least), place(most)),
     };
-    let engines = &report.engines;
+    let [reference, candidate] = Role::BOTH.map(|role| name_of(report, role));
     Some(format!(
-        "Of {}, {} is surely faster in {} and {} in {}, by the 95% intervals of the ratios; the speed of {} over that of {} is {range}.",
+        "Of {}, {candidate} is surely faster in {} and {reference} in {}, by the 95% intervals of the ratios; the speed \
+         of {candidate} over that of {reference} is {range}.",
         number::plural(ratios.len() as u64, "timed test"),
-        engines.candidate.name,
         faster[1],
-        engines.reference.name,
         faster[0],
-        engines.candidate.name,
-        engines.reference.name,
     ))
 }
 
@@ -95,13 +93,11 @@ pub(super) fn result(report: &Report) -> Option<String> {
         let threads = threads_on(report, pair.threads);
         places.push(format!("{} at {threads}", pair.test));
     }
-    let engines = &report.engines;
+    let [reference, candidate] = Role::BOTH.map(|role| name_of(report, role));
     (!says.is_empty()).then(|| {
         format!(
-            "{} {} the speed of {} on {}: {}",
-            engines.candidate.name,
+            "{candidate} {} the speed of {reference} on {}: {}",
             says.join(" and "),
-            engines.reference.name,
             report.model.file_name(),
             places.join(", ")
         )

@@ -100,6 +100,43 @@ fn recommendations_follow_the_intervals() {
 }
 
 #[test]
+fn few_pairs_say_nothing_surely() {
+    let mut report = sample::timed();
+    for row in &mut report.bench.as_mut().unwrap().rows {
+        for measured in [&mut row.tps, &mut row.ms].into_iter().flatten() {
+            measured.samples.truncate(4);
+        }
+    }
+    let text = render(&report);
+    let summary = section(&text, "Executive summary");
+    assert!(
+        summary.contains("rust is surely faster in none and bitnet.cpp in none"),
+        "{summary}"
+    );
+    let purposes = section(&text, "Which engine for what");
+    for says in [
+        "Reading prompts: not to be told by so few pairs.",
+        "Of tests with fewer than five pairs no engine is said to be faster.",
+    ] {
+        assert!(purposes.contains(says), "{purposes}");
+    }
+    assert!(!section(&text, "Key advantages").contains("Faster in"));
+}
+
+#[test]
+fn an_engine_against_itself_is_told_by_its_part() {
+    let mut report = sample::timed();
+    report.engines.reference.name = "rust".to_owned();
+    for row in &mut report.bench.as_mut().unwrap().rows {
+        row.engine = "rust".to_owned();
+    }
+    let text = render(&report);
+    let start = "# rust (candidate) decodes at 0.971x (0.952x to 0.981x) and prefills";
+    assert!(text.starts_with(start), "{text}");
+    assert!(text.contains("rust (candidate) is surely faster in 2 and rust (reference) in 3"));
+}
+
+#[test]
 fn the_summary_says_how_fast() {
     let text = section(&render(&sample::timed()), "Executive summary");
     for says in [
@@ -440,10 +477,10 @@ fn more_threads_than_cpus_are_said_where_the_figures_stand() {
 #[test]
 fn the_pairs_are_those_that_were_timed() {
     let mut report = sample::pass();
-    assert!(render(&report).contains("Medians of 3 interleaved pairs"));
+    assert!(render(&report).contains("Medians of 5 interleaved pairs"));
     let rows = &mut report.bench.as_mut().unwrap().rows;
     rows[0].tps.as_mut().unwrap().samples = vec![50.0; 20];
-    assert!(render(&report).contains("Medians of 3 to 20 interleaved pairs"));
+    assert!(render(&report).contains("Medians of 5 to 20 interleaved pairs"));
 }
 
 #[test]

@@ -732,7 +732,7 @@ fn bench() -> Bench {
         median,
         low: median * 0.97,
         high: median * 1.02,
-        samples: vec![median * 0.96, median, median * 1.03],
+        samples: [0.96, 0.97, 1.0, 1.02, 1.03].map(|x| median * x).to_vec(),
     };
     let row = |engine: &str, threads: usize, test: &str| BenchRow {
         engine: engine.to_owned(),
