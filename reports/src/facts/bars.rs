@@ -50,12 +50,12 @@ fn ratio_bars(report: &Report) -> [BarGroup; 2] {
     }
     [
         (
-            "speed, candidate over reference: past the line it is faster",
+            "Speed, candidate over reference: past the line it is faster",
             "equal speed",
             ratios,
         ),
         (
-            "share of the roofline: longer is better",
+            "Share of the roofline: longer is better",
             "what the machine was measured to do",
             shares,
         ),
@@ -118,18 +118,18 @@ pub(super) fn bars(report: &Report) -> Vec<BarGroup> {
     };
     // Workers hold more while they compare: the two kinds of peak never share a scale.
     let (memory_title, memory) = match timed_memory_bars(report) {
-        Some(bars) => ("peak memory, timed runs: shorter is better", bars),
+        Some(bars) => ("Peak memory, timed runs: shorter is better", bars),
         None => {
             let bytes = |engine: &Engine| engine.peak_rss_bytes.map(|b| b as f64);
             (
-                "peak memory, comparing: shorter is better",
+                "Peak memory, comparing: shorter is better",
                 worker_bars(bytes, number::bytes),
             )
         }
     };
     let load = worker_bars(|engine| engine.load_ms, number::milliseconds);
     for (title, bars) in [
-        ("model load: shorter is better", load),
+        ("Model load: shorter is better", load),
         (memory_title, memory),
     ] {
         groups.push(BarGroup {

@@ -21,6 +21,7 @@ mod perplexity;
 mod plots;
 mod products;
 mod recommend;
+mod representative;
 mod run;
 mod share;
 mod speed;

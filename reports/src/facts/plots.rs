@@ -109,7 +109,7 @@ pub(super) fn speeds(report: &Report) -> Vec<Plot> {
         let prefills = together(pair, &pairs, same_threads);
         push(Plot {
             title: format!(
-                "prefill at {}, tokens per second by prompt length: higher is better",
+                "Prefill at {}, tokens per second by prompt length: higher is better",
                 threads_on(report, pair.threads)
             ),
             x_name: "tokens of the prompt",

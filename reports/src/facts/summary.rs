@@ -1,9 +1,9 @@
 //! What a run comes to, in sentences: the verdict, then the speeds.
 
 use super::conclusion::{conclusion, memory};
-use super::glance::{decode, figures, prefill, representative};
 use super::movers::surely_faster;
 use super::name_of;
+use super::representative::{decode, figures, prefill, representative};
 use super::speed::threads_on;
 use crate::model::{BenchRatio, Cache, Report, Role, Test, TimedPair};
 use crate::number;

@@ -280,6 +280,13 @@ pub struct TimedPair<'a> {
     pub tokens: Option<&'a BenchTokens>,
 }
 
+impl<'a> TimedPair<'a> {
+    /// The row of the engine in a role.
+    pub fn row(&self, role: Role) -> Option<&'a BenchRow> {
+        role.of(self.reference, self.candidate)
+    }
+}
+
 impl Report {
     /// The timings, test by test and thread count by thread count, in the order of the report.
     pub fn timed_pairs(&self) -> Vec<TimedPair<'_>> {

@@ -185,7 +185,7 @@ fn the_first_screen_answers_and_leaves_out_what_is_not_known() {
     };
     let passed = answers(&sample::pass());
     for says in [
-        "Parity | all 124 within limits | 2,460 of 2,460 rows compared",
+        "Parity | all 124 limits kept | 2,460 of 2,460 rows compared",
         "Generated tokens | all 6 the same",
         "Tokenizers | agree | 1 of 1 text, 1,000 of 1,000 generated strings",
         "Prefill (pp128, 2 threads) | 1.18x as fast | 1.16x to 1.20x; rust 123 t/s, bitnet.cpp 104 t/s",
@@ -208,11 +208,11 @@ fn the_first_screen_answers_and_leaves_out_what_is_not_known() {
     ] {
         assert!(!some.contains(unknown), "{unknown}: {some}");
     }
-    let says = "Parity | 540 of 2,460 rows compared | all 45 within limits";
+    let says = "Parity | 540 of 2,460 rows compared | all 45 limits kept";
     assert!(answers(&sample::died()).contains(says));
     let failed = answers(&sample::fail());
     for says in [
-        "Parity | 25 of 248 beyond limits",
+        "Parity | 25 of 248 limits exceeded",
         "Generated tokens | 5 of 12 the same | then others, by more than a near tie; from 2 prompts",
     ] {
         assert!(failed.contains(says), "{says}: {failed}");
