@@ -350,7 +350,11 @@ impl Timing<'_> {
                 Ok(products) => {
                     let shares = kernels::shares(role, products, limits);
                     self.bench.kernels.extend(shares);
-                    continue;
+                    if !in_graph {
+                        continue;
+                    }
+                    "timed in its graph, each with the quantisation of its activations and the call of a graph of one node"
+                        .to_owned()
                 }
                 Err(error) if !in_graph => return Err(by(role)(error)),
                 Err(EngineError::Refused { message, .. }) => message,
