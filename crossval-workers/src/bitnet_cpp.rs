@@ -20,11 +20,12 @@ use bitnet_sys::{
     Values,
 };
 
+use super::graph_products;
 use super::nodes::{self, Layout, NodeMap, Outline, Place, Shape};
 use crossval_protocol::{
     self as protocol, Backend, DecodeOptions, DriverGone, EncodeOptions, ErrorKind, EvalRequest,
-    Graph, GraphNode, GraphSource, Graphs, Hello, ModelFacts, Refusal, Settings, TakenFor,
-    TapHeader, TapStream, VocabFacts, facts,
+    Graph, GraphNode, GraphSource, Graphs, Hello, KernelTime, ModelFacts, Refusal, Settings,
+    TakenFor, TapHeader, TapStream, VocabFacts, facts,
 };
 
 /// Tokens of the graph that shows what an evaluation of several is: a number that no other size of a small model is.
@@ -209,6 +210,7 @@ impl Backend for BitnetCppBackend {
             .map(str::to_owned)
             .collect();
         let build = [
+            ("language", "C and C++".to_owned()),
             ("vintage", library.vintage),
             ("source", library.source_dir),
             ("compiler", library.compiler),
@@ -312,6 +314,11 @@ impl Backend for BitnetCppBackend {
         let loaded = self.loaded.as_mut().ok_or_else(no_model)?;
         let (_, graphs) = loaded.nodes(&self.path)?;
         Ok(graphs.clone())
+    }
+
+    fn time_kernels(&mut self) -> Result<Vec<KernelTime>, Refusal> {
+        let loaded = self.loaded.as_ref().ok_or_else(no_model)?;
+        graph_products::measure(&loaded.model).map_err(refused)
     }
 
     fn configure(&mut self, settings: Settings) -> Result<BTreeMap<String, String>, Refusal> {

@@ -12,7 +12,7 @@
 //! | `rust`, `bitnet_cpp`, `oracle`, `trace` | each engine's [`Backend`] |
 //! | `nodes` | which node of BitNet.cpp's graph is which tap |
 //! | [`fault`] | deliberate mistakes, for `crossval selftest` |
-//! | [`product`], `kernels` | matrix products by themselves, for benchmarks |
+//! | [`product`], `kernels`, `graph_products` | matrix products by themselves, for benchmarks: of the Rust engine, of BitNet.cpp |
 //! | [`chat`] | renders chat templates, in a sandbox too |
 //! | [`sandbox`] | what a worker may not do |
 //!
@@ -30,6 +30,8 @@
 mod bitnet_cpp;
 pub mod chat;
 pub mod fault;
+#[cfg(feature = "reference")]
+mod graph_products;
 mod kernels;
 #[cfg(any(feature = "reference", test))]
 mod nodes;

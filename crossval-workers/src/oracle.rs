@@ -179,10 +179,11 @@ impl Backend for OracleBackend {
             protocol: protocol::VERSION,
             engine: "oracle".into(),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            build: [(
-                "arithmetic".to_owned(),
-                "scalar f64, exact integer dots".to_owned(),
-            )]
+            build: [
+                ("arithmetic", "scalar f64, exact integer dots"),
+                ("language", "Rust"),
+            ]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .into(),
             architectures: crossval_oracle::architectures()
                 .map(str::to_owned)

@@ -86,7 +86,9 @@ impl Backend for RustBackend {
             protocol: protocol::VERSION,
             engine: "rust".into(),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            build: [("kernel".to_owned(), self.kernel.name().to_owned())].into(),
+            build: [("kernel", self.kernel.name()), ("language", "Rust")]
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .into(),
             architectures: Architecture::ALL.map(|a| a.to_string()).to_vec(),
             taps: Tap::ALL.to_vec(),
             overwrite: true,

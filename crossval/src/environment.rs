@@ -36,10 +36,33 @@ pub fn describe(provenance: &Provenance) -> Environment {
             .collect(),
         os: operating_system(),
         cpu: field("/proc/cpuinfo", "model name"),
+        cpu_id: std::fs::read_to_string("/proc/cpuinfo")
+            .ok()
+            .and_then(|text| cpu_id(&text)),
         cpu_features: cpu_features(),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         memory_bytes: memory("MemTotal"),
     }
+}
+
+/// Of the first CPU in `/proc/cpuinfo`: `AuthenticAMD, family 26, model 2, stepping 1`.
+fn cpu_id(cpuinfo: &str) -> Option<String> {
+    const FIELDS: [(&str, &str); 8] = [
+        ("vendor_id", ""),
+        ("cpu family", "family "),
+        ("model", "model "),
+        ("stepping", "stepping "),
+        ("CPU implementer", "implementer "),
+        ("CPU variant", "variant "),
+        ("CPU part", "part "),
+        ("CPU revision", "revision "),
+    ];
+    let said = FIELDS.iter().filter_map(|(key, name)| {
+        let value = field_of(cpuinfo, key, ':')?;
+        (!value.is_empty()).then(|| format!("{name}{value}"))
+    });
+    let said: Vec<String> = said.collect();
+    (!said.is_empty()).then(|| said.join(", "))
 }
 
 /// Memory that can be had without swapping, bytes.
@@ -116,7 +139,10 @@ fn field(path: &str, key: &str) -> Option<String> {
 }
 
 fn field_with(path: &str, key: &str, separator: char) -> Option<String> {
-    let text = std::fs::read_to_string(path).ok()?;
+    field_of(&std::fs::read_to_string(path).ok()?, key, separator)
+}
+
+fn field_of(text: &str, key: &str, separator: char) -> Option<String> {
     text.lines().find_map(|line| {
         let (name, value) = line.split_once(separator)?;
         (name.trim() == key).then(|| value.trim().to_owned())
@@ -164,6 +190,18 @@ pub fn cpu_features() -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_cpu_says_of_itself() {
+        let x86 = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\n\
+                   model name\t: AMD EPYC\nstepping\t: 1\n\nprocessor\t: 1\nmodel\t\t: 9\n";
+        let said = "AuthenticAMD, family 26, model 2, stepping 1";
+        assert_eq!(cpu_id(x86).as_deref(), Some(said));
+        let arm = "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\nCPU revision\t: 1\n";
+        let said = "implementer 0x41, part 0xd40, revision 1";
+        assert_eq!(cpu_id(arm).as_deref(), Some(said));
+        assert_eq!(cpu_id("processor : 0\n"), None);
+    }
 
     #[test]
     fn lists_of_cpus() {

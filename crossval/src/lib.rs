@@ -48,6 +48,7 @@ pub mod selftest;
 pub mod session;
 pub mod speed;
 pub mod stats;
+mod stopwatch;
 pub mod text_file;
 pub mod tokens;
 pub mod verdict;

@@ -13,7 +13,7 @@ mod view;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::facts::{Facts, Level, Parity};
+use crate::facts::{DATE, Facts, Level, Parity};
 use crate::model::{Report, Status};
 
 /// Two reports side by side, A before B.
@@ -38,6 +38,17 @@ pub struct Run {
     pub headline: String,
     /// The same in a word.
     pub status: Status,
+    /// Whether it is right, whether the tokens are the same, how fast it is, and on what: what it knows of that.
+    pub answers: Vec<Answer>,
+}
+
+/// What a run says of what is asked first.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Answer {
+    /// `Parity`, `Decode (tg64, 2 threads)`, …
+    pub about: String,
+    /// As people read it.
+    pub text: String,
 }
 
 /// Something about the runs themselves that differs.
@@ -116,10 +127,23 @@ impl Comparison {
         let (parity_a, parity_b) = (Parity::new(a), Parity::new(b));
         let facts_a = Facts::new(a, &parity_a);
         let facts_b = Facts::new(b, &parity_b);
+        let answers = |facts: &Facts| {
+            let tiles = facts.tiles.iter();
+            let tiles = tiles.map(|tile| (tile.title.as_str(), &tile.value));
+            // The day of a run is no answer of it.
+            let about = facts.about.iter().filter(|(name, _)| *name != DATE);
+            let all = tiles.chain(about.map(|(name, value)| (*name, value)));
+            let answer = |(about, text): (&str, &String)| Answer {
+                about: about.to_owned(),
+                text: text.clone(),
+            };
+            all.map(answer).collect()
+        };
         let run = |report: &Report, facts: &Facts| Run {
             created: report.created.clone(),
             headline: facts.verdict.headline.clone(),
             status: report.verdict.status,
+            answers: answers(facts),
         };
         let mut subjects = parity::subjects(a, b);
         subjects.extend(speed::subjects(a, b));

@@ -14,7 +14,7 @@ use crate::facts::{
     Facts, Level, LogitsCurve, Parity, Plot, is_web_address, mode_name, nmse, tap_group,
 };
 use crate::json;
-use crate::model::{Mode, Report};
+use crate::model::{Mode, Report, Status};
 
 /// Prompts with a chart of their own; the table has all of them.
 const LOGITS_CHARTS: usize = 6;
@@ -30,7 +30,6 @@ struct Charts {
     maps: Vec<Chart>,
     curves: Vec<Chart>,
     logits: Vec<Chart>,
-    bars: Vec<Chart>,
     speeds: Vec<Chart>,
     latencies: Vec<Chart>,
     /// Prompts with logits but without a chart.
@@ -45,17 +44,21 @@ struct Charts {
 pub fn render(report: &Report) -> Result<String, Error> {
     let parity = Parity::new(report);
     let facts = Facts::new(report, &parity);
+    let digest = Facts::digest(report, &parity);
     let charts = Charts::new(report, &parity)?;
     page(
         PAGE,
         context! {
         facts,
+        digest,
         charts,
         style => style(),
         script => Value::from_safe_string(SCRIPT.to_owned()),
         json => Value::from_safe_string(packed(&json::write_compact(report)?)?),
         has_generation => report.generation.is_some(),
         has_bench => report.bench.is_some(),
+        has_only_bench => report.not_compared.is_some(),
+        not_passed => report.verdict.status != Status::Pass,
         has_taps => !facts.taps.is_empty(),
         },
     )
@@ -108,16 +111,21 @@ impl Charts {
         for curve in &curves {
             logits.extend(logits_chart(curve)?);
         }
-        let bars = Facts::bars(report);
         let plots = |plots: Vec<Plot>| -> Result<Vec<Chart>, Error> {
             plots.iter().filter_map(|p| plot(p).transpose()).collect()
         };
+        let bars = Facts::bars(report);
+        let bars = bars.iter().map(bar_chart).collect::<Result<Vec<_>, _>>()?;
+        // The ratios first, then lines, then what is no line.
+        let mut speeds = plots(Facts::speeds(report))?;
+        let mut bars = bars.into_iter();
+        speeds.splice(0..0, bars.next());
+        speeds.extend(bars);
         Ok(Charts {
             maps,
             curves: error_curves(parity)?,
             logits,
-            bars: bars.iter().map(bar_chart).collect::<Result<_, _>>()?,
-            speeds: plots(Facts::speeds(report))?,
+            speeds,
             latencies: plots(Facts::latencies(report))?,
             logits_left_out,
         })
@@ -134,7 +142,11 @@ fn error_curves(parity: &Parity<'_>) -> Result<Vec<Chart>, Error> {
     let axis = shared_axis(by_group.iter().flat_map(|(_, lines)| lines));
     let mut charts = Vec::new();
     for (mode, lines) in &by_group {
-        let title = format!("NMSE by layer, {}", mode_name(*mode));
+        let seen = match mode {
+            Mode::Isolated => "Error made in each kind of stage by layer: should be flat",
+            Mode::Cumulative => "Error built up to each layer: what a user gets",
+        };
+        let title = format!("{seen} (NMSE, {})", mode_name(*mode));
         charts.extend(line_chart(&title, "layer", lines, &axis)?);
     }
     if parity.modes.len() > 1 {
@@ -145,7 +157,7 @@ fn error_curves(parity: &Parity<'_>) -> Result<Vec<Chart>, Error> {
                 layer_line(parity, mode, name, Paint::Series(paint), |_| true)
             })
             .collect();
-        let title = "NMSE of each layer's worst tap";
+        let title = "Each layer's worst tap, made there and built up (NMSE)";
         charts.extend(line_chart(title, "layer", &lines, &axis)?);
     }
     Ok(charts)
@@ -225,6 +237,9 @@ fn logits_chart(curve: &LogitsCurve<'_>) -> Result<Option<Chart>, Error> {
             }
         })
         .collect();
-    let title = format!("KL by position, prompt {} (nats)", curve.prompt);
+    let title = format!(
+        "How far the distributions part by position: should be near 0 (KL in nats, prompt {})",
+        curve.prompt
+    );
     line_chart(&title, "position", &lines, &shared_axis(lines.iter()))
 }

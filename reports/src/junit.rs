@@ -1,20 +1,24 @@
 //! The report as JUnit XML, for CI systems that show test results.
 //!
 //! A suite per prompt and mode, with a case per layer; one each for logits, spot check, generation, tokenizers, gate, conditions, coverage and
-//! engines. Skipped is what was not judged, and says why: no case passes because nothing was looked at. A last suite
+//! engines, and one of what was timed. Times are those of the run by the driver's clock: of a suite, and of a case where they
+//! are its own; a case that was timed as a test has the time of one repetition. Skipped is what was not judged, and says why: no case passes because nothing was looked at. A last suite
 //! repeats the verdict, so that the file is never greener than the run.
 
 mod parity;
+
+use std::time::Duration;
 
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 
 use crate::error::Error;
 use crate::facts::{
-    Facts, Parity, State, conditions_sentence, failure, gate_rows, reasons_of_conditions,
-    series_sentence, stage,
+    Facts, Parity, State, conditions_sentence, failure, gate_rows, measured, reasons_of_conditions,
+    series_sentence, stage, threads_on,
 };
 use crate::model::{
-    Engines, Gate, GateResult, KnownDeviation, KnownState, Report, Status, TokenComparison,
+    BenchRow, Engines, Gate, GateResult, KnownDeviation, KnownState, Mode, Report, Role, Source,
+    Status, TokenComparison,
 };
 use crate::number;
 
@@ -26,15 +30,20 @@ pub fn render(report: &Report) -> Result<String, Error> {
     let parity = Parity::new(report);
     let facts = Facts::new(report, &parity);
     let mut junit = quick_junit::Report::new(facts.title.as_str());
+    let whole = report.took.as_ref().and_then(|took| seconds(took.seconds));
+    junit.time = whole;
     let mut suites = Vec::new();
     if report.not_compared.is_none() {
         suites.extend(parity::suites(report));
-        suites.extend(spot_check(report));
+        let judging = took(report, Source::Oracle, None, None);
+        suites.extend(spot_check(report).map(|suite| timed(suite, judging)));
         suites.push(generation(report, &facts));
-        suites.push(tokenizer(report));
-        suites.push(conditions(report));
+        let of = |part| took(report, part, None, None);
+        suites.push(timed(tokenizer(report), of(Source::Tokenizer)));
+        suites.push(timed(conditions(report), of(Source::Conditions)));
         suites.push(coverage(report));
     }
+    suites.extend(timings(report));
     let gated = report.gate.as_ref();
     suites.extend(gated.map(|held| gate(held, gate_rows(report))));
     suites.push(engines(&report.engines));
@@ -88,6 +97,61 @@ fn add(suite: &mut TestSuite, name: &str, judged: Judged) {
     suite.add_test_case(case);
 }
 
+fn seconds(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// How long a part of the run took.
+fn took(
+    report: &Report,
+    part: Source,
+    prompt: Option<usize>,
+    mode: Option<Mode>,
+) -> Option<Duration> {
+    seconds(report.took.as_ref()?.of(part, prompt, mode)?)
+}
+
+/// The suite with the time of a part of the run, which is that of its case if it has but one.
+fn timed(mut suite: TestSuite, took: Option<Duration>) -> TestSuite {
+    suite.time = took;
+    if let [case] = suite.test_cases.as_mut_slice() {
+        case.time = took;
+    }
+    suite
+}
+
+/// A case per timed test and engine, with the time of one repetition.
+fn timings(report: &Report) -> Option<TestSuite> {
+    let pairs = report.timed_pairs();
+    let mut suite = TestSuite::new("timing");
+    for pair in &pairs {
+        for (role, row) in Role::BOTH.map(|role| (role, pair.row(role))) {
+            let Some(row) = row else { continue };
+            let threads = threads_on(report, pair.threads);
+            let name = format!("{}, {threads}, {role} ({})", pair.test, row.engine);
+            let judged = match measured(row) {
+                Some((m, format)) => {
+                    let (median, interval) = m.written(format);
+                    Judged::PassedWith(format!("{median} ({interval})"))
+                }
+                None => Judged::Skipped(number::NOT_MEASURED.to_owned()),
+            };
+            add(&mut suite, &name, judged);
+            if let Some(case) = suite.test_cases.last_mut() {
+                case.time = repetition(row);
+            }
+        }
+    }
+    suite.time = took(report, Source::Timing, None, None);
+    (!suite.test_cases.is_empty()).then_some(suite)
+}
+
+/// What one repetition took: by the driver's clock, else what the engine measured.
+fn repetition(row: &BenchRow) -> Option<Duration> {
+    let ms = row.driver_ms.or(row.ms.as_ref().map(|ms| ms.median));
+    seconds(ms? / 1e3)
+}
+
 fn generation(report: &Report, facts: &Facts<'_>) -> TestSuite {
     let mut suite = TestSuite::new("generation");
     for generated in &facts.generations {
@@ -103,11 +167,15 @@ fn generation(report: &Report, facts: &Facts<'_>) -> TestSuite {
             },
         };
         add(&mut suite, &format!("prompt {}", generated.prompt), judged);
+        if let Some(case) = suite.test_cases.last_mut() {
+            case.time = took(report, Source::Generation, Some(generated.prompt), None);
+        }
     }
     if facts.generations.is_empty() {
         let why = Judged::Skipped(number::NOT_MEASURED.to_owned());
         add(&mut suite, "greedy generation", why);
     }
+    suite.time = took(report, Source::Generation, None, None);
     suite
 }
 

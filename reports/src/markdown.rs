@@ -18,7 +18,7 @@ pub fn render(report: &Report) -> String {
         out.heading(1, &facts.verdict.headline);
         summary(out, &facts, &digest);
         environment(out, &facts);
-        implementations(out, &facts);
+        implementations(out, &facts, &digest);
         performance(out, &facts, &digest);
         cross_validation(out, &facts);
         conclusion(out, &facts, &digest);
@@ -27,7 +27,10 @@ pub fn render(report: &Report) -> String {
 
 fn summary(out: &mut Writer, facts: &Facts<'_>, digest: &Digest) {
     out.heading(2, "Executive summary");
-    out.sentence(&digest.conclusion);
+    for sentence in &digest.summary {
+        out.sentence(sentence);
+    }
+    out.table(&facts.glance);
     let verdict = &facts.verdict;
     out.list("reasons", &verdict.reasons);
     if let Some(first) = &verdict.divergence {
@@ -78,8 +81,9 @@ fn environment(out: &mut Writer, facts: &Facts<'_>) {
     });
 }
 
-fn implementations(out: &mut Writer, facts: &Facts<'_>) {
+fn implementations(out: &mut Writer, facts: &Facts<'_>, digest: &Digest) {
     out.heading(2, "Implementation comparison");
+    out.table(&digest.implementations);
     out.folded("What the engines say about themselves", |out| {
         out.table(&facts.engines);
     });
@@ -302,6 +306,15 @@ fn conclusion(out: &mut Writer, facts: &Facts<'_>, digest: &Digest) {
         }
         [] => out.sentence("None that the report's data show."),
         steps => out.list("steps", steps),
+    }
+    out.heading(3, "Which engine for what");
+    if digest.purposes.is_empty() {
+        out.sentence("Speed and memory: not measured.");
+    } else {
+        out.list("purposes", &digest.purposes);
+        for limit in &digest.evidence {
+            out.sentence(limit);
+        }
     }
     out.heading(2, "Conclusion");
     out.sentence(&digest.conclusion);

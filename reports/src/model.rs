@@ -11,6 +11,7 @@ mod role;
 mod spot_check;
 mod test;
 mod tokenizer;
+mod took;
 
 use std::collections::BTreeMap;
 
@@ -38,6 +39,7 @@ pub use self::tokenizer::{
     GeneratedText, GeneratedTexts, PieceDifference, TokenAt, TokenComparison, TokenParity,
     TokenizedText, TokensOf,
 };
+pub use self::took::{Took, TookPart};
 
 /// The value of [`Report::schema`].
 pub const SCHEMA: &str = "crossval.report/1";
@@ -101,6 +103,9 @@ pub struct Report {
     /// Who agrees with whom; null with one reference.
     #[serde(default)]
     pub matrix: Option<Matrix>,
+    /// How long the run took; null in older reports.
+    #[serde(default)]
+    pub took: Option<Took>,
 }
 
 /// What came of the run.
@@ -345,6 +350,24 @@ pub struct Engine {
     /// Values that a deliberate fault changed; null without one.
     #[serde(default)]
     pub changed_values: Option<u64>,
+    /// What the engine says that it can do; null in older reports.
+    #[serde(default)]
+    pub abilities: Option<Abilities>,
+}
+
+/// What an engine says that it can do, whatever the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Abilities {
+    /// `general.architecture` values that it runs.
+    pub architectures: Vec<String>,
+    /// Tensor types that it runs.
+    pub tensor_types: Vec<String>,
+    /// Taps that it offers, of the architectures that have them.
+    pub taps: Vec<String>,
+    /// Whether it goes on with values that it is given, as a candidate in isolated mode must.
+    pub takes_values: bool,
+    /// Whether it has a tokenizer.
+    pub tokenizer: bool,
 }
 
 impl Engine {
@@ -391,6 +414,10 @@ pub struct Environment {
     pub os: String,
     /// CPU model name.
     pub cpu: Option<String>,
+    /// What the CPU says of itself beside its name, which says little in a virtual machine: `AuthenticAMD, family 26,
+    /// model 2, stepping 1`, on Arm `implementer 0x41, part 0xd40`. Null where it says nothing, and in older reports.
+    #[serde(default)]
+    pub cpu_id: Option<String>,
     /// CPU features that matter to the kernels, found at run time.
     pub cpu_features: Vec<String>,
     /// Logical CPUs available to the process.

@@ -37,7 +37,21 @@ fn one_run_writes_every_format() {
     assert_eq!(names(&out), want);
     read_report(&out, &output);
     let read = |name| std::fs::read_to_string(out.join(name)).unwrap();
-    assert!(read("junit.xml").contains("<testsuite"));
+    for suite in [
+        "prompt 0, isolated",
+        "conditions",
+        "generation",
+        "tokenizer",
+    ] {
+        let junit = read("junit.xml");
+        let (_, of) = junit
+            .split_once(&format!("<testsuite name=\"{suite}\""))
+            .unwrap();
+        assert!(
+            of.split('>').next().unwrap().contains(" time=\""),
+            "{suite}"
+        );
+    }
     let taps = read("taps.csv");
     assert_eq!(taps.lines().count(), 1 + read("taps.jsonl").lines().count());
     assert!(

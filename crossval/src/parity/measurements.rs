@@ -6,7 +6,7 @@ use bitnet_model::tap::Tap;
 use half::f16;
 use reports::model::{
     Coverage, Generation, LogitsResult, Mode, NoiseFloor, NoiseMeasurement, Prompt as PromptReport,
-    Role, TapResult,
+    Role, Source, TapResult,
 };
 
 use super::generation::generate;
@@ -27,6 +27,7 @@ use crate::session::pair::Pair;
 use crate::session::settings::DECODE_STEPS;
 use crate::session::setup::Setup;
 use crate::session::traces::Traces;
+use crate::stopwatch::Stopwatch;
 
 /// What has been measured of a plan so far.
 pub(super) struct Measurements<'p> {
@@ -101,6 +102,7 @@ impl<'p> Measurements<'p> {
         engines: &mut Loaded,
         setup: &Setup,
         traces: &Traces,
+        watch: &mut Stopwatch,
         progress: Progress<'_>,
     ) -> Result<(), Failed> {
         let plan = self.plan;
@@ -112,7 +114,8 @@ impl<'p> Measurements<'p> {
         let mut noise = None;
         progress.stage("generating");
         for index in 0..plan.prompts.len() {
-            let mut generated = generate(pair, plan, traces, index)?;
+            let generating = (Source::Generation, Some(index), None);
+            let mut generated = watch.time(generating, || generate(pair, plan, traces, index))?;
             self.steps.push(std::mem::take(&mut generated.steps));
             if plan.modes.contains(&Mode::Cumulative) {
                 progress.stage("measuring noise");
@@ -123,12 +126,14 @@ impl<'p> Measurements<'p> {
                         candidate: traces.noise(setup, Role::Candidate, plan.settings)?,
                     }),
                 };
-                self.measure_noise(index, pair, noise)?;
+                let measuring = (Source::Noise, Some(index), None);
+                watch.time(measuring, || self.measure_noise(index, pair, noise))?;
             }
             if let Some(generation) = &mut generated.generation {
                 progress.stage("checking generated tokens");
+                let noise = self.of_reference[index];
                 generation.checks =
-                    check(pair, plan, traces, generation, self.of_reference[index])?;
+                    watch.time(generating, || check(pair, plan, traces, generation, noise))?;
             }
             generations.extend(generated.generation);
         }
@@ -144,7 +149,8 @@ impl<'p> Measurements<'p> {
                     Mode::Isolated => "comparing, isolated",
                     Mode::Cumulative => "comparing, cumulative",
                 });
-                let now = self.compare(prompt, mode, pair, progress)?;
+                let comparing = (Source::Taps, Some(prompt), Some(mode));
+                let now = watch.time(comparing, || self.compare(prompt, mode, pair, progress))?;
                 if let Some(before) = &hashes {
                     self.not_repeatable
                         .extend(now.differences(before).into_iter().map(

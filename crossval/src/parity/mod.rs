@@ -26,7 +26,7 @@ use std::time::Instant;
 use bitnet_model::tap::Tap;
 use reports::model::{
     Amplified, Environment, Generation, Inputs, KnownDeviation, LogitsResult, Mode, Report, Role,
-    SCHEMA, SpotCheck, TokenParity, Verdict,
+    SCHEMA, Source, SpotCheck, TokenParity, Verdict,
 };
 
 use self::amplified::{Amplifications, ToBeAsked, hear_logits};
@@ -61,6 +61,7 @@ use crate::session::settings::DECODE_STEPS;
 use crate::session::setup::Setup;
 use crate::session::traces::Traces;
 use crate::speed::{bench, roofline};
+use crate::stopwatch::Stopwatch;
 use crate::verdict::{self, Compared};
 
 /// What to run.
@@ -132,6 +133,7 @@ pub enum Conditions {
 /// is part of the report.
 pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error> {
     let created = jiff::Timestamp::now().to_string();
+    let mut watch = Stopwatch::start();
     let RunOptions {
         setup,
         texts,
@@ -142,23 +144,25 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
     let fed = tokenize(&mut opened, setup, texts, scope.n_predict)?;
     opened.engines.learn_taps();
     let plan = Plan::new(setup, scope, &mut opened.engines, &fed.prompts)?;
-    let results = compare(&mut opened, setup, scope, &plan, &fed, progress);
+    let results = compare(&mut opened, setup, scope, &plan, &fed, &mut watch, progress);
     let timed = match options.bench {
         true => {
             let generation = results.measured.generation.as_ref();
-            time(&mut opened, setup, &plan, generation, progress)
+            time(&mut opened, setup, &plan, generation, &mut watch, progress)
         }
         false => None,
     };
-    let judged = judge(
-        &mut opened,
-        setup,
-        (&options.known, scope.spot_check),
-        &plan,
-        &results,
-        timed.as_ref(),
-        progress,
-    );
+    let judged = watch.time((Source::Oracle, None, None), || {
+        judge(
+            &mut opened,
+            setup,
+            (&options.known, scope.spot_check),
+            &plan,
+            &results,
+            timed.as_ref(),
+            progress,
+        )
+    });
     let Results {
         measured,
         conditions,
@@ -202,6 +206,7 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
         gate: None,
         further: Vec::new(),
         matrix: None,
+        took: Some(watch.stop()),
     })
 }
 
@@ -292,11 +297,12 @@ fn compare<'p>(
     scope: &Scope,
     plan: &'p Plan<'p>,
     fed: &Fed,
+    watch: &mut Stopwatch,
     progress: Progress<'_>,
 ) -> Results<'p> {
     let mut measured = Measurements::nothing(plan);
     let start = Instant::now();
-    let done = engines.attempt(|engines| measured.measure(engines, setup, traces, progress));
+    let done = engines.attempt(|engines| measured.measure(engines, setup, traces, watch, progress));
     let took = start.elapsed();
     let conditions = engines.attempt(|engines| {
         let subject = conditions::Comparison {
@@ -307,7 +313,9 @@ fn compare<'p>(
             measured: &measured,
             took,
         };
-        conditions::measure(engines, &subject, progress)
+        watch.time((Source::Conditions, None, None), || {
+            conditions::measure(engines, &subject, progress)
+        })
     });
     let windows = fed.windows.as_ref();
     let on_text = windows.and_then(|windows| {
@@ -315,9 +323,17 @@ fn compare<'p>(
         let limit = plan
             .profile
             .cumulative_logits_limit(measured.reference_noise());
-        engines.attempt(|engines| windows.measure(&mut engines.pair(), threads, limit, progress))
+        engines.attempt(|engines| {
+            watch.time((Source::Perplexity, None, None), || {
+                windows.measure(&mut engines.pair(), threads, limit, progress)
+            })
+        })
     });
-    let tokens = engines.attempt(|engines| tokenizers::compare(engines, fed, progress));
+    let tokens = engines.attempt(|engines| {
+        watch.time((Source::Tokenizer, None, None), || {
+            tokenizers::compare(engines, fed, progress)
+        })
+    });
     let tokens = tokens.unwrap_or_else(|| {
         let why = match interrupt::received() {
             Some(_) => "the run was interrupted",
@@ -346,6 +362,7 @@ fn time(
     setup: &Setup,
     plan: &Plan,
     generation: Option<&Generation>,
+    watch: &mut Stopwatch,
     progress: Progress<'_>,
 ) -> Option<bench::Timed> {
     if traces.any() {
@@ -373,7 +390,9 @@ fn time(
     };
     engines.attempt(|_| {
         progress.stage("timing");
-        bench::bench(&timed, progress)
+        watch.time((Source::Timing, None, None), || {
+            bench::bench(&timed, progress)
+        })
     })
 }
 

@@ -6,7 +6,9 @@ use std::path::Path;
 use bitnet_model::Architecture;
 use bitnet_model::tap::{Tap, sites};
 use crossval_protocol::{EncodeOptions, ErrorKind, ModelFacts, Settings, VocabFacts};
-use reports::model::{Engine as EngineReport, EngineFailure, Engines, Finding, Mode, Role, Source};
+use reports::model::{
+    Abilities, Engine as EngineReport, EngineFailure, Engines, Finding, Mode, Role, Source,
+};
 use reports::outcome::Outcome;
 
 use super::claims;
@@ -57,6 +59,13 @@ impl Worker {
             cpu_seconds: None,
             failure: None,
             changed_values: None,
+            abilities: Some(Abilities {
+                architectures: hello.architectures.clone(),
+                tensor_types: hello.dtypes.clone(),
+                taps: hello.taps.iter().map(ToString::to_string).collect(),
+                takes_values: hello.overwrite,
+                tokenizer: hello.tokenizer,
+            }),
         };
         Ok(Worker {
             engine,

@@ -18,30 +18,54 @@ const CROSSED: i32 = 8;
 
 /// The scale within the limit: upper ends of its share, in the order of [`Paint::Ramp`]; fixed, so that reports compare.
 const RAMP: [(f64, &str); 4] = [
-    (0.0, "0"),
-    (0.01, "to 1% of the limit"),
-    (0.1, "to 10%"),
-    (1.0, "to 100%"),
+    (0.0, "equal"),
+    (0.01, "far within the limit (to 1% of it)"),
+    (0.1, "within (to 10%)"),
+    (1.0, "just within (to 100%)"),
 ];
-/// The same beyond it, in the order of [`Paint::Over`].
+/// That of what is not gated: upper ends in multiples of what counts as noise, in the order of [`Paint::Over`].
 const OVER: [(f64, &str); 4] = [
-    (10.0, "not gated: to 10 times"),
-    (1e3, "to 1000 times"),
-    (1e6, "to 1e6 times"),
-    (f64::INFINITY, "above"),
+    (1.0, "not gated: no more than noise"),
+    (10.0, "not gated: a little more (to 10 times)"),
+    (1e3, "not gated: much more (to 1000 times)"),
+    (f64::INFINITY, "not gated: far more"),
 ];
 
 fn paint(shade: &Shade) -> Paint {
-    let step = |scale: &[(f64, &str)], x: f64| scale.iter().position(|(end, _)| x <= *end);
+    let step = |scale: &[(f64, &str)], x: f64| {
+        let step = scale.iter().position(|(end, _)| x <= *end);
+        step.unwrap_or(scale.len() - 1) as u8
+    };
     match shade.share {
         _ if shade.failed => Paint::Bad,
         Share::NotFinite => Paint::Bad,
         Share::NoLimit | Share::BitsDiffer => Paint::NoShare,
-        Share::Of(x) => match step(&RAMP, x) {
-            Some(within) => Paint::Ramp(within as u8),
-            None => Paint::Over(step(&OVER, x).unwrap_or(OVER.len() - 1) as u8),
-        },
+        Share::Of(x) if shade.gated || x == 0.0 => Paint::Ramp(step(&RAMP, x)),
+        Share::Of(x) => Paint::Over(step(&OVER, x)),
     }
+}
+
+/// What a colour means.
+fn meaning(paint: Paint) -> &'static str {
+    let of = |scale: &[(f64, &'static str)], step: u8| {
+        scale.get(usize::from(step)).map(|(_, name)| *name)
+    };
+    match paint {
+        Paint::Ramp(step) => of(&RAMP, step),
+        Paint::Over(step) => of(&OVER, step),
+        Paint::NoShare => Some("not gated: bits differ, or no limit"),
+        _ => None,
+    }
+    .unwrap_or("fails, or not finite")
+}
+
+/// What is to be seen in the map of a mode.
+fn title(mode: Mode) -> String {
+    let seen = match mode {
+        Mode::Isolated => "Each stage from the same inputs: should be pale",
+        Mode::Cumulative => "Each engine on its own values: pale is noise",
+    };
+    format!("{seen} ({})", mode_name(mode))
 }
 
 /// The map of one mode; nothing if it was not run, or nothing was measured.
@@ -50,7 +74,7 @@ pub(crate) fn heatmap(parity: &Parity<'_>, mode: Mode) -> Result<Option<Chart>, 
     if columns.is_empty() || !parity.modes.contains(&mode) {
         return Ok(None);
     }
-    let title = format!("Share of the limit by layer and tap, {}", mode_name(mode));
+    let title = title(mode);
     let error = failed(&title);
     // Whole pixels only; a model with very many layers widens the drawing, which the page scales down.
     let cell = ((WIDTH as i32 - LABELS) / columns.len() as i32).clamp(GAP + 1, 30);
@@ -58,7 +82,7 @@ pub(crate) fn heatmap(parity: &Parity<'_>, mode: Mode) -> Result<Option<Chart>, 
     let bottom = ROW * parity.taps.len() as i32;
     let mut svg = String::new();
     let mut tooltips = Vec::new();
-    let (mut ungated, mut shareless) = (false, false);
+    let mut used = Vec::new();
     {
         let area = SVGBackend::with_string(&mut svg, (width as u32, (bottom + 36) as u32))
             .into_drawing_area();
@@ -87,8 +111,9 @@ pub(crate) fn heatmap(parity: &Parity<'_>, mode: Mode) -> Result<Option<Chart>, 
                             .map_err(|e| error(&e))?;
                     }
                 }
-                ungated |= !shade.gated;
-                shareless |= paint == Paint::NoShare;
+                if !used.contains(&paint) {
+                    used.push(paint);
+                }
                 tooltips.push(shade.text);
             }
         }
@@ -115,27 +140,13 @@ pub(crate) fn heatmap(parity: &Parity<'_>, mode: Mode) -> Result<Option<Chart>, 
     if tooltips.is_empty() {
         return Ok(None);
     }
-    let scale = |scale: &[(f64, &str)], paint: fn(u8) -> Paint| -> Vec<LegendEntry> {
-        (0u8..)
-            .zip(scale)
-            .map(|(step, (_, name))| LegendEntry::new(paint(step), name))
-            .collect()
-    };
-    let mut legend = scale(&RAMP, Paint::Ramp);
-    if ungated {
-        legend.extend(scale(&OVER, Paint::Over));
-    }
-    if shareless {
-        legend.push(LegendEntry::new(
-            Paint::NoShare,
-            "not gated: bits differ, or no limit",
-        ));
-    }
-    legend.push(LegendEntry::new(Paint::Bad, "fails, or not finite"));
+    used.sort_by_key(|paint| paint.index());
+    let legend = used.iter();
+    let legend = legend.map(|&paint| LegendEntry::new(paint, meaning(paint)));
     Ok(Some(Chart {
         svg: finish(&svg, &title, &tooltips),
         title,
-        legend,
+        legend: legend.collect(),
         note: parity.shade_note(mode),
     }))
 }

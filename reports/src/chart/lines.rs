@@ -22,13 +22,25 @@ pub(crate) fn shared_axis<'a>(lines: impl Iterator<Item = &'a Line>) -> LogAxis 
     LogAxis::new(lines.flat_map(|line| line.points.iter().map(|point| point.1)))
 }
 
-/// A chart of `lines` over whole numbers named `x_name`; nothing if they have no points that were measured.
+/// A chart of `lines` over whole numbers named `x_name`; nothing if none has the points of a line.
 pub(crate) fn line_chart(
     title: &str,
     x_name: &str,
     lines: &[Line],
     axis: &LogAxis,
 ) -> Result<Option<Chart>, Error> {
+    let measured = |line: &Line| {
+        let points = line.points.iter();
+        points
+            .filter(|(_, level, _)| axis.place(*level).is_some())
+            .count()
+    };
+    if lines
+        .iter()
+        .all(|line| measured(line) < super::POINTS_OF_A_LINE)
+    {
+        return Ok(None);
+    }
     let points = lines.iter().flat_map(|line| &line.points);
     let Some((low, high)) = points
         .filter(|(_, level, _)| axis.place(*level).is_some())

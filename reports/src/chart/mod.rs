@@ -25,6 +25,8 @@ use crate::model::Role;
 
 /// Width of every chart in SVG units: about a phone's, so that text keeps its size there.
 const WIDTH: u32 = 400;
+/// Two points say no more as a line than as figures.
+const POINTS_OF_A_LINE: usize = 3;
 /// Height of text, SVG units.
 const TEXT: f64 = 12.0;
 
@@ -39,7 +41,7 @@ pub(crate) enum Paint {
     Series(u8),
     /// A step of the scale within the limit.
     Ramp(u8),
-    /// A step of the scale beyond it, where that is no failure.
+    /// A step of the scale of what is not gated.
     Over(u8),
     /// Neither within a limit nor a number of times beyond it.
     NoShare,

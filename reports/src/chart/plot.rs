@@ -17,7 +17,7 @@ fn drawable(x: f64) -> bool {
     (0.0..1e300).contains(&x)
 }
 
-/// The plot from 0 up; nothing if it has no point that can be drawn.
+/// The plot from 0 up; nothing if no line has the points of one, or none can be drawn.
 pub(crate) fn plot(plot: &Plot) -> Result<Option<Chart>, Error> {
     let points = || {
         let all = plot.lines.iter().flat_map(|line| &line.points);
@@ -37,7 +37,8 @@ pub(crate) fn plot(plot: &Plot) -> Result<Option<Chart>, Error> {
     let intervals = points().filter_map(|p| Some(interval(p)?.1));
     let ys = points().map(|p| p.y).chain(path().map(|p| p.1));
     let top = ys.chain(intervals).fold(0.0, f64::max);
-    if points().next().is_none() || top <= 0.0 {
+    let short = |line: &PlotLine| line.path.len() < super::POINTS_OF_A_LINE;
+    if points().next().is_none() || top <= 0.0 || plot.lines.iter().all(short) {
         return Ok(None);
     }
     let error = failed(&plot.title);

@@ -29,6 +29,9 @@ pub(super) fn text(comparison: &Comparison) -> String {
     for (name, run) in &view.runs {
         let _ = writeln!(out, "{}", wrapped(&format!("{name}: {}", plain(run))));
     }
+    if !view.glance.rows.is_empty() {
+        let _ = writeln!(out, "\nAt a glance\n{}", grid(&view.glance));
+    }
     if !view.settings.rows.is_empty() {
         let _ = writeln!(out, "\nNot the same in both\n{}", grid(&view.settings));
     }
@@ -46,6 +49,7 @@ pub(super) fn markdown(comparison: &Comparison) -> String {
         for (name, run) in &view.runs {
             out.stressed(&format!("{name}:"), run);
         }
+        out.table(&view.glance);
         if !view.settings.rows.is_empty() {
             out.folded("Not the same in both runs", |out| out.table(&view.settings));
         }

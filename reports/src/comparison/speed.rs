@@ -101,8 +101,13 @@ fn kernels(a: &Report, b: &Report) -> Subject {
 }
 
 fn kernel_name(kernel: &BenchKernel) -> String {
+    // The candidate's has none, as in older reports.
+    let role = match kernel.role {
+        Some(Role::Reference) => ", reference",
+        _ => "",
+    };
     format!(
-        "{} {} x {}, {}, {}",
+        "{} {} x {}, {}, {}{role}",
         kernel.weights,
         kernel.rows,
         kernel.columns,

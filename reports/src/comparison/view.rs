@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::parity::TAPS;
-use super::{Change, Comparison, Direction, Reading, Subject};
+use super::{Answer, Change, Comparison, Direction, Reading, Subject, keys};
 use crate::facts::{Kind, State, Table};
 use crate::number;
 
@@ -18,6 +18,8 @@ pub(super) struct View {
     pub runs: [(&'static str, String); 2],
     /// What changed, in numbers.
     pub summary: String,
+    /// One row per question that either run answers.
+    pub glance: Table,
     pub settings: Table,
     /// A title and the changes, those for the worse first; subjects without changes are left out.
     pub subjects: Vec<(String, Table)>,
@@ -64,6 +66,7 @@ impl View {
                 "{} did not change beyond noise.",
                 number::plural(unchanged, "figure")
             ),
+            glance: glance(comparison),
             settings,
             subjects: subjects
                 .iter()
@@ -72,6 +75,23 @@ impl View {
                 .collect(),
         }
     }
+}
+
+/// What both runs say first, side by side.
+fn glance(comparison: &Comparison) -> Table {
+    let (a, b) = (&comparison.a.answers, &comparison.b.answers);
+    let about = |answers: &[Answer]| answers.iter().map(|x| x.about.clone()).collect::<Vec<_>>();
+    let mut table = Table::new(&[("", Kind::Text), ("A", Kind::Text), ("B", Kind::Text)]);
+    for name in keys(&about(a), &about(b)) {
+        let cell = |answers: &[Answer]| {
+            let answer = answers.iter().find(|answer| answer.about == name);
+            answer.map_or(number::NOT_MEASURED.to_owned(), |answer| {
+                answer.text.clone()
+            })
+        };
+        table.push(State::Plain, vec![name.clone(), cell(a), cell(b)]);
+    }
+    table
 }
 
 /// `2 worse, 1 better`.

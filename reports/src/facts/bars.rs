@@ -49,9 +49,13 @@ fn ratio_bars(report: &Report) -> [BarGroup; 2] {
         }
     }
     [
-        ("speed, candidate over reference", "equal speed", ratios),
         (
-            "share of the roofline",
+            "Speed, candidate over reference: past the line it is faster",
+            "equal speed",
+            ratios,
+        ),
+        (
+            "Share of the roofline: longer is better",
             "what the machine was measured to do",
             shares,
         ),
@@ -73,9 +77,9 @@ pub(super) fn bars(report: &Report) -> Vec<BarGroup> {
                 continue;
             };
             let unit = if row.tps.is_some() {
-                "tokens per second"
+                "tokens per second: longer is better"
             } else {
-                "milliseconds"
+                "milliseconds: shorter is better"
             };
             let bar = Bar {
                 name: format!("{}, {}", row.engine, threads_on(report, pair.threads)),
@@ -114,14 +118,20 @@ pub(super) fn bars(report: &Report) -> Vec<BarGroup> {
     };
     // Workers hold more while they compare: the two kinds of peak never share a scale.
     let (memory_title, memory) = match timed_memory_bars(report) {
-        Some(bars) => ("peak memory, timed runs", bars),
+        Some(bars) => ("Peak memory, timed runs: shorter is better", bars),
         None => {
             let bytes = |engine: &Engine| engine.peak_rss_bytes.map(|b| b as f64);
-            ("peak memory, comparing", worker_bars(bytes, number::bytes))
+            (
+                "Peak memory, comparing: shorter is better",
+                worker_bars(bytes, number::bytes),
+            )
         }
     };
     let load = worker_bars(|engine| engine.load_ms, number::milliseconds);
-    for (title, bars) in [("model load", load), (memory_title, memory)] {
+    for (title, bars) in [
+        ("Model load: shorter is better", load),
+        (memory_title, memory),
+    ] {
         groups.push(BarGroup {
             title: title.to_owned(),
             bars,

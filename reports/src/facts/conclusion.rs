@@ -1,8 +1,10 @@
 //! What the run comes to: which engine has which advantage, and one sentence on both.
 
+use serde::Serialize;
+
 use super::coverage;
 use super::gate::{judged, no_baseline, of_result, shrunk};
-use super::movers::surely_faster;
+use super::movers::{few, surely_faster};
 use super::parity::gated;
 use super::speed::{measured, memory_threads, threads, threads_on};
 use crate::model::{
@@ -12,6 +14,7 @@ use crate::number;
 use crate::outcome::Outcome;
 
 /// What one engine surely does better than the other, a sentence each.
+#[derive(Serialize)]
 pub(crate) struct Advantages {
     pub engine: String,
     pub sentences: Vec<String>,
@@ -58,7 +61,7 @@ fn compared(pair: &TimedPair) -> Option<(Option<Role>, String)> {
             number::times(ratio.low),
             number::times(ratio.high)
         );
-        return Some((surely_faster(ratio), figures));
+        return Some((surely_faster(pair), figures));
     }
     let (reference, format) = measured(pair.reference?)?;
     let (candidate, other) = measured(pair.candidate?)?;
@@ -73,7 +76,9 @@ fn compared(pair: &TimedPair) -> Option<(Option<Role>, String)> {
             a.high < b.low
         }
     };
-    let winner = if faster(candidate, reference) {
+    let winner = if few(pair) {
+        None
+    } else if faster(candidate, reference) {
         Some(Role::Candidate)
     } else {
         faster(reference, candidate).then_some(Role::Reference)
@@ -93,7 +98,7 @@ fn compared(pair: &TimedPair) -> Option<(Option<Role>, String)> {
 }
 
 /// The engine that takes less memory at every thread count, if one does, and the figures.
-fn memory(report: &Report) -> Option<(Option<Role>, String)> {
+pub(super) fn memory(report: &Report) -> Option<(Option<Role>, String)> {
     let mut winners = Vec::new();
     let mut figures = Vec::new();
     for n in memory_threads(report) {

@@ -1,23 +1,34 @@
 //! Matrix products, timed by themselves.
 
 use super::{Kind, State, Table};
-use crate::model::Report;
+use crate::model::{BenchKernel, Report};
 use crate::number;
 
-/// One row per shape and number of tokens; empty where no kernel was timed.
+/// One row per shape, number of tokens and engine; empty where no kernel was timed.
 pub(super) fn table(report: &Report) -> Table {
     let mut table = Table::new(&[
         ("Weights", Kind::Code),
         ("Rows", Kind::Number),
         ("Columns", Kind::Number),
         ("Tokens", Kind::Number),
+        ("Engine", Kind::Code),
         ("Kernel", Kind::Code),
         ("Time (95% interval)", Kind::Number),
         ("Arithmetic", Kind::Number),
         ("Weights read", Kind::Number),
         ("Of the roofline", Kind::Number),
     ]);
-    for kernel in report.bench.iter().flat_map(|bench| &bench.kernels) {
+    let kernels = report.bench.iter().flat_map(|bench| &bench.kernels);
+    let mut kernels: Vec<&BenchKernel> = kernels.collect();
+    // Both engines' of a shape together, in the order of the report.
+    let shape = |k: &BenchKernel| (k.weights.clone(), k.rows, k.columns, k.tokens);
+    let first = |k: &BenchKernel, all: &[&BenchKernel]| {
+        let found = all.iter().position(|other| shape(other) == shape(k));
+        found.unwrap_or(all.len())
+    };
+    let order = kernels.clone();
+    kernels.sort_by_key(|kernel| first(kernel, &order));
+    for kernel in kernels {
         let (median, interval) = kernel.ms.written(number::milliseconds);
         let size = |n: usize| number::count(n as u64);
         table.push(
@@ -27,6 +38,9 @@ pub(super) fn table(report: &Report) -> Table {
                 size(kernel.rows),
                 size(kernel.columns),
                 size(kernel.tokens),
+                kernel.role.map_or(String::new(), |role| {
+                    report.engines.engine(role).name.clone()
+                }),
                 kernel.kernel.clone(),
                 format!("{median} ({interval})"),
                 number::billions(kernel.macs_per_second, "MAC/s"),

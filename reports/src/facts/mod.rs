@@ -7,6 +7,8 @@ mod conclusion;
 mod conditions;
 mod coverage;
 mod gate;
+mod glance;
+mod implementations;
 mod kernels;
 mod known;
 mod matrix;
@@ -18,23 +20,28 @@ mod parity;
 mod perplexity;
 mod plots;
 mod products;
+mod recommend;
+mod representative;
 mod run;
 mod share;
 mod speed;
 mod spot_check;
+mod summary;
 mod tokenizer;
 mod verdict;
 mod worst;
 
 use serde::Serialize;
 
-use crate::model::{Mode, Report, Test, TimedPair};
+use crate::model::{Mode, Report, Role, Test, TimedPair};
 use crate::number;
 
 pub(crate) use bars::{Bar, BarGroup};
 use conclusion::Advantages;
 pub(crate) use conditions::{reasons as reasons_of_conditions, sentence as conditions_sentence};
 pub(crate) use gate::{judged_by, rows as gate_rows, sentence as series_sentence};
+pub(crate) use glance::DATE;
+use glance::Tile;
 use output::Generated;
 pub(crate) use output::{LogitsCurve, generations_of};
 pub(crate) use parity::{Cell, Level, Parity, gated, nmse, tap_group};
@@ -45,7 +52,7 @@ pub(crate) use speed::{bench_notes, measured, threads_cell, threads_on};
 pub(crate) use spot_check::found as found_by_oracle;
 pub(crate) use tokenizer::Tokenizer;
 use verdict::Verdict;
-pub(crate) use verdict::{at_fault, excused, failure, stage};
+pub(crate) use verdict::{at_fault, excused, failure, headline, stage};
 use worst::WorstOfMode;
 
 /// A report, digested.
@@ -53,6 +60,12 @@ use worst::WorstOfMode;
 pub(crate) struct Facts<'a> {
     pub title: String,
     pub verdict: Verdict,
+    /// The answers to what is asked first.
+    pub tiles: Vec<Tile>,
+    /// What they are about: name and value.
+    pub about: Vec<(&'static str, String)>,
+    /// Both as a table.
+    pub glance: Table,
     /// What to do next, one sentence per step; empty after a pass.
     pub next: Vec<String>,
     /// Why no values were compared; then only what was timed is shown.
@@ -117,7 +130,12 @@ pub(crate) struct Facts<'a> {
 }
 
 /// What stands out in a report, and what it comes to.
+#[derive(Serialize)]
 pub(crate) struct Digest {
+    /// The conclusion first, then speed, loading and memory.
+    pub summary: Vec<String>,
+    /// The engines side by side.
+    pub implementations: Table,
     /// Series of the gate that changed.
     pub gated: Table,
     /// Gated taps that use up most of their limit.
@@ -134,6 +152,10 @@ pub(crate) struct Digest {
     pub loading: Table,
     /// The reference's and the candidate's.
     pub advantages: [Advantages; 2],
+    /// Which engine for what, a sentence per purpose.
+    pub purposes: Vec<String>,
+    /// How far those reach.
+    pub evidence: Vec<String>,
     pub conclusion: String,
 }
 
@@ -229,6 +251,9 @@ impl<'a> Facts<'a> {
                 report.model.file_name()
             ),
             verdict: Verdict::new(report, parity),
+            tiles: glance::tiles(report),
+            about: glance::about(report),
+            glance: glance::table(report),
             next: next::steps(report),
             not_compared: report.not_compared.as_deref(),
             known: known::table(report),
@@ -277,11 +302,12 @@ impl<'a> Facts<'a> {
         output::curves(report)
     }
 
-    /// What only the Markdown shows.
     pub(crate) fn digest(report: &'a Report, parity: &Parity<'a>) -> Digest {
         let loading =
             |pair: &TimedPair| matches!(pair.test.parse(), Ok(Test::Load(_) | Test::FirstToken(_)));
         Digest {
+            summary: summary::sentences(report),
+            implementations: implementations::table(report),
             gated: movers::gated(report),
             taps: movers::taps(parity),
             tests: movers::tests(report),
@@ -291,6 +317,8 @@ impl<'a> Facts<'a> {
             throughput: speed::throughput(report, |pair| !loading(pair)),
             loading: speed::throughput(report, loading),
             advantages: conclusion::advantages(report),
+            purposes: recommend::by_purpose(report),
+            evidence: recommend::limits(report),
             conclusion: conclusion::conclusion(report),
         }
     }
@@ -308,6 +336,16 @@ impl<'a> Facts<'a> {
     /// The distributions of the times between tokens, for charts.
     pub(crate) fn latencies(report: &'a Report) -> Vec<Plot> {
         plots::latencies(report)
+    }
+}
+
+/// An engine's name, with its part in the run where both have the same.
+pub(crate) fn name_of(report: &Report, role: Role) -> String {
+    let engines = &report.engines;
+    let name = &engines.engine(role).name;
+    match engines.reference.name == engines.candidate.name {
+        true => format!("{name} ({role})"),
+        false => name.clone(),
     }
 }
 

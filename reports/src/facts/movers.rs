@@ -3,8 +3,9 @@
 
 use super::parity::{Parity, nmse};
 use super::share::Share;
+use super::speed::measured;
 use super::{Kind, State, Table, gate, limit, mode_name, speed};
-use crate::model::{BenchRatio, GateResult, Report, Role};
+use crate::model::{GateResult, Report, Role, TimedPair};
 use crate::number;
 
 /// Taps shown.
@@ -90,8 +91,20 @@ fn rank(share: Share) -> Option<f64> {
     }
 }
 
-/// Whether the interval of a ratio leaves out 1: which engine is surely faster.
-pub(super) fn surely_faster(ratio: &BenchRatio) -> Option<Role> {
+/// Pairs below which the interval of a median says too little: from the least to the most of so many is not quite 95%.
+const PAIRS: usize = 5;
+
+/// Whether a test has too few pairs for its interval to say anything.
+pub(super) fn few(pair: &TimedPair) -> bool {
+    let rows = Role::BOTH.into_iter().filter_map(|role| pair.row(role));
+    let mut samples = rows.filter_map(|row| Some(measured(row)?.0.samples.len()));
+    // A report without samples does not say.
+    samples.any(|n| n > 0 && n < PAIRS)
+}
+
+/// Which engine is surely faster: whether the interval of the ratio, of enough pairs, leaves out 1.
+pub(super) fn surely_faster(pair: &TimedPair) -> Option<Role> {
+    let ratio = pair.ratio.filter(|_| !few(pair))?;
     if ratio.low > 1.0 {
         Some(Role::Candidate)
     } else if ratio.high < 1.0 {
@@ -103,6 +116,5 @@ pub(super) fn surely_faster(ratio: &BenchRatio) -> Option<Role> {
 
 /// The tests in which one engine is surely faster.
 pub(super) fn tests(report: &Report) -> Table {
-    let surely = |ratio: Option<&BenchRatio>| ratio.and_then(surely_faster).is_some();
-    speed::throughput(report, |pair| surely(pair.ratio))
+    speed::throughput(report, |pair| surely_faster(pair).is_some())
 }

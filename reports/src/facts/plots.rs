@@ -4,6 +4,8 @@ use super::speed::threads_on;
 use crate::model::{InterToken, Report, Role, Test, TimedPair};
 use crate::number;
 
+/// Those that make a line; fewer are bars.
+const SEVERAL: usize = 3;
 /// Points per line of a distribution.
 const POINTS: usize = 200;
 
@@ -58,7 +60,7 @@ fn same_threads(a: &TimedPair<'_>, b: &TimedPair<'_>) -> bool {
     a.threads == b.threads && prefill(a) && prefill(b)
 }
 
-/// Those that share a chart with `pair`; empty unless there are several.
+/// Those that share a chart with `pair`; empty unless there are [`SEVERAL`].
 fn together<'a, 'b>(
     pair: &TimedPair<'a>,
     pairs: &'b [TimedPair<'a>],
@@ -68,7 +70,7 @@ fn together<'a, 'b>(
         .iter()
         .filter(|other| has_throughput(other) && same(pair, other))
         .collect();
-    if found.len() < 2 {
+    if found.len() < SEVERAL {
         found.clear();
     }
     found
@@ -93,7 +95,10 @@ pub(super) fn speeds(report: &Report) -> Vec<Plot> {
     for pair in &pairs {
         let of_test = together(pair, &pairs, same_test);
         push(Plot {
-            title: format!("{}, tokens per second by threads", pair.test),
+            title: format!(
+                "{}, tokens per second by threads: higher is better",
+                pair.test
+            ),
             x_name: "threads",
             y_name: "t/s",
             at_points: true,
@@ -104,7 +109,7 @@ pub(super) fn speeds(report: &Report) -> Vec<Plot> {
         let prefills = together(pair, &pairs, same_threads);
         push(Plot {
             title: format!(
-                "prefill, tokens per second by prompt length, {}",
+                "Prefill at {}, tokens per second by prompt length: higher is better",
                 threads_on(report, pair.threads)
             ),
             x_name: "tokens of the prompt",
@@ -166,7 +171,7 @@ pub(super) fn latencies(report: &Report) -> Vec<Plot> {
         let end = 1.25 * ends.fold(0.0, f64::max);
         Plot {
             title: format!(
-                "{} at {}, time between tokens",
+                "{} at {}, time between tokens: steeper and further left is better",
                 pair.test,
                 threads_on(report, pair.threads)
             ),

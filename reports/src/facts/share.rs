@@ -42,16 +42,15 @@ impl Share {
 }
 
 impl<'a> Parity<'a> {
-    /// The worst prompt of a layer and tap against the limit of its mode or, where the mode does not gate the tap, the
-    /// reference's difference from itself; where that is not known or none, the limit of isolated mode. `None` if it was
-    /// not measured.
+    /// The worst prompt of a layer and tap against the limit of its mode or, where the mode does not gate the tap, against
+    /// what counts as noise there; where nothing does, the limit of isolated mode. `None` if it was not measured.
     pub(crate) fn shade(&self, mode: Mode, tap: &'a str, layer: Option<usize>) -> Option<Shade> {
         let cell = self.cell(mode, tap, layer)?;
         let isolated = self.cell(Mode::Isolated, tap, layer);
         let isolated = isolated.and_then(|c| c.stats.limit);
-        let (bound, whose) = match (cell.stats.limit, self.noise(tap)) {
+        let (bound, whose) = match (cell.stats.limit, self.noise(mode, tap)) {
             (Some(own), _) => (Some(own), "its limit"),
-            (None, Some(noise)) => (Some(noise), "the reference's noise"),
+            (None, Some((noise, whose))) => (Some(noise), whose),
             (None, None) => (isolated, "its isolated limit"),
         };
         let level = nmse(cell.stats);
@@ -80,10 +79,19 @@ impl<'a> Parity<'a> {
         })
     }
 
-    /// How far the reference is from itself, where it is at all.
-    fn noise(&self, tap: &str) -> Option<f64> {
-        let floor = self.report.noise_floor.as_ref()?.nmse.get(tap);
-        floor.copied().filter(|noise| *noise > 0.0)
+    /// What counts as noise of a tap that a mode does not gate: how far the reference is from itself or what the mode lets
+    /// the logits differ by, to which all of them lead, whichever is more; and which of the two it is.
+    fn noise(&self, mode: Mode, tap: &str) -> Option<(f64, &'static str)> {
+        let floor = self.report.noise_floor.as_ref();
+        let noise = floor.and_then(|floor| floor.nmse.get(tap).copied());
+        let logits = self.cell(mode, "logits", None).and_then(|c| c.stats.limit);
+        let known = [
+            (noise, "the reference's noise"),
+            (logits, "the limit on the logits"),
+        ];
+        let known = known.into_iter().filter_map(|(x, whose)| Some((x?, whose)));
+        let positive = known.filter(|(x, _)| *x > 0.0);
+        positive.reduce(|a, b| if b.0 > a.0 { b } else { a })
     }
 
     /// What the colours of a mode's map stand for, where it is not the mode's own limit.
@@ -99,16 +107,12 @@ impl<'a> Parity<'a> {
         let (gated, not): (Vec<&str>, Vec<&str>) = shown.partition(gated);
         (!not.is_empty()).then(|| {
             let gated = if gated.is_empty() { "nothing".to_owned() } else { gated.join(", ") };
-            let by = match (
-                not.iter().any(|tap| self.noise(tap).is_some()),
-                not.iter().all(|tap| self.noise(tap).is_some()),
-            ) {
-                (_, true) => "how far the reference is from itself",
-                (true, _) => "how far the reference is from itself or, if it is not, by their isolated limits",
-                _ => "their isolated limits",
+            let noise = match not.iter().all(|tap| self.noise(mode, tap).is_some()) {
+                true => "how far the reference is from itself or what the logits may differ by, whichever is more",
+                false => "their isolated limits, where nothing else is known",
             };
             format!(
-                "Gated in {} mode: {gated}. The other {}, which cannot fail here, are coloured by {by}.",
+                "Gated in {} mode: {gated}. The other {} cannot fail here; what counts as noise is {noise}.",
                 mode_name(mode),
                 number::plural(not.len() as u64, "tap")
             )

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::gate::{judged, of_result};
 use super::parity::{Cell, Parity};
-use super::{Kind, State, Table, limit, mode_name, text_or_not_measured};
+use super::{Kind, State, Table, limit, mode_name, summary, text_or_not_measured};
 use crate::model::{
     Arbitration, AtFault, Divergence, Engine, Engines, Finding, GateResult, GateSeries, Judgement,
     KnownState, Mode, PartBeyond, Report, Role, Source, Status,
@@ -41,34 +41,9 @@ pub(crate) struct First {
 impl Verdict {
     pub(crate) fn new(report: &Report, parity: &Parity<'_>) -> Verdict {
         let verdict = &report.verdict;
-        let word = match verdict.status {
-            Status::Pass => "Pass",
-            Status::Fail => "Fail",
-            Status::Incomplete => "Incomplete",
-            Status::Error => "Error",
-        };
-        let reference = report.engines.reference.called();
-        let candidate = report.engines.candidate.called();
-        let fault = match at_fault(report) {
-            Some(fault) => format!("; at fault: {fault}"),
-            None => String::new(),
-        };
-        let speed = speed(report);
-        let model = report.model.file_name();
-        let headline = match report.not_compared {
-            Some(_) => format!(
-                "{word}: {candidate} and {reference} timed on {model}, values not compared{fault}{speed}"
-            ),
-            None => format!(
-                "{word}{}: {candidate} against {reference} on {model}, {} of {} compared{fault}{speed}",
-                excused(report),
-                number::count(report.coverage.compared),
-                number::plural(report.coverage.expected, "row"),
-            ),
-        };
         Verdict {
             status: verdict.status.name(),
-            headline,
+            headline: headline(report),
             reasons: verdict.reasons.clone(),
             divergence: verdict
                 .first_divergence
@@ -80,6 +55,41 @@ impl Verdict {
                 .filter_map(|&mode| gates(parity, mode))
                 .collect(),
         }
+    }
+}
+
+/// The run in one line: what was compared and what came of it; of timings alone, how fast the candidate is.
+pub(crate) fn headline(report: &Report) -> String {
+    let verdict = &report.verdict;
+    let word = match verdict.status {
+        Status::Pass => "Pass",
+        Status::Fail => "Fail",
+        Status::Incomplete => "Incomplete",
+        Status::Error => "Error",
+    };
+    let reference = report.engines.reference.called();
+    let candidate = report.engines.candidate.called();
+    let fault = match at_fault(report) {
+        Some(fault) => format!("; at fault: {fault}"),
+        None => String::new(),
+    };
+    let speed = speed(report);
+    let model = report.model.file_name();
+    match report.not_compared {
+        Some(_) => {
+            let timed = || format!("{candidate} and {reference} timed on {model}");
+            let result = summary::result(report).unwrap_or_else(timed);
+            match verdict.status {
+                Status::Pass => format!("{result}{fault}{speed}"),
+                _ => format!("{word}: {result}{fault}{speed}"),
+            }
+        }
+        None => format!(
+            "{word}{}: {candidate} against {reference} on {model}, {} of {} compared{fault}{speed}",
+            excused(report),
+            number::count(report.coverage.compared),
+            number::plural(report.coverage.expected, "row"),
+        ),
     }
 }
 

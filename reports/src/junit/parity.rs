@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use quick_junit::TestSuite;
 
-use super::{Judged, add, excuse};
+use super::{Judged, add, excuse, timed, took};
 use crate::facts::{limit, mode_name, nmse};
-use crate::model::{LogitsStats, Mode, Report, TapResult, TapStats};
+use crate::model::{LogitsStats, Mode, Report, Source, TapResult, TapStats};
 use crate::number;
 
 const LOGITS: &str = "logits";
@@ -20,7 +20,10 @@ pub(super) fn suites(report: &Report) -> Vec<TestSuite> {
         .collect();
     let mut suites: Vec<_> = keys
         .iter()
-        .map(|&(prompt, mode)| layers(report, prompt, mode))
+        .map(|&(prompt, mode)| {
+            let took = took(report, Source::Taps, Some(prompt), Some(mode));
+            timed(layers(report, prompt, mode), took)
+        })
         .collect();
     suites.push(logits(report));
     suites

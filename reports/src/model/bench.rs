@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Report, Test};
+use super::{Report, Role, Test};
 
 /// Timings, from interleaved pairs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,7 +36,7 @@ pub struct Bench {
     /// The candidate's compact copies of the output head, by thread count.
     #[serde(default)]
     pub compact_heads: Vec<BenchCompactHead>,
-    /// The Rust engine's matrix products by themselves, at the model's shapes; empty where it was not timed.
+    /// Matrix products by themselves, at the model's shapes, of engines that time them; empty where none does.
     #[serde(default)]
     pub kernels: Vec<BenchKernel>,
     /// Of the random prompts that repetitions have of their own, one like the other in length (SplitMix64); null in older
@@ -133,10 +133,16 @@ pub struct InterToken {
     pub samples: Vec<f64>,
 }
 
-/// A matrix product of the Rust engine, timed by itself on one thread. Its weights are read from memory, not from a cache.
+/// A matrix product, timed by itself on one thread. Weights of the Rust engine are read from memory, not from a cache, and
+/// its activations are quantised before. BitNet.cpp's products are timed in its graph, which reads the weights of one
+/// layer after the other, with the quantisation of their activations and the call of a graph of one node; those that do
+/// not take much longer than such a call are left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BenchKernel {
-    /// The instructions it is written for: `avx2`, `avx512-vnni`, `neon`, …
+    /// Whose it is; null in older reports, in which it is the Rust engine's.
+    #[serde(default)]
+    pub role: Option<Role>,
+    /// The instructions it is written for: `avx2`, `avx512-vnni`, `neon`, …; of BitNet.cpp the operation, `ggml MUL_MAT`.
     pub kernel: String,
     /// Type of the weights, as in the model file: `I2_S`, `F16`, …
     pub weights: String,
@@ -153,7 +159,8 @@ pub struct BenchKernel {
     /// Bytes of weights per second, of the median.
     pub weight_bytes_per_second: f64,
     /// Share of what one thread of the machine can do: of the read bandwidth for one token, of the int8 peak for more.
-    /// Null where that was not measured, and for several tokens with weights that are not ternary.
+    /// Null where that was not measured, and for several tokens with weights that are not ternary. BitNet.cpp's can exceed 1
+    /// with weights that fit the caches.
     pub roofline_share: Option<f64>,
 }
 
@@ -271,6 +278,13 @@ pub struct TimedPair<'a> {
     pub ratio: Option<&'a BenchRatio>,
     /// What both generated.
     pub tokens: Option<&'a BenchTokens>,
+}
+
+impl<'a> TimedPair<'a> {
+    /// The row of the engine in a role.
+    pub fn row(&self, role: Role) -> Option<&'a BenchRow> {
+        role.of(self.reference, self.candidate)
+    }
 }
 
 impl Report {

@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Arbitration, BenchRow, Engine, Engines, Judgement, Perplexity, TimedPair};
+use super::{Arbitration, Engine, Engines, Judgement, Perplexity};
 
 /// Which of the two engines.
 #[derive(
@@ -70,13 +70,6 @@ impl Arbitration {
 impl Perplexity {
     /// That of the engine in a role; `None` if not finite.
     pub fn of(&self, role: Role) -> Option<f64> {
-        role.of(self.reference, self.candidate)
-    }
-}
-
-impl<'a> TimedPair<'a> {
-    /// The row of the engine in a role.
-    pub fn row(&self, role: Role) -> Option<&'a BenchRow> {
         role.of(self.reference, self.candidate)
     }
 }

@@ -1,7 +1,7 @@
 //! The results of a benchmark as a table.
 
-use super::text::{Grid, line_without_controls, paragraph};
-use crate::facts::{bench_notes, measured, threads_cell};
+use super::text::{Grid, paragraph};
+use crate::facts::{bench_notes, headline, measured, threads_cell};
 use crate::model::{BenchRow, Report, Role, TimedPair};
 use crate::number;
 
@@ -24,13 +24,17 @@ pub fn bench(report: &Report) -> String {
     let Some(bench) = &report.bench else {
         return String::new();
     };
-    let mut out = format!(
-        "{}, {}, {}; {} per test\n\n",
-        line_without_controls(model_name(report)),
+    let mut out = String::new();
+    let about = format!(
+        "{}, {}, {}; {} per test",
+        model_name(report),
         number::bytes(report.model.size_bytes as f64),
-        line_without_controls(&report.model.architecture),
+        report.model.architecture,
         number::plural(bench.repetitions as u64, "pair"),
     );
+    // Writing to a String cannot fail.
+    let _ = paragraph(&mut out, 0, &headline(report)).and_then(|()| paragraph(&mut out, 0, &about));
+    out.push('\n');
     let mut results = Grid::new(&COLUMNS, FIGURES);
     for (pair, role, row) in rows(report) {
         results.row(cells(report, &pair, role, row));

@@ -42,6 +42,7 @@ fn poison(value: &mut Value) {
                 "parity",
                 "taps",
                 "generation",
+                "conditions",
             ];
             if text != reports::model::SCHEMA && !fixed.contains(&text.as_str()) {
                 text.push_str(ATTACK);

@@ -67,6 +67,42 @@ fn what_the_cases_say() {
 }
 
 #[test]
+fn suites_and_cases_have_the_times_of_the_run() {
+    let seconds = |time: Option<std::time::Duration>| time.map(|time| time.as_secs_f64());
+    let mut report = sample::report(2, 2);
+    let junit = read(&report);
+    assert_eq!(seconds(junit.time), Some(12.5));
+    let suites = [
+        ("prompt 1, isolated", 0.75),
+        ("prompt 1, cumulative", 0.5),
+        ("conditions", 1.5),
+        ("generation", 0.5),
+    ];
+    for (name, time) in suites {
+        assert_eq!(seconds(suite(&junit, name).time), Some(time), "{name}");
+    }
+    let generated = case(suite(&junit, "generation"), "prompt 0");
+    assert_eq!(seconds(generated.time), Some(0.25));
+    assert_eq!(
+        seconds(case(suite(&junit, "conditions"), "logits").time),
+        Some(1.5)
+    );
+    // A layer by itself was not timed, and neither was what no part of the run names.
+    assert_eq!(suite(&junit, "prompt 1, isolated").test_cases[0].time, None);
+    assert_eq!(suite(&junit, "tokenizer").time, None);
+    let load = case(suite(&junit, "timing"), "ttft, 1 thread, candidate (rust)");
+    assert_eq!(seconds(load.time), Some(0.98));
+    assert_eq!(outcome(load).1, "980 ms (951 to 1.00 s)");
+
+    report.took.as_mut().unwrap().parts[0].seconds = -1.0;
+    assert_eq!(suite(&read(&report), "conditions").time, None);
+    report.took = None;
+    let junit = read(&report);
+    assert_eq!(junit.time, None);
+    assert_eq!(suite(&junit, "generation").time, None);
+}
+
+#[test]
 fn never_greener_than_the_verdict() {
     for (name, report) in sample::all() {
         let red = read(&report)

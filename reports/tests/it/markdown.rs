@@ -56,6 +56,170 @@ fn a_comment_on_github_holds_any_report() {
     );
 }
 
+#[test]
+fn recommendations_follow_the_intervals() {
+    let purposes = |report: &reports::Report| section(&render(report), "Which engine for what");
+    let mut report = sample::timed();
+    let text = purposes(&report);
+    for says in [
+        "- Reading prompts: rust, surely faster in 2 of 2 tests; rust over bitnet.cpp where it is closest, 1.18x (pp128 at",
+        "- Generating text: bitnet.cpp, surely faster in 2 of 2 tests; rust over bitnet.cpp where it is closest, 0.971x (tg64",
+        "- Little memory: rust, by one reading each: candidate ",
+        "2 logical CPUs), one model (tiny.gguf) and these tests: pp128, tg64, tg64 certified.",
+        "Values were not compared in this run.",
+    ] {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    report.verdict.at_fault = reports::model::AtFault::Candidate;
+    assert!(
+        purposes(&report).contains("Reading prompts: rust (which is at fault in this run), surely")
+    );
+    let ratios = &mut report.bench.as_mut().unwrap().ratios;
+    ratios[0].low = 0.9;
+    (ratios[2].low, ratios[3].low, ratios[3].high) = (0.9, 1.1, 1.2);
+    ratios[2].high = 0.99;
+    let text = purposes(&report);
+    assert!(text.contains("surely faster in 1 of 2 tests"), "{text}");
+    assert!(
+        text.contains("The intervals of 1 of 5 ratios hold equal speed."),
+        "{text}"
+    );
+    assert!(
+        text.contains("Generating text: bitnet.cpp for tg64 at 1 thread; rust (which is at fault in this run) for tg64 at 2 threads."),
+        "{text}"
+    );
+    for ratio in &mut report.bench.as_mut().unwrap().ratios {
+        (ratio.low, ratio.high) = (0.9, 1.3);
+    }
+    let text = purposes(&report);
+    assert!(
+        text.contains("Generating text: either, as the intervals of 2 tests hold equal speed.")
+    );
+    report.bench = None;
+    assert_eq!(purposes(&report), "Speed and memory: not measured.");
+}
+
+#[test]
+fn few_pairs_say_nothing_surely() {
+    let mut report = sample::timed();
+    for row in &mut report.bench.as_mut().unwrap().rows {
+        for measured in [&mut row.tps, &mut row.ms].into_iter().flatten() {
+            measured.samples.truncate(4);
+        }
+    }
+    let text = render(&report);
+    let summary = section(&text, "Executive summary");
+    assert!(
+        summary.contains("rust is surely faster in none and bitnet.cpp in none"),
+        "{summary}"
+    );
+    let purposes = section(&text, "Which engine for what");
+    for says in [
+        "Reading prompts: not to be told by so few pairs.",
+        "Of tests with fewer than five pairs no engine is said to be faster.",
+    ] {
+        assert!(purposes.contains(says), "{purposes}");
+    }
+    assert!(!section(&text, "Key advantages").contains("Faster in"));
+}
+
+#[test]
+fn an_engine_against_itself_is_told_by_its_part() {
+    let mut report = sample::timed();
+    report.engines.reference.name = "rust".to_owned();
+    for row in &mut report.bench.as_mut().unwrap().rows {
+        row.engine = "rust".to_owned();
+    }
+    let text = render(&report);
+    let start = "# rust (candidate) decodes at 0.971x (0.952x to 0.981x) and prefills";
+    assert!(text.starts_with(start), "{text}");
+    assert!(text.contains("rust (candidate) is surely faster in 2 and rust (reference) in 3"));
+}
+
+#[test]
+fn the_summary_says_how_fast() {
+    let text = section(&render(&sample::timed()), "Executive summary");
+    for says in [
+        "Of 5 timed tests, rust is surely faster in 2 and bitnet.cpp in 3, by the 95% intervals of the ratios; the speed of rust over that of bitnet.cpp is from 0.971x (tg64, 1 thread) to 1.18x (pp128, 2 threads).",
+        "Peak memory in timed runs: candidate 1.16 GiB, reference 1.24 GiB at 1 thread;",
+    ] {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    let mut report = sample::timed();
+    let bench = report.bench.as_mut().unwrap();
+    bench.ratios.clear();
+    bench.memory.clear();
+    let text = section(&render(&report), "Executive summary");
+    assert!(
+        !text.contains("surely") && !text.contains("Peak memory in timed"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_benchmark_is_headed_by_its_result() {
+    let headline = |report: &reports::Report| {
+        render(report)
+            .lines()
+            .next()
+            .unwrap()
+            .trim_start_matches("# ")
+            .to_owned()
+    };
+    let mut report = sample::timed();
+    let result = "rust decodes at 0.971x (0.952x to 0.981x) and prefills at 1.18x (1.16x to 1.20x) the speed of bitnet.cpp on tiny.gguf: tg64 at 2 threads, pp128 at 2 threads";
+    assert_eq!(headline(&report), result);
+    let terminal = reports::terminal::bench(&report).replace("\n      ", " ");
+    assert!(terminal.starts_with(result), "{terminal}");
+    report.verdict.status = reports::model::Status::Fail;
+    assert_eq!(headline(&report), format!("Fail: {result}"));
+    report.bench.as_mut().unwrap().ratios.clear();
+    assert_eq!(
+        headline(&report),
+        "Fail: rust and bitnet.cpp timed on tiny.gguf"
+    );
+}
+
+#[test]
+fn implementations_are_told_by_what_they_state() {
+    let mut report = sample::pass();
+    let row = |report: &reports::Report, name: &str| {
+        let text = section(&render(report), "Implementation comparison");
+        let mut lines = text.lines();
+        let row = lines.find(|line| line.starts_with(&format!("| {name} ")));
+        row.map(|row| {
+            row.split('|')
+                .map(|c| c.trim().to_owned())
+                .collect::<Vec<_>>()[2..4]
+                .to_vec()
+        })
+    };
+    assert_eq!(row(&report, "Kernels").unwrap(), ["not stated", "avx2"]);
+    assert_eq!(
+        row(&report, "Model architectures").unwrap(),
+        ["bitnet-b1.58, llama"; 2]
+    );
+    assert_eq!(row(&report, "Language"), None);
+    let build = &mut report.engines.reference.build;
+    build.insert("language".to_owned(), "C and C++".to_owned());
+    build.insert(
+        "cpu_features".to_owned(),
+        "AVX = 1 | AVX512 = 0 | FMA = 1 |".to_owned(),
+    );
+    assert_eq!(
+        row(&report, "Language").unwrap(),
+        ["C and C++", "not stated"]
+    );
+    assert_eq!(
+        row(&report, "Instruction sets").unwrap(),
+        ["AVX, FMA", "not stated"]
+    );
+    for engine in [&mut report.engines.reference, &mut report.engines.candidate] {
+        engine.abilities = None;
+    }
+    assert_eq!(row(&report, "Model architectures"), None);
+}
+
 /// The text under a heading, folded or not.
 fn section(markdown: &str, heading: &str) -> String {
     let (_, rest) = markdown.split_once(&format!("# {heading}\n")).unwrap();
@@ -75,6 +239,7 @@ fn the_headings_are_in_order() {
         "## Cross-validation results",
         "## Key advantages",
         "## Recommendations",
+        "### Which engine for what",
         "## Conclusion",
     ];
     for (name, report) in sample::all() {
@@ -312,10 +477,10 @@ fn more_threads_than_cpus_are_said_where_the_figures_stand() {
 #[test]
 fn the_pairs_are_those_that_were_timed() {
     let mut report = sample::pass();
-    assert!(render(&report).contains("Medians of 3 interleaved pairs"));
+    assert!(render(&report).contains("Medians of 5 interleaved pairs"));
     let rows = &mut report.bench.as_mut().unwrap().rows;
     rows[0].tps.as_mut().unwrap().samples = vec![50.0; 20];
-    assert!(render(&report).contains("Medians of 3 to 20 interleaved pairs"));
+    assert!(render(&report).contains("Medians of 5 to 20 interleaved pairs"));
 }
 
 #[test]

@@ -388,6 +388,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
                 failure: None,
                 label: None,
                 changed_values: None,
+                abilities: Some(abilities()),
             },
             candidate: Engine {
                 name: "rust".to_owned(),
@@ -400,6 +401,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
                 failure: None,
                 label: None,
                 changed_values: None,
+                abilities: Some(abilities()),
             },
         },
         environment: Environment {
@@ -411,6 +413,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
             target_features: vec!["fxsr".to_owned(), "sse2".to_owned()],
             os: "Linux 6.1".to_owned(),
             cpu: Some("Some CPU @ 2.60GHz".to_owned()),
+            cpu_id: Some("GenuineVendor, family 26, model 2, stepping 1".to_owned()),
             cpu_features: vec!["avx2".to_owned(), "fma".to_owned(), "f16c".to_owned()],
             cpus: 2,
             memory_bytes: Some(8 << 30),
@@ -487,6 +490,42 @@ pub fn report(layers: usize, prompts: usize) -> Report {
         gate: None,
         further: Vec::new(),
         matrix: None,
+        took: Some(took(prompts)),
+    }
+}
+
+fn abilities() -> Abilities {
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    Abilities {
+        architectures: names(&["bitnet-b1.58", "llama"]),
+        tensor_types: names(&["F32", "F16", "I2_S"]),
+        taps: names(&LAYER_TAPS.map(|(tap, _)| tap)),
+        takes_values: true,
+        tokenizer: true,
+    }
+}
+
+fn took(prompts: usize) -> Took {
+    let part = |part, prompt, mode, seconds| TookPart {
+        part,
+        prompt,
+        mode,
+        seconds,
+    };
+    let mut parts = vec![part(Source::Conditions, None, None, 1.5)];
+    for prompt in 0..prompts {
+        parts.push(part(Source::Generation, Some(prompt), None, 0.25));
+        parts.push(part(Source::Taps, Some(prompt), Some(Mode::Isolated), 0.75));
+        parts.push(part(
+            Source::Taps,
+            Some(prompt),
+            Some(Mode::Cumulative),
+            0.5,
+        ));
+    }
+    Took {
+        seconds: 12.5,
+        parts,
     }
 }
 
@@ -652,6 +691,7 @@ fn inter_token(median: f64) -> InterToken {
 
 fn kernels() -> Vec<BenchKernel> {
     let kernel = |weights: &str, rows, tokens: usize, ms: f64, share| BenchKernel {
+        role: Some(Role::Candidate),
         kernel: "avx512-vnni".to_owned(),
         weights: weights.to_owned(),
         rows,
@@ -667,7 +707,13 @@ fn kernels() -> Vec<BenchKernel> {
         weight_bytes_per_second: (rows * 2560 / 4) as f64 / ms * 1e3,
         roofline_share: share,
     };
+    let of_reference = BenchKernel {
+        role: Some(Role::Reference),
+        kernel: "ggml MUL_MAT".to_owned(),
+        ..kernel("I2_S", 6912, 128, 7.3, Some(0.61))
+    };
     vec![
+        of_reference,
         kernel("I2_S", 6912, 1, 0.12, Some(0.92)),
         kernel("I2_S", 6912, 128, 5.1, Some(0.88)),
         kernel("F16", 128_256, 128, 95.0, None),
@@ -690,7 +736,7 @@ fn bench() -> Bench {
         median,
         low: median * 0.97,
         high: median * 1.02,
-        samples: vec![median * 0.96, median, median * 1.03],
+        samples: [0.96, 0.97, 1.0, 1.02, 1.03].map(|x| median * x).to_vec(),
     };
     let row = |engine: &str, threads: usize, test: &str| BenchRow {
         engine: engine.to_owned(),

@@ -1,17 +1,21 @@
-//! The Rust engine's matrix products by themselves, as shares of the limits of one thread.
+//! An engine's matrix products by themselves, as shares of the limits of one thread.
 
 use crossval_protocol::KernelTime;
-use reports::model::{BenchKernel, BenchRoofline};
+use reports::model::{BenchKernel, BenchRoofline, Role};
 
 use crate::stats::measured;
 
 /// Products that a worker has timed on one CPU, whose limits are `one`'s.
-pub(super) fn shares(products: Vec<KernelTime>, one: &BenchRoofline) -> Vec<BenchKernel> {
-    let shares = products.into_iter().filter_map(|p| share(p, one));
+pub(super) fn shares(
+    role: Role,
+    products: Vec<KernelTime>,
+    one: &BenchRoofline,
+) -> Vec<BenchKernel> {
+    let shares = products.into_iter().filter_map(|p| share(role, p, one));
     shares.collect()
 }
 
-fn share(product: KernelTime, one: &BenchRoofline) -> Option<BenchKernel> {
+fn share(role: Role, product: KernelTime, one: &BenchRoofline) -> Option<BenchKernel> {
     let ms = measured(product.ms)?;
     let per_second = |n: u64| n as f64 * 1e3 / ms.median;
     let (macs, bytes) = (per_second(product.macs), per_second(product.weight_bytes));
@@ -20,6 +24,7 @@ fn share(product: KernelTime, one: &BenchRoofline) -> Option<BenchKernel> {
         _ => one.int8_macs_per_second.map(|limit| macs / limit),
     };
     Some(BenchKernel {
+        role: Some(role),
         kernel: product.kernel,
         weights: product.weights,
         rows: product.rows,
@@ -55,15 +60,15 @@ mod tests {
             weight_bytes: 250_000,
             ms: vec![1.0, 2.0, 1.0],
         };
-        let decode = share(product(1), &one).unwrap();
+        let decode = share(Role::Candidate, product(1), &one).unwrap();
         assert_eq!((decode.ms.median, decode.roofline_share), (1.0, Some(0.25)));
-        let prefill = share(product(128), &one).unwrap();
+        let prefill = share(Role::Candidate, product(128), &one).unwrap();
         assert_eq!(prefill.macs_per_second, 5e9);
         assert_eq!(prefill.roofline_share, Some(0.5));
         let untimed = KernelTime {
             ms: Vec::new(),
             ..product(1)
         };
-        assert!(share(untimed, &one).is_none());
+        assert!(share(Role::Candidate, untimed, &one).is_none());
     }
 }

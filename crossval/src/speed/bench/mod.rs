@@ -117,7 +117,7 @@ pub(crate) struct BenchPlan<'a> {
     pub(crate) n_layer: usize,
     /// Its vocabulary.
     pub(crate) n_vocab: usize,
-    /// Whether the Rust engine's matrix products are timed by themselves, if it is among the engines.
+    /// Whether matrix products are timed by themselves.
     pub(crate) kernels: bool,
 }
 
@@ -323,19 +323,46 @@ struct Timing<'a> {
 type Tests = BTreeMap<Test, Series>;
 
 impl Timing<'_> {
-    /// The Rust engine's matrix products by themselves, if it is among the engines.
+    /// The matrix products of engines that time them, by themselves on one CPU. What becomes of a reference's, which are
+    /// timed in a graph that it may not have, is a note.
     fn kernels(&mut self, cores: &Cores, roofline: &BenchRoofline) -> Result<(), Failed> {
         let setup = self.plan.setup;
-        let ours = |&role: &Role| matches!(setup.spec(role), EngineSpec::Rust { .. });
-        let (Some(role), Some(&cpu)) = (Role::BOTH.into_iter().find(ours), cores.cpus.first())
-        else {
+        let Some(&cpu) = cores.cpus.first() else {
             return Ok(());
         };
         self.progress.stage("timing the kernels");
         let of_one = (cores.threads > 1).then(|| roofline::measure(1, &[cpu]));
-        let (mut engine, _) = setup.start_another(role, Some(&[cpu]))?;
-        let products = engine.time_kernels().map_err(by(role))?;
-        self.bench.kernels = kernels::shares(products, of_one.as_ref().unwrap_or(roofline));
+        let limits = of_one.as_ref().unwrap_or(roofline);
+        let mut timed: Vec<&EngineSpec> = Vec::new();
+        for role in Role::BOTH {
+            let spec = setup.spec(role);
+            let in_graph = matches!(spec, EngineSpec::BitnetCpp | EngineSpec::BitnetCppNamed(_));
+            let times = in_graph || matches!(spec, EngineSpec::Rust { .. });
+            if !times || timed.contains(&spec) {
+                continue;
+            }
+            timed.push(spec);
+            let (mut engine, _) = setup.start_another(role, Some(&[cpu]))?;
+            let why = match engine.time_kernels() {
+                Ok(products) if products.is_empty() && in_graph => {
+                    "none takes much longer than the call of its graph".to_owned()
+                }
+                Ok(products) => {
+                    let shares = kernels::shares(role, products, limits);
+                    self.bench.kernels.extend(shares);
+                    if !in_graph {
+                        continue;
+                    }
+                    "timed in its graph, each with the quantisation of its activations and the call of a graph of one node"
+                        .to_owned()
+                }
+                Err(error) if !in_graph => return Err(by(role)(error)),
+                Err(EngineError::Refused { message, .. }) => message,
+                Err(EngineError::Failed(failure)) => failure.message,
+            };
+            let note = format!("matrix products of the {role} ({spec}): {why}");
+            self.bench.notes.push(note);
+        }
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use crate::session::model_file::ModelFile;
 use crate::session::prompts::Prompt;
 use crate::session::setup::Setup;
 use crate::speed::roofline;
+use crate::stopwatch::Stopwatch;
 use crate::verdict;
 use bitnet_model::random::Rng;
 
@@ -66,6 +67,7 @@ pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report,
         return Err(Error::Usage(format!("{trace}: a trace cannot be timed")));
     }
     let created = jiff::Timestamp::now().to_string();
+    let mut watch = Stopwatch::start();
     progress.stage("hashing the model");
     let file = ModelFile::hash(&setup.model)?;
     progress.stage("loading");
@@ -125,7 +127,7 @@ pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report,
         kernels: true,
     };
     let timed = ready.and_then(|()| {
-        let timed = bench(&plan, progress);
+        let timed = watch.time((Source::Timing, None, None), || bench(&plan, progress));
         timed
             .map_err(|failed| {
                 let engine = engines.engine_mut(failed.role);
@@ -194,6 +196,7 @@ pub fn measure(options: &BenchOptions, progress: Progress<'_>) -> Result<Report,
         gate: None,
         further: Vec::new(),
         matrix: None,
+        took: Some(watch.stop()),
     })
 }
 

@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 
 use crate::hex::hex;
 
-/// What a reference says about its build that does not bear on its speed: where its source lies.
-const PLACE: &str = "source";
+/// What a reference says about its build that does not bear on its speed: where its source lies, and what its source is
+/// written in, which older baselines do not say.
+const WITHOUT_BEARING: [&str; 2] = ["source", "language"];
 
 /// What a run's figures depend on beside the candidate, and what it was held to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -152,7 +153,7 @@ impl Key {
             .collect();
         keys.sort_unstable();
         keys.dedup();
-        keys.retain(|&key| key != PLACE && now.get(key) != before.get(key));
+        keys.retain(|key| !WITHOUT_BEARING.contains(key) && now.get(*key) != before.get(*key));
         (!keys.is_empty()).then(|| format!("build of the reference ({})", keys.join(", ")))
     }
 }

@@ -828,6 +828,18 @@ fn what_is_other_than_in_the_baseline_is_said() {
 }
 
 #[test]
+fn what_a_reference_is_written_in_and_where_it_lies_is_no_change() {
+    let history = baseline([100; 5].map(compared));
+    let mut run = compared(100);
+    for key in ["language", "source"] {
+        let build = &mut run.engines.reference.build;
+        build.insert(key.to_owned(), "new".to_owned());
+    }
+    let verdict = gated(run, Some(&history), never).verdict;
+    assert_eq!(verdict.exit_code, 0, "{:?}", verdict.reasons);
+}
+
+#[test]
 fn parity_and_rows_are_held_on_any_cpu() {
     let mut history = baseline([100; 5].map(compared));
     let mut fewer = compared(99);
