@@ -86,7 +86,7 @@ pub(super) fn hear_taps(
     }
     // Of one place alone, the hearing of the first divergence says it.
     let named = rulings.to_be_named(&beyond);
-    if named.len() > 1 {
+    if named.values().map(Vec::len).sum::<usize>() > 1 {
         ask(&mut rulings, &named, true)?;
     }
     Ok(rulings)

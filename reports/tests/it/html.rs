@@ -217,6 +217,15 @@ fn the_first_screen_answers_and_leaves_out_what_is_not_known() {
     ] {
         assert!(failed.contains(says), "{says}: {failed}");
     }
+    let passes = |report: &Report| {
+        let html = render(report).unwrap();
+        html.contains("<div class=\"pass\"><dt>Parity</dt>")
+    };
+    let mut wrong = sample::pass();
+    assert!(passes(&wrong) && !passes(&sample::died()) && !passes(&sample::timed()));
+    // Every limit is kept, and the oracle finds an engine wrong.
+    (wrong.verdict.status, wrong.verdict.exit_code) = (reports::model::Status::Fail, 10);
+    assert!(!passes(&wrong));
     let timed = answers(&sample::timed());
     for says in [
         "Parity | not compared",
