@@ -373,6 +373,7 @@ mod tests {
             without_consequences,
             [
                 "halves-towards-zero",
+                "halves-away",
                 "sums-wrap-at16-bits",
                 "bias-left-out",
                 "tied-head",

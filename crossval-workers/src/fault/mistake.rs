@@ -203,7 +203,7 @@ catalogue! {
     /// Embeddings are multiplied by the root of their width.
     EmbeddingsScaled("embeddings-scaled", &[Tap::Embd]),
     /// Computed in f64 and rounded once, as right as in f32: no mistake.
-    Exact("exact", EXACT),
+    Exact("exact", EXACT, needs "values that the engine rounds on the way"),
     /// Results are rounded to F16.
     ResultsF16("results-f16", FLOATS),
     /// Results are rounded to BF16.
