@@ -168,7 +168,8 @@ impl Injector {
             let pairs = right.iter().zip(&wrong).enumerate();
             let concerned = pairs.filter(|(i, _)| scope.element(*i, view.width, heads));
             let error: f64 = concerned.map(|(_, (r, w))| (w - r).powi(2)).sum();
-            if error <= ROUNDING * energy {
+            // What is no mistake may be as small as that.
+            if error <= ROUNDING * energy && mistake.is_wrong() {
                 continue;
             }
             let rounding = 1e-12 * (energy / right.len() as f64).sqrt();

@@ -367,19 +367,15 @@ impl Shape<'_> {
                 .flat_map(|&m| self.places(m, taps, &[Scope::Everywhere], Condition::Always))
                 .collect(),
         };
-        let (mistakes, elsewhere) = (ANYWHERE.mistakes, [Tap::Q, Tap::FfnUp, Tap::LayerOut]);
-        let mut kinds = vec![
-            kind(Mistake::Exact, "elsewhere", mistakes, &elsewhere),
-            kind(
-                Mistake::Exact,
-                "at the same tap",
-                mistakes,
-                Mistake::Exact.taps(),
-            ),
-        ];
-        let ternary = Mistake::HalvesAway;
-        kinds.push(kind(ternary, "elsewhere", mistakes, ANYWHERE.taps));
-        kinds
+        let honest = [Mistake::F32Angles, Mistake::F16Inputs, Mistake::HalvesAway];
+        let kinds = honest.into_iter().flat_map(|honest| {
+            let mistakes = ANYWHERE.mistakes;
+            [
+                kind(honest, "elsewhere", mistakes, ANYWHERE.taps),
+                kind(honest, "at the same tap", mistakes, honest.taps()),
+            ]
+        });
+        kinds.collect()
     }
 
     fn conditional(

@@ -24,18 +24,6 @@ const NORMS: &[Tap] = &[
 const ROTATIONS: &[Tap] = &[Tap::QRope, Tap::KRope];
 const CACHES: &[Tap] = &[Tap::KCache, Tap::VCache];
 const RESIDUALS: &[Tap] = &[Tap::FfnInp, Tap::LayerOut];
-/// What engines compute in f32 or in f64, and round on the way or do not.
-const EXACT: &[Tap] = &[
-    Tap::AttnNorm,
-    Tap::QRope,
-    Tap::KRope,
-    Tap::AttnProbs,
-    Tap::AttnOut,
-    Tap::AttnSubNorm,
-    Tap::FfnNorm,
-    Tap::FfnSubNorm,
-    Tap::FinalNorm,
-];
 /// Where nothing in a model's types allows a rounding.
 const FLOATS: &[Tap] = &[
     Tap::AttnNorm,
@@ -202,8 +190,10 @@ catalogue! {
     NextTokensRow("next-tokens-row", &[Tap::Embd]),
     /// Embeddings are multiplied by the root of their width.
     EmbeddingsScaled("embeddings-scaled", &[Tap::Embd]),
-    /// Computed in f64 and rounded once, as right as in f32: no mistake.
-    Exact("exact", EXACT, needs "values that the engine rounds on the way"),
+    /// Angles are products in f32, as engines may have them: no mistake.
+    F32Angles("f32-angles", ROTATIONS, needs "a position other than 0"),
+    /// Queries or probabilities are rounded to F16, as the cache is and engines may: no mistake.
+    F16Inputs("f16-inputs", &[Tap::AttnProbs, Tap::AttnOut]),
     /// Results are rounded to F16.
     ResultsF16("results-f16", FLOATS),
     /// Results are rounded to BF16.
@@ -249,7 +239,10 @@ impl Mistake {
 
     /// Whether it is one: what is no mistake differs from the engine and is as right, for others to hide behind.
     pub(super) fn is_wrong(self) -> bool {
-        !matches!(self, Mistake::Exact | Mistake::HalvesAway)
+        !matches!(
+            self,
+            Mistake::F32Angles | Mistake::F16Inputs | Mistake::HalvesAway
+        )
     }
 
     /// Whether the whole model computes something else by it than by the roundings that its types allow, so that it

@@ -227,6 +227,10 @@ impl<'a> Stage<'a> {
                 let stretch = factors.as_ref().map_or(1.0, |factors| factors[pair]);
                 let step = base.powf(-((2 * pair) as f64) / dims as f64);
                 let angle = turns * step * f64::from(self.config.rope_scale) / stretch;
+                let angle = match self.mistake {
+                    Some(Mistake::F32Angles) => f64::from(turns as f32 * (step / stretch) as f32),
+                    _ => angle,
+                };
                 let (i, j) = match halves {
                     true => (pair, pair + dims / 2),
                     false => (2 * pair, 2 * pair + 1),
@@ -302,6 +306,7 @@ impl<'a> Stage<'a> {
             _ => score.exp(),
         };
         let mut row = Vec::with_capacity(self.config.n_head * self.n_kv());
+        let queries: Vec<f64> = queries.iter().map(|&v| self.held(v)).collect();
         for (head, query) in queries.chunks_exact(dim).enumerate() {
             let scores = keys
                 .iter()
@@ -361,11 +366,19 @@ impl<'a> Stage<'a> {
         for (head, (out, probabilities)) in heads.zip(shares).enumerate() {
             for (probability, value) in probabilities.iter().zip(&values) {
                 for (out, v) in out.iter_mut().zip(self.of_head(value, head)) {
-                    *out += probability * v;
+                    *out += self.held(*probability) * v;
                 }
             }
         }
         Ok(row)
+    }
+
+    /// An input of attention, as the stage computes with it.
+    fn held(&self, v: f64) -> f64 {
+        match self.mistake {
+            Some(Mistake::F16Inputs) => to_f16(v),
+            _ => v,
+        }
     }
 
     fn residual(&self, position: usize) -> Result<Vec<f64>, InjectError> {
