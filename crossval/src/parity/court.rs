@@ -296,6 +296,7 @@ impl<'a> Court<'a> {
         let tokens = sequence.tokens();
         let first_position = if from_tokens { 0 } else { first_position };
         let tokens = &tokens[first_position..end];
+        let Plan { profile, facts, .. } = self.plan;
         let mut headers = Vec::new();
         let mut payload = token_bytes(tokens);
         for Need { at, history, own } in needs {
@@ -312,6 +313,10 @@ impl<'a> Court<'a> {
                 if own && !is_finite(at.0, row) {
                     return Ok(None);
                 }
+                // Nor does the model say what comes of a mask that hides nothing.
+                if own && at.0 == Tap::AttnProbs && looks_ahead(row, facts.n_head, position) {
+                    return Ok(None);
+                }
                 headers.push(TapHeader {
                     rows: 1,
                     width: row.len() / value_bytes(at.0),
@@ -323,7 +328,6 @@ impl<'a> Court<'a> {
             }
         }
         rows.iter().for_each(|row| payload.extend_from_slice(row));
-        let Plan { profile, facts, .. } = self.plan;
         let between = between.into_iter().map(|(tap, _)| tap);
         // A copy of what the file holds.
         let between: Vec<Tap> = between.filter(|&tap| tap != Tap::Embd).collect();
@@ -373,6 +377,26 @@ fn is_finite(tap: Tap, row: &[u8]) -> bool {
     }
 }
 
+/// Whether attention probabilities of a position, head after head, give weight to positions behind it.
+fn looks_ahead(row: &[u8], n_head: usize, position: usize) -> bool {
+    let row = aligned::<f32>(row);
+    let n_kv = (row.len() / n_head.max(1)).max(1);
+    let mut heads = row.chunks(n_kv);
+    heads.any(|head| head.iter().skip(position + 1).any(|&p| p != 0.0))
+}
+
 fn value_bytes(tap: Tap) -> usize {
     if tap.is_f16() { 2 } else { 4 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probabilities_of_what_is_hidden() {
+        let row = |values: [f32; 6]| looks_ahead(bytemuck::cast_slice(&values), 2, 1);
+        assert!(!row([0.5, 0.5, 0.0, 0.1, 0.9, 0.0]));
+        assert!(row([0.5, 0.5, 0.0, 0.1, 0.8, 0.1]));
+    }
 }
