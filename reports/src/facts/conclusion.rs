@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::coverage;
 use super::gate::{judged, no_baseline, of_result, shrunk};
 use super::movers::{few, surely_faster};
-use super::parity::gated;
+use super::parity::{gated, is_spoken_for};
 use super::speed::{measured, memory_threads, threads, threads_on};
 use crate::model::{
     AtFault, Gate, GateResult, KnownState, Measured, Report, Role, Source, Status, TimedPair,
@@ -148,9 +148,14 @@ pub(super) fn conclusion(report: &Report) -> String {
             format!("{candidate} does not pass against {reference} on {model}{fault}")
         }
         (None, Status::Pass | Status::Fail | Status::Incomplete) => {
-            let within = match gated(report).next() {
-                Some(_) => " within every limit",
-                None => "",
+            let beyond = gated(report).filter(|s| is_spoken_for(s)).count() as u64;
+            let within = match (gated(report).next(), beyond) {
+                (None, _) => String::new(),
+                (Some(_), 0) => " within every limit".to_owned(),
+                (Some(_), n) => {
+                    let exceeded = number::plural(n, "limit");
+                    format!(" within every limit but {exceeded}, exceeded by rounding alone")
+                }
             };
             let known = report.known.iter();
             let matched = known.filter(|known| known.state == KnownState::Matched);

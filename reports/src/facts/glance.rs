@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::parity::gated;
+use super::parity::{gated, is_spoken_for};
 use super::representative::{decode, figures, prefill, representative};
 use super::speed::{Format, memory_threads, threads, threads_on};
 use super::{Kind, State, Table, excused, name_of, output};
@@ -74,7 +74,14 @@ fn parity(report: &Report) -> Option<Tile> {
         false if within == all && all > 0 && right => State::Pass,
         false => State::Plain,
     };
+    let beyond = gated(report).filter(|s| is_spoken_for(s)).count() as u64;
     let limits = match all == within {
+        true if beyond > 0 => format!(
+            "{} of {} kept, {} exceeded by rounding alone",
+            number::count(all - beyond),
+            number::plural(all, "limit"),
+            number::count(beyond)
+        ),
         true => format!("all {} kept", number::plural(all, "limit")),
         false => format!(
             "{} of {} exceeded",

@@ -62,6 +62,11 @@ pub(crate) fn gated(report: &Report) -> impl Iterator<Item = &TapStats> {
     stats.filter(|stats| stats.pass.is_some())
 }
 
+/// Whether rows beyond the limit are not held against the engines: roundings that the model's types allow bring them apart.
+pub(crate) fn is_spoken_for(stats: &TapStats) -> bool {
+    stats.pass == Some(true) && (stats.allowed.is_some() || stats.amplified.is_some())
+}
+
 /// The NMSE of the worst row. A row that was compared and has none is not finite.
 pub(crate) fn nmse(stats: &TapStats) -> Level {
     match stats.nmse {

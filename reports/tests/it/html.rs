@@ -223,6 +223,29 @@ fn the_first_screen_answers_and_leaves_out_what_is_not_known() {
     };
     let mut wrong = sample::pass();
     assert!(passes(&wrong) && !passes(&sample::died()) && !passes(&sample::timed()));
+    // A limit that rounding alone exceeds is not one that is kept.
+    let mut grown = sample::pass();
+    let mut taps = grown.taps.iter_mut();
+    let logits = taps.find_map(|tap| match tap.tap.as_str() {
+        "logits" => tap.cumulative.as_mut(),
+        _ => None,
+    });
+    logits.unwrap().amplified = Some(reports::model::Amplified {
+        rows: 1,
+        nmse: Some(1.3e-3),
+        stages: 96,
+        roundings: Vec::new(),
+        limit: None,
+    });
+    let html = render(&grown).unwrap();
+    for says in [
+        "1 exceeded by rounding alone",
+        "every limit but 1 limit, exceeded by rounding alone",
+        "within its limit but 1, beyond it by rounding alone",
+    ] {
+        assert!(html.contains(says), "{says}");
+    }
+    assert!(!html.contains("limits kept<"));
     // Every limit is kept, and the oracle finds an engine wrong.
     (wrong.verdict.status, wrong.verdict.exit_code) = (reports::model::Status::Fail, 10);
     assert!(!passes(&wrong));
