@@ -15,11 +15,12 @@ use reports::outcome::Outcome;
 use super::arbitration::NoRuling;
 use super::court::Oracle;
 use super::generation::explained;
-use super::inquiry::{Answer, Inquiry, Row};
+use super::inquiry::{Answer, Inquiry};
 use super::measurements::Measurements;
 use super::plan::Plan;
 use super::spot_check::seed_of_now;
 use crate::compare::site::Site;
+use crate::compare::tap::Beyond;
 use crate::engine::Failed;
 use crate::session::batches::Sequence;
 use crate::session::loaded::Loaded;
@@ -70,7 +71,7 @@ pub(super) fn hear_logits(
     engines.configure(plan.settings)?;
     let mut rng = Rng::new(seed_of_now(), "logits");
     let pair = &mut engines.pair();
-    let mut ask = |prompt: usize, sequence: Sequence<'_>, rows: &[Row]| {
+    let mut ask = |prompt: usize, sequence: Sequence<'_>, rows: &[Beyond]| {
         let mut inquiry = Inquiry {
             court: &mut *court,
             plan,
@@ -90,8 +91,7 @@ pub(super) fn hear_logits(
         if !is_of_logits(&site) || !prompts.contains(&prompt) {
             continue;
         }
-        let rows: Vec<Row> = rows.iter().map(|&row| Row::of(row)).collect();
-        match ask(prompt, measured.sequence(prompt), &rows)? {
+        match ask(prompt, measured.sequence(prompt), rows)? {
             Answer::Right(amplified) => {
                 heard.prompts.insert(prompt, amplified);
             }
@@ -114,9 +114,9 @@ pub(super) fn hear_logits(
                 prompt: &as_prompt,
                 steps: &[],
             };
-            let rows = check.beyond.iter().map(|row| Row {
+            let rows = check.beyond.iter().map(|row| Beyond {
                 position: row.worst.position,
-                nmse: row.nmse,
+                nmse: row.nmse.unwrap_or(f64::NAN),
             });
             match ask(prompt, sequence, &rows.collect::<Vec<_>>())? {
                 Answer::Right(amplified) => {

@@ -214,7 +214,7 @@ fn parted(generation: Option<&Generation>) -> impl Iterator<Item = &Generation> 
 }
 
 /// The rows to be judged: all of them, or the first, the worst and others drawn at random.
-fn chosen(rows: &[Beyond], most: usize, rng: &mut Rng) -> Vec<Beyond> {
+pub(super) fn chosen(rows: &[Beyond], most: usize, rng: &mut Rng) -> Vec<Beyond> {
     if rows.len() <= most {
         return rows.to_vec();
     }

@@ -14,8 +14,8 @@ use reports::model::{Amplified, Role, RoundingSpread, WrongStage};
 
 use super::arbitration::{NoRuling, nmse};
 use super::court::{Captured, Court, Question, Wanted, WantedRows};
+use super::excuses::chosen;
 use super::plan::Plan;
-use crate::compare::finite;
 use crate::compare::tap::Beyond;
 use crate::engine::{Engine, EngineError, by};
 use crate::session::batches::{Sequence, rows};
@@ -43,23 +43,6 @@ const TOKENS: usize = 64;
 /// Passes through the model that measuring takes, about.
 const PASSES: usize = 8;
 
-/// A row of logits beyond its limit.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Row {
-    pub(super) position: usize,
-    /// `None` if not finite.
-    pub(super) nmse: Option<f64>,
-}
-
-impl Row {
-    pub(super) fn of(row: Beyond) -> Row {
-        Row {
-            position: row.position,
-            nmse: finite(row.nmse),
-        }
-    }
-}
-
 /// What speaks for rows beyond their limit, or against an engine.
 #[derive(Debug)]
 pub(super) enum Answer {
@@ -86,12 +69,10 @@ impl Inquiry<'_, '_> {
     ///
     /// # Errors
     /// The engine that failed when it was asked again, or the oracle.
-    pub(super) fn about(&mut self, pair: &mut Pair, rows: &[Row]) -> Result<Answer, NoRuling> {
-        let worst = rows
-            .iter()
-            .map(|row| row.nmse)
-            .collect::<Option<Vec<f64>>>();
-        let worst = worst.and_then(|all| all.into_iter().reduce(f64::max));
+    pub(super) fn about(&mut self, pair: &mut Pair, rows: &[Beyond]) -> Result<Answer, NoRuling> {
+        let worst = rows.iter().map(|row| row.nmse);
+        // NaN is the largest.
+        let worst = worst.max_by(f64::total_cmp);
         // What is no number is no rounding.
         let Some(worst) = worst.filter(|worst| worst.is_finite()) else {
             return Ok(Answer::Open(None));
@@ -100,7 +81,7 @@ impl Inquiry<'_, '_> {
             "evaluating prompt {} again, for the oracle",
             self.prompt
         ));
-        let chosen = self.chosen(rows);
+        let chosen = chosen(rows, ROWS, self.rng);
         let positions = self.positions(&chosen);
         let mut captured = Vec::new();
         for role in Role::BOTH {
@@ -143,23 +124,8 @@ impl Inquiry<'_, '_> {
         })
     }
 
-    /// The first row, the worst, and others.
-    fn chosen(&mut self, rows: &[Row]) -> Vec<Row> {
-        if rows.len() <= ROWS {
-            return rows.to_vec();
-        }
-        let size = |row: &Row| row.nmse.unwrap_or(f64::INFINITY);
-        let worst = rows.iter().enumerate();
-        let worst = worst.max_by(|(_, a), (_, b)| size(a).total_cmp(&size(b)));
-        let mut drawn = BTreeSet::from([0, worst.map_or(0, |(i, _)| i)]);
-        while drawn.len() < ROWS {
-            drawn.insert(self.rng.below(rows.len()));
-        }
-        drawn.into_iter().map(|i| rows[i]).collect()
-    }
-
     /// Those of the rows, and as many before the last as can be afforded: what is wrong there shows in what comes later.
-    fn positions(&mut self, chosen: &[Row]) -> Vec<usize> {
+    fn positions(&mut self, chosen: &[Beyond]) -> Vec<usize> {
         let facts = &self.plan.facts;
         let of_layer = 12 * facts.n_embd + 4 * facts.n_ff;
         let of_position = facts.n_layer * of_layer + facts.n_vocab;
@@ -201,7 +167,7 @@ impl Inquiry<'_, '_> {
     }
 
     /// Whether these are the rows that were compared.
-    fn repeated(&self, captured: &[(Captured, Vec<Tap>)], chosen: &[Row]) -> bool {
+    fn repeated(&self, captured: &[(Captured, Vec<Tap>)], chosen: &[Beyond]) -> bool {
         let [(reference, _), (candidate, _)] = captured else {
             return false;
         };
@@ -212,7 +178,7 @@ impl Inquiry<'_, '_> {
             let [Some(r), Some(c)] = rows else {
                 return false;
             };
-            row.nmse.is_some_and(|before| nmse(at.0, r, c) == before)
+            nmse(at.0, r, c) == row.nmse
         })
     }
 

@@ -10,9 +10,10 @@ use super::amplified::noted;
 use super::arbitration::{NoRuling, arbitrate};
 use super::court::Oracle;
 use super::excuses::Blame;
-use super::inquiry::{Answer, Inquiry, Row};
+use super::inquiry::{Answer, Inquiry};
 use super::plan::Plan;
 use super::spot_check::seed_of_now;
+use crate::compare::tap::Beyond;
 use crate::engine::Failed;
 use crate::session::batches::Sequence;
 use crate::session::loaded::Loaded;
@@ -131,9 +132,9 @@ impl Parted {
             prompt: 0,
             rng: &mut Rng::new(seed_of_now(), "conditions"),
         };
-        let rows = [Row {
+        let rows = [Beyond {
             position: row.position,
-            nmse: Some(nmse),
+            nmse,
         }];
         match inquiry.about(pair, &rows) {
             Ok(Answer::Right(amplified)) if amplified.within() => Ok(Heard::Amplified(amplified)),
