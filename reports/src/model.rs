@@ -598,7 +598,7 @@ pub struct AllowedRoundings {
 /// does and the other does not has grown over the layers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Amplified {
-    /// Rows beyond the limit; under other conditions, the worst of them.
+    /// Rows beyond the limit; under other conditions, those of them that the oracle was asked about, the worst first.
     pub rows: u64,
     /// The largest NMSE of those; null if not finite.
     pub nmse: Option<f64>,

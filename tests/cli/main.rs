@@ -120,10 +120,15 @@ fn run(model: &Path, more: &[&str]) -> (i32, Report, String) {
     )
 }
 
-/// What a run found, but for what is said of every model whose file does not name its activation, as the bundled one.
+/// What a run found, but for what is said of every model whose file does not name its activation, as the bundled one, and
+/// for roundings that the layers grow, which depend on the tokens drawn and on NumPy's sums on this CPU.
 fn findings(report: &Report) -> Vec<&Finding> {
+    let by_chance = [
+        "is assumed (--activation",
+        "rounding, amplified over the layers",
+    ];
     let all = report.verdict.findings.iter();
-    all.filter(|f| !f.text.contains("is assumed (--activation"))
+    all.filter(|f| !by_chance.iter().any(|says| f.text.contains(says)))
         .collect()
 }
 

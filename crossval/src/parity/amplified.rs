@@ -77,6 +77,7 @@ pub(super) fn hear_logits(
             plan,
             sequence,
             prompt,
+            compared: true,
             rng: &mut rng,
         };
         match inquiry.about(pair, rows) {

@@ -2,8 +2,9 @@
 //! engines right in those rows and before them, given its own inputs, and what does each rounding that the model's types
 //! allow make of the logits of the same tokens, in the oracle?
 //!
-//! An engine of which every stage can be judged, in the rows that were compared, is right if all are. Of one that offers
-//! less, the rows must lie within [`APART`] times what the roundings come to, as well.
+//! An engine of which every stage can be judged, in the rows that were compared and, where nothing else has compared them,
+//! at every position before, is right if all are. Of one that offers less, the rows must lie within [`APART`] times what
+//! the roundings come to, as well.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +30,7 @@ const APART: f64 = 4.0;
 const ROWS: usize = 8;
 
 /// Positions that are judged, at most: those rows, and others before them.
-const POSITIONS: usize = 32;
+const POSITIONS: usize = 256;
 
 /// Values of taps that are kept of an engine for that, at most, beside its cache.
 const VALUES: usize = 1 << 25;
@@ -61,6 +62,9 @@ pub(super) struct Inquiry<'a, 'c> {
     pub(super) sequence: Sequence<'a>,
     /// Index of the prompt.
     pub(super) prompt: usize,
+    /// Whether every position of it has been compared tap by tap. Where none was, a fault at one that is not judged here
+    /// would be taken for what later positions start from.
+    pub(super) compared: bool,
     pub(super) rng: &'a mut Rng,
 }
 
@@ -91,7 +95,9 @@ impl Inquiry<'_, '_> {
             );
         }
         let mut stages = 0;
+        let last = rows.iter().map(|row| row.position).max().unwrap_or(0);
         let mut all = self.repeated(&captured, &chosen);
+        all &= self.compared || positions.len() > last;
         let mut wrong = Vec::new();
         for (role, (captured, offered)) in Role::BOTH.into_iter().zip(&captured) {
             let judged = self.judge(role, captured, offered, &positions)?;
@@ -102,7 +108,6 @@ impl Inquiry<'_, '_> {
         if !wrong.is_empty() {
             return Ok(Answer::Wrong(wrong));
         }
-        let last = rows.iter().map(|row| row.position).max().unwrap_or(0);
         let roundings = self.roundings(last)?;
         let largest = roundings
             .iter()

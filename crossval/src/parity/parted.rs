@@ -3,7 +3,7 @@
 use bitnet_model::random::Rng;
 use bitnet_model::tap::Tap;
 use crossval_protocol::Settings;
-use reports::model::{Amplified, AtFault, Divergence, Finding, Mode, Role, Source};
+use reports::model::{Amplified, AtFault, Divergence, Finding, Mode, Role, Source, WrongStage};
 use reports::outcome::Outcome;
 
 use super::amplified::noted;
@@ -19,19 +19,30 @@ use crate::session::batches::Sequence;
 use crate::session::loaded::Loaded;
 use crate::session::setup::Setup;
 
+/// Rows that are heard, at most, where the model grows roundings to more than is measured of them.
+const HEARINGS: usize = 4;
+
 /// Engines that differ from each other.
 #[derive(Clone, Debug)]
 pub(super) struct Parted {
     pub(super) source: Source,
     pub(super) text: String,
-    /// The tokens up to the row where they differ most.
+    /// Rows where they differ, the one where they differ most first.
+    pub(super) rows: Vec<PartedRow>,
+}
+
+/// A row of logits in which they differ.
+#[derive(Clone, Debug)]
+pub(super) struct PartedRow {
+    /// The tokens up to it.
     pub(super) tokens: Vec<u32>,
     pub(super) n_ctx: usize,
-    /// How far apart the row is, where it is that what counts.
+    /// How far apart it is, where it is that what counts.
     pub(super) nmse: Option<f64>,
 }
 
 /// What the oracle says of them.
+#[derive(Debug, PartialEq)]
 enum Heard {
     Wrong(AtFault),
     Amplified(Amplified),
@@ -45,14 +56,18 @@ impl Parted {
     }
 
     /// A finding for each engine that is wrong, or one that names none where the oracle finds none; or what speaks for both
-    /// where the model grows roundings to that.
+    /// where the model grows roundings to that: of each row, that it is no more than they come to, or that every stage of
+    /// both engines is right.
     pub(super) fn findings(
         &self,
         engines: &mut Loaded,
         setup: &Setup,
         plan: &Plan,
     ) -> (Vec<Finding>, Option<Amplified>) {
-        let heard = engines.attempt(|engines| self.hear(engines, setup, plan));
+        let heard = engines.attempt(|engines| {
+            let one = |row: &PartedRow| row.hear(engines, setup, plan);
+            hear(&self.rows, one)
+        });
         let wrong: &[Role] = match heard {
             Some(Heard::Wrong(AtFault::Reference)) => &[Role::Reference],
             Some(Heard::Wrong(AtFault::Candidate)) => &[Role::Candidate],
@@ -77,7 +92,46 @@ impl Parted {
             },
         }
     }
+}
 
+/// Who is wrong in rows that are apart, the worst first.
+fn hear(
+    rows: &[PartedRow],
+    mut hear: impl FnMut(&PartedRow) -> Result<Heard, Failed>,
+) -> Result<Heard, Failed> {
+    let mut heard: Option<Amplified> = None;
+    for (i, row) in rows.iter().enumerate() {
+        let within = |heard: &Amplified| {
+            let both = row.nmse.zip(heard.limit);
+            both.is_some_and(|(nmse, limit)| nmse <= limit)
+        };
+        if heard.as_ref().is_some_and(within) {
+            break;
+        }
+        if i == HEARINGS {
+            return Ok(Heard::Nothing);
+        }
+        match hear(row)? {
+            Heard::Amplified(more) => heard = Some(together(heard, more)),
+            other => return Ok(other),
+        }
+    }
+    Ok(heard.map_or(Heard::Nothing, Heard::Amplified))
+}
+
+/// What speaks for a row, and for rows worse than it.
+fn together(worse: Option<Amplified>, row: Amplified) -> Amplified {
+    let Some(mut all) = worse else { return row };
+    all.rows += row.rows;
+    all.stages += row.stages;
+    if row.limit > all.limit {
+        all.limit = row.limit;
+        all.roundings = row.roundings;
+    }
+    all
+}
+
+impl PartedRow {
     /// Who is wrong, by the oracle, from both engines' values in the same context.
     fn hear(&self, engines: &mut Loaded, setup: &Setup, plan: &Plan) -> Result<Heard, Failed> {
         let settings = Settings {
@@ -130,6 +184,7 @@ impl Parted {
             plan: &plan,
             sequence,
             prompt: 0,
+            compared: false,
             rng: &mut Rng::new(seed_of_now(), "conditions"),
         };
         let rows = [Beyond {
@@ -137,9 +192,91 @@ impl Parted {
             nmse,
         }];
         match inquiry.about(pair, &rows) {
-            Ok(Answer::Right(amplified)) if amplified.within() => Ok(Heard::Amplified(amplified)),
-            Ok(_) | Err(NoRuling::Oracle(_)) => Ok(Heard::Nothing),
+            Ok(Answer::Right(amplified)) => Ok(Heard::Amplified(amplified)),
+            Ok(Answer::Wrong(stages)) => Ok(Heard::Wrong(at_fault_in(&stages))),
+            Ok(Answer::Open(_)) | Err(NoRuling::Oracle(_)) => Ok(Heard::Nothing),
             Err(NoRuling::Engine(failed)) => Err(failed),
         }
+    }
+}
+
+/// Whose stages these are.
+fn at_fault_in(wrong: &[WrongStage]) -> AtFault {
+    let of = |role: Role| wrong.iter().any(|stage| stage.engine == role.name());
+    match Role::BOTH.map(of) {
+        [true, true] => AtFault::Both,
+        [true, false] => AtFault::Reference,
+        [false, true] => AtFault::Candidate,
+        [false, false] => AtFault::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(rows: &[f64], of: impl Fn(f64) -> Heard) -> (Heard, usize) {
+        let rows = rows.iter().map(|&nmse| PartedRow {
+            tokens: Vec::new(),
+            n_ctx: 1,
+            nmse: Some(nmse),
+        });
+        let mut n = 0;
+        let heard = hear(&rows.collect::<Vec<_>>(), |row| {
+            n += 1;
+            Ok(of(row.nmse.unwrap()))
+        });
+        (heard.unwrap_or(Heard::Nothing), n)
+    }
+
+    /// Of one row, every stage of which is right.
+    fn right(nmse: f64, limit: f64) -> Amplified {
+        Amplified {
+            rows: 1,
+            nmse: Some(nmse),
+            stages: 10,
+            roundings: Vec::new(),
+            limit: Some(limit),
+        }
+    }
+
+    #[test]
+    fn rows_are_heard_until_roundings_account_for_the_rest() {
+        let of = |nmse| Heard::Amplified(right(nmse, 2e-3));
+        let all = Amplified {
+            rows: 2,
+            stages: 20,
+            ..right(5e-3, 2e-3)
+        };
+        assert_eq!(
+            heard(&[5e-3, 3e-3, 2e-3, 1e-3], of),
+            (Heard::Amplified(all), 2)
+        );
+        let more = |nmse| Heard::Amplified(right(nmse, if nmse < 4e-3 { 3e-3 } else { 1e-3 }));
+        let (Heard::Amplified(all), 2) = heard(&[5e-3, 3e-3, 2.5e-3], more) else {
+            panic!("two rows");
+        };
+        assert_eq!((all.nmse, all.limit), (Some(5e-3), Some(3e-3)));
+    }
+
+    #[test]
+    fn one_row_that_is_wrong_or_open_is_enough() {
+        let of = |other: fn() -> Heard| {
+            move |nmse| match nmse > 4e-3 {
+                true => Heard::Amplified(right(nmse, 1e-3)),
+                false => other(),
+            }
+        };
+        let wrong = || Heard::Wrong(AtFault::Candidate);
+        let rows = [5e-3, 3e-3, 2e-3];
+        assert_eq!(heard(&rows, of(wrong)), (wrong(), 2));
+        assert_eq!(heard(&rows, of(|| Heard::Nothing)), (Heard::Nothing, 2));
+    }
+
+    #[test]
+    fn rows_that_nobody_has_heard_are_not_passed_over() {
+        let of = |nmse| Heard::Amplified(right(nmse, 1e-3));
+        let rows = [9e-3, 8e-3, 7e-3, 6e-3, 5e-3];
+        assert_eq!(heard(&rows, of), (Heard::Nothing, HEARINGS));
     }
 }

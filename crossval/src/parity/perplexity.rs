@@ -6,7 +6,7 @@ use half::f16;
 use reports::model::{Perplexity, PerplexityDifference, Role, Source};
 use reports::number;
 
-use super::parted::Parted;
+use super::parted::{Parted, PartedRow};
 use crate::compare::finite;
 use crate::compare::logits::{kl_divergence, most_likely, negative_log_likelihood};
 use crate::compare::tap::row_nmse;
@@ -61,9 +61,11 @@ impl OnText {
                 "the engines read the text differently: {}",
                 beyond.join("; ")
             ),
-            tokens: self.worst.clone(),
-            n_ctx: self.n_ctx,
-            nmse: None,
+            rows: vec![PartedRow {
+                tokens: self.worst.clone(),
+                n_ctx: self.n_ctx,
+                nmse: None,
+            }],
         })
     }
 }

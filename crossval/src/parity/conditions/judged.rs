@@ -12,7 +12,7 @@ use super::tally::{Met, Tally};
 use crate::compare::finite;
 use crate::compare::worst::Worst;
 use crate::engine::EngineSpec;
-use crate::parity::parted::Parted;
+use crate::parity::parted::{Parted, PartedRow};
 use crate::parity::plan::Plan;
 use crate::profile::Profile;
 use crate::session::loaded::Loaded;
@@ -60,11 +60,8 @@ impl Judged {
     /// Says what speaks for rows beyond the limit.
     pub(in crate::parity) fn report(self, amplified: Option<Amplified>) -> Conditions {
         let mut report = self.report;
-        let limit = amplified.as_ref().and_then(|amplified| amplified.limit);
         for index in self.but_for_that {
-            let condition = &mut report.compared[index];
-            let within = condition.nmse.zip(limit);
-            condition.pass = within.is_some_and(|(nmse, limit)| nmse <= limit);
+            report.compared[index].pass = amplified.is_some();
         }
         report.amplified = amplified;
         report
@@ -314,26 +311,35 @@ impl Tally {
     }
 
     fn between(&self, limits: &Limits, sequences: &Sequences) -> Option<Parted> {
-        let beyond = || {
-            let met = self.met.iter();
-            met.filter(|(_, met)| met.between.exceeds(limits.between))
-        };
-        let (key, met) =
-            beyond().max_by(|(_, a), (_, b)| a.between.rank().total_cmp(&b.between.rank()))?;
-        let (fed, position) = met.parting?;
+        let met = self.met.iter();
+        let beyond = met.filter(|(_, met)| met.between.exceeds(limits.between));
+        let mut beyond: Vec<(&Key, &Met)> = beyond.collect();
+        beyond.sort_by(|(_, a), (_, b)| b.between.rank().total_cmp(&a.between.rank()));
+        let (key, met) = beyond.first()?;
         let text = format!(
             "the engines' logits differ in {}; the worst: {}, NMSE {}, limit {}",
-            number::plural(beyond().count() as u64, "condition"),
+            number::plural(beyond.len() as u64, "condition"),
             named(key),
             met.between.text(),
             number::error(limits.between)
         );
+        // Most conditions have their worst row in common.
+        let same = |&(_, a): &(&Key, &Met), &(_, b): &(&Key, &Met)| {
+            (a.parting, a.between.0) == (b.parting, b.between.0)
+        };
+        let rows = beyond.chunk_by(same).filter_map(|met| {
+            let (key, met) = met.first()?;
+            let (fed, position) = met.parting?;
+            Some(PartedRow {
+                tokens: sequences.tokens(fed)[..=position].to_vec(),
+                n_ctx: key.context,
+                nmse: met.between.0,
+            })
+        });
         Some(Parted {
             source: Source::Conditions,
             text,
-            tokens: sequences.tokens(fed)[..=position].to_vec(),
-            n_ctx: key.context,
-            nmse: met.between.0,
+            rows: rows.collect(),
         })
     }
 }
