@@ -1,6 +1,7 @@
 //! The machine and the build, for the report.
 
 use reports::model::Environment;
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 /// What the root package's build script stamped into the binary.
 #[derive(Clone, Copy, Debug)]
@@ -35,13 +36,13 @@ pub fn describe(provenance: &Provenance) -> Environment {
             .map(str::to_owned)
             .collect(),
         os: operating_system(),
-        cpu: field("/proc/cpuinfo", "model name"),
+        cpu: cpu_name(),
         cpu_id: std::fs::read_to_string("/proc/cpuinfo")
             .ok()
             .and_then(|text| cpu_id(&text)),
         cpu_features: cpu_features(),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
-        memory_bytes: memory("MemTotal"),
+        memory_bytes: memory(System::total_memory),
     }
 }
 
@@ -65,15 +66,23 @@ fn cpu_id(cpuinfo: &str) -> Option<String> {
     (!said.is_empty()).then(|| said.join(", "))
 }
 
-/// Memory that can be had without swapping, bytes.
-pub fn available_memory() -> Option<u64> {
-    memory("MemAvailable")
+/// The name of the first CPU.
+fn cpu_name() -> Option<String> {
+    let kind = RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing());
+    let system = System::new_with_specifics(kind).ok()?;
+    let name = system.cpus().first()?.brand().trim();
+    (!name.is_empty()).then(|| name.to_owned())
 }
 
-fn memory(key: &str) -> Option<u64> {
-    let kib = field("/proc/meminfo", key)?;
-    let kib: u64 = kib.strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
+/// Memory that can be had without swapping, bytes.
+pub fn available_memory() -> Option<u64> {
+    memory(System::available_memory)
+}
+
+fn memory(of: fn(&System) -> u64) -> Option<u64> {
+    let kind = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
+    let system = System::new_with_specifics(kind).ok()?;
+    Some(of(&system)).filter(|&bytes| bytes > 0)
 }
 
 /// The CPUs that this process may run on.
@@ -123,22 +132,19 @@ fn cpu_list(list: &str) -> Vec<usize> {
     ranges.flatten().collect()
 }
 
+/// `Debian GNU/Linux 12 (bookworm), kernel 6.1.0-18-amd64`.
 fn operating_system() -> String {
-    let name = field_with("/etc/os-release", "PRETTY_NAME", '=').map_or_else(
+    let name = field("/etc/os-release", "PRETTY_NAME", '=').map_or_else(
         || std::env::consts::OS.to_owned(),
         |n| n.trim_matches('"').to_owned(),
     );
-    match std::fs::read_to_string("/proc/sys/kernel/osrelease") {
-        Ok(kernel) => format!("{name}, kernel {}", kernel.trim()),
+    match System::kernel_version() {
+        Ok(kernel) => format!("{name}, kernel {kernel}"),
         Err(_) => name,
     }
 }
 
-fn field(path: &str, key: &str) -> Option<String> {
-    field_with(path, key, ':')
-}
-
-fn field_with(path: &str, key: &str, separator: char) -> Option<String> {
+fn field(path: &str, key: &str, separator: char) -> Option<String> {
     field_of(&std::fs::read_to_string(path).ok()?, key, separator)
 }
 

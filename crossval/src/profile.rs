@@ -371,15 +371,18 @@ fn check_override(file: &File) -> Result<(), String> {
     let expires: Date = expires
         .parse()
         .map_err(|e| format!("`expires` {expires:?}: {e}"))?;
-    let today = jiff::Timestamp::now()
-        .to_zoned(jiff::tz::TimeZone::UTC)
-        .date();
-    if expires < today {
+    if expires < today() {
         return Err(format!(
             "it expired on {expires}: are its limits still right?"
         ));
     }
     Ok(())
+}
+
+/// The day in UTC, up to which entries and profiles that expire are held.
+pub(crate) fn today() -> Date {
+    let now = jiff::Timestamp::now();
+    now.to_zoned_datetime(jiff::tz::TimeZone::UTC).date()
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::io::Write as _;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 use serde::Serialize;
 
@@ -49,9 +51,9 @@ pub fn render(report: &Report) -> Result<String, Error> {
     page(
         PAGE,
         context! {
-        facts,
-        digest,
-        charts,
+        facts => Serde(&facts),
+        digest => Serde(digest),
+        charts => Serde(charts),
         style => style(),
         script => Value::from_safe_string(SCRIPT.to_owned()),
         json => Value::from_safe_string(packed(&json::write_compact(report)?)?),
@@ -70,8 +72,9 @@ pub(crate) fn page(template: &str, context: Value) -> Result<String, Error> {
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.add_test("web_address", |text: &str| is_web_address(text));
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
+    let mut syntax = SyntaxConfig::builder();
+    syntax.trim_blocks(true).lstrip_blocks(true);
+    environment.set_syntax(syntax.build()?);
     environment.add_template("table.html", TABLE)?;
     Ok(environment.render_named_str("page.html", template, context)?)
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
@@ -12,8 +13,9 @@ use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 /// An environment in which templates render as with transformers' `apply_chat_template`.
 pub(super) fn huggingface() -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
+    let mut syntax = SyntaxConfig::builder();
+    syntax.trim_blocks(true).lstrip_blocks(true);
+    environment.set_syntax(syntax.build().expect("the default delimiters"));
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_unknown_method_callback(method);
     environment.add_filter("tojson", tojson);
@@ -37,7 +39,7 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 /// Python's methods of strings, mappings and lists.
-fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     // `pycompat` counts the empty string for ever.
     if let ("count", Some(text), [what]) = (name, value.as_str(), args)
         && what.as_str() == Some("")

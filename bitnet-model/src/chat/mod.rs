@@ -10,6 +10,7 @@ mod tests;
 
 use std::path::Path;
 
+use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 
@@ -80,10 +81,10 @@ impl ChatTemplate {
             .get_template(NAME)
             .map_err(|e| describe(&e))?;
         let variables = context! {
-            messages,
+            messages => Serde(messages),
             add_generation_prompt,
-            bos_token => self.bos,
-            eos_token => self.eos,
+            bos_token => &self.bos,
+            eos_token => &self.eos,
             // Defined, as transformers has it: templates ask whether they are none.
             tools => (),
             documents => (),

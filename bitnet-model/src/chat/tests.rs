@@ -203,7 +203,8 @@ fn hostile_templates_come_to_an_end() {
             "{% for i in range(9000) %}{{ 'x' * 4000 }}{% endfor %}",
             "its text is longer than 16777216 bytes",
         ),
-        ("{{ 'x' * 1000000000000 }}", "repeated string is too large"),
+        // Long strings count as many instructions.
+        ("{{ 'x' * 1000000000000 }}", "does not come to an end"),
         (
             "{{ {} | tojson(indent=1000000000000) }}",
             "an indentation of 1000000000000",

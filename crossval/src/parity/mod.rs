@@ -49,7 +49,7 @@ use crate::engine::EngineSpec;
 use crate::error::Error;
 use crate::interrupt;
 use crate::known::{Ledger, Occurred};
-use crate::profile::Profile;
+use crate::profile::{Profile, today};
 use crate::progress::Progress;
 use crate::session::activation;
 use crate::session::batches::Sequence;
@@ -439,9 +439,7 @@ fn judge(
         sites: exceeded.iter().map(|&(site, _)| site).collect(),
         generation: generation.map(generation::differs),
         complete: coverage.compared == coverage.expected,
-        today: jiff::Timestamp::now()
-            .to_zoned(jiff::tz::TimeZone::UTC)
-            .date(),
+        today: today(),
     });
     progress.stage("hearing the ledger");
     let mut oracle = Oracle::new(setup, plan, seed.unwrap_or_default());

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, ContentArrangement, presets};
 use minijinja::context;
+use minijinja::value::Serde;
 
 use super::Comparison;
 use super::view::View;
@@ -65,7 +66,7 @@ pub(super) fn html(comparison: &Comparison) -> Result<String, Error> {
     let status = comparison.b.status.name();
     html::page(
         PAGE,
-        context! { view => View::new(comparison), status, style => html::style() },
+        context! { view => Serde(View::new(comparison)), status => Serde(status), style => html::style() },
     )
 }
 
@@ -88,7 +89,7 @@ fn wrapped(text: &str) -> String {
 
 fn arranged(table: &mut comfy_table::Table) -> &mut comfy_table::Table {
     table
-        .load_preset(presets::NOTHING)
+        .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::DynamicFullWidth)
         .set_width(WIDTH)
 }

@@ -64,7 +64,7 @@ impl Grid {
     pub(super) fn new(header: &[&str], figures: &'static [usize]) -> Grid {
         let mut table = comfy_table::Table::new();
         table
-            .load_preset(presets::NOTHING)
+            .load_style(presets::NOTHING)
             .set_header(header.iter().map(|title| line_without_controls(title)));
         Grid { table, figures }
     }

@@ -22,7 +22,7 @@ fn samples_validate_against_the_schema() {
         let value = serde_json::to_value(&report).unwrap();
         let errors: Vec<_> = validator
             .iter_errors(&value)
-            .map(|e| format!("{name}: {}: {e}", e.instance_path))
+            .map(|e| format!("{name}: {}: {e}", e.instance_path()))
             .collect();
         assert!(errors.is_empty(), "{errors:#?}");
     }
