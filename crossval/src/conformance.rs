@@ -45,8 +45,8 @@ pub struct Conformance {
     pub schema: &'static str,
     /// The worker, as given on the command line.
     pub engine: String,
-    /// Path of the model that it loaded.
-    pub model: String,
+    /// Path of the model that it was to load; null where it was not asked.
+    pub model: Option<String>,
     /// In the order in which they were made.
     pub checks: Vec<Check>,
 }
@@ -66,6 +66,22 @@ impl Conformance {
     /// Whether no check failed.
     pub fn passed(&self) -> bool {
         self.checks.iter().all(|check| check.passed != Some(false))
+    }
+}
+
+/// Of a worker that cannot be asked anything, for which there is no hello: the first check failed, and no other made.
+pub fn without_hello(spec: &EngineSpec, why: &Error) -> Conformance {
+    let (name, _) = CHECKS[0];
+    let failed = Check {
+        name,
+        passed: Some(false),
+        what: Some(why.to_string()),
+    };
+    Conformance {
+        schema: SCHEMA,
+        engine: spec.to_string(),
+        model: None,
+        checks: vec![failed],
     }
 }
 
@@ -116,7 +132,7 @@ pub fn check(
     Ok(Conformance {
         schema: SCHEMA,
         engine: spec.to_string(),
-        model: model.display().to_string(),
+        model: Some(model.display().to_string()),
         checks,
     })
 }

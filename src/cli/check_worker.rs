@@ -13,7 +13,7 @@ use reports::outcome::Outcome;
 use super::limits::{LimitFlags, ModelFile};
 use super::terminal::{Terminal, table};
 use crossval::Error;
-use crossval::conformance::{Conformance, check};
+use crossval::conformance::{Conformance, check, without_hello};
 use crossval::engine::EngineSpec;
 
 #[derive(Debug, clap::Args)]
@@ -34,13 +34,22 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     let launcher = args.limits.launcher();
     let spec: EngineSpec = args.engine.parse()?;
     let scratch = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
-    let model = match args.model.given()? {
-        Some(model) => model,
-        None => of_its_own(launcher.start(&spec, None)?.hello(), scratch.path())?,
+    let checked = |model: &Path| {
+        terminal
+            .bar()
+            .during(|progress| check(&launcher, &spec, model, progress))
     };
-    let result = terminal
-        .bar()
-        .during(|progress| check(&launcher, &spec, &model, progress))?;
+    let result = match args.model.given()? {
+        Some(model) => checked(&model)?,
+        None => match launcher.start(&spec, None) {
+            Ok(engine) => {
+                let model = of_its_own(engine.hello(), scratch.path())?;
+                drop(engine);
+                checked(&model)?
+            }
+            Err(why) => without_hello(&spec, &why),
+        },
+    };
     match args.json {
         true => terminal.print_json(&result)?,
         false => terminal.print(&text(&result))?,

@@ -50,14 +50,9 @@ pub(super) struct Args {
     /// Limits: standard, strict, logits or a TOML file
     #[arg(long, value_name = "PROFILE", default_value = "standard")]
     profile: String,
-    /// The JSON file to write
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        default_value = "crossval-selftest.json"
-    )]
-    out: PathBuf,
+    /// Write the result as JSON to this file
+    #[arg(short, long, value_name = "FILE")]
+    out: Option<PathBuf>,
     /// Print the result as JSON, and nothing else
     #[arg(long)]
     json: bool,
@@ -108,7 +103,10 @@ pub(super) fn run(
         command: Vec::new(),
         environment: environment::describe(provenance),
     };
-    let mut file = StagedFile::create(&args.out).map_err(|e| Error::io(&args.out, e))?;
+    // Before what takes long.
+    let out = args.out.as_deref();
+    let staged = out.map(|path| StagedFile::create(path).map_err(|e| Error::io(path, e)));
+    let staged = staged.transpose()?;
     let model = Gguf::open(&options.setup.model).map_err(of_model)?;
     let model =
         Hyperparameters::read_as(&model, options.setup.launcher.activation).map_err(of_model)?;
@@ -126,16 +124,17 @@ pub(super) fn run(
     let test = terminal
         .bar()
         .during(|progress| selftest(&options, progress))?;
-    let json = serde_json::to_string_pretty(&test)
-        .map_err(|e| Error::Internal(format!("the result as JSON: {e}")))?;
-    let written = file.write_all(json.as_bytes()).and_then(|()| file.finish());
-    written.map_err(|e| Error::io(&args.out, e))?;
+    let mut summary = render(&test);
+    if let Some((path, mut file)) = out.zip(staged) {
+        let json = serde_json::to_string_pretty(&test)
+            .map_err(|e| Error::Internal(format!("the result as JSON: {e}")))?;
+        let written = file.write_all(json.as_bytes()).and_then(|()| file.finish());
+        written.map_err(|e| Error::io(path, e))?;
+        summary.push_str(&format!("\nreport  {}\n", path.display()));
+    }
     match args.json {
         true => terminal.print_json(&test)?,
-        false => {
-            let summary = render(&test);
-            terminal.print(&format!("{summary}\nreport  {}\n", args.out.display()))?;
-        }
+        false => terminal.print(&summary)?,
     }
     Ok(match test.passed() {
         true => Outcome::Pass,

@@ -1,6 +1,7 @@
 //! Errors of the command line's grammar, in words that say what to type.
 
 use std::io::Write;
+use std::path::Path;
 
 use bitnet_model::nearest::nearest;
 use clap::CommandFactory;
@@ -32,19 +33,40 @@ const NUMBERS: [(&str, &str); 5] = [
 
 /// Adds the command that was probably meant, where clap finds none.
 pub(super) fn suggest(e: &mut Error) {
-    if e.kind() != ErrorKind::InvalidSubcommand || e.get(ContextKind::SuggestedSubcommand).is_some()
-    {
+    if e.kind() != ErrorKind::InvalidSubcommand {
         return;
     }
     let Some(ContextValue::String(typed)) = e.get(ContextKind::InvalidSubcommand) else {
         return;
     };
+    if is_file(typed) {
+        let run = format!("crossval run {typed}");
+        e.remove(ContextKind::SuggestedSubcommand);
+        e.insert(
+            ContextKind::Suggested,
+            ContextValue::StyledStrs(vec![
+                format!("this is a file; to cross-validate it: '{run}'").into(),
+            ]),
+        );
+        return;
+    }
+    if e.get(ContextKind::SuggestedSubcommand).is_some() {
+        return;
+    }
     let cli = Cli::command();
     let shown = cli.get_subcommands().filter(|c| !c.is_hide_set());
     if let Some(meant) = nearest(typed, shown.map(|c| c.get_name())) {
         let meant = ContextValue::Strings(vec![meant.to_owned()]);
         e.insert(ContextKind::SuggestedSubcommand, meant);
     }
+}
+
+/// Whether this is a model's file and no command, there or not.
+fn is_file(typed: &str) -> bool {
+    let path = Path::new(typed);
+    path.extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+        || path.is_file()
 }
 
 /// Prints help, or what is wrong.

@@ -152,3 +152,25 @@ fn without_a_hello_nothing_else_is_checked() {
     let named = [("sends a hello", "it offers a tap twice")];
     assert_named(&changes, &named);
 }
+
+/// Nor does it take a model to say so.
+#[test]
+fn a_worker_that_ends_at_once_fails_the_first_check() {
+    let output = crossval(&["check-worker", "exec:false", "--json"]);
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(
+        (exit_code(&output), &result["model"]),
+        (30, &serde_json::Value::Null)
+    );
+    let checks = result["checks"].as_array().expect("checks");
+    assert_eq!(checks.len(), 1);
+    assert_eq!(
+        (&checks[0]["name"], &checks[0]["passed"]),
+        (&"sends a hello".into(), &false.into())
+    );
+    assert!(
+        checks[0]["what"]
+            .as_str()
+            .is_some_and(|what| !what.is_empty())
+    );
+}

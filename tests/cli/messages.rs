@@ -76,6 +76,7 @@ fn names_that_nobody_has() {
         run_of(&["--fault", "silu:fnn_act:1"]),
         run_of(&["--candiate", "rust"]),
         vec!["rnu"],
+        vec!["models/x.gguf"],
         vec!["synth", "--arch", "bitnet158", "-o", "x.gguf"],
         vec!["selftest", "--reference", "rust", "--families", "stage"],
     ];
