@@ -10,6 +10,9 @@
 #include "ggml.h"
 #include "llama_compat.h"
 
+// Of ggml's own headers, which are not installed; llama.cpp has none.
+extern "C" void quantize_row_i8_s(const float * x, void * y, int64_t n, float * scale, int32_t * sum) __attribute__((weak));
+
 struct bn_model {
     llama_model * llama;
 };
@@ -309,4 +312,12 @@ void bn_kv_clear(bn_context * context) {
         compat::kv_clear(context->llama);
         return true;
     });
+}
+
+bool bn_quantize_i8(const float * x, int8_t * codes, int64_t n, float * scale, int32_t * sum) {
+    if (quantize_row_i8_s == nullptr) {
+        return false;
+    }
+    quantize_row_i8_s(x, codes, n, scale, sum);
+    return true;
 }

@@ -133,6 +133,10 @@ bn_status bn_decode(bn_context *context, const int32_t *tokens, int32_t n, int32
 const float *bn_logits_row(bn_context *context, int32_t i);
 void bn_kv_clear(bn_context *context);
 
+/* Quantises n activations as the library does before its ternary products, to n codes, their scale and their sum; false
+ * if it has no such products. */
+bool bn_quantize_i8(const float *x, int8_t *codes, int64_t n, float *scale, int32_t *sum);
+
 #ifdef __cplusplus
 }
 #endif

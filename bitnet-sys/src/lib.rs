@@ -59,7 +59,7 @@ pub use self::{
     context::{Context, ContextOptions, Logits},
     error::Error,
     facts::name,
-    library::{LibraryFacts, library},
+    library::{LibraryFacts, library, quantize_i8},
     log::{LogLine, Severity, take_log},
     model::{LoadOptions, Model, ModelFacts},
     node::{Node, NodeInfo, NodeObserver, Source, Values, ValuesError},

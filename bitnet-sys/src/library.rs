@@ -55,6 +55,27 @@ pub fn library() -> LibraryFacts {
     }
 }
 
+/// Quantises one token's activations to int8, as the library does before its ternary products; the scale, and the sum of
+/// the codes. `None` if it has no such products.
+///
+/// # Panics
+/// If `codes` is shorter than `x`.
+pub fn quantize_i8(x: &[f32], codes: &mut [i8]) -> Option<(f32, i32)> {
+    let codes = &mut codes[..x.len()];
+    let (mut scale, mut sum) = (0.0, 0);
+    // SAFETY: both slices have the length that is passed, which fits, as no slice is longer than isize::MAX bytes.
+    let done = unsafe {
+        ffi::bn_quantize_i8(
+            x.as_ptr(),
+            codes.as_mut_ptr(),
+            x.len() as i64,
+            &mut scale,
+            &mut sum,
+        )
+    };
+    done.then_some((scale, sum))
+}
+
 /// Initialises the library once per process.
 pub(crate) fn init() -> Result<(), Error> {
     static DONE: OnceLock<Result<(), String>> = OnceLock::new();

@@ -199,6 +199,27 @@ pub struct KernelTime {
     pub ms: Vec<f64>,
 }
 
+/// One token's activations, quantised by themselves, as products with ternary weights take them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QuantiserTime {
+    /// The kernel's name.
+    pub kernel: String,
+    /// Activations: columns of the matrices.
+    pub columns: usize,
+    /// Times for one token, milliseconds.
+    pub ms: Vec<f64>,
+}
+
+/// Parts of an engine, each by itself on one thread.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct KernelTimes {
+    /// One entry per shape and number of tokens.
+    pub products: Vec<KernelTime>,
+    /// One entry per number of columns.
+    #[serde(default)]
+    pub quantisers: Vec<QuantiserTime>,
+}
+
 /// What became of a row that was judged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RowJudgement {
@@ -269,11 +290,8 @@ pub enum Response {
         #[serde(default)]
         zero: Vec<String>,
     },
-    /// The products were timed.
-    KernelsTimed {
-        /// One entry per shape and number of tokens.
-        products: Vec<KernelTime>,
-    },
+    /// The kernels were timed.
+    KernelsTimed(KernelTimes),
     /// What the library evaluates.
     Graphs(Graphs),
     /// The engine is ready to evaluate.

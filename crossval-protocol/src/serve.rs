@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::{
     self as protocol, CompactHeadUse, DecodeOptions, EncodeOptions, ErrorKind, EvalRequest,
-    FrameError, Graphs, Hello, JudgeRequest, KernelTime, ModelFacts, Request, Response,
+    FrameError, Graphs, Hello, JudgeRequest, KernelTimes, ModelFacts, Request, Response,
     RoundingSpread, Settings, TapHeader, Usage, VocabFacts,
 };
 
@@ -114,8 +114,8 @@ pub trait Backend {
     ) -> Result<Vec<RoundingSpread>, Refusal> {
         Err(Refusal::new(ErrorKind::Usage, "this engine does not judge"))
     }
-    /// Times its matrix products at the shapes of the loaded model.
-    fn time_kernels(&mut self) -> Result<Vec<KernelTime>, Refusal> {
+    /// Times its matrix products, and the quantisers before them, at the shapes of the loaded model.
+    fn time_kernels(&mut self) -> Result<KernelTimes, Refusal> {
         Err(Refusal::new(
             ErrorKind::Usage,
             "this engine does not time its kernels",
@@ -404,9 +404,7 @@ fn answer(
             zero: backend.zero_tensors()?,
         },
         Request::Graphs => Response::Graphs(backend.graphs()?),
-        Request::TimeKernels => Response::KernelsTimed {
-            products: backend.time_kernels()?,
-        },
+        Request::TimeKernels => Response::KernelsTimed(backend.time_kernels()?),
         Request::Generate { n_predict } => {
             return generate(backend, &batch(&stream.payload)?, n_predict);
         }

@@ -24,7 +24,7 @@ use super::graph_products;
 use super::nodes::{self, Layout, NodeMap, Outline, Place, Shape};
 use crossval_protocol::{
     self as protocol, Backend, DecodeOptions, DriverGone, EncodeOptions, ErrorKind, EvalRequest,
-    Graph, GraphNode, GraphSource, Graphs, Hello, KernelTime, ModelFacts, Refusal, Settings,
+    Graph, GraphNode, GraphSource, Graphs, Hello, KernelTimes, ModelFacts, Refusal, Settings,
     TakenFor, TapHeader, TapStream, VocabFacts, facts,
 };
 
@@ -316,7 +316,7 @@ impl Backend for BitnetCppBackend {
         Ok(graphs.clone())
     }
 
-    fn time_kernels(&mut self) -> Result<Vec<KernelTime>, Refusal> {
+    fn time_kernels(&mut self) -> Result<KernelTimes, Refusal> {
         let loaded = self.loaded.as_ref().ok_or_else(no_model)?;
         graph_products::measure(&loaded.model).map_err(refused)
     }

@@ -4,14 +4,18 @@
 //! is one product with the quantisation of its activations, and what a graph of one node costs beside it. Nodes that only
 //! look at others, as views do, show how much that is; products that do not take much longer say nothing, and are left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bitnet_model::gguf::TensorType;
-use bitnet_sys::{Context, ContextOptions, Error, Logits, Model, Node, NodeInfo, NodeObserver};
-use crossval_protocol::KernelTime;
+use bitnet_sys::{
+    Context, ContextOptions, Error, Logits, Model, Node, NodeInfo, NodeObserver, quantize_i8,
+};
+use crossval_protocol::{KernelTime, KernelTimes};
+
+use crate::kernels;
 
 /// Tokens at once: a decode step, and a prefill.
 const TOKENS: [usize; 2] = [1, 128];
@@ -22,14 +26,17 @@ const SAMPLES: usize = 5;
 /// Products of several tokens after which an evaluation ends: those of a few layers.
 const SEVERAL: usize = 21;
 
+/// The library's name of what quantises activations.
+const QUANTISER: &str = "ggml quantize_row_i8_s";
+
 /// How much longer than an empty node a product must take.
 const TELLING: u32 = 10;
 
-/// Times every product of the model's graph.
+/// Times every product of the model's graph, and the library's quantiser at the lengths that ternary ones take.
 ///
 /// # Errors
 /// As [`Context::decode`].
-pub(crate) fn measure(model: &Arc<Model>) -> Result<Vec<KernelTime>, Error> {
+pub(crate) fn measure(model: &Arc<Model>) -> Result<KernelTimes, Error> {
     let options = ContextOptions {
         n_ctx: TOKENS[1] as u32,
         n_batch: TOKENS[1] as u32,
@@ -40,6 +47,7 @@ pub(crate) fn measure(model: &Arc<Model>) -> Result<Vec<KernelTime>, Error> {
     };
     let mut context = Context::new(model, options)?;
     let mut products = Vec::new();
+    let mut columns = BTreeSet::new();
     for tokens in TOKENS {
         let ids: Vec<u32> = (0..tokens as u32)
             .map(|i| i % model.facts().n_vocab)
@@ -53,6 +61,9 @@ pub(crate) fn measure(model: &Arc<Model>) -> Result<Vec<KernelTime>, Error> {
                 Ok(()) | Err(Error::Stopped) => {}
                 Err(error) => return Err(error),
             }
+            let all = timer.products.keys();
+            let ternary = all.filter(|product| product.weights == TensorType::I2_S.name());
+            columns.extend(ternary.map(|product| product.columns as usize));
             if sample > 0 {
                 for (product, ms) in timer.means() {
                     samples.entry(product).or_default().push(ms);
@@ -62,7 +73,13 @@ pub(crate) fn measure(model: &Arc<Model>) -> Result<Vec<KernelTime>, Error> {
         let telling = samples.into_iter().filter(|(_, ms)| ms.len() == SAMPLES);
         products.extend(telling.map(|(product, ms)| product.time(ms)));
     }
-    Ok(products)
+    let quantises = quantize_i8(&[0.0], &mut [0]).is_some();
+    let columns = columns.into_iter().filter(|_| quantises);
+    let quantisers = columns.map(|columns| kernels::quantiser(QUANTISER, columns, quantize_i8));
+    Ok(KernelTimes {
+        products,
+        quantisers: quantisers.collect(),
+    })
 }
 
 /// A product of a matrix of weights.
@@ -171,6 +188,7 @@ impl NodeObserver for Timer {
 mod tests {
     use std::path::Path;
 
+    use bitnet_core::kernels::Kernel;
     use bitnet_sys::LoadOptions;
 
     use super::*;
@@ -179,7 +197,10 @@ mod tests {
     fn the_products_of_the_demo_model() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/tiny-bitnet.gguf");
         let model = Arc::new(Model::load(&file, LoadOptions::default()).unwrap());
-        let products = measure(&model).unwrap();
+        let KernelTimes {
+            products,
+            quantisers,
+        } = measure(&model).unwrap();
         let of = |rows, columns| {
             let same = |p: &&KernelTime| (p.rows, p.columns, p.tokens) == (rows, columns, 128);
             products.iter().find(same)
@@ -188,5 +209,19 @@ mod tests {
         let up = of(512, 128).expect("its time");
         assert_eq!((up.weights.as_str(), up.macs), ("I2_S", 512 * 128 * 128));
         assert!(up.ms.len() == SAMPLES && up.ms.iter().all(|ms| *ms > 0.0));
+        let columns: Vec<usize> = quantisers.iter().map(|q| q.columns).collect();
+        assert_eq!(columns, [128, 512]);
+        assert!(quantisers.iter().all(|q| q.ms.iter().all(|ms| *ms > 0.0)));
+    }
+
+    /// What is timed is what both engines multiply with.
+    #[test]
+    fn both_quantisers_come_to_the_same() {
+        let x: Vec<f32> = (0..640).map(|i| ((i * 37 % 641) as f32).sin()).collect();
+        let (mut ours, mut theirs) = (vec![0; x.len()], vec![0; x.len()]);
+        let kernel = Kernel::select().expect("a kernel");
+        let (scale, sum) = kernel.quantize_i8(&x, &mut ours);
+        assert_eq!(quantize_i8(&x, &mut theirs), Some((scale, sum)));
+        assert_eq!(ours, theirs);
     }
 }

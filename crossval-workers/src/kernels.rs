@@ -1,11 +1,13 @@
-//! The Rust engine's matrix products by themselves, at the model's shapes, on one thread.
+//! The Rust engine's matrix products, and the quantisers before them, by themselves, at the model's shapes, on one thread.
 
+use std::collections::BTreeSet;
+use std::hint::black_box;
 use std::time::Instant;
 
 use bitnet_core::kernels::Kernel;
 use bitnet_core::model::Model;
 use bitnet_model::tap::Tap;
-use crossval_protocol::{KernelTime, ModelFacts, facts};
+use crossval_protocol::{KernelTime, KernelTimes, ModelFacts, QuantiserTime, facts};
 
 use crate::product::{Product, Storage};
 
@@ -19,15 +21,26 @@ const MOST_ROWS: usize = 16_384;
 const SAMPLES: usize = 5;
 const SAMPLE_SECONDS: f64 = 0.01;
 
-/// Times every product of the model.
-pub(crate) fn measure(model: &Model, kernel: Kernel) -> Vec<KernelTime> {
+/// Times every product of the model, and the quantisers before them.
+pub(crate) fn measure(model: &Model, kernel: Kernel) -> KernelTimes {
     let shapes = shapes(&facts::model(model.gguf(), model.hyperparameters()));
     let cases = shapes
         .iter()
         .flat_map(|shape| TOKENS.map(|tokens| (shape, tokens)));
-    cases
-        .filter_map(|(shape, tokens)| time(kernel, shape, tokens))
-        .collect()
+    let ternary = shapes.iter().filter(|shape| shape.storage == Storage::I2S);
+    let columns: BTreeSet<usize> = ternary.map(|shape| shape.columns).collect();
+    KernelTimes {
+        products: cases
+            .filter_map(|(shape, tokens)| time(kernel, shape, tokens))
+            .collect(),
+        quantisers: columns
+            .into_iter()
+            .map(|columns| {
+                let quantise = |x: &[f32], codes: &mut [i8]| kernel.quantize_i8(x, codes);
+                quantiser(kernel.name(), columns, quantise)
+            })
+            .collect(),
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -76,13 +89,6 @@ fn time(kernel: Kernel, shape: &Shape, tokens: usize) -> Option<KernelTime> {
         return None;
     }
     let product = Product::new(shape.storage, shape.rows, shape.columns, tokens)?;
-    let seconds = |times: usize| {
-        let start = Instant::now();
-        (0..times).for_each(|_| product.run(kernel));
-        start.elapsed().as_secs_f64()
-    };
-    let once = seconds(1).max(1e-9);
-    let times = (SAMPLE_SECONDS / once).ceil() as usize;
     Some(KernelTime {
         kernel: kernel.name().to_owned(),
         weights: shape.weights.clone(),
@@ -91,10 +97,41 @@ fn time(kernel: Kernel, shape: &Shape, tokens: usize) -> Option<KernelTime> {
         tokens,
         macs: product.macs(),
         weight_bytes: product.weight_bytes(),
-        ms: (0..SAMPLES)
-            .map(|_| seconds(times) * 1e3 / times as f64)
-            .collect(),
+        ms: samples(|| product.run(kernel)),
     })
+}
+
+/// Times the quantising of one token's activations, which lie in a cache, as those just computed do.
+pub(crate) fn quantiser<T>(
+    kernel: &str,
+    columns: usize,
+    quantise: impl Fn(&[f32], &mut [i8]) -> T,
+) -> QuantiserTime {
+    let x: Vec<f32> = (0..columns)
+        .map(|i| (i * 31 % 257) as f32 / 64.0 - 2.0)
+        .collect();
+    let mut codes = vec![0; columns];
+    QuantiserTime {
+        kernel: kernel.to_owned(),
+        columns,
+        ms: samples(|| {
+            black_box(quantise(black_box(&x), &mut codes));
+        }),
+    }
+}
+
+/// Milliseconds of what is done many times per sample.
+fn samples(mut work: impl FnMut()) -> Vec<f64> {
+    let mut seconds = |times: usize| {
+        let start = Instant::now();
+        (0..times).for_each(|_| work());
+        start.elapsed().as_secs_f64()
+    };
+    let once = seconds(1).max(1e-9);
+    let times = (SAMPLE_SECONDS / once).ceil() as usize;
+    (0..SAMPLES)
+        .map(|_| seconds(times) * 1e3 / times as f64)
+        .collect()
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::{Error, kernels};
 use crate::fault::{Asked, Injectors};
 use crossval_protocol::{
     self as protocol, Backend, CompactHeadUse, DecodeOptions, EncodeOptions, ErrorKind,
-    EvalRequest, Hello, KernelTime, ModelFacts, Refusal, Settings, TapHeader, TapStream,
+    EvalRequest, Hello, KernelTimes, ModelFacts, Refusal, Settings, TapHeader, TapStream,
     VocabFacts, facts,
 };
 
@@ -231,7 +231,7 @@ impl Backend for RustBackend {
         self.next_token(&[token])
     }
 
-    fn time_kernels(&mut self) -> Result<Vec<KernelTime>, Refusal> {
+    fn time_kernels(&mut self) -> Result<KernelTimes, Refusal> {
         let model = self.model.as_ref().ok_or_else(no_model)?;
         Ok(kernels::measure(model, self.kernel))
     }

@@ -128,7 +128,11 @@ fn timings(report: &Report) -> Option<TestSuite> {
         for (role, row) in Role::BOTH.map(|role| (role, pair.row(role))) {
             let Some(row) = row else { continue };
             let threads = threads_on(report, pair.threads);
-            let name = format!("{}, {threads}, {role} ({})", pair.test, row.engine);
+            let name = format!(
+                "{}, {threads}, {role} ({})",
+                pair.test,
+                report.engines.engine(role).called()
+            );
             let judged = match measured(row) {
                 Some((m, format)) => {
                     let (median, interval) = m.written(format);
@@ -379,7 +383,7 @@ fn spot_check(report: &Report) -> Option<TestSuite> {
             Some(why) => Judged::Skipped(why.clone()),
             None => Judged::Passed,
         };
-        add(&mut suite, &format!("{role} ({})", engine.name), judged);
+        add(&mut suite, &format!("{role} ({})", engine.called()), judged);
     }
     Some(suite)
 }
@@ -392,7 +396,7 @@ fn engines(engines: &Engines) -> TestSuite {
             Some(sentence) => Judged::Errored(sentence, log.cloned().collect()),
             None => Judged::Passed,
         };
-        add(&mut suite, &format!("{role} ({})", engine.name), judged);
+        add(&mut suite, &format!("{role} ({})", engine.called()), judged);
     }
     suite
 }

@@ -128,6 +128,12 @@ fn performance(out: &mut Writer, facts: &Facts<'_>, digest: &Digest) {
         });
     }
 
+    const TIMED: &str = "Activations quantised to int8, timed by themselves";
+    match facts.quantiser_times.rows.as_slice() {
+        [] => out.sentence(&format!("{TIMED}: not measured.")),
+        _ => out.folded(TIMED, |out| out.table(&facts.quantiser_times)),
+    }
+
     out.heading(3, "Matrix multiplication");
     for (title, table) in [
         ("Parity of matrix products", &digest.products),

@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::outcome::Outcome;
 
 pub use self::bench::{
-    Bench, BenchCompactHead, BenchKernel, BenchMemory, BenchRatio, BenchRoofline, BenchRow,
-    BenchTokens, InterToken, Measured, TimedPair, TokenWork,
+    Bench, BenchCompactHead, BenchKernel, BenchMemory, BenchQuantiser, BenchRatio, BenchRoofline,
+    BenchRow, BenchTokens, InterToken, Measured, TimedPair, TokenWork,
 };
 pub use self::conditions::{Asked, Condition, Conditions, History, Own, OwnLimits, Stretch};
 pub use self::finding::{Finding, Place, Source};

@@ -13,7 +13,7 @@ pub(crate) use self::text::line_without_controls;
 use self::text::{Grid, INDENT, paragraph};
 use crate::facts::{
     Cell, Facts, Parity, at_fault, conditions_sentence, excused, found_by_oracle, gated,
-    generations_of, judged_by, measured, mode_name, nmse, stage, threads_cell, threads_on,
+    generations_of, judged_by, measured, mode_name, name_of, nmse, stage, threads_cell, threads_on,
 };
 use crate::model::{BenchRow, EngineFailure, GateFigure, KnownState, Mode, Report, Role, Status};
 use crate::number;
@@ -429,8 +429,14 @@ fn write_bench(out: &mut String, report: &Report) -> std::fmt::Result {
     if report.bench.is_none() {
         return Ok(());
     }
-    let [reference, candidate] = report.engines.by_role().map(|(_, e)| e.name.as_str());
-    let titles = ["test", reference, candidate, "speed ratio", "95% interval"];
+    let [reference, candidate] = Role::BOTH.map(|role| name_of(report, role));
+    let titles = [
+        "test",
+        &reference,
+        &candidate,
+        "speed ratio",
+        "95% interval",
+    ];
     let mut grid = Grid::new(&titles, &[1, 2, 3, 4]);
     for pair in report.timed_pairs() {
         let Some(ratio) = pair.ratio else { continue };

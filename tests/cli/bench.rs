@@ -140,7 +140,8 @@ fn the_products_of_both_engines_are_timed() {
         out.to_str().expect("UTF-8"),
     ]);
     let report = read_report(&out, &output);
-    let kernels = &report.bench.as_ref().expect("timings").kernels;
+    let bench = report.bench.as_ref().expect("timings");
+    let kernels = &bench.kernels;
     let of = |role| {
         let of_role = kernels.iter().filter(move |k| k.role == Some(role));
         let shapes = of_role.map(|k| (k.weights.as_str(), k.rows, k.columns, k.tokens));
@@ -149,6 +150,12 @@ fn the_products_of_both_engines_are_timed() {
     let wide = ("I2_S", 512, 128, 128);
     assert!(of(Role::Reference).contains(&wide) && of(Role::Candidate).contains(&wide));
     assert!(kernels.iter().all(|k| k.macs_per_second > 0.0));
+    let quantisers = bench.quantisers.iter().map(|q| (q.role, q.columns));
+    assert_eq!(
+        quantisers.collect::<Vec<_>>(),
+        Role::BOTH.map(|role| [(role, 128), (role, 512)]).concat()
+    );
+    assert!(bench.quantisers.iter().all(|q| q.elements_per_second > 0.0));
     let reference = &report.engines.reference;
     assert_eq!(reference.build["language"], "C and C++");
     let abilities = reference.abilities.as_ref().expect("what it can do");

@@ -20,6 +20,7 @@ mod neon;
 mod panels;
 
 use crate::Error;
+use crate::blocks::i2_s;
 pub use crate::gguf::Float;
 
 /// Partial sums of a floating-point dot product.
@@ -334,6 +335,14 @@ impl Kernel {
             Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe { avx512::i7::dots(weights, x, out) },
             _ => portable::i7_dots(weights, x, out),
         }
+    }
+
+    /// Quantises one token's activations, as products with I2_S take them: [`i2_s::quantize_row`].
+    ///
+    /// # Panics
+    /// If `codes` is shorter than `x`.
+    pub fn quantize_i8(self, x: &[f32], codes: &mut [i8]) -> (f32, i32) {
+        vectorize!(self, i2_s::quantize_row(x, codes))
     }
 
     /// Sums of F16 rows, weighted: `out[t][c] = sum over r of p[t][r] * rows[r][c]`, rows added in order.

@@ -1,6 +1,6 @@
 //! What activations are turned into, to be multiplied with weights.
 
-use crate::blocks::{i2_s, q6_k, q8_0};
+use crate::blocks::{q6_k, q8_0};
 use crate::kernels::{Kernel, vectorize};
 
 /// What a format of weights is multiplied with.
@@ -47,14 +47,11 @@ impl Codes {
         scales: &mut [f32],
         sum: &mut i32,
     ) {
-        vectorize!(
-            kernel,
-            match self {
-                Codes::I8 => (scales[0], *sum) = i2_s::quantize_row(x, codes),
-                Codes::Q8_0 => q8_0::quantize_row(x, codes, scales),
-                Codes::Q8K => q6_k::quantize_row_q8_k(x, codes, scales),
-            }
-        );
+        match self {
+            Codes::I8 => (scales[0], *sum) = kernel.quantize_i8(x, codes),
+            Codes::Q8_0 => vectorize!(kernel, q8_0::quantize_row(x, codes, scales)),
+            Codes::Q8K => vectorize!(kernel, q6_k::quantize_row_q8_k(x, codes, scales)),
+        }
     }
 }
 

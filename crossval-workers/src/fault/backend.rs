@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bitnet_core::sampling::greedy;
 use crossval_protocol::{
-    Backend, CompactHeadUse, DecodeOptions, EncodeOptions, EvalRequest, Hello, KernelTime,
+    Backend, CompactHeadUse, DecodeOptions, EncodeOptions, EvalRequest, Hello, KernelTimes,
     ModelFacts, Refusal, Settings, TapStream, VocabFacts,
 };
 
@@ -271,7 +271,7 @@ impl<B: Backend> Backend for FaultyBackend<B> {
         Ok(next)
     }
 
-    fn time_kernels(&mut self) -> Result<Vec<KernelTime>, Refusal> {
+    fn time_kernels(&mut self) -> Result<KernelTimes, Refusal> {
         self.engine.time_kernels()
     }
 

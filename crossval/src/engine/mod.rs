@@ -40,7 +40,7 @@ use self::stray::Kept;
 use crate::error::Error;
 use crate::interrupt;
 use crossval_protocol::{
-    self as protocol, ErrorKind, EvalRequest, FrameError, Graphs, Hello, JudgeRequest, KernelTime,
+    self as protocol, ErrorKind, EvalRequest, FrameError, Graphs, Hello, JudgeRequest, KernelTimes,
     ModelFacts, Request, Response, RoundingSpread, RowJudgement, Settings, TapHeader, Usage,
 };
 
@@ -441,10 +441,10 @@ impl Engine {
     }
 
     /// Times its kernels at the shapes of the loaded model.
-    pub fn time_kernels(&mut self) -> Result<Vec<KernelTime>, EngineError> {
+    pub fn time_kernels(&mut self) -> Result<KernelTimes, EngineError> {
         self.is_to("timing its kernels");
         match self.request(&Request::TimeKernels)? {
-            Response::KernelsTimed { products } => Ok(products),
+            Response::KernelsTimed(times) => Ok(times),
             other => Err(self.unexpected(&other)),
         }
     }

@@ -23,6 +23,8 @@ const RAMP: [(f64, &str); 4] = [
     (0.1, "within (to 10%)"),
     (1.0, "just within (to 100%)"),
 ];
+/// The last of them, where a cell is beyond its limit and passes: for what is not the engine's, or known.
+const ACCOUNTED_FOR: &str = "just within (to 100%), or beyond and accounted for";
 /// That of what is not gated: upper ends in multiples of what counts as noise, in the order of [`Paint::Over`].
 const OVER: [(f64, &str); 4] = [
     (1.0, "not gated: no more than noise"),
@@ -83,6 +85,7 @@ pub(crate) fn heatmap(parity: &Parity<'_>, mode: Mode) -> Result<Option<Chart>, 
     let mut svg = String::new();
     let mut tooltips = Vec::new();
     let mut used = Vec::new();
+    let mut beyond = false;
     {
         let area = SVGBackend::with_string(&mut svg, (width as u32, (bottom + 36) as u32))
             .into_drawing_area();
@@ -97,6 +100,8 @@ pub(crate) fn heatmap(parity: &Parity<'_>, mode: Mode) -> Result<Option<Chart>, 
                     continue;
                 };
                 let paint = paint(&shade);
+                let over = matches!(shade.share, Share::Of(x) if x > 1.0);
+                beyond |= over && matches!(paint, Paint::Ramp(_));
                 let (right, bottom) = (left + cell - GAP, top + ROW - GAP);
                 area.draw(&Rectangle::new(
                     [(left, top), (right, bottom)],
@@ -142,7 +147,14 @@ pub(crate) fn heatmap(parity: &Parity<'_>, mode: Mode) -> Result<Option<Chart>, 
     }
     used.sort_by_key(|paint| paint.index());
     let legend = used.iter();
-    let legend = legend.map(|&paint| LegendEntry::new(paint, meaning(paint)));
+    let legend = legend.map(|&paint| {
+        let last = paint == Paint::Ramp(RAMP.len() as u8 - 1);
+        let words = match beyond && last {
+            true => ACCOUNTED_FOR,
+            false => meaning(paint),
+        };
+        LegendEntry::new(paint, words)
+    });
     Ok(Some(Chart {
         svg: finish(&svg, &title, &tooltips),
         title,

@@ -1,5 +1,6 @@
 //! Timings and memory as bars.
 
+use super::name_of;
 use super::plots::plotted;
 use super::speed::{Format, measured, memory_threads, threads, threads_on};
 use crate::model::{Engine, Report, Role};
@@ -38,9 +39,9 @@ fn ratio_bars(report: &Report) -> [BarGroup; 2] {
             text: number::times(ratio.median),
         }));
         for (role, row) in Role::BOTH.map(|role| (role, pair.row(role))) {
-            let share = row.and_then(|row| Some((row, row.roofline_share?)));
-            shares.extend(share.map(|(row, share)| Bar {
-                name: format!("{name}, {}", row.engine),
+            let share = row.and_then(|row| row.roofline_share);
+            shares.extend(share.map(|share| Bar {
+                name: format!("{name}, {}", name_of(report, role)),
                 role,
                 value: share,
                 interval: None,
@@ -82,7 +83,11 @@ pub(super) fn bars(report: &Report) -> Vec<BarGroup> {
                 "milliseconds: shorter is better"
             };
             let bar = Bar {
-                name: format!("{}, {}", row.engine, threads_on(report, pair.threads)),
+                name: format!(
+                    "{}, {}",
+                    name_of(report, role),
+                    threads_on(report, pair.threads)
+                ),
                 role,
                 value: m.median,
                 interval: Some((m.low, m.high)),
@@ -107,7 +112,7 @@ pub(super) fn bars(report: &Report) -> Vec<BarGroup> {
             .filter_map(|(role, engine)| {
                 let value = value(engine)?;
                 Some(Bar {
-                    name: engine.name.clone(),
+                    name: name_of(report, role),
                     role,
                     value,
                     interval: None,
@@ -149,14 +154,9 @@ fn timed_memory_bars(report: &Report) -> Option<Vec<Bar>> {
     let all_threads = memory_threads(report);
     let mut bars = Vec::new();
     for &n in &all_threads {
-        for ((role, engine), bytes) in report
-            .engines
-            .by_role()
-            .into_iter()
-            .zip(report.timed_memory(n))
-        {
+        for (role, bytes) in Role::BOTH.into_iter().zip(report.timed_memory(n)) {
             let value = bytes? as f64;
-            let mut name = engine.name.clone();
+            let mut name = name_of(report, role);
             if all_threads.len() > 1 {
                 name += &format!(", {}", threads(n));
             }

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::coverage;
 use super::gate::{judged, no_baseline, of_result, shrunk};
 use super::movers::{few, surely_faster};
+use super::name_of;
 use super::parity::{gated, is_spoken_for};
 use super::speed::{measured, memory_threads, threads, threads_on};
 use crate::model::{
@@ -28,7 +29,7 @@ pub(super) fn advantages(report: &Report) -> [Advantages; 2] {
     let pairs = report.timed_pairs();
     let memory = memory(report);
     let measured = memory.is_some() || pairs.iter().any(|pair| compared(pair).is_some());
-    report.engines.by_role().map(|(role, engine)| {
+    Role::BOTH.map(|role| {
         let faster = pairs.iter().filter_map(|pair| {
             let (winner, figures) = compared(pair)?;
             (winner == Some(role)).then(|| {
@@ -45,7 +46,7 @@ pub(super) fn advantages(report: &Report) -> [Advantages; 2] {
             format!("Less peak memory in timed runs, by one reading each: {figures}.")
         }));
         Advantages {
-            engine: engine.name.clone(),
+            engine: name_of(report, role),
             sentences,
             measured,
         }

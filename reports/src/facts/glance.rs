@@ -298,8 +298,8 @@ pub(super) fn about(report: &Report) -> Vec<(&'static str, String)> {
     about.push(("CPU", cpu));
     about.push(("Threads", thread_counts(report)));
     let version = |engine: &Engine| match &engine.version {
-        Some(version) => format!("{} {version}", engine.name),
-        None => engine.name.clone(),
+        Some(version) => format!("{} {version}", engine.called()),
+        None => engine.called().to_owned(),
     };
     about.push((
         "Versions",

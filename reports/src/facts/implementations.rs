@@ -9,7 +9,7 @@ type Of = fn(&Engine) -> Option<String>;
 /// One row per property that either engine states.
 pub(super) fn table(report: &Report) -> Table {
     let rows: [(&str, Of); 13] = [
-        ("Engine", |engine| Some(engine.name.clone())),
+        ("Engine", |engine| Some(engine.called().to_owned())),
         ("Version", |engine| engine.version.clone()),
         ("Language", |engine| build(engine, "language")),
         ("Compiler", |engine| build(engine, "compiler")),

@@ -1,7 +1,7 @@
-//! Matrix products, timed by themselves.
+//! Matrix products and the quantisers before them, timed by themselves.
 
-use super::{Kind, State, Table};
-use crate::model::{BenchKernel, Report};
+use super::{Kind, State, Table, name_of};
+use crate::model::{BenchKernel, BenchQuantiser, Report};
 use crate::number;
 
 /// One row per shape, number of tokens and engine; empty where no kernel was timed.
@@ -38,14 +38,43 @@ pub(super) fn table(report: &Report) -> Table {
                 size(kernel.rows),
                 size(kernel.columns),
                 size(kernel.tokens),
-                kernel.role.map_or(String::new(), |role| {
-                    report.engines.engine(role).name.clone()
-                }),
+                kernel
+                    .role
+                    .map_or(String::new(), |role| name_of(report, role)),
                 kernel.kernel.clone(),
                 format!("{median} ({interval})"),
                 number::billions(kernel.macs_per_second, "MAC/s"),
                 number::billions(kernel.weight_bytes_per_second, "B/s"),
                 number::or_not_measured(kernel.roofline_share, number::share),
+            ],
+        );
+    }
+    table
+}
+
+/// One row per number of columns and engine; empty where no quantiser was timed.
+pub(super) fn quantisers(report: &Report) -> Table {
+    let mut table = Table::new(&[
+        ("Columns", Kind::Number),
+        ("Engine", Kind::Code),
+        ("Kernel", Kind::Code),
+        ("Time for one token (95% interval)", Kind::Number),
+        ("Throughput", Kind::Number),
+    ]);
+    let quantisers = report.bench.iter().flat_map(|bench| &bench.quantisers);
+    let mut quantisers: Vec<&BenchQuantiser> = quantisers.collect();
+    // Both engines' of a length together.
+    quantisers.sort_by_key(|quantiser| quantiser.columns);
+    for quantiser in quantisers {
+        let (median, interval) = quantiser.ms.written(number::milliseconds);
+        table.push(
+            State::Plain,
+            vec![
+                number::count(quantiser.columns as u64),
+                name_of(report, quantiser.role),
+                quantiser.kernel.clone(),
+                format!("{median} ({interval})"),
+                number::billions(quantiser.elements_per_second, "elements/s"),
             ],
         );
     }

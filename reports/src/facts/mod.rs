@@ -103,6 +103,8 @@ pub(crate) struct Facts<'a> {
     pub latency: Table,
     /// One row per matrix product timed by itself.
     pub kernels: Table,
+    /// One row per quantiser of activations timed by itself.
+    pub quantiser_times: Table,
     /// One row per thread count.
     pub roofline: Table,
     /// One row per thread count, where `workers` is empty.
@@ -276,6 +278,7 @@ impl<'a> Facts<'a> {
             throughput: speed::throughput(report, |_| true),
             latency: speed::latency(report),
             kernels: kernels::table(report),
+            quantiser_times: kernels::quantisers(report),
             roofline: speed::roofline(report),
             memory: speed::memory(report),
             workers: speed::workers(report),
@@ -339,13 +342,13 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// An engine's name, with its part in the run where both have the same.
+/// What an engine is called, with its part in the run where both have the same.
 pub(crate) fn name_of(report: &Report, role: Role) -> String {
     let engines = &report.engines;
-    let name = &engines.engine(role).name;
-    match engines.reference.name == engines.candidate.name {
+    let name = engines.engine(role).called();
+    match engines.reference.called() == engines.candidate.called() {
         true => format!("{name} ({role})"),
-        false => name.clone(),
+        false => name.to_owned(),
     }
 }
 

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::{Kind, State, Table, checks, mode_name};
-use crate::model::{Generation, LogitsStats, Mode, Report, Top1Disagreement};
+use super::{Kind, State, Table, checks, mode_name, name_of};
+use crate::model::{Generation, LogitsStats, Mode, Report, Role, Top1Disagreement};
 use crate::number;
 
 /// Disagreements listed; the report's JSON has all of them.
@@ -254,12 +254,12 @@ fn generated(generation: &Generation, report: &Report) -> Generated {
         contradicts,
         sides: vec![
             side(
-                &report.engines.reference.name,
+                &name_of(report, Role::Reference),
                 reference,
                 generation.reference_text.as_deref(),
             ),
             side(
-                &report.engines.candidate.name,
+                &name_of(report, Role::Candidate),
                 candidate,
                 generation.candidate_text.as_deref(),
             ),

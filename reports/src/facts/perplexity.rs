@@ -25,7 +25,7 @@ pub(super) fn table(report: &Report) -> Table {
     for (role, engine) in report.engines.by_role() {
         pairs.extend(perplexity.of(role).map(|x| {
             (
-                format!("Perplexity of the {role} ({})", engine.name),
+                format!("Perplexity of the {role} ({})", engine.called()),
                 number::value(x),
             )
         }));

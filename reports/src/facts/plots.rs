@@ -1,5 +1,6 @@
 //! Throughput by threads and by prompt length, and times between tokens, as lines.
 
+use super::name_of;
 use super::speed::threads_on;
 use crate::model::{InterToken, Report, Role, Test, TimedPair};
 use crate::number;
@@ -129,6 +130,7 @@ fn lines(
     x: impl Fn(&TimedPair<'_>) -> usize,
 ) -> Vec<PlotLine> {
     let line = |role| {
+        let name = name_of(report, role);
         let mut points: Vec<_> = pairs
             .iter()
             .filter_map(|pair| {
@@ -140,13 +142,13 @@ fn lines(
                     x: x(pair) as f64,
                     y: tps.median,
                     interval: Some((tps.low, tps.high)),
-                    text: format!("{}, {at}: {median}, 95% interval {interval}", row.engine),
+                    text: format!("{name}, {at}: {median}, 95% interval {interval}"),
                 })
             })
             .collect();
         points.sort_by(|a, b| a.x.total_cmp(&b.x));
         PlotLine {
-            name: report.engines.engine(role).name.clone(),
+            name,
             role,
             path: points.iter().map(|point| (point.x, point.y)).collect(),
             points,
@@ -180,7 +182,7 @@ pub(super) fn latencies(report: &Report) -> Vec<Plot> {
             at_points: false,
             lines: steps
                 .iter()
-                .map(|(role, steps)| steps.line(&report.engines.engine(*role).name, *role, end))
+                .map(|(role, steps)| steps.line(&name_of(report, *role), *role, end))
                 .collect(),
         }
     });

@@ -1,8 +1,8 @@
 //! Timings and memory.
 
-use super::{Kind, State, Table};
+use super::{Kind, State, Table, name_of};
 use crate::model::{
-    BenchCompactHead, BenchRow, BenchTokens, Measured, Report, TimedPair, TokenWork,
+    BenchCompactHead, BenchRow, BenchTokens, Measured, Report, Role, TimedPair, TokenWork,
 };
 use crate::number;
 
@@ -98,10 +98,10 @@ pub(super) fn latency(report: &Report) -> Table {
     let rows = || {
         pairs
             .iter()
-            .flat_map(|p| [p.reference, p.candidate])
+            .flat_map(|p| Role::BOTH.map(|role| Some((role, p.row(role)?))))
             .flatten()
     };
-    let energy = rows().any(|row| row.energy.is_some());
+    let energy = rows().any(|(_, row)| row.energy.is_some());
     let mut columns = vec![
         ("Test", Kind::Code),
         ("Threads", Kind::Number),
@@ -115,7 +115,7 @@ pub(super) fn latency(report: &Report) -> Table {
         columns.push(("Energy", Kind::Number));
     }
     let mut table = Table::new(&columns);
-    for row in rows() {
+    for (role, row) in rows() {
         if row.inter_token.is_none() && row.cpu_seconds.is_none() && row.energy.is_none() {
             continue;
         }
@@ -123,7 +123,7 @@ pub(super) fn latency(report: &Report) -> Table {
         let mut cells = vec![
             row.test.clone(),
             threads_cell(report, row.threads),
-            row.engine.clone(),
+            name_of(report, role),
             ms(row.inter_token.as_ref().map(|t| t.p50)),
             ms(row.inter_token.as_ref().map(|t| t.p95)),
             ms(row.inter_token.as_ref().map(|t| t.p99)),
@@ -210,11 +210,11 @@ pub(super) fn workers(report: &Report) -> Table {
         ("Peak memory, timed runs", Kind::Number),
         ("CPU time, comparing", Kind::Number),
     ]);
-    for ((_, engine), timed) in report.engines.by_role().into_iter().zip(timed) {
+    for ((role, engine), timed) in report.engines.by_role().into_iter().zip(timed) {
         table.push(
             State::Plain,
             vec![
-                engine.name.clone(),
+                name_of(report, role),
                 number::or_not_measured(engine.load_ms, number::milliseconds),
                 number::or_not_measured(engine.peak_rss_bytes.map(|b| b as f64), number::bytes),
                 number::or_not_measured(timed.map(|b| b as f64), number::bytes),

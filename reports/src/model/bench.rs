@@ -39,6 +39,9 @@ pub struct Bench {
     /// Matrix products by themselves, at the model's shapes, of engines that time them; empty where none does.
     #[serde(default)]
     pub kernels: Vec<BenchKernel>,
+    /// The quantisers of activations before ternary products by themselves, of engines that time them.
+    #[serde(default)]
+    pub quantisers: Vec<BenchQuantiser>,
     /// Of the random prompts that repetitions have of their own, one like the other in length (SplitMix64); null in older
     /// reports, whose repetitions all have the prompts of [`Report::inputs`].
     #[serde(default)]
@@ -162,6 +165,21 @@ pub struct BenchKernel {
     /// Null where that was not measured, and for several tokens with weights that are not ternary. BitNet.cpp's can exceed 1
     /// with weights that fit the caches.
     pub roofline_share: Option<f64>,
+}
+
+/// One token's activations quantised to int8 by themselves, on one thread, from a cache.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BenchQuantiser {
+    /// Whose it is.
+    pub role: Role,
+    /// The instructions it is written for: `avx2`, `avx512-vnni`, `neon`, …; of BitNet.cpp its name.
+    pub kernel: String,
+    /// Activations of the token: columns of the matrices.
+    pub columns: usize,
+    /// Milliseconds for the token.
+    pub ms: Measured,
+    /// Activations per second, of the median.
+    pub elements_per_second: f64,
 }
 
 /// Candidate over reference, pair by pair: above 1 the candidate is faster.

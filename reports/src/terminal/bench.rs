@@ -60,7 +60,7 @@ pub fn bench(report: &Report) -> String {
         let memory = role.of(reference, candidate);
         let known = |x: Option<f64>, format: fn(f64) -> String| x.map(format).unwrap_or_default();
         latencies.row([
-            row.engine.clone(),
+            report.engines.engine(role).called().to_owned(),
             threads_cell(report, row.threads),
             row.test.clone(),
             number::milliseconds(inter_token.p50),
@@ -126,7 +126,7 @@ fn cells(report: &Report, pair: &TimedPair, role: Role, row: &BenchRow) -> Vec<S
     let ratio = pair.ratio.filter(|_| role == Role::Candidate);
     let digits = |x: f64| number::significant(x, 3);
     vec![
-        row.engine.clone(),
+        report.engines.engine(role).called().to_owned(),
         threads_cell(report, row.threads),
         row.test.clone(),
         median,

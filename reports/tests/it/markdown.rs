@@ -504,3 +504,38 @@ fn who_says_what_the_activation_is() {
         assert!(render(&report).contains(says), "{says}");
     }
 }
+
+/// Folders would make every row too wide to read; the command as it was typed stands among the details.
+#[test]
+fn an_engine_is_called_by_its_label_wherever_it_stands_beside_figures() {
+    const NAME: &str = "exec:/opt/engines/numpy/worker.py --fast";
+    let mut report = sample::timed();
+    let was = std::mem::replace(&mut report.engines.candidate.name, NAME.to_owned());
+    report.engines.candidate.label = Some("worker.py --fast".to_owned());
+    let bench = report.bench.as_mut().expect("timed");
+    for row in bench.rows.iter_mut().filter(|row| row.engine == was) {
+        row.engine = NAME.to_owned();
+    }
+    for row in bench.memory.iter_mut().filter(|row| row.engine == was) {
+        row.engine = NAME.to_owned();
+    }
+    let markdown = render(&report);
+    let with_folders = markdown
+        .lines()
+        .filter(|line| line.contains("/opt/engines"));
+    let with_folders: Vec<&str> = with_folders.collect();
+    assert!(
+        with_folders.len() == 1 && with_folders[0].starts_with("| engine "),
+        "{with_folders:#?}"
+    );
+    let others = [
+        reports::terminal::summary(&report),
+        reports::junit::render(&report).expect("JUnit"),
+    ];
+    for text in others {
+        assert!(
+            text.contains("worker.py --fast") && !text.contains("/opt/engines"),
+            "{text}"
+        );
+    }
+}

@@ -689,6 +689,29 @@ fn inter_token(median: f64) -> InterToken {
     }
 }
 
+fn quantisers() -> Vec<BenchQuantiser> {
+    let of = |role, kernel: &str, columns: usize, ms: f64| BenchQuantiser {
+        role,
+        kernel: kernel.to_owned(),
+        columns,
+        elements_per_second: columns as f64 / ms * 1e3,
+        ms: Measured {
+            median: ms,
+            low: ms * 0.99,
+            high: ms * 1.02,
+            samples: vec![ms * 0.98, ms, ms * 1.03],
+        },
+    };
+    let theirs = |columns, ms| of(Role::Reference, "ggml quantize_row_i8_s", columns, ms);
+    let ours = |columns, ms| of(Role::Candidate, "avx512-vnni", columns, ms);
+    vec![
+        theirs(2560, 1.9e-3),
+        theirs(6912, 5.1e-3),
+        ours(2560, 6.1e-4),
+        ours(6912, 1.64e-3),
+    ]
+}
+
 fn kernels() -> Vec<BenchKernel> {
     let kernel = |weights: &str, rows, tokens: usize, ms: f64, share| BenchKernel {
         role: Some(Role::Candidate),
@@ -797,6 +820,7 @@ fn bench() -> Bench {
         notes: Vec::new(),
         compact_heads: Vec::new(),
         kernels: Vec::new(),
+        quantisers: Vec::new(),
         seed: None,
     }
 }
@@ -905,6 +929,7 @@ pub fn timed() -> Report {
         exact_rows: 9_725,
     }];
     bench.kernels = kernels();
+    bench.quantisers = quantisers();
     bench.notes = vec!["load cold: 12 of the file's 831 pages stay in the page cache".to_owned()];
     report
 }

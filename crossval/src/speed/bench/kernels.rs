@@ -1,7 +1,7 @@
-//! An engine's matrix products by themselves, as shares of the limits of one thread.
+//! An engine's matrix products by themselves, as shares of the limits of one thread, and the quantisers before them.
 
-use crossval_protocol::KernelTime;
-use reports::model::{BenchKernel, BenchRoofline, Role};
+use crossval_protocol::{KernelTime, QuantiserTime};
+use reports::model::{BenchKernel, BenchQuantiser, BenchRoofline, Role};
 
 use crate::stats::measured;
 
@@ -37,6 +37,21 @@ fn share(role: Role, product: KernelTime, one: &BenchRoofline) -> Option<BenchKe
     })
 }
 
+/// Quantisers that a worker has timed on one CPU.
+pub(super) fn quantisers(role: Role, quantisers: Vec<QuantiserTime>) -> Vec<BenchQuantiser> {
+    let quantisers = quantisers.into_iter().filter_map(|quantiser| {
+        let ms = measured(quantiser.ms)?;
+        Some(BenchQuantiser {
+            role,
+            kernel: quantiser.kernel,
+            columns: quantiser.columns,
+            elements_per_second: quantiser.columns as f64 * 1e3 / ms.median,
+            ms,
+        })
+    });
+    quantisers.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +85,25 @@ mod tests {
             ..product(1)
         };
         assert!(share(Role::Candidate, untimed, &one).is_none());
+    }
+
+    #[test]
+    fn a_quantiser_that_took_half_a_microsecond() {
+        let times = |ms| QuantiserTime {
+            kernel: "k".into(),
+            columns: 2560,
+            ms,
+        };
+        let all = quantisers(
+            Role::Reference,
+            vec![times(vec![5e-4, 6e-4, 5e-4]), times(vec![])],
+        );
+        let [one] = all.as_slice() else {
+            panic!("{all:?}");
+        };
+        assert_eq!(
+            (one.elements_per_second, one.role),
+            (5.12e9, Role::Reference)
+        );
     }
 }

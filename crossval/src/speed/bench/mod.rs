@@ -57,7 +57,7 @@ use crate::environment::cpus_by_core;
 use crate::progress::Progress;
 use crate::session::setup::Setup;
 use crate::speed::roofline::{self, LeastWork};
-use crossval_protocol::{Settings, token_bytes};
+use crossval_protocol::{KernelTimes, Settings, token_bytes};
 
 /// Pairs per test where nothing else is asked for.
 pub const REPETITIONS: usize = 5;
@@ -202,6 +202,7 @@ pub(crate) fn bench(plan: &BenchPlan, progress: Progress<'_>) -> Result<Timed, F
         notes: Vec::new(),
         compact_heads: Vec::new(),
         kernels: Vec::new(),
+        quantisers: Vec::new(),
         seed: Some(fresh.seed()),
     };
     progress.steps((plan.jobs().len() * 2 * (plan.repetitions + 1) * plan.threads.len()) as u64);
@@ -344,17 +345,24 @@ impl Timing<'_> {
             timed.push(spec);
             let (mut engine, _) = setup.start_another(role, Some(&[cpu]))?;
             let why = match engine.time_kernels() {
-                Ok(products) if products.is_empty() && in_graph => {
-                    "none takes much longer than the call of its graph".to_owned()
-                }
-                Ok(products) => {
+                Ok(KernelTimes {
+                    products,
+                    quantisers,
+                }) => {
+                    let none = products.is_empty();
                     let shares = kernels::shares(role, products, limits);
                     self.bench.kernels.extend(shares);
-                    if !in_graph {
-                        continue;
+                    let quantisers = kernels::quantisers(role, quantisers);
+                    self.bench.quantisers.extend(quantisers);
+                    match (in_graph, none) {
+                        (false, _) => continue,
+                        (true, true) => "none takes much longer than the call of its graph",
+                        (true, false) => {
+                            "timed in its graph, each with the quantisation of its activations and the call of a graph \
+                             of one node"
+                        }
                     }
-                    "timed in its graph, each with the quantisation of its activations and the call of a graph of one node"
-                        .to_owned()
+                    .to_owned()
                 }
                 Err(error) if !in_graph => return Err(by(role)(error)),
                 Err(EngineError::Refused { message, .. }) => message,

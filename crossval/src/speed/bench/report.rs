@@ -319,6 +319,7 @@ mod tests {
             notes: Vec::new(),
             compact_heads: Vec::new(),
             kernels: Vec::new(),
+            quantisers: Vec::new(),
             seed: None,
         };
         let verdict = conclude(not_reproduced(&bench), None);
