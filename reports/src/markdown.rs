@@ -120,32 +120,16 @@ fn performance(out: &mut Writer, facts: &Facts<'_>, digest: &Digest) {
     out.folded("Tensors of the model by type", |out| {
         out.table_or(&digest.tensor_types, "Tensor types: not measured.");
     });
-    if digest.quantisers.rows.is_empty() {
-        out.sentence("Codes flipped by int8 quantisers: not measured.");
-    } else {
-        out.folded("Codes flipped by int8 quantisers", |out| {
-            out.table(&digest.quantisers);
-        });
-    }
-
-    const TIMED: &str = "Activations quantised to int8, timed by themselves";
-    match facts.quantiser_times.rows.as_slice() {
-        [] => out.sentence(&format!("{TIMED}: not measured.")),
-        _ => out.folded(TIMED, |out| out.table(&facts.quantiser_times)),
-    }
+    out.measured("Codes flipped by int8 quantisers", &digest.quantisers);
+    out.measured(
+        "Activations quantised to int8, timed by themselves",
+        &facts.quantiser_times,
+    );
 
     out.heading(3, "Matrix multiplication");
-    for (title, table) in [
-        ("Parity of matrix products", &digest.products),
-        ("Matrix products timed by themselves", &facts.kernels),
-        ("What the cores can do", &facts.roofline),
-    ] {
-        if table.rows.is_empty() {
-            out.sentence(&format!("{title}: not measured."));
-        } else {
-            out.folded(title, |out| out.table(table));
-        }
-    }
+    out.measured("Parity of matrix products", &digest.products);
+    out.measured("Matrix products timed by themselves", &facts.kernels);
+    out.measured("What the cores can do", &facts.roofline);
 
     out.heading(3, "Model loading");
     if digest.loading.rows.is_empty() && facts.workers.rows.is_empty() {

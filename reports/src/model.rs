@@ -614,8 +614,12 @@ pub struct Amplified {
 impl Amplified {
     /// Whether that is no more than roundings make of the logits of two right engines.
     pub fn within(&self) -> bool {
-        let both = self.nmse.zip(self.limit);
-        both.is_some_and(|(nmse, limit)| nmse <= limit)
+        self.nmse.is_some_and(|nmse| self.covers(nmse))
+    }
+
+    /// The same of another row of the model, by its NMSE.
+    pub fn covers(&self, nmse: f64) -> bool {
+        self.limit.is_some_and(|limit| nmse <= limit)
     }
 }
 

@@ -106,13 +106,18 @@ impl Blame {
     }
 
     fn named_by(known: &KnownDeviation) -> Blame {
+        Blame::by(|role| names(known, role))
+    }
+
+    pub(super) fn by(is_at_fault: impl Fn(Role) -> bool) -> Blame {
+        let [reference, candidate] = Role::BOTH.map(is_at_fault);
         Blame {
-            reference: names(known, Role::Reference),
-            candidate: names(known, Role::Candidate),
+            reference,
+            candidate,
         }
     }
 
-    fn at_fault(self) -> AtFault {
+    pub(super) fn at_fault(self) -> AtFault {
         match (self.reference, self.candidate) {
             (true, true) => AtFault::Both,
             (true, false) => AtFault::Reference,

@@ -101,11 +101,8 @@ fn hear(
 ) -> Result<Heard, Failed> {
     let mut heard: Option<Amplified> = None;
     for (i, row) in rows.iter().enumerate() {
-        let within = |heard: &Amplified| {
-            let both = row.nmse.zip(heard.limit);
-            both.is_some_and(|(nmse, limit)| nmse <= limit)
-        };
-        if heard.as_ref().is_some_and(within) {
+        let of_both = row.nmse.zip(heard.as_ref());
+        if of_both.is_some_and(|(nmse, heard)| heard.covers(nmse)) {
             break;
         }
         if i == HEARINGS {
@@ -203,12 +200,7 @@ impl PartedRow {
 /// Whose stages these are.
 fn at_fault_in(wrong: &[WrongStage]) -> AtFault {
     let of = |role: Role| wrong.iter().any(|stage| stage.engine == role.name());
-    match Role::BOTH.map(of) {
-        [true, true] => AtFault::Both,
-        [true, false] => AtFault::Reference,
-        [false, true] => AtFault::Candidate,
-        [false, false] => AtFault::None,
-    }
+    Blame::by(of).at_fault()
 }
 
 #[cfg(test)]

@@ -189,6 +189,15 @@ impl Writer {
         }
     }
 
+    /// A table behind its title, folded, or a sentence that it was not measured.
+    pub(crate) fn measured(&mut self, title: &str, table: &Table) {
+        if table.rows.is_empty() {
+            self.sentence(&format!("{title}: not measured."));
+        } else {
+            self.folded(title, |out| out.table(table));
+        }
+    }
+
     /// Some rows of a table, its columns padded so that it reads well unrendered.
     pub(crate) fn rows_of(&mut self, table: &Table, rows: &[&Row]) {
         if rows.is_empty() {
