@@ -111,10 +111,7 @@ pub(super) fn hear_logits(
             let tokens = check.role.of(&generation.reference, &generation.candidate);
             let tokens = &tokens[..tokens.len().saturating_sub(1)];
             let as_prompt = [&plan.prompts[prompt].tokens, tokens].concat();
-            let sequence = Sequence {
-                prompt: &as_prompt,
-                steps: &[],
-            };
+            let sequence = Sequence::new(&as_prompt, &[]);
             let rows = check.beyond.iter().map(|row| Beyond {
                 position: row.worst.position,
                 nmse: row.nmse.unwrap_or(f64::NAN),

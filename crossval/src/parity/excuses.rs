@@ -422,8 +422,8 @@ impl<'a, 'c> Hearings<'a, 'c> {
         let steps = steps.filter(|steps| !traces || steps.len() <= DECODE_STEPS);
         let beyond = greedy::first_beyond(generation, prompt).filter(|_| !traces);
         let beyond = beyond.as_ref().map(|(_, tokens)| tokens.as_slice());
-        let of_steps = steps.map(|steps| Sequence { prompt, steps });
-        let of_row = beyond.map(|prompt| Sequence { prompt, steps: &[] });
+        let of_steps = steps.map(|steps| Sequence::new(prompt, steps));
+        let of_row = beyond.map(|prompt| Sequence::new(prompt, &[]));
         for sequence in of_steps.into_iter().chain(of_row) {
             let site = Site {
                 mode: Mode::Cumulative,

@@ -130,10 +130,7 @@ fn first_mismatch(
         (reference.get(index).copied(), candidate.get(index).copied());
     let n_ubatch = plan.settings.n_ubatch;
     let prompt = &plan.prompts[generation.prompt].tokens;
-    let same = Sequence {
-        prompt,
-        steps: &forced[..index],
-    };
+    let same = Sequence::new(prompt, &forced[..index]);
     let mut last = |role| {
         let rows = own_logits::by_steps(pair.engine(role), same, n_ubatch).map_err(by(role))?;
         Ok(rows.into_iter().next_back().unwrap_or_default())
@@ -142,10 +139,7 @@ fn first_mismatch(
     let noise = match traces.generation_noise(prompt, index) {
         Some(recorded) => recorded,
         None => {
-            let all = Sequence {
-                prompt,
-                steps: &forced[..forced.len().saturating_sub(1)],
-            };
+            let all = Sequence::new(prompt, &forced[..forced.len().saturating_sub(1)]);
             let as_prefill = own_logits::as_prompt(pair.reference, all, n_ubatch);
             let as_prefill = as_prefill.map_err(by(Role::Reference))?;
             let row = as_prefill.get(index);

@@ -76,10 +76,10 @@ impl Checker<'_> {
     /// The prompt, and those tokens of an engine that a row of logits is wanted behind.
     fn sequence(&self, role: Role, rows: usize) -> Sequence<'_> {
         let tokens = self.tokens(role);
-        Sequence {
-            prompt: &self.plan.prompts[self.generation.prompt].tokens,
-            steps: &tokens[..rows.saturating_sub(1).min(tokens.len())],
-        }
+        Sequence::new(
+            &self.plan.prompts[self.generation.prompt].tokens,
+            &tokens[..rows.saturating_sub(1).min(tokens.len())],
+        )
     }
 
     fn tokens(&self, role: Role) -> &[u32] {
@@ -126,10 +126,7 @@ impl Checker<'_> {
         let n_ubatch = self.plan.settings.n_ubatch;
         if Role::BOTH.iter().all(|&role| self.evaluates_prompts(role)) {
             let all = self.sequence(of, tokens.len()).tokens();
-            let as_prompt = Sequence {
-                prompt: &all,
-                steps: &[],
-            };
+            let as_prompt = Sequence::new(&all, &[]);
             for (first_position, tokens) in as_prompt.batches(n_ubatch) {
                 let evaluation = Evaluation {
                     first_position,

@@ -168,10 +168,10 @@ impl<'p> Measurements<'p> {
 
     /// A prompt and its decode steps, none if there were none yet.
     pub(super) fn sequence(&self, prompt: usize) -> Sequence<'_> {
-        Sequence {
-            prompt: &self.plan.prompts[prompt].tokens,
-            steps: self.steps.get(prompt).map_or(&[], Vec::as_slice),
-        }
+        Sequence::new(
+            &self.plan.prompts[prompt].tokens,
+            self.steps.get(prompt).map_or(&[], Vec::as_slice),
+        )
     }
 
     /// The prompts, as they stand in the report.
@@ -234,10 +234,7 @@ impl<'p> Measurements<'p> {
     ) -> Result<ReferenceHashes, Failed> {
         let plan = self.plan;
         let steps = self.sequence(index).steps.to_vec();
-        let sequence = Sequence {
-            prompt: &plan.prompts[index].tokens,
-            steps: &steps,
-        };
+        let sequence = Sequence::new(&plan.prompts[index].tokens, &steps);
         let mut hashes = ReferenceHashes::default();
         for (first_position, tokens) in sequence.batches(plan.settings.n_ubatch) {
             let end = first_position + tokens.len();

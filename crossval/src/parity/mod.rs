@@ -506,7 +506,7 @@ fn judge(
         [] => Some(measured.sequence(first.prompt)),
         // A trace cannot be asked for what is behind its decode steps.
         _ if traces.any() => None,
-        prompt => Some(Sequence { prompt, steps: &[] }),
+        prompt => Some(Sequence::new(prompt, &[])),
     });
     let spot_check = hear(
         engines,

@@ -73,10 +73,7 @@ fn first_ignored(
         }
         let question = Question {
             at,
-            sequence: Sequence {
-                prompt: tokens,
-                steps: &[],
-            },
+            sequence: Sequence::new(tokens, &[]),
             position,
             element: 0,
             outputs: &[],

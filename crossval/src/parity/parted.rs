@@ -20,7 +20,7 @@ use crate::session::loaded::Loaded;
 use crate::session::setup::Setup;
 
 /// Rows that are heard, at most, where the model grows roundings to more than is measured of them.
-const HEARINGS: usize = 4;
+const HEARINGS: usize = 8;
 
 /// Engines that differ from each other.
 #[derive(Clone, Debug)]
@@ -34,8 +34,11 @@ pub(super) struct Parted {
 /// A row of logits in which they differ.
 #[derive(Clone, Debug)]
 pub(super) struct PartedRow {
-    /// The tokens up to it.
+    /// The tokens up to it, and the others of its batch.
     pub(super) tokens: Vec<u32>,
+    pub(super) position: usize,
+    /// The batches that it came about in, tokens: engines round differently in others. Those of the settings if empty.
+    pub(super) cut: Vec<usize>,
     pub(super) n_ctx: usize,
     /// How far apart it is, where it is that what counts.
     pub(super) nmse: Option<f64>,
@@ -100,18 +103,24 @@ fn hear(
     mut hear: impl FnMut(&PartedRow) -> Result<Heard, Failed>,
 ) -> Result<Heard, Failed> {
     let mut heard: Option<Amplified> = None;
-    for (i, row) in rows.iter().enumerate() {
+    let mut right: Vec<&PartedRow> = Vec::new();
+    for row in rows {
         let of_both = row.nmse.zip(heard.as_ref());
         if of_both.is_some_and(|(nmse, heard)| heard.covers(nmse)) {
             break;
         }
-        if i == HEARINGS {
+        // In other batches its roundings came to more, and were no more than that.
+        if right.iter().any(|worse| worse.same_tokens(row)) {
+            continue;
+        }
+        if right.len() == HEARINGS {
             return Ok(Heard::Nothing);
         }
         match hear(row)? {
             Heard::Amplified(more) => heard = Some(together(heard, more)),
             other => return Ok(other),
         }
+        right.push(row);
     }
     Ok(heard.map_or(Heard::Nothing, Heard::Amplified))
 }
@@ -129,23 +138,28 @@ fn together(worse: Option<Amplified>, row: Amplified) -> Amplified {
 }
 
 impl PartedRow {
+    /// Whether both are of the same position of the same tokens.
+    fn same_tokens(&self, other: &PartedRow) -> bool {
+        let of_both = [self, other].map(|row| row.tokens.get(..=row.position));
+        of_both[0].is_some() && of_both[0] == of_both[1]
+    }
+
     /// Who is wrong, by the oracle, from both engines' values in the same context.
     fn hear(&self, engines: &mut Loaded, setup: &Setup, plan: &Plan) -> Result<Heard, Failed> {
+        let largest = self.cut.iter().copied().max().unwrap_or(0);
         let settings = Settings {
             n_ctx: self.n_ctx,
+            n_ubatch: plan.settings.n_ubatch.max(largest),
             ..plan.settings
         };
         let plan = Plan {
             settings,
             ..plan.clone()
         };
-        let sequence = Sequence {
-            prompt: &self.tokens,
-            steps: &[],
-        };
+        let sequence = Sequence::cut(&self.tokens, &self.cut);
         let mut row = Divergence {
             prompt: 0,
-            position: self.tokens.len().saturating_sub(1),
+            position: self.position,
             layer: None,
             tap: Tap::Logits.to_string(),
             mode: Mode::Cumulative,
@@ -207,14 +221,23 @@ fn at_fault_in(wrong: &[WrongStage]) -> AtFault {
 mod tests {
     use super::*;
 
-    fn heard(rows: &[f64], of: impl Fn(f64) -> Heard) -> (Heard, usize) {
-        let rows = rows.iter().map(|&nmse| PartedRow {
-            tokens: Vec::new(),
-            n_ctx: 1,
+    /// A row, the last of its tokens.
+    fn row(tokens: &[u32], nmse: f64) -> PartedRow {
+        PartedRow {
+            tokens: tokens.to_vec(),
+            position: tokens.len() - 1,
+            cut: Vec::new(),
+            n_ctx: tokens.len(),
             nmse: Some(nmse),
-        });
+        }
+    }
+
+    /// Rows of different tokens.
+    fn heard(rows: &[f64], of: impl Fn(f64) -> Heard) -> (Heard, usize) {
+        let rows = rows.iter().zip(0..);
+        let rows: Vec<PartedRow> = rows.map(|(&nmse, token)| row(&[token], nmse)).collect();
         let mut n = 0;
-        let heard = hear(&rows.collect::<Vec<_>>(), |row| {
+        let heard = hear(&rows, |row| {
             n += 1;
             Ok(of(row.nmse.unwrap()))
         });
@@ -268,7 +291,28 @@ mod tests {
     #[test]
     fn rows_that_nobody_has_heard_are_not_passed_over() {
         let of = |nmse| Heard::Amplified(right(nmse, 1e-3));
-        let rows = [9e-3, 8e-3, 7e-3, 6e-3, 5e-3];
+        let rows: Vec<f64> = (0..=HEARINGS).map(|i| 9e-3 - 1e-4 * i as f64).collect();
         assert_eq!(heard(&rows, of), (Heard::Nothing, HEARINGS));
+    }
+
+    /// But the same row in other batches, where it is less far apart, is.
+    #[test]
+    fn a_row_that_came_about_otherwise_is_heard_once() {
+        let worst = row(&[1, 2], 9e-3);
+        let longer = PartedRow {
+            tokens: vec![1, 2, 3],
+            nmse: Some(8e-3),
+            ..worst.clone()
+        };
+        let other = row(&[2, 2], 7e-3);
+        let mut n = 0;
+        let heard = hear(&[worst, longer, other], |row| {
+            n += 1;
+            Ok(Heard::Amplified(right(row.nmse.unwrap(), 1e-3)))
+        });
+        let Ok(Heard::Amplified(all)) = heard else {
+            panic!("every stage is right");
+        };
+        assert_eq!((all.rows, n), (2, 2));
     }
 }

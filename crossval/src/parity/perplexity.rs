@@ -63,6 +63,8 @@ impl OnText {
             ),
             rows: vec![PartedRow {
                 tokens: self.worst.clone(),
+                position: self.worst.len().saturating_sub(1),
+                cut: Vec::new(),
                 n_ctx: self.n_ctx,
                 nmse: None,
             }],

@@ -181,10 +181,7 @@ impl Recorder<'_> {
             return Err(broken(self.engine.label(), &what));
         }
         let steps = &generated[..DECODE_STEPS];
-        let sequence = Sequence {
-            prompt: &prompt.tokens,
-            steps,
-        };
+        let sequence = Sequence::new(&prompt.tokens, steps);
         for (what, ids) in [
             (TOKENS, &prompt.tokens[..]),
             (DECODE_TOKENS, steps),
@@ -223,10 +220,7 @@ impl Recorder<'_> {
         let row_bytes = self.facts.n_vocab * size_of::<f32>();
         let shape = vec![generated.len(), self.facts.n_vocab];
         self.writer.begin(name.clone(), Dtype::F32, shape)?;
-        let by_steps = Sequence {
-            prompt,
-            steps: &generated[..generated.len() - 1],
-        };
+        let by_steps = Sequence::new(prompt, &generated[..generated.len() - 1]);
         let n_ubatch = self.settings.n_ubatch;
         for (position, tokens) in by_steps.batches(n_ubatch) {
             let row = evaluate(&mut self.engine, position, tokens, &[], &mut |_, _| Ok(()))?;
@@ -239,10 +233,7 @@ impl Recorder<'_> {
             }
         }
         let all = by_steps.tokens();
-        let as_prompt = Sequence {
-            prompt: &all,
-            steps: &[],
-        };
+        let as_prompt = Sequence::new(&all, &[]);
         let mut noise = vec![None; generated.len()];
         for (position, tokens) in as_prompt.batches(n_ubatch) {
             let mut compare = |header: &TapHeader, payload: &[u8]| {

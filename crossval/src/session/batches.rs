@@ -13,14 +13,35 @@ pub struct Sequence<'a> {
     pub prompt: &'a [u32],
     /// Those that are evaluated one by one.
     pub steps: &'a [u32],
+    /// Sizes of the prompt's first batches, tokens, where they are not of `n_ubatch`.
+    cut: &'a [usize],
 }
 
 impl<'a> Sequence<'a> {
-    /// The prompt in batches of `n_ubatch`, then the steps one by one; each with the position of its first token.
+    /// A prompt and its steps.
+    pub fn new(prompt: &'a [u32], steps: &'a [u32]) -> Sequence<'a> {
+        let cut = &[];
+        Sequence { prompt, steps, cut }
+    }
+
+    /// A prompt in batches of these sizes, none of which is 0.
+    pub(crate) fn cut(prompt: &'a [u32], cut: &'a [usize]) -> Sequence<'a> {
+        let steps = &[];
+        Sequence { prompt, steps, cut }
+    }
+
+    /// The prompt in its batches or those of `n_ubatch`, then the steps one by one; each with the position of its first
+    /// token.
     pub(crate) fn batches(self, n_ubatch: usize) -> impl Iterator<Item = (usize, &'a [u32])> {
         let mut end = 0;
-        let batches = self.prompt.chunks(n_ubatch).chain(self.steps.chunks(1));
-        batches.map(move |tokens| {
+        let mut rest = self.prompt;
+        let cut = self
+            .cut
+            .iter()
+            .map(move |&size| rest.split_off(..size.min(rest.len())));
+        let n_cut = self.cut.iter().sum::<usize>().min(self.prompt.len());
+        let batches = cut.flatten().chain(self.prompt[n_cut..].chunks(n_ubatch));
+        batches.chain(self.steps.chunks(1)).map(move |tokens| {
             let first_position = end;
             end += tokens.len();
             (first_position, tokens)
@@ -69,11 +90,15 @@ mod tests {
 
     #[test]
     fn steps_follow_the_prompt_one_by_one() {
-        let sequence = Sequence {
-            prompt: &[1, 2, 3],
-            steps: &[4, 5],
-        };
+        let sequence = Sequence::new(&[1, 2, 3], &[4, 5]);
         let got: Vec<(usize, &[u32])> = sequence.batches(2).collect();
         assert_eq!(got, [(0, &[1, 2][..]), (2, &[3]), (3, &[4]), (4, &[5])]);
+    }
+
+    #[test]
+    fn a_prompt_can_be_cut_otherwise() {
+        let sequence = Sequence::cut(&[1, 2, 3, 4, 5], &[3, 1]);
+        let got: Vec<(usize, &[u32])> = sequence.batches(1).collect();
+        assert_eq!(got, [(0, &[1, 2, 3][..]), (3, &[4]), (4, &[5])]);
     }
 }

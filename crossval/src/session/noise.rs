@@ -205,10 +205,7 @@ impl NoiseMeter {
         })?;
         let tokens = sequence.tokens();
         let mut worst = Worst::default();
-        let as_prompt = Sequence {
-            prompt: &tokens,
-            steps: &[],
-        };
+        let as_prompt = Sequence::new(&tokens, &[]);
         let as_prompt = as_prompt.batches(n_ubatch);
         rows(engine, as_prompt, taps, |at, n_kv, batched| {
             let Some(single) = stepwise.remove(&(at.tap, at.layer, at.position)) else {

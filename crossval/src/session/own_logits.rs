@@ -51,10 +51,7 @@ pub(crate) fn as_prompt(
     n_ubatch: usize,
 ) -> Result<Vec<Vec<f32>>, EngineError> {
     let tokens = sequence.tokens();
-    let all = Sequence {
-        prompt: &tokens,
-        steps: &[],
-    };
+    let all = Sequence::new(&tokens, &[]);
     let mut logits = Vec::new();
     rows(
         engine,
@@ -140,10 +137,7 @@ pub(crate) fn contradiction(
     said: &BTreeMap<String, String>,
 ) -> Result<Option<Contradiction>, EngineError> {
     let n_ubatch = settings.n_ubatch;
-    let sequence = Sequence {
-        prompt,
-        steps: &tokens[..tokens.len().saturating_sub(1)],
-    };
+    let sequence = Sequence::new(prompt, &tokens[..tokens.len().saturating_sub(1)]);
     let whole = match tokens.len() > 1 && engine.hello().taps.contains(&Tap::Logits) {
         true => as_prompt(engine, sequence, n_ubatch)?,
         false => Vec::new(),

@@ -8,7 +8,7 @@ use reports::outcome::Outcome;
 
 use super::Sequences;
 use super::plan::{CUT_BY_ENGINE, Key, Step};
-use super::tally::{Met, Tally};
+use super::tally::{Met, Parting, Tally};
 use crate::compare::finite;
 use crate::compare::worst::Worst;
 use crate::engine::EngineSpec;
@@ -323,15 +323,13 @@ impl Tally {
             met.between.text(),
             number::error(limits.between)
         );
-        // Most conditions have their worst row in common.
-        let same = |&(_, a): &(&Key, &Met), &(_, b): &(&Key, &Met)| {
-            (a.parting, a.between.0) == (b.parting, b.between.0)
-        };
-        let rows = beyond.chunk_by(same).filter_map(|met| {
-            let (key, met) = met.first()?;
-            let (fed, position) = met.parting?;
+        let rows = beyond.iter().filter_map(|(key, met)| {
+            let Parting { fed, position, cut } = met.parting.clone()?;
+            let end = cut.iter().sum();
             Some(PartedRow {
-                tokens: sequences.tokens(fed)[..=position].to_vec(),
+                tokens: sequences.tokens(fed)[..end].to_vec(),
+                position,
+                cut,
                 n_ctx: key.context,
                 nmse: met.between.0,
             })

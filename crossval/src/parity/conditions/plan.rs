@@ -205,6 +205,18 @@ impl Pass {
         })
     }
 
+    /// Sizes of the batches from position 0 on, up to batch `index`.
+    pub(super) fn cut(&self, index: usize) -> Vec<usize> {
+        let mut cut = Vec::new();
+        for (first, batch) in self.placed().take(index + 1) {
+            if first == 0 {
+                cut.clear();
+            }
+            cut.push(batch.size);
+        }
+        cut
+    }
+
     /// The classes of its batches.
     fn classes(&self) -> BTreeSet<&'static str> {
         let batches = self.batches.iter().filter(|b| b.asked != Asked::Generated);
@@ -567,6 +579,20 @@ mod tests {
             placed.map(|(first, batch)| pass.key(first, batch, History::Used))
         });
         keys.map(|key| (key.batch, key.place, key.asked)).collect()
+    }
+
+    #[test]
+    fn a_generated_token_starts_anew() {
+        let batch = |size, asked| Batch { size, asked };
+        let batches = vec![
+            batch(2, Asked::Logits),
+            batch(3, Asked::Logits),
+            batch(5, Asked::Generated),
+            batch(1, Asked::Logits),
+        ];
+        let pass = Pass::new(Fed::Probe, 64, batches);
+        assert_eq!([pass.cut(0), pass.cut(1)], [vec![2], vec![2, 3]]);
+        assert_eq!(pass.cut(3), [5, 1]);
     }
 
     #[test]

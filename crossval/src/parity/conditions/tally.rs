@@ -51,11 +51,20 @@ pub(super) struct Met {
     pub(super) largest_batch: usize,
     pub(super) largest_position: usize,
     pub(super) between: Worst,
-    /// What was fed, and the position, of that row.
-    pub(super) parting: Option<(Fed, usize)>,
+    /// Where that row is.
+    pub(super) parting: Option<Parting>,
     pub(super) own: [Own<Worst>; 2],
     /// Engines that generated another token than their own logits say.
     pub(super) contradicted: Vec<Role>,
+}
+
+/// A row, and how it came about.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Parting {
+    pub(super) fed: Fed,
+    pub(super) position: usize,
+    /// Sizes of the batches from position 0 on, up to the row's.
+    pub(super) cut: Vec<usize>,
 }
 
 impl Tally {
@@ -122,7 +131,11 @@ impl Tally {
                         _ => f64::NAN,
                     };
                     if met.between.add(nmse) {
-                        met.parting = Some(place);
+                        met.parting = Some(Parting {
+                            fed: step.pass.fed,
+                            position: at.position(),
+                            cut: step.pass.cut(index),
+                        });
                     }
                 }
             }
@@ -238,7 +251,12 @@ mod tests {
         let met = of(&tally, &used);
         assert_eq!((met.expected, met.rows, met.largest_position), (2, 2, 1));
         assert_eq!(met.between.0, Some(0.25));
-        assert_eq!(met.parting, Some((Fed::Probe, 1)));
+        let parting = Parting {
+            fed: Fed::Probe,
+            position: 1,
+            cut: vec![2],
+        };
+        assert_eq!(met.parting, Some(parting));
         // The same was asked.
         assert_eq!(met.own.map(|own| own.repeated.0), [Some(0.0), Some(0.25)]);
         assert!(met.own.iter().all(|own| own.varied.0.is_none()));
