@@ -4,6 +4,7 @@
 //! fault, unless every count, offset and size in it agrees with its length; memory asked for is bounded by
 //! the file's size. Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
+mod foreign;
 mod metadata;
 mod read;
 #[cfg(test)]
@@ -91,7 +92,11 @@ impl Gguf {
     pub fn open(path: &Path) -> Result<Gguf, Error> {
         let io = |e| Error::io(path, e);
         // Before it is opened, since opening a FIFO waits for a writer.
-        if !std::fs::metadata(path).map_err(io)?.is_file() {
+        let metadata = std::fs::metadata(path).map_err(io)?;
+        if metadata.is_dir() {
+            return Err(Error::bad_file(path, foreign::what_the_folder_is(path)));
+        }
+        if !metadata.is_file() {
             return Err(Error::bad_file(path, "not a regular file"));
         }
         let file = File::open(path).map_err(io)?;
