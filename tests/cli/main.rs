@@ -24,6 +24,7 @@ mod known;
 mod mainline;
 mod matrix;
 mod messages;
+mod no_tokenizer;
 mod norms;
 mod parity;
 mod perplexity;

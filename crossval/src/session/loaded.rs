@@ -30,6 +30,9 @@ pub(crate) struct Loaded {
     false_claims: Vec<Finding>,
 }
 
+/// Why no text can be read.
+const NO_TOKENIZER: &str = "the model has no tokenizer";
+
 struct Worker {
     engine: Engine,
     /// What its command is called.
@@ -45,6 +48,11 @@ struct Worker {
 }
 
 impl Worker {
+    /// Whether it has one for this model. An engine of ours says what the vocabulary is, if the file has any.
+    fn has_tokenizer(&self) -> bool {
+        self.engine.hello().tokenizer && (self.vocab.is_some() || !self.ours)
+    }
+
     fn start(launcher: &Launcher, spec: &EngineSpec) -> Result<Worker, Error> {
         let engine = launcher.start(spec, None)?;
         let hello = engine.hello();
@@ -205,6 +213,12 @@ impl Loaded {
     /// Token IDs of every prompt, and the engine that made them.
     pub(crate) fn tokenize(&mut self, sources: &[PromptSource]) -> Result<Tokenized, Error> {
         let n_vocab = self.facts.n_vocab;
+        let text = |s: &PromptSource| {
+            matches!(s, PromptSource::Text { .. } | PromptSource::Rendered { .. })
+        };
+        if self.tokenizer().is_none() && self.has_no_vocabulary() && sources.iter().any(text) {
+            return Err(Error::Usage(format!("{NO_TOKENIZER}: give --tokens")));
+        }
         let tokenizer = self.tokenizer().map(|worker| &mut worker.engine);
         tokenize(sources, tokenizer, n_vocab)
     }
@@ -223,6 +237,9 @@ impl Loaded {
             let engine = &self.worker(role).engine;
             if !engine.hello().tokenizer {
                 return Err(format!("the {role} ({}) has no tokenizer", engine.label()));
+            }
+            if !self.worker(role).has_tokenizer() {
+                return Err(NO_TOKENIZER.to_owned());
             }
         }
         // The candidate's, as in `crossval tokenize`.
@@ -301,11 +318,17 @@ impl Loaded {
         Ok((tokens, bos))
     }
 
+    /// Whether an engine has a tokenizer, and finds no vocabulary in the file.
+    fn has_no_vocabulary(&self) -> bool {
+        let mut workers = [&self.reference, &self.candidate].into_iter();
+        workers.any(|w| w.engine.hello().tokenizer && !w.has_tokenizer())
+    }
+
     /// The first worker that has a tokenizer.
     fn tokenizer(&mut self) -> Option<&mut Worker> {
         [&mut self.reference, &mut self.candidate]
             .into_iter()
-            .find(|w| w.report.failure.is_none() && w.engine.hello().tokenizer)
+            .find(|w| w.report.failure.is_none() && w.has_tokenizer())
     }
 
     /// The engines.
