@@ -160,6 +160,7 @@ mod tests {
                 name: "w".to_owned(),
                 shape: vec![n],
                 ty,
+                part: 0,
                 offset: 0,
                 size: ty.data_size(&[n]).unwrap(),
             };
@@ -204,6 +205,7 @@ mod tests {
                 name: "w".to_owned(),
                 shape: vec![n],
                 ty,
+                part: 0,
                 offset: 0,
                 size: ty.data_size(&[n]).unwrap(),
             };

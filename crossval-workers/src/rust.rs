@@ -101,18 +101,24 @@ impl Backend for RustBackend {
 
     fn load(&mut self, path: &Path) -> Result<ModelFacts, Refusal> {
         let gguf = Arc::new(Gguf::open(path)?);
-        let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
+        let tokenizer = match gguf.metadata().tokenizer()? {
+            Some(_) => Some(Tokenizer::from_gguf(gguf.metadata())?),
+            None => None,
+        };
         let model = match self.activation {
             Some(activation) => Model::load_as(Arc::clone(&gguf), activation)?,
             None => Model::load(Arc::clone(&gguf))?,
         };
         self.injectors.load(&model);
         let facts = ModelFacts {
-            vocab: Some(vocab_facts(&gguf, &tokenizer)?),
+            vocab: tokenizer
+                .as_ref()
+                .map(|tokenizer| vocab_facts(&gguf, tokenizer))
+                .transpose()?,
             ..facts::model(&gguf, model.hyperparameters())
         };
         self.model = Some(Arc::new(model));
-        self.tokenizer = Some(tokenizer);
+        self.tokenizer = tokenizer;
         Ok(facts)
     }
 

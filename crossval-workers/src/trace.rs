@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use bitnet_model::gguf::Gguf;
 use bitnet_model::tap::Tap;
 
 use crossval_protocol::{
@@ -177,9 +178,12 @@ impl Backend for TraceBackend {
                 format!("model {model}: {what} (trace {trace})"),
             )
         };
-        let size = std::fs::metadata(path)
-            .map_err(|e| bad(e.to_string()))?
-            .len();
+        let size = match Gguf::open(path) {
+            Ok(model) => model.file_size(),
+            Err(_) => std::fs::metadata(path)
+                .map_err(|e| bad(e.to_string()))?
+                .len(),
+        };
         let info = self.trace.info();
         if size != info.model_size_bytes {
             let recorded = info.model_size_bytes;

@@ -390,7 +390,7 @@ pub struct EngineFailure {
     pub during: String,
     /// The last lines that it logged.
     pub log_tail: Vec<String>,
-    /// Whether it did not crash, but refused the model file: exit code 65 rather than 30.
+    /// Whether it did not crash, but refused the model file.
     #[serde(default)]
     pub refused_model: bool,
 }

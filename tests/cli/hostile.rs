@@ -212,7 +212,11 @@ fn hostile_files_that_are_none() {
     let made = Command::new("mkfifo").arg(&fifo).status().expect("mkfifo");
     assert!(made.success());
     let folder = scratch.path("");
-    for path in [fifo.as_path(), Path::new("/dev/zero"), &folder] {
+    for (path, says) in [
+        (fifo.as_path(), "not a regular file"),
+        (Path::new("/dev/zero"), "not a regular file"),
+        (&folder, "a folder"),
+    ] {
         let path = path.to_str().expect("UTF-8");
         for args in [
             &["run", "--model", path, "--reference", "rust", "--no-bench"][..],
@@ -224,10 +228,7 @@ fn hostile_files_that_are_none() {
             let output = limited("timeout", &[&["10", CROSSVAL], args].concat());
             let message = stderr(&output);
             assert_eq!(exit_code(&output), 65, "{args:?}: {message}");
-            assert!(
-                message.contains("not a regular file"),
-                "{args:?}: {message}"
-            );
+            assert!(message.contains(says), "{args:?}: {message}");
             assert!(message.contains(path), "{args:?}: {message}");
         }
     }

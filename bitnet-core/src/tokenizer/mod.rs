@@ -69,10 +69,14 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported), with its name, for a tokenizer or pre-tokenizer that
-    /// is not implemented; [`BadFile`](crate::ErrorKind::BadFile) for missing keys and a vocabulary that
-    /// contradicts itself.
+    /// is not implemented; [`BadFile`](crate::ErrorKind::BadFile) for a file without one, missing keys and a vocabulary
+    /// that contradicts itself.
     pub fn from_gguf(metadata: &Metadata) -> Result<Tokenizer, Error> {
-        match metadata.str("tokenizer.ggml.model")? {
+        let Some(name) = metadata.tokenizer()? else {
+            let what = "the model has no tokenizer (\"tokenizer.ggml.model\")";
+            return Err(Error::bad_file(metadata.path(), what));
+        };
+        match name {
             "llama" => {
                 let vocab = Vocab::load(metadata, Family::Spm)?;
                 let spm = Spm::new(&vocab);

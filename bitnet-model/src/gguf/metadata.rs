@@ -340,6 +340,16 @@ impl Metadata {
             .transpose()
     }
 
+    /// What kind of tokenizer the file has (`tokenizer.ggml.model`): `llama`, `gpt2`, `bert`, …; `None` if it has none: the
+    /// key is missing, or says so as llama.cpp writes it, `none` or `no_vocab`.
+    ///
+    /// # Errors
+    /// [`BadFile`](crate::ErrorKind::BadFile) if the key is no string.
+    pub fn tokenizer(&self) -> Result<Option<&str>, Error> {
+        let name: Option<&str> = self.optional("tokenizer.ggml.model")?;
+        Ok(name.filter(|name| !matches!(*name, "none" | "no_vocab")))
+    }
+
     /// The value of a key that must be there.
     ///
     /// # Errors

@@ -2,10 +2,12 @@
 //!
 //! Reading maps the file and copies only the metadata. A file is refused, with the tensor, key or byte at
 //! fault, unless every count, offset and size in it agrees with its length; memory asked for is bounded by
-//! the file's size. Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+//! the file's size. A model that was split is read through the first of its files. Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
+mod foreign;
 mod metadata;
 mod read;
+mod split;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -23,6 +25,7 @@ pub use types::{Content, Float, I2_S_TRAILER, Layout, TensorType};
 pub use write::{TensorWriter, Writer};
 
 use crate::error::Error;
+use read::Header;
 
 const MAGIC: &[u8] = b"GGUF";
 /// Alignment of tensor data where `general.alignment` does not say otherwise.
@@ -37,7 +40,9 @@ pub struct TensorInfo {
     pub shape: Vec<u64>,
     /// How the elements are stored.
     pub ty: TensorType,
-    /// Where the data starts, bytes from the start of the file.
+    /// Which of the model's files it is in, from 0.
+    pub part: usize,
+    /// Where the data starts, bytes from the start of that file.
     pub offset: u64,
     /// Length of the data in bytes (I2_S: packed weights and the 32-byte trailer). For an unknown type the
     /// room up to the next tensor or the end of the file.
@@ -51,16 +56,23 @@ impl TensorInfo {
     }
 }
 
-/// An open GGUF file.
+/// An open GGUF model: a file, or the first of several.
 #[derive(Debug)]
 pub struct Gguf {
-    path: PathBuf,
-    bytes: Bytes,
+    /// The first is the one that was opened.
+    parts: Vec<Part>,
     version: u32,
     alignment: u64,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
     index: HashMap<String, usize>,
+}
+
+/// One of a model's files.
+#[derive(Debug)]
+struct Part {
+    path: PathBuf,
+    bytes: Bytes,
 }
 
 /// Where a file's bytes are.
@@ -82,37 +94,67 @@ impl Deref for Bytes {
 }
 
 impl Gguf {
-    /// Opens, maps read-only and checks a file. Tensors of unknown type are listed; only their data is refused.
+    /// Opens, maps read-only and checks a file, and the other files of a model that was split. Tensors of unknown type are
+    /// listed; only their data is refused.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if it cannot be opened, [`BadFile`](crate::ErrorKind::BadFile) if it is
-    /// not GGUF, truncated or damaged, [`Unsupported`](crate::ErrorKind::Unsupported) for other versions and
-    /// byte orders.
+    /// not GGUF, truncated or damaged, or lacks one of its parts, [`Unsupported`](crate::ErrorKind::Unsupported) for other
+    /// versions and byte orders.
     pub fn open(path: &Path) -> Result<Gguf, Error> {
-        let io = |e| Error::io(path, e);
-        // Before it is opened, since opening a FIFO waits for a writer.
-        if !std::fs::metadata(path).map_err(io)?.is_file() {
-            return Err(Error::bad_file(path, "not a regular file"));
+        let (part, header) = map(path)?;
+        let others = split::others(path, &header.metadata)?;
+        let mut model = Gguf::of(part, header);
+        for (part, header) in others {
+            model.add(part, header.tensors)?;
         }
-        let file = File::open(path).map_err(io)?;
-        // SAFETY: the map is read-only and private to this value. As with every mapped model file, the
-        // contract is that nobody truncates or rewrites it meanwhile; the parser copies what it checks, and
-        // data read later are plain numbers for which any bit pattern is valid.
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        Gguf::check(path, Bytes::Mapped(map))
+        split::check(&model)?;
+        Ok(model)
     }
 
-    /// Checks the bytes of a file that are in memory; `path` names it in errors.
+    /// Checks the bytes of a file that are in memory; `path` names it in errors. Of a model that was split, it is that part
+    /// alone.
     ///
     /// # Errors
     /// As [`open`](Gguf::open).
     pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Gguf, Error> {
-        Gguf::check(path, Bytes::Owned(bytes))
+        let header = read::parse(&bytes, path)?;
+        let part = Part {
+            path: path.to_owned(),
+            bytes: Bytes::Owned(bytes),
+        };
+        Ok(Gguf::of(part, header))
+    }
+
+    fn of(part: Part, header: Header) -> Gguf {
+        Gguf {
+            parts: vec![part],
+            version: header.version,
+            alignment: header.alignment,
+            metadata: header.metadata,
+            tensors: header.tensors,
+            index: header.index,
+        }
+    }
+
+    fn add(&mut self, part: Part, tensors: Vec<TensorInfo>) -> Result<(), Error> {
+        let no = self.parts.len();
+        for tensor in tensors {
+            let index = self.tensors.len();
+            if let Some(other) = self.index.insert(tensor.name.clone(), index) {
+                let other = self.parts[self.tensors[other].part].path.display();
+                let what = format!("tensor {:?} is in {other} too", tensor.name);
+                return Err(Error::bad_file(&part.path, what));
+            }
+            self.tensors.push(TensorInfo { part: no, ..tensor });
+        }
+        self.parts.push(part);
+        Ok(())
     }
 
     /// Takes a tensor's data out of this process's memory; they are read from the file again when next looked at.
     pub fn release(&self, tensor: &TensorInfo) {
-        if let Bytes::Mapped(map) = &self.bytes {
+        if let Some(Bytes::Mapped(map)) = self.parts.get(tensor.part).map(|part| &part.bytes) {
             let (offset, size) = (tensor.offset as usize, tensor.size as usize);
             // SAFETY: pages of a map that nobody writes to come back with the same bytes.
             let _ = unsafe {
@@ -121,27 +163,19 @@ impl Gguf {
         }
     }
 
-    fn check(path: &Path, bytes: Bytes) -> Result<Gguf, Error> {
-        let header = read::parse(&bytes, path)?;
-        Ok(Gguf {
-            path: path.to_owned(),
-            bytes,
-            version: header.version,
-            alignment: header.alignment,
-            metadata: header.metadata,
-            tensors: header.tensors,
-            index: header.index,
-        })
-    }
-
     /// The file's path, as given when it was opened.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.parts[0].path
     }
 
-    /// The file's length in bytes.
+    /// The paths of all files of the model, that one first.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.parts.iter().map(|part| part.path.as_path())
+    }
+
+    /// The length of all files in bytes.
     pub fn file_size(&self) -> u64 {
-        self.bytes.len() as u64
+        self.parts.iter().map(|part| part.bytes.len() as u64).sum()
     }
 
     /// The format version, 2 or 3.
@@ -178,15 +212,39 @@ impl Gguf {
         let TensorInfo { name, ty, .. } = tensor;
         if let TensorType::Unknown(_) = ty {
             let what = format!("tensor {name:?} has type {ty}, which is not supported");
-            return Err(Error::unsupported(&self.path, what));
+            return Err(Error::unsupported(self.path(), what));
         }
         usize::try_from(tensor.offset)
             .ok()
             .and_then(|start| Some(start..start.checked_add(usize::try_from(tensor.size).ok()?)?))
-            .and_then(|range| self.bytes.get(range))
+            .and_then(|range| self.parts.get(tensor.part)?.bytes.get(range))
             .ok_or_else(|| {
-                let path = self.path.display();
+                let path = self.path().display();
                 Error::usage(format!("{path}: tensor {name:?} is not of this file"))
             })
     }
+}
+
+/// Maps a file and reads its head.
+fn map(path: &Path) -> Result<(Part, Header), Error> {
+    let io = |e| Error::io(path, e);
+    // Before it is opened, since opening a FIFO waits for a writer.
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    if metadata.is_dir() {
+        return Err(Error::bad_file(path, foreign::what_the_folder_is(path)));
+    }
+    if !metadata.is_file() {
+        return Err(Error::bad_file(path, "not a regular file"));
+    }
+    let file = File::open(path).map_err(io)?;
+    // SAFETY: the map is read-only and private to this value. As with every mapped model file, the
+    // contract is that nobody truncates or rewrites it meanwhile; the parser copies what it checks, and
+    // data read later are plain numbers for which any bit pattern is valid.
+    let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+    let header = read::parse(&map, path)?;
+    let part = Part {
+        path: path.to_owned(),
+        bytes: Bytes::Mapped(map),
+    };
+    Ok((part, header))
 }

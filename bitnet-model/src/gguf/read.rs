@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::foreign;
 use super::metadata::{Array, Metadata, StringArray, Value};
 use super::types::{TensorType, element_count};
 use super::{DEFAULT_ALIGNMENT, MAGIC, TensorInfo};
@@ -212,6 +213,7 @@ impl<'a> Cursor<'a> {
             name,
             shape,
             ty,
+            part: 0,
             offset,
             size,
         })
@@ -226,19 +228,16 @@ pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Header, Error> {
         pos: 0,
     };
     if !bytes.starts_with(MAGIC) {
-        let seen = &bytes[..bytes.len().min(4)];
-        let what = match seen {
-            [] => "is empty, not a GGUF file".to_owned(),
-            _ => format!("not a GGUF file (starts with \"{}\")", seen.escape_ascii()),
-        };
-        return Err(Error::bad_file(path, what));
+        let what = foreign::what_it_is(bytes);
+        return Err(Error::bad_file(path, format!("not a GGUF file: {what}")));
     }
     c.pos = MAGIC.len();
     let version = c.u32("version")?;
     match version {
         2 | 3 => {}
         _ if matches!(version.swap_bytes(), 1..=3) => {
-            return Err(Error::unsupported(path, "big-endian GGUF"));
+            let what = "big-endian GGUF: turn it round with gguf-py's gguf_convert_endian.py";
+            return Err(Error::unsupported(path, what));
         }
         _ => {
             let what = format!("GGUF version {version} (2 and 3 are supported)");

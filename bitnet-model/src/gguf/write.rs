@@ -58,6 +58,7 @@ impl Writer {
             name: name.to_owned(),
             shape: shape.to_vec(),
             ty,
+            part: 0,
             offset,
             size,
         });

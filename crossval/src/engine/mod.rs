@@ -394,6 +394,11 @@ impl Engine {
         }
     }
 
+    /// The model has no vocabulary: its tokenizer is not asked.
+    pub(crate) fn without_tokenizer(&mut self) {
+        self.hello.tokenizer = false;
+    }
+
     /// What the engine's library evaluates for the loaded model.
     pub fn graphs(&mut self) -> Result<Graphs, EngineError> {
         self.is_to("listing its graphs");

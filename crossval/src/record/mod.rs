@@ -84,6 +84,9 @@ pub fn record(options: &RecordOptions, progress: Progress<'_>) -> Result<u64, Er
     if options.chat {
         sources = chat::render_prompts(sources, &options.model, facts.vocab.as_ref())?;
     }
+    if options.engine.is_ours() && facts.vocab.is_none() {
+        engine.without_tokenizer();
+    }
     let tokenizer = engine.hello().tokenizer.then_some(&mut engine);
     let Tokenized { prompts, tokenizer } = tokenize(&sources, tokenizer, facts.n_vocab)?;
     let settings = compared_settings(

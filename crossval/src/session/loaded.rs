@@ -30,12 +30,17 @@ pub(crate) struct Loaded {
     false_claims: Vec<Finding>,
 }
 
+/// Why no text can be read.
+const NO_TOKENIZER: &str = "the model has no tokenizer";
+
 struct Worker {
     engine: Engine,
     /// What its command is called.
     label: String,
     report: EngineReport,
     vocab: Option<VocabFacts>,
+    /// Whether it has a tokenizer, and found no vocabulary in the file.
+    no_vocabulary: bool,
     /// A trace loads and uses nothing that says anything about the engine recorded.
     replayed: bool,
     /// Whether it is an engine of this repository, or what one recorded.
@@ -72,6 +77,7 @@ impl Worker {
             label: spec.label(),
             report,
             vocab: None,
+            no_vocabulary: false,
             replayed: spec.trace().is_some(),
             ours: spec.is_ours(),
             warnings: Vec::new(),
@@ -81,8 +87,26 @@ impl Worker {
     fn load(&mut self, model: &Path) -> Result<ModelFacts, EngineError> {
         let (facts, load_ms) = self.engine.load(model)?;
         self.vocab.clone_from(&facts.vocab);
+        // An engine of ours says what the vocabulary is, if the file has any.
+        if self.ours && self.vocab.is_none() && self.engine.hello().tokenizer {
+            self.no_vocabulary = true;
+            self.engine.without_tokenizer();
+        }
         self.report.load_ms = (!self.replayed).then_some(load_ms);
         Ok(facts)
+    }
+
+    /// Keeps how it failed, where `other` has loaded the model.
+    fn fails_to_load(&mut self, e: EngineError, other: &str) {
+        let refused_model = refusal(&e).is_some();
+        let mut failure = e.into_failure(self.engine.label(), "loading");
+        if refused_model {
+            failure.message.push_str(&format!("; {other} loads it"));
+        }
+        self.report.failure = Some(EngineFailure {
+            refused_model,
+            ..failure
+        });
     }
 
     fn end(&mut self) {
@@ -120,12 +144,15 @@ impl Loaded {
         }
         // Ours first: it names what is wrong with a file, where the reference aborts.
         let of_candidate = candidate.load(model);
-        if let Err(EngineError::Refused {
-            kind: ErrorKind::BadModel,
-            message,
-        }) = of_candidate
+        let reads_as_defined = matches!(
+            setup.candidate,
+            EngineSpec::Rust { .. } | EngineSpec::Oracle
+        );
+        if let Err(e) = &of_candidate
+            && reads_as_defined
+            && let Some(message) = refusal(e)
         {
-            return Err(Error::BadInput(message));
+            return Err(Error::BadInput(message.to_owned()));
         }
         let of_reference = reference.load(model);
         let truth = {
@@ -143,23 +170,11 @@ impl Loaded {
         let said = match (of_reference, of_candidate) {
             (Ok(r), Ok(c)) => [Some(r), Some(c)],
             (Ok(facts), Err(e)) => {
-                candidate.report.failure =
-                    Some(e.into_failure(candidate.engine.label(), "loading"));
+                candidate.fails_to_load(e, reference.engine.label());
                 [Some(facts), None]
             }
             (Err(e), Ok(facts)) => {
-                let refused_model = matches!(
-                    e,
-                    EngineError::Refused {
-                        kind: ErrorKind::BadModel,
-                        ..
-                    }
-                );
-                let failure = e.into_failure(reference.engine.label(), "loading");
-                reference.report.failure = Some(EngineFailure {
-                    refused_model,
-                    ..failure
-                });
+                reference.fails_to_load(e, candidate.engine.label());
                 [None, Some(facts)]
             }
             // Where one says what is wrong with the file, the other has crashed over it.
@@ -205,6 +220,12 @@ impl Loaded {
     /// Token IDs of every prompt, and the engine that made them.
     pub(crate) fn tokenize(&mut self, sources: &[PromptSource]) -> Result<Tokenized, Error> {
         let n_vocab = self.facts.n_vocab;
+        let text = |s: &PromptSource| {
+            matches!(s, PromptSource::Text { .. } | PromptSource::Rendered { .. })
+        };
+        if self.tokenizer().is_none() && self.no_vocabulary() && sources.iter().any(text) {
+            return Err(Error::Usage(format!("{NO_TOKENIZER}: give --tokens")));
+        }
         let tokenizer = self.tokenizer().map(|worker| &mut worker.engine);
         tokenize(sources, tokenizer, n_vocab)
     }
@@ -220,9 +241,15 @@ impl Loaded {
     /// The vocabulary, if both engines have a tokenizer; else why their tokenizers cannot be compared.
     pub(crate) fn comparable_vocab(&self) -> Result<&VocabFacts, String> {
         for role in Role::BOTH {
-            let engine = &self.worker(role).engine;
-            if !engine.hello().tokenizer {
-                return Err(format!("the {role} ({}) has no tokenizer", engine.label()));
+            let Worker {
+                engine,
+                no_vocabulary,
+                ..
+            } = self.worker(role);
+            match engine.hello().tokenizer {
+                true => {}
+                false if *no_vocabulary => return Err(NO_TOKENIZER.to_owned()),
+                false => return Err(format!("the {role} ({}) has no tokenizer", engine.label())),
             }
         }
         // The candidate's, as in `crossval tokenize`.
@@ -277,9 +304,11 @@ impl Loaded {
         text: &str,
         source: &str,
     ) -> Result<(Vec<u32>, Option<u32>), Error> {
-        let worker = self
-            .tokenizer()
-            .ok_or_else(|| Error::Engine("no engine has a tokenizer for the text".into()))?;
+        let no_tokenizer = match self.no_vocabulary() {
+            true => Error::Usage(format!("text {source}: {NO_TOKENIZER}")),
+            false => Error::Engine("no engine has a tokenizer for the text".into()),
+        };
+        let worker = self.tokenizer().ok_or(no_tokenizer)?;
         let mut tokenize = |text: &[u8]| {
             let options = EncodeOptions {
                 add_special: true,
@@ -299,6 +328,11 @@ impl Loaded {
         let bos = bos.filter(|bos| tokens.first() == Some(bos));
         check_range(&tokens, self.facts.n_vocab, &format!("text {source}"))?;
         Ok((tokens, bos))
+    }
+
+    fn no_vocabulary(&self) -> bool {
+        let mut workers = [&self.reference, &self.candidate].into_iter();
+        workers.any(|worker| worker.no_vocabulary)
     }
 
     /// The first worker that has a tokenizer.
@@ -404,6 +438,17 @@ impl Loaded {
     }
 }
 
+/// What an engine says of a model file that it refuses.
+fn refusal(e: &EngineError) -> Option<&str> {
+    match e {
+        EngineError::Refused {
+            kind: ErrorKind::BadModel,
+            message,
+        } => Some(message),
+        _ => None,
+    }
+}
+
 /// Gives two engines that would be called alike the names that they were given, without folders if those differ.
 fn tell_apart(reference: &mut Worker, candidate: &mut Worker) {
     let alike = reference.engine.label() == candidate.engine.label();
@@ -482,10 +527,7 @@ impl Truth {
 pub(crate) fn failure(role: Role, engine: &EngineReport) -> Option<Finding> {
     let failure = engine.failure.as_ref()?;
     Some(Finding {
-        outcome: match failure.refused_model {
-            true => Outcome::BadInput,
-            false => Outcome::Engine,
-        },
+        outcome: Outcome::Engine,
         source: Source::Engine,
         place: Some(role.into()),
         text: failure.message.clone(),

@@ -1,4 +1,4 @@
-//! The file that a run is about.
+//! The model that a run is about: its file, or files.
 
 use std::fs::Metadata;
 use std::io::Read;
@@ -13,6 +13,7 @@ use super::activation;
 use crate::error::Error;
 use crate::hex::hex;
 use crate::interrupt;
+use bitnet_model::gguf::Gguf;
 use bitnet_model::regular_file;
 use crossval_protocol::ModelFacts;
 
@@ -23,11 +24,11 @@ const HASHED_AT_ONCE: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct ModelFile {
     path: PathBuf,
-    /// Bytes.
+    /// Bytes, of all files of a model that was split.
     pub(crate) size: u64,
-    /// In hexadecimal digits.
+    /// Of those one after the other, in hexadecimal digits.
     pub(crate) sha256: String,
-    state: State,
+    files: Vec<(PathBuf, State)>,
 }
 
 /// What changes with the content: device, inode, size, seconds and nanoseconds of the last change.
@@ -38,32 +39,49 @@ fn state(file: &Metadata) -> State {
     (file.dev(), file.ino(), file.len(), changed.0, changed.1)
 }
 
+/// The files of a model. What is no GGUF may be read by an engine all the same: it is a file of its own.
+///
+/// # Errors
+/// [`Error::BadInput`] if there is no file.
+pub(crate) fn paths(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    match Gguf::open(path) {
+        Ok(model) => Ok(model.paths().map(Path::to_owned).collect()),
+        Err(_) if path.is_file() => Ok(vec![path.to_owned()]),
+        Err(e) => Err(Error::BadInput(format!("model {e}"))),
+    }
+}
+
 impl ModelFile {
     /// Reads the file.
     ///
     /// # Errors
     /// [`Error::BadInput`] naming it.
     pub(crate) fn hash(path: &Path) -> Result<ModelFile, Error> {
-        let bad = |e: std::io::Error| Error::BadInput(format!("model {}: {e}", path.display()));
-        let mut file = regular_file::open(path).map_err(bad)?;
-        let state = state(&file.metadata().map_err(bad)?);
         let mut hasher = Sha256::new();
+        let mut files = Vec::new();
         let mut size = 0;
         let mut chunk = vec![0; HASHED_AT_ONCE];
-        loop {
-            let n = file.read(&mut chunk).map_err(bad)?;
-            if n == 0 {
-                break;
+        for file_path in paths(path)? {
+            let bad =
+                |e: std::io::Error| Error::BadInput(format!("model {}: {e}", file_path.display()));
+            let mut file = regular_file::open(&file_path).map_err(bad)?;
+            let state = state(&file.metadata().map_err(bad)?);
+            loop {
+                let n = file.read(&mut chunk).map_err(bad)?;
+                if n == 0 {
+                    break;
+                }
+                size += n as u64;
+                hasher.update(&chunk[..n]);
+                interrupt::check()?;
             }
-            size += n as u64;
-            hasher.update(&chunk[..n]);
-            interrupt::check()?;
+            files.push((file_path, state));
         }
         Ok(ModelFile {
             path: path.to_owned(),
             size,
             sha256: hex(&hasher.finalize()),
-            state,
+            files,
         })
     }
 
@@ -89,13 +107,15 @@ impl ModelFile {
 
     /// Whether the file is no longer what it was: nobody knows then which of the two an engine has read.
     pub(crate) fn changed(&self) -> Option<Finding> {
-        let now = std::fs::metadata(&self.path).map(|file| state(&file));
-        let unchanged = now.is_ok_and(|now| now == self.state);
-        (!unchanged).then(|| Finding {
+        let unchanged = |(path, before): &&(PathBuf, State)| {
+            std::fs::metadata(path).is_ok_and(|now| state(&now) == *before)
+        };
+        let (changed, _) = self.files.iter().find(|file| !unchanged(file))?;
+        Some(Finding {
             outcome: Outcome::Incomplete,
             source: Source::ModelFile,
             place: None,
-            text: format!("{} changed during the run", self.path.display()),
+            text: format!("{} changed during the run", changed.display()),
         })
     }
 }

@@ -19,12 +19,12 @@ fn nested(depth: u32) -> Vec<u8> {
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = vec![
-        Case::new("nothing", &["is empty, not a GGUF file"], |f| {
+        Case::new("nothing", &["not a GGUF file: it is empty"], |f| {
             f.cut = Some(0)
         }),
         Case::new(
             "other magic",
-            &["not a GGUF file (starts with \"GGML\")"],
+            &["not a GGUF file: it starts with \"GGML\""],
             |f| {
                 f.magic = b"GGML";
             },

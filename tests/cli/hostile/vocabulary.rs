@@ -161,13 +161,6 @@ fn algorithms() -> Vec<Case> {
             &["the answer is too long: frame of 18"],
             |f| f.set("tokenizer.chat_template", string(&[1; 3 << 20])),
         ),
-        Case::of_model(
-            "no tokenizer",
-            &["\"tokenizer.ggml.model\" (string) is missing"],
-            |f| {
-                f.remove("tokenizer.ggml.model");
-            },
-        ),
         with(
             "unknown tokenizer",
             &["tokenizer \"t5\" is not supported"],

@@ -7,11 +7,18 @@ use std::path::Path;
 
 use memmap2::Mmap;
 
-/// Drops the pages of a file from the page cache. `Ok` means that none are left; no process may have the file mapped.
+use crate::session::model_file;
+
+/// Drops the pages of a model's files from the page cache. `Ok` means that none are left; no process may have one mapped.
 ///
 /// # Errors
 /// Why they could not be dropped, as a clause.
-pub(super) fn drop_pages(path: &Path) -> Result<(), String> {
+pub(super) fn drop_pages(model: &Path) -> Result<(), String> {
+    let paths = model_file::paths(model).map_err(|e| e.to_string())?;
+    paths.iter().try_for_each(|path| drop_pages_of(path))
+}
+
+fn drop_pages_of(path: &Path) -> Result<(), String> {
     let failed = |e: io::Error| format!("the page cache cannot be dropped: {e}");
     let file = File::open(path).map_err(failed)?;
     // Pages that are not on the disk yet stay.
@@ -69,7 +76,7 @@ mod tests {
         file.write_all(&[7; 300_000]).unwrap();
         let (held, pages) = resident(file.as_file()).unwrap();
         assert_eq!(held, pages);
-        match drop_pages(file.path()) {
+        match drop_pages_of(file.path()) {
             Ok(()) => assert_eq!(resident(file.as_file()).unwrap().0, 0),
             // A file system in memory has nowhere to drop it to.
             Err(why) => assert!(why.contains("page cache"), "{why}"),
