@@ -1,9 +1,69 @@
 //! What no weight should be.
 
+use std::collections::BTreeMap;
+
 use half::{bf16, f16};
 
 use crate::Error;
 use crate::gguf::{Content, Float, Gguf, Layout, TensorInfo};
+
+/// What the weights of a file were found to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Weights {
+    /// As [`check_weights`].
+    pub bad: Vec<String>,
+    /// Tensors of which every weight is 0, as [`zero_tensors`].
+    pub zero: Vec<String>,
+    /// One message for each tensor of which some scales are 0, and not all.
+    pub zero_scales: Vec<String>,
+    /// Tensors that were looked through, by the name of their type.
+    pub checked: BTreeMap<String, u64>,
+    /// Tensors that were not, as their type cannot be read.
+    pub not_checked: BTreeMap<String, u64>,
+}
+
+/// Looks through all weights of a file, and says which it could not.
+///
+/// # Errors
+/// The data cannot be read.
+pub fn weights(gguf: &Gguf) -> Result<Weights, Error> {
+    let mut weights = Weights {
+        bad: check_weights(gguf)?,
+        zero: zero_tensors(gguf)?,
+        ..Weights::default()
+    };
+    for info in gguf.tensors() {
+        let Some(layout) = info.ty.layout() else {
+            *weights.not_checked.entry(info.ty.to_string()).or_default() += 1;
+            continue;
+        };
+        *weights.checked.entry(info.ty.to_string()).or_default() += 1;
+        if !weights.zero.contains(&info.name)
+            && let Some(what) = zero_scales(layout, gguf.data(info)?)
+        {
+            let what = format!("tensor {:?}: {what}", info.name);
+            weights.zero_scales.push(what);
+        }
+    }
+    Ok(weights)
+}
+
+/// How many scales of blocks are 0, if any are.
+fn zero_scales(layout: Layout, data: &[u8]) -> Option<String> {
+    let Content::Scaled(scales) = layout.content else {
+        return None;
+    };
+    let blocks = data.chunks_exact(layout.block_bytes as usize);
+    let of = blocks.len() * scales.len();
+    let zero = |block: &[u8]| {
+        let scales = scales.iter();
+        let zero =
+            scales.filter(|&&(float, first)| none_but_zero(float, &block[first..], block.len()));
+        zero.count()
+    };
+    let n: usize = blocks.map(zero).sum();
+    (n > 0).then(|| format!("{n} of {of} scales are 0"))
+}
 
 /// Looks through the weights of a file, which loading a model does not: one message for each tensor that holds values
 /// or scales that are not finite, or, if ternary, codes 3, which stand for no weight. Tensors of unknown type are left
@@ -193,6 +253,24 @@ mod tests {
                 let want = "its scale is not finite".to_owned();
                 assert_eq!(finding(&info, layout, &bad), Some(want), "{ty}");
             }
+        }
+    }
+
+    #[test]
+    fn scales_of_zero_are_counted() {
+        for &ty in TensorType::KNOWN {
+            let layout = ty.layout().unwrap();
+            let Content::Scaled(scales) = layout.content else {
+                continue;
+            };
+            let mut data = vec![1; 3 * layout.block_bytes as usize];
+            assert_eq!(zero_scales(layout, &data), None, "{ty}");
+            let (float, first) = scales[0];
+            let at = layout.block_bytes as usize + first;
+            data[at..at + float.bytes()].fill(0);
+            let of = 3 * scales.len();
+            let want = format!("1 of {of} scales are 0");
+            assert_eq!(zero_scales(layout, &data), Some(want), "{ty}");
         }
     }
 

@@ -1,9 +1,10 @@
 //! `crossval inspect`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use bitnet_model::check::check_weights;
-use bitnet_model::gguf::{Array, Gguf, Value};
+use bitnet_model::check::{self, Weights};
+use bitnet_model::gguf::{Array, Gguf, Metadata, Readable, TensorInfo, Value};
 use bitnet_model::lint;
 use comfy_table::CellAlignment;
 use reports::number;
@@ -15,6 +16,7 @@ use super::limits::{LimitFlags, ModelFile};
 use super::terminal::{Terminal, table};
 use crossval::Error;
 use crossval::engine::{EngineSpec, Launcher};
+use crossval_protocol::Settings;
 
 /// Metadata arrays and strings are cut to this many characters.
 const VALUE_WIDTH: usize = 60;
@@ -23,7 +25,8 @@ const VALUE_WIDTH: usize = 60;
 pub(super) struct Args {
     #[command(flatten)]
     model: ModelFile,
-    /// Read the weights too: fails if there are any that are not finite, or ternary codes that stand for no weight
+    /// List every check of the file, and read the weights too: fails if there are any that are not finite, or ternary codes
+    /// that stand for no weight
     #[arg(long)]
     check: bool,
     /// Print all of it as JSON, and nothing else
@@ -32,6 +35,16 @@ pub(super) struct Args {
     #[command(flatten)]
     limits: LimitFlags,
 }
+
+/// In which an engine evaluates a token.
+const SMALLEST: Settings = Settings {
+    n_ctx: 32,
+    n_ubatch: 32,
+    threads: 1,
+    // As it is compared.
+    observe: true,
+    compact_head_budget: 0,
+};
 
 /// The value of [`Inspection::schema`].
 const SCHEMA: &str = "crossval.inspect/1";
@@ -45,12 +58,18 @@ struct Inspection {
     version: u32,
     size_bytes: u64,
     alignment: u64,
+    /// Of the layers' matrices, scales included; null if there are none.
+    bits_per_weight: Option<f64>,
     metadata: Vec<Entry>,
     tensors: Vec<Tensor>,
     /// What there is to know of it before anybody runs it.
     remarks: Vec<Remark>,
     /// What no weight should be; null without `--check`.
     bad_weights: Option<Vec<String>>,
+    /// What the weights are; null without `--check`.
+    weights: Option<LookedThrough>,
+    /// What is wrong with the file where no more of it can be read; null otherwise.
+    fault: Option<String>,
     /// Every engine that is built here, asked to load it.
     engines: Vec<Answer>,
 }
@@ -86,13 +105,25 @@ struct Remark {
     next_step: &'static str,
 }
 
+/// What was looked at of the weights, and what is unusual in them.
+#[derive(Debug, Serialize)]
+struct LookedThrough {
+    /// Tensors of each type.
+    checked: BTreeMap<String, u64>,
+    /// Tensors of types that cannot be read here.
+    not_checked: BTreeMap<String, u64>,
+    zero_tensors: Vec<String>,
+    zero_scales: Vec<String>,
+}
+
 #[derive(Debug, Serialize)]
 struct Answer {
     engine: String,
+    /// Whether it has evaluated a token.
     runs: bool,
-    /// Null if it does not.
+    /// Null if it does not load it.
     load_ms: Option<f64>,
-    /// Why it does not run it, in the engine's words.
+    /// Why it does not load or run it, in the engine's words.
     refusal: Option<String>,
 }
 
@@ -100,13 +131,29 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     let launcher = args.limits.launcher();
     let model = args.model.required()?;
     let bad_input = |e: bitnet_model::Error| Error::BadInput(e.to_string());
-    let gguf = Gguf::open(&model).map_err(bad_input)?;
+    let gguf = match Gguf::open(&model) {
+        Ok(gguf) => gguf,
+        Err(fault) => return unreadable(&model, fault, args.json, terminal),
+    };
     let mut inspection = read(&gguf);
     if !args.json {
         terminal.print(&tables(&inspection))?;
     }
     if args.check {
-        inspection.bad_weights = Some(check_weights(&gguf).map_err(bad_input)?);
+        let Weights {
+            bad,
+            zero,
+            zero_scales,
+            checked,
+            not_checked,
+        } = check::weights(&gguf).map_err(bad_input)?;
+        inspection.bad_weights = Some(bad);
+        inspection.weights = Some(LookedThrough {
+            checked,
+            not_checked,
+            zero_tensors: zero,
+            zero_scales,
+        });
     }
     // A container that is at fault is not mapped while engines are asked.
     drop(gguf);
@@ -127,53 +174,109 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     }
 }
 
+/// Shows what can be read of a file that is damaged.
+fn unreadable(
+    model: &Path,
+    fault: bitnet_model::Error,
+    as_json: bool,
+    terminal: Terminal,
+) -> Result<Outcome, Error> {
+    let bad_input = Error::BadInput(fault.to_string());
+    let Ok(readable) = Gguf::readable(model) else {
+        return Err(bad_input);
+    };
+    let Readable {
+        version,
+        size,
+        alignment,
+        metadata,
+        tensors,
+    } = readable;
+    let inspection = Inspection {
+        fault: Some(fault.to_string()),
+        ..Inspection::new(model, (version, size, alignment), &metadata, &tensors)
+    };
+    match as_json {
+        true => terminal.print_json(&inspection)?,
+        false => terminal.print(&tables(&inspection))?,
+    }
+    Err(bad_input)
+}
+
 fn read(gguf: &Gguf) -> Inspection {
-    let metadata = gguf.metadata().iter().map(|(key, value)| Entry {
-        key: key.to_owned(),
-        type_name: value.type_name(),
-        value: json(value),
-        length: match value {
-            Value::Array(array) => Some(array.len()),
-            _ => None,
-        },
-        brief: brief(value),
-    });
-    let tensors = gguf.tensors().iter().map(|tensor| Tensor {
-        name: tensor.name.clone(),
-        type_name: tensor.ty.to_string(),
-        type_id: tensor.ty.id(),
-        shape: tensor.shape.clone(),
-        bytes: tensor.size,
-    });
     let remarks = lint::remarks(gguf).into_iter().map(|remark| Remark {
         id: remark.id,
         sentence: remark.sentence,
         next_step: remark.next_step,
     });
+    let head = (gguf.version(), gguf.file_size(), gguf.alignment());
     Inspection {
-        schema: SCHEMA,
-        path: gguf.path().display().to_string(),
-        version: gguf.version(),
-        size_bytes: gguf.file_size(),
-        alignment: gguf.alignment(),
-        metadata: metadata.collect(),
-        tensors: tensors.collect(),
         remarks: remarks.collect(),
-        bad_weights: None,
-        engines: Vec::new(),
+        ..Inspection::new(gguf.path(), head, gguf.metadata(), gguf.tensors())
     }
 }
 
-/// Has an engine load the model.
+impl Inspection {
+    /// `head` is the version, the size and the alignment.
+    fn new(
+        path: &Path,
+        head: (u32, u64, u64),
+        metadata: &Metadata,
+        tensors: &[TensorInfo],
+    ) -> Inspection {
+        let (version, size_bytes, alignment) = head;
+        let metadata = metadata.iter().map(|(key, value)| Entry {
+            key: key.to_owned(),
+            type_name: value.type_name(),
+            value: json(value),
+            length: match value {
+                Value::Array(array) => Some(array.len()),
+                _ => None,
+            },
+            brief: brief(value),
+        });
+        let matrices = tensors.iter().filter(|t| lint::is_matrix_of_layer(t));
+        let (bytes, weights) = matrices.fold((0, 0), |(bytes, weights), t| {
+            (bytes + t.size, weights + t.n_elements())
+        });
+        let bits_per_weight = (weights > 0).then(|| 8.0 * bytes as f64 / weights as f64);
+        let tensors = tensors.iter().map(|tensor| Tensor {
+            name: tensor.name.clone(),
+            type_name: tensor.ty.to_string(),
+            type_id: tensor.ty.id(),
+            shape: tensor.shape.clone(),
+            bytes: tensor.size,
+        });
+        Inspection {
+            schema: SCHEMA,
+            path: path.display().to_string(),
+            version,
+            size_bytes,
+            alignment,
+            bits_per_weight,
+            metadata: metadata.collect(),
+            tensors: tensors.collect(),
+            remarks: Vec::new(),
+            bad_weights: None,
+            weights: None,
+            fault: None,
+            engines: Vec::new(),
+        }
+    }
+}
+
+/// Has an engine load the model, and evaluate a token.
 fn ask(spec: &EngineSpec, launcher: &Launcher, model: &Path) -> Answer {
-    let loaded = launcher.start(spec, None).and_then(|mut engine| {
-        let loaded = engine.load(model);
-        loaded.map_err(|e| e.into_error(engine.name()))
+    let mut load_ms = None;
+    let evaluated = launcher.start(spec, None).and_then(|mut engine| {
+        let evaluated = engine.load(model).and_then(|(_, ms)| {
+            load_ms = Some(ms);
+            engine.configure(SMALLEST)?;
+            engine.generate(&[0], 1)
+        });
+        evaluated.map_err(|e| e.into_error(engine.name()))
     });
-    let (load_ms, refusal) = match loaded {
-        Ok((_, load_ms)) => (Some(load_ms), None),
-        Err(e) => (None, Some(e.to_string())),
-    };
+    let refusal = evaluated.err().map(|e| e.to_string());
     Answer {
         engine: spec.to_string(),
         runs: refusal.is_none(),
@@ -184,12 +287,17 @@ fn ask(spec: &EngineSpec, launcher: &Launcher, model: &Path) -> Answer {
 
 /// What is in the file.
 fn tables(inspection: &Inspection) -> String {
+    let of_weights = inspection.bits_per_weight.map(|bits| {
+        let bits = number::significant(bits, 3);
+        format!(", matrices of the layers {bits} bits per weight")
+    });
     let head = format!(
-        "{}: GGUF v{}, {}, alignment {}\n\n",
+        "{}: GGUF v{}, {}, alignment {}{}\n\n",
         inspection.path,
         inspection.version,
         number::bytes(inspection.size_bytes as f64),
-        inspection.alignment
+        inspection.alignment,
+        of_weights.unwrap_or_default()
     );
     let mut metadata = table(&["key", "type", "value"]);
     for entry in &inspection.metadata {
@@ -225,17 +333,82 @@ fn conclusions(inspection: &Inspection) -> String {
     }
     for answer in &inspection.engines {
         let says = match (&answer.refusal, answer.load_ms) {
-            (Some(why), _) => format!("does not run it: {why}"),
+            (Some(why), None) => format!("does not run it: {why}"),
+            (Some(why), Some(_)) => format!("loads it, and cannot run it: {why}"),
             (None, Some(ms)) => format!("runs it (loaded in {})", number::milliseconds(ms)),
             (None, None) => "runs it".to_owned(),
         };
         out.push_str(&format!("{}: {says}\n", answer.engine));
     }
-    if inspection.bad_weights.as_ref().is_some_and(Vec::is_empty) {
-        out.push_str(
-            "every ternary weight is -1, 0 or 1, every other weight and every scale finite\n",
-        );
+    if let Some(weights) = &inspection.weights {
+        out.push('\n');
+        out.push_str(&checks(inspection, weights));
     }
+    out
+}
+
+/// Every check, what it looks for, and what came of it.
+fn checks(inspection: &Inspection, weights: &LookedThrough) -> String {
+    let mut checks = table(&["check", "looks for", "found"]);
+    for (id, looks_for) in lint::all() {
+        let found = inspection.remarks.iter().any(|remark| remark.id == id);
+        checks.add_row([id, looks_for, if found { "see above" } else { "nothing" }]);
+    }
+    let bad = inspection.bad_weights.iter().flatten();
+    let bad: Vec<String> = bad.cloned().collect();
+    let (n_checked, n_not_checked): (u64, u64) = (
+        weights.checked.values().sum(),
+        weights.not_checked.values().sum(),
+    );
+    let all: [(&str, &str, &[String]); 3] = [
+        (
+            "weights-bad",
+            "values and scales that are not finite, codes of no weight",
+            &bad,
+        ),
+        (
+            "weights-zero",
+            "tensors that are all zero",
+            &weights.zero_tensors,
+        ),
+        (
+            "scales-zero",
+            "scales of 0 beside others",
+            &weights.zero_scales,
+        ),
+    ];
+    for (id, looks_for, found) in all {
+        let found = match found {
+            [] if n_not_checked > 0 => {
+                format!(
+                    "nothing in {} of {} tensors",
+                    n_checked,
+                    n_checked + n_not_checked
+                )
+            }
+            [] => "nothing".to_owned(),
+            [first] => first.clone(),
+            [first, others @ ..] => format!("{first}, and {} more", others.len()),
+        };
+        checks.add_row([id, looks_for, &found]);
+    }
+    let of = |tensors: &BTreeMap<String, u64>| {
+        let each = tensors
+            .iter()
+            .map(|(ty, n)| format!("{} of {ty}", number::count(*n)));
+        each.collect::<Vec<_>>().join(", ")
+    };
+    let mut out = format!(
+        "{checks}\n\nweights looked through: {} tensors",
+        of(&weights.checked)
+    );
+    if !weights.not_checked.is_empty() {
+        let not = of(&weights.not_checked);
+        out.push_str(&format!(
+            "; not looked through: {not}, a type that is not read here"
+        ));
+    }
+    out.push('\n');
     out
 }
 

@@ -1,7 +1,7 @@
 //! Files made to break what reads them: each is refused with its cause, at once and in little memory.
 
 mod container;
-mod file;
+pub(super) mod file;
 mod model;
 mod tensors;
 mod vocabulary;

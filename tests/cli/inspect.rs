@@ -3,6 +3,7 @@
 use bitnet_core::gguf::{Gguf, Metadata, TensorType, Value, Writer};
 use serde_json::Value as Json;
 
+use super::hostile::file::File as Bytes;
 use super::*;
 
 fn inspect(model: &Path, more: &[&str]) -> String {
@@ -64,7 +65,7 @@ fn a_file_as_json_and_as_text() {
     for says in [
         &*assumed,
         "rust: runs it",
-        "every ternary weight is -1, 0 or 1",
+        "weights looked through: 1 of F16, 25 of F32, 42 of I2_S tensors\n",
     ] {
         assert!(text.contains(says), "{says}: {text}");
     }
@@ -86,6 +87,75 @@ fn with(scratch: &Scratch, changes: &[(&str, Value)]) -> PathBuf {
         edited
     });
     file
+}
+
+/// Whatever is wrong with the rest.
+#[test]
+fn what_can_be_read_of_a_damaged_file_is_shown() {
+    let scratch = Scratch::new();
+    let mut file = Bytes::bundled();
+    file.tensor("blk.2.ffn_down.weight").dims[0] = 100;
+    let path = scratch.path("damaged.gguf");
+    std::fs::write(&path, file.bytes()).expect("a file");
+    let path = path.to_str().expect("UTF-8");
+    let output = crossval(&["inspect", path]);
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(exit_code(&output), 65);
+    for says in [
+        "tokenizer.ggml.model",
+        "blk.2.ffn_down.weight",
+        "blk.5.ffn_down.weight",
+    ] {
+        assert!(shown.contains(says), "{says}: {shown}");
+    }
+    let why = "rows of 100 elements, but I2_S needs a multiple of 128";
+    assert!(stderr(&output).contains(why), "{}", stderr(&output));
+    let output = crossval(&["inspect", path, "--json"]);
+    assert_eq!(exit_code(&output), 65);
+    let all: Json = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(
+        all["fault"]
+            .as_str()
+            .is_some_and(|fault| fault.contains(why))
+    );
+    assert_eq!(all["engines"], Json::Array(Vec::new()));
+}
+
+#[test]
+fn what_was_not_looked_through_is_said() {
+    const IQ1_S: u32 = 19;
+    let scratch = Scratch::new();
+    let mut file = Bytes::bundled();
+    file.tensor("blk.1.ffn_gate.weight").ty = IQ1_S;
+    let gate = &mut file.tensor("blk.0.ffn_gate.weight").data;
+    let n = gate.len();
+    gate[n - 32..n - 28].fill(0);
+    let path = scratch.path("odd.gguf");
+    std::fs::write(&path, file.bytes()).expect("a file");
+    let shown = inspect(&path, &["--check"]);
+    for says in [
+        "not looked through: 1 of IQ1_S",
+        "nothing in 67 of 68 tensors",
+        "rust: does not run it: ",
+    ] {
+        assert!(shown.contains(says), "{says}: {shown}");
+    }
+    let zero = shown.lines().find(|line| line.starts_with(" weights-zero"));
+    let zero = zero.expect("a check");
+    assert!(zero.contains("blk.0.ffn_gate.weight"), "{zero}");
+}
+
+#[test]
+fn a_run_says_in_short_that_a_file_is_not_in_order() {
+    let scratch = Scratch::new();
+    let model = with(&scratch, &[("general.file_type", 1u32.into())]);
+    let engines = ["--candidate", "rust", "--reference", "oracle"];
+    let more = ["--no-bench", "--n-predict", "2", "--tokens", "1,5"];
+    let (code, report, shown) = run(&model, &[&engines[..], &more].concat());
+    assert_eq!(code, 0, "{shown}");
+    let mut findings = findings(&report).into_iter();
+    let says = "the file is not in order: file-type-wrong";
+    assert!(findings.any(|f| f.text.starts_with(says)), "{shown}");
 }
 
 #[test]

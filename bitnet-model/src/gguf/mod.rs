@@ -68,6 +68,21 @@ pub struct Gguf {
     index: HashMap<String, usize>,
 }
 
+/// What can be read of a damaged file, up to where it is damaged.
+#[derive(Debug)]
+pub struct Readable {
+    /// The format version, 2 or 3.
+    pub version: u32,
+    /// The file's length in bytes.
+    pub size: u64,
+    /// Alignment of tensor data in bytes.
+    pub alignment: u64,
+    /// The key-value pairs.
+    pub metadata: Metadata,
+    /// Tensors, whose data need not be there; the size of one whose shape is wrong is 0.
+    pub tensors: Vec<TensorInfo>,
+}
+
 /// One of a model's files.
 #[derive(Debug)]
 struct Part {
@@ -110,6 +125,25 @@ impl Gguf {
         }
         split::check(&model)?;
         Ok(model)
+    }
+
+    /// What can be read of a file that [`open`](Gguf::open) refuses.
+    ///
+    /// # Errors
+    /// As [`open`](Gguf::open), where that is nothing.
+    pub fn readable(path: &Path) -> Result<Readable, Error> {
+        let bytes = map_file(path)?;
+        let (header, fault) = read::parse_partly(&bytes, path);
+        match fault {
+            Some(fault) if header.metadata.is_empty() => Err(fault),
+            _ => Ok(Readable {
+                version: header.version,
+                size: bytes.len() as u64,
+                alignment: header.alignment,
+                metadata: header.metadata,
+                tensors: header.tensors,
+            }),
+        }
     }
 
     /// Checks the bytes of a file that are in memory; `path` names it in errors. Of a model that was split, it is that part
@@ -227,6 +261,16 @@ impl Gguf {
 
 /// Maps a file and reads its head.
 fn map(path: &Path) -> Result<(Part, Header), Error> {
+    let bytes = map_file(path)?;
+    let header = read::parse(&bytes, path)?;
+    let part = Part {
+        path: path.to_owned(),
+        bytes: Bytes::Mapped(bytes),
+    };
+    Ok((part, header))
+}
+
+fn map_file(path: &Path) -> Result<Mmap, Error> {
     let io = |e| Error::io(path, e);
     // Before it is opened, since opening a FIFO waits for a writer.
     let metadata = std::fs::metadata(path).map_err(io)?;
@@ -240,11 +284,5 @@ fn map(path: &Path) -> Result<(Part, Header), Error> {
     // SAFETY: the map is read-only and private to this value. As with every mapped model file, the
     // contract is that nobody truncates or rewrites it meanwhile; the parser copies what it checks, and
     // data read later are plain numbers for which any bit pattern is valid.
-    let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-    let header = read::parse(&map, path)?;
-    let part = Part {
-        path: path.to_owned(),
-        bytes: Bytes::Mapped(map),
-    };
-    Ok((part, header))
+    unsafe { Mmap::map(&file) }.map_err(io)
 }

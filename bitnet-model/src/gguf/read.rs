@@ -16,7 +16,7 @@ const MAX_NAME: usize = 64;
 /// Arrays nest this deep at most; the format sets no limit, the stack does.
 const MAX_DEPTH: usize = 8;
 
-/// Everything in front of the tensor data.
+/// Everything in front of the tensor data, as far as it was read.
 #[derive(Debug)]
 pub(super) struct Header {
     pub version: u32,
@@ -182,8 +182,9 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// A tensor info with its offset still relative to the data section and its size unset.
-    fn tensor_info(&mut self) -> Result<TensorInfo, Error> {
+    /// A tensor info with its offset still relative to the data section, and what is wrong with its shape; its size is then
+    /// 0, as that of a type that is not known.
+    fn tensor_info(&mut self) -> Result<(TensorInfo, Option<Error>), Error> {
         let at = self.pos;
         let name = self.utf8("tensor name")?.to_owned();
         if name.is_empty() || name.len() > MAX_NAME {
@@ -202,100 +203,122 @@ impl<'a> Cursor<'a> {
         let shape = self.numbers(n_dims.into(), what, u64::from_le_bytes)?;
         let ty = TensorType::from_id(self.u32(what)?);
         let offset = self.u64(what)?;
-        element_count(&shape).map_err(|why| self.bad(at, format!("tensor {name:?}: {why}")))?;
         let size = match ty {
-            TensorType::Unknown(_) => 0,
-            known => known
-                .data_size(&shape)
-                .map_err(|why| self.bad(at, format!("tensor {name:?}: {why}")))?,
+            TensorType::Unknown(_) => element_count(&shape).map(|_| 0),
+            known => element_count(&shape).and_then(|_| known.data_size(&shape)),
         };
-        Ok(TensorInfo {
+        let wrong = |why| self.bad(at, format!("tensor {name:?}: {why}"));
+        let (size, wrong) = match size {
+            Ok(size) => (size, None),
+            Err(why) => (0, Some(wrong(why))),
+        };
+        let info = TensorInfo {
             name,
             shape,
             ty,
             part: 0,
             offset,
             size,
-        })
+        };
+        Ok((info, wrong))
     }
 }
 
 /// Parses a file up to its tensor data, and checks where that data lies.
 pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Header, Error> {
-    let mut c = Cursor {
-        path,
-        bytes,
-        pos: 0,
-    };
-    if !bytes.starts_with(MAGIC) {
-        let what = foreign::what_it_is(bytes);
-        return Err(Error::bad_file(path, format!("not a GGUF file: {what}")));
+    match parse_partly(bytes, path) {
+        (header, None) => Ok(header),
+        (_, Some(fault)) => Err(fault),
     }
-    c.pos = MAGIC.len();
-    let version = c.u32("version")?;
-    match version {
-        2 | 3 => {}
-        _ if matches!(version.swap_bytes(), 1..=3) => {
-            let what = "big-endian GGUF: turn it round with gguf-py's gguf_convert_endian.py";
-            return Err(Error::unsupported(path, what));
-        }
-        _ => {
-            let what = format!("GGUF version {version} (2 and 3 are supported)");
-            return Err(Error::unsupported(path, what));
-        }
-    }
-    let n_tensors = c.u64("tensor count")?;
-    let n_kv = c.u64("metadata count")?;
-    // A metadata entry takes at least 13 bytes, a tensor info at least 24.
-    c.require_at_least(n_kv, 13, "metadata")?;
-    c.require_at_least(n_tensors, 24, "the list of tensors")?;
+}
 
-    let mut metadata = Metadata::new(path);
-    for _ in 0..n_kv {
-        let at = c.pos;
-        let key = c.utf8("metadata key")?;
-        if key.is_empty() {
-            return Err(c.bad(at, "a metadata key is empty"));
-        }
-        let value = c.value(key)?;
-        metadata.insert(key, value)?;
-    }
-    let alignment = match metadata.optional::<u32>("general.alignment")? {
-        None => DEFAULT_ALIGNMENT,
-        Some(a) if a.is_power_of_two() => a.into(),
-        Some(a) => {
-            return Err(Error::bad_file(
-                path,
-                format!("metadata key \"general.alignment\" is {a}, not a power of two"),
-            ));
-        }
+/// What can be read of a file, and the first thing that is wrong with it: places of tensors mean nothing then.
+pub(super) fn parse_partly(bytes: &[u8], path: &Path) -> (Header, Option<Error>) {
+    let mut header = Header {
+        version: 0,
+        alignment: DEFAULT_ALIGNMENT,
+        metadata: Metadata::new(path),
+        tensors: Vec::new(),
+        index: HashMap::new(),
     };
+    let fault = header.read(bytes, path).err();
+    (header, fault)
+}
 
-    let mut tensors: Vec<TensorInfo> = Vec::new();
-    let mut index = HashMap::new();
-    for _ in 0..n_tensors {
-        let at = c.pos;
-        let info = c.tensor_info()?;
-        if index.insert(info.name.clone(), tensors.len()).is_some() {
-            return Err(c.bad(at, format!("tensor {:?} occurs twice", info.name)));
+impl Header {
+    fn read(&mut self, bytes: &[u8], path: &Path) -> Result<(), Error> {
+        let mut c = Cursor {
+            path,
+            bytes,
+            pos: 0,
+        };
+        if !bytes.starts_with(MAGIC) {
+            let what = foreign::what_it_is(bytes);
+            return Err(Error::bad_file(path, format!("not a GGUF file: {what}")));
         }
-        tensors.push(info);
+        c.pos = MAGIC.len();
+        let version = c.u32("version")?;
+        match version {
+            2 | 3 => self.version = version,
+            _ if matches!(version.swap_bytes(), 1..=3) => {
+                let what = "big-endian GGUF: turn it round with gguf-py's gguf_convert_endian.py";
+                return Err(Error::unsupported(path, what));
+            }
+            _ => {
+                let what = format!("GGUF version {version} (2 and 3 are supported)");
+                return Err(Error::unsupported(path, what));
+            }
+        }
+        let n_tensors = c.u64("tensor count")?;
+        let n_kv = c.u64("metadata count")?;
+        // A metadata entry takes at least 13 bytes, a tensor info at least 24.
+        c.require_at_least(n_kv, 13, "metadata")?;
+        c.require_at_least(n_tensors, 24, "the list of tensors")?;
+
+        for _ in 0..n_kv {
+            let at = c.pos;
+            let key = c.utf8("metadata key")?;
+            if key.is_empty() {
+                return Err(c.bad(at, "a metadata key is empty"));
+            }
+            let value = c.value(key)?;
+            self.metadata.insert(key, value)?;
+        }
+        self.alignment = match self.metadata.optional::<u32>("general.alignment")? {
+            None => DEFAULT_ALIGNMENT,
+            Some(a) if a.is_power_of_two() => a.into(),
+            Some(a) => {
+                return Err(Error::bad_file(
+                    path,
+                    format!("metadata key \"general.alignment\" is {a}, not a power of two"),
+                ));
+            }
+        };
+
+        let mut wrong = None;
+        for _ in 0..n_tensors {
+            let at = c.pos;
+            let (info, wrong_here) = c.tensor_info()?;
+            wrong = wrong.or(wrong_here);
+            let index = self.tensors.len();
+            if self.index.insert(info.name.clone(), index).is_some() {
+                return Err(c.bad(at, format!("tensor {:?} occurs twice", info.name)));
+            }
+            self.tensors.push(info);
+        }
+        if let Some(wrong) = wrong {
+            return Err(wrong);
+        }
+        let data_start = (c.pos as u64).next_multiple_of(self.alignment);
+        let file_size = bytes.len() as u64;
+        place(
+            &mut self.tensors,
+            data_start,
+            self.alignment,
+            file_size,
+            path,
+        )
     }
-    let data_start = (c.pos as u64).next_multiple_of(alignment);
-    place(
-        &mut tensors,
-        data_start,
-        alignment,
-        bytes.len() as u64,
-        path,
-    )?;
-    Ok(Header {
-        version,
-        alignment,
-        metadata,
-        tensors,
-        index,
-    })
 }
 
 /// Makes offsets absolute, gives tensors of unknown type the bytes up to the next tensor, and checks that all

@@ -5,8 +5,9 @@ mod vintages;
 use std::collections::BTreeSet;
 
 use crate::activation::{Chosen, KEY, Source};
+use crate::error::ErrorKind;
 use crate::gguf::{Gguf, TensorInfo, TensorType};
-use crate::{Architecture, Hyperparameters};
+use crate::{Architecture, Hyperparameters, layout};
 use vintages::{SIZES, VINTAGES, Vintage};
 
 /// Something to know of a file before anybody runs it.
@@ -23,6 +24,9 @@ pub struct Remark {
 /// Something to look for.
 struct Lint {
     id: &'static str,
+    looks_for: &'static str,
+    /// Whether it is the file that is at fault, and not who reads it.
+    of_file: bool,
     /// What is the matter with a file; nothing where its condition does not hold.
     says: fn(&Gguf) -> Option<String>,
     next_step: &'static str,
@@ -31,60 +35,101 @@ struct Lint {
 const LINTS: &[Lint] = &[
     Lint {
         id: "architecture-unknown",
+        looks_for: "a vintage that does not know the architecture",
+        of_file: false,
         says: architecture_unknown,
         next_step: "Run it in a vintage that knows the architecture.",
     },
     Lint {
         id: "activation-assumed",
+        looks_for: "an activation that the file does not name",
+        of_file: false,
         says: |gguf| activation_assumed(architecture(gguf)?, activation(gguf)?),
         next_step: "Look up hidden_act in the checkpoint's config.json; `crossval run --activation` decides.",
     },
     Lint {
         id: "activation-unknown",
+        looks_for: "an activation that nobody here computes",
+        of_file: false,
         says: activation_unknown,
         next_step: "No engine here computes it; `crossval run --activation` takes the model to have another.",
     },
     Lint {
         id: "activation-otherwise",
+        looks_for: "vintages that compute another activation",
+        of_file: false,
         says: activation_otherwise,
         next_step: "Expect a difference at ffn_act with these, which is theirs if the model's activation is right.",
     },
     Lint {
         id: "file-type-ambiguous",
+        looks_for: "a file type that vintages read differently",
+        of_file: false,
         says: file_type_ambiguous,
         next_step: "Go by the types of the tensors, which decide; the file type is a label.",
     },
     Lint {
         id: "file-type-wrong",
+        looks_for: "a file type that no matrix has",
+        of_file: true,
         says: file_type_wrong,
         next_step: "Convert it again, with a converter that writes the type asked for, or go by the types of the tensors.",
     },
     Lint {
         id: "tensor-type-ambiguous",
+        looks_for: "tensor types that vintages read differently",
+        of_file: true,
         says: tensor_type_ambiguous,
         next_step: "Run it in the vintage that wrote it: any other computes garbage or refuses it.",
     },
     Lint {
         id: "tensor-type-unknown",
+        looks_for: "tensor types that a vintage does not know",
+        of_file: false,
         says: tensor_type_unknown,
         next_step: "Run it in a vintage that knows the type, or convert it to one that all know, such as F16.",
     },
     Lint {
+        id: "shape-refused",
+        looks_for: "keys and shapes that contradict each other or the architecture",
+        of_file: true,
+        says: shape_refused,
+        next_step: "Convert it again; an engine that loads it computes something else than its keys say.",
+    },
+    Lint {
         id: "norm-type-refused",
+        looks_for: "norms that a vintage cannot multiply by",
+        of_file: false,
         says: norm_type_refused,
         next_step: "Run it in a vintage that multiplies by F16, or convert the norms to F32, which loses nothing.",
     },
     Lint {
         id: "pre-tokenizer-refused",
+        looks_for: "a pre-tokenizer that a vintage refuses",
+        of_file: false,
         says: pre_tokenizer_refused,
         next_step: "Run it in a vintage that knows the pre-tokenizer; another name may stand for another splitting of words.",
     },
     Lint {
         id: "pre-tokenizer-missing",
+        looks_for: "byte-level BPE without a pre-tokenizer",
+        of_file: true,
         says: pre_tokenizer_missing,
         next_step: "Compare its tokens with those of the checkpoint's own tokenizer.",
     },
 ];
+
+/// Names of the lints, and what each looks for.
+pub fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
+    LINTS.iter().map(|lint| (lint.id, lint.looks_for))
+}
+
+/// Lints by which it is the file that is at fault, and not who reads it.
+pub fn faults(gguf: &Gguf) -> Vec<&'static str> {
+    let lints = LINTS.iter().filter(|lint| lint.of_file);
+    let found = lints.filter(|lint| (lint.says)(gguf).is_some());
+    found.map(|lint| lint.id).collect()
+}
 
 /// What there is to know of a file.
 pub fn remarks(gguf: &Gguf) -> Vec<Remark> {
@@ -258,6 +303,18 @@ fn tensor_type_unknown(gguf: &Gguf) -> Option<String> {
     (!unknown.is_empty()).then(|| unknown.join("; "))
 }
 
+/// Heads that do not divide, tensors that are missing or of another shape; what is sound and not supported is none.
+fn shape_refused(gguf: &Gguf) -> Option<String> {
+    architecture(gguf)?;
+    let checked = Hyperparameters::read(gguf).and_then(|model| layout::check(gguf, &model));
+    let refused = checked
+        .err()
+        .filter(|e| e.kind() != ErrorKind::Unsupported)?;
+    let text = refused.to_string();
+    let place = format!("{}: ", gguf.path().display());
+    Some(text.strip_prefix(&place).unwrap_or(&text).to_owned())
+}
+
 fn norm_type_refused(gguf: &Gguf) -> Option<String> {
     let is_norm = |t: &&TensorInfo| t.shape.len() == 1 && t.name.ends_with("norm.weight");
     let mut norms = gguf.tensors().iter().filter(is_norm);
@@ -295,7 +352,12 @@ fn pre_tokenizer_missing(gguf: &Gguf) -> Option<String> {
 /// The matrices of the layers, of which a file type speaks.
 fn matrices(gguf: &Gguf) -> impl Iterator<Item = &TensorInfo> {
     let tensors = gguf.tensors().iter();
-    tensors.filter(|t| t.name.starts_with("blk.") && t.shape.len() == 2)
+    tensors.filter(|t| is_matrix_of_layer(t))
+}
+
+/// Whether a tensor is one of those.
+pub fn is_matrix_of_layer(tensor: &TensorInfo) -> bool {
+    tensor.name.starts_with("blk.") && tensor.shape.len() == 2
 }
 
 fn types_of_matrices(gguf: &Gguf) -> String {

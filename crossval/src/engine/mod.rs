@@ -26,6 +26,7 @@ use bitnet_model::Activation;
 use bitnet_model::nearest::with_what_was_meant;
 use bitnet_model::tap::Tap;
 use reports::model::{EngineFailure, Role};
+use reports::number;
 use serde::Serialize;
 
 pub(crate) use self::consumption::{Consumption, Moment, own_peak_bytes};
@@ -461,7 +462,8 @@ impl Engine {
         n_predict: usize,
     ) -> Result<(Vec<u32>, f64, Vec<f64>), EngineError> {
         if !self.during_is_given {
-            self.is_to(format!("generating {n_predict} tokens"));
+            let tokens = number::plural(n_predict as u64, "token");
+            self.is_to(format!("generating {tokens}"));
         }
         let request = Request::Generate { n_predict };
         self.send(&request, &protocol::token_bytes(prompt))?;

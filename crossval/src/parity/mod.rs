@@ -55,7 +55,7 @@ use crate::session::activation;
 use crate::session::batches::Sequence;
 use crate::session::chat;
 use crate::session::loaded::{Loaded, bad_ends};
-use crate::session::model_file::ModelFile;
+use crate::session::model_file::{self, ModelFile};
 use crate::session::prompts::{Prompt, PromptSource, Tokenized};
 use crate::session::settings::DECODE_STEPS;
 use crate::session::setup::Setup;
@@ -572,6 +572,7 @@ fn judge(
     findings.extend(engines.false_claims().iter().cloned());
     findings.extend(engines.warnings());
     findings.extend(activation::assumed(&plan.facts));
+    findings.extend(model_file::faults(&setup.model));
     findings.extend(file.changed());
     Conclusion {
         verdict: verdict::conclude(findings, Some(compared)),

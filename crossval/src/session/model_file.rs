@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::hex::hex;
 use crate::interrupt;
 use bitnet_model::gguf::Gguf;
-use bitnet_model::regular_file;
+use bitnet_model::{lint, regular_file};
 use crossval_protocol::ModelFacts;
 
 /// Bytes read between two looks whether a signal came.
@@ -49,6 +49,20 @@ pub(crate) fn paths(path: &Path) -> Result<Vec<PathBuf>, Error> {
         Err(_) if path.is_file() => Ok(vec![path.to_owned()]),
         Err(e) => Err(Error::BadInput(format!("model {e}"))),
     }
+}
+
+/// What `crossval inspect` finds wrong with a file, by the names of its checks.
+pub(crate) fn faults(path: &Path) -> Option<Finding> {
+    let faults = lint::faults(&Gguf::open(path).ok()?);
+    (!faults.is_empty()).then(|| Finding {
+        outcome: Outcome::Pass,
+        source: Source::ModelFile,
+        place: None,
+        text: format!(
+            "the file is not in order: {} (crossval inspect --check says more)",
+            faults.join(", ")
+        ),
+    })
 }
 
 impl ModelFile {

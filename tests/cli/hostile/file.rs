@@ -7,7 +7,7 @@ use bitnet_core::gguf::{Array, Gguf, Value};
 use crate::TINY;
 
 /// What a file is made of. Nothing is checked: counts, lengths and offsets say what they are told to.
-pub(super) struct File {
+pub(crate) struct File {
     pub magic: &'static [u8],
     pub version: u32,
     /// If it is to be a lie.
@@ -21,7 +21,7 @@ pub(super) struct File {
 }
 
 #[derive(Clone)]
-pub(super) struct Tensor {
+pub(crate) struct Tensor {
     pub name: Vec<u8>,
     /// If it is to be a lie.
     pub name_len: Option<u64>,
@@ -148,37 +148,37 @@ fn encode(value: &Value) -> Vec<u8> {
     }
 }
 
-pub(super) fn typed(ty: u32, value: &[u8]) -> Vec<u8> {
+pub(crate) fn typed(ty: u32, value: &[u8]) -> Vec<u8> {
     [&ty.to_le_bytes()[..], value].concat()
 }
 
-pub(super) fn u32(value: u32) -> Vec<u8> {
+pub(crate) fn u32(value: u32) -> Vec<u8> {
     typed(4, &value.to_le_bytes())
 }
 
-pub(super) fn u64(value: u64) -> Vec<u8> {
+pub(crate) fn u64(value: u64) -> Vec<u8> {
     typed(10, &value.to_le_bytes())
 }
 
-pub(super) fn f32(value: f32) -> Vec<u8> {
+pub(crate) fn f32(value: f32) -> Vec<u8> {
     typed(6, &value.to_le_bytes())
 }
 
 /// A length, and bytes that may be fewer.
-pub(super) fn counted(len: u64, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn counted(len: u64, bytes: &[u8]) -> Vec<u8> {
     [&len.to_le_bytes()[..], bytes].concat()
 }
 
-pub(super) fn string(text: &[u8]) -> Vec<u8> {
+pub(crate) fn string(text: &[u8]) -> Vec<u8> {
     typed(8, &counted(text.len() as u64, text))
 }
 
 /// An array that says to have `len` elements of type `ty`.
-pub(super) fn array(ty: u32, len: u64, elements: &[u8]) -> Vec<u8> {
+pub(crate) fn array(ty: u32, len: u64, elements: &[u8]) -> Vec<u8> {
     typed(9, &typed(ty, &counted(len, elements)))
 }
 
-pub(super) fn strings<'a>(list: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+pub(crate) fn strings<'a>(list: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     let list: Vec<Vec<u8>> = list
         .into_iter()
         .map(|s| counted(s.len() as u64, s))
@@ -186,12 +186,12 @@ pub(super) fn strings<'a>(list: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     array(8, list.len() as u64, &list.concat())
 }
 
-pub(super) fn f32s(list: &[f32]) -> Vec<u8> {
+pub(crate) fn f32s(list: &[f32]) -> Vec<u8> {
     let bytes: Vec<u8> = list.iter().flat_map(|x| x.to_le_bytes()).collect();
     array(6, list.len() as u64, &bytes)
 }
 
-pub(super) fn i32s(list: &[i32]) -> Vec<u8> {
+pub(crate) fn i32s(list: &[i32]) -> Vec<u8> {
     let bytes: Vec<u8> = list.iter().flat_map(|x| x.to_le_bytes()).collect();
     array(5, list.len() as u64, &bytes)
 }
