@@ -96,7 +96,27 @@ fn with_matrix(file_type: Option<u32>, ty: u32, size: usize) -> Made {
 #[test]
 fn a_file_that_all_read_alike_has_no_remarks() {
     let plain = with_matrix(Some(1), 1, 8192);
-    assert_eq!(plain.said(), []);
+    let mut said = plain.said();
+    // It has few of a model's tensors.
+    said.retain(|(id, _)| *id != "shape-refused");
+    assert_eq!(said, []);
+}
+
+#[test]
+fn keys_and_shapes_that_contradict_each_other() {
+    let says = made("llama", Vec::new()).says("shape-refused").unwrap();
+    assert_eq!(says, "tensor \"output_norm.weight\" is missing");
+    let mut odd = made("llama", Vec::new());
+    let heads = odd.metadata.iter_mut();
+    for (key, value) in heads.filter(|(key, _)| key.ends_with("head_count")) {
+        assert_eq!(*key, "llama.attention.head_count");
+        *value = 3u32.into();
+    }
+    let says = odd.says("shape-refused").unwrap();
+    assert!(says.contains("head"), "{says}");
+    // Nor is what is sound and not supported here.
+    let scaling = ("llama.rope.scaling.type", "none of ours".into());
+    assert_eq!(made("llama", vec![scaling]).says("shape-refused"), None);
 }
 
 #[test]

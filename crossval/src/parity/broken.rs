@@ -53,10 +53,11 @@ pub(super) fn zero_tensors(zero: &[String]) -> Option<Finding> {
 }
 
 /// Both engines find the text less likely than chance would. Of a model that says that it is random, that is to be
-/// expected, and merely said.
+/// expected, and merely said. Of another, `hypothesis` may know why.
 pub(super) fn worse_than_guessing(
     perplexity: Option<&Perplexity>,
     facts: &ModelFacts,
+    hypothesis: impl FnOnce() -> Option<String>,
 ) -> Option<Finding> {
     let perplexity = perplexity?;
     let (reference, candidate) = (perplexity.reference?, perplexity.candidate?);
@@ -70,11 +71,14 @@ pub(super) fn worse_than_guessing(
         .as_ref()
         .is_some_and(|name| name.starts_with(RANDOM));
     let (outcome, because) = match random {
-        true => (Outcome::Pass, "its weights are random"),
-        false => (
-            Outcome::Incomplete,
-            "it is broken, or the text is none of its own, and the two perplexities compare nothing",
-        ),
+        true => (Outcome::Pass, "its weights are random".to_owned()),
+        false => {
+            let mut because = "it is broken, or the text is none of its own, and the two perplexities compare nothing".to_owned();
+            if let Some(hypothesis) = hypothesis() {
+                because.push_str(&format!("; {hypothesis}"));
+            }
+            (Outcome::Incomplete, because)
+        }
     };
     Some(Finding {
         outcome,
@@ -301,7 +305,7 @@ mod tests {
             worst_nmse: None,
         };
         let bad = perplexity(Some(700.0), Some(800.0));
-        let found = worse_than_guessing(Some(&bad), &facts).unwrap();
+        let found = worse_than_guessing(Some(&bad), &facts, || None).unwrap();
         assert_eq!((found.outcome, found.role()), (Outcome::Incomplete, None));
         assert!(
             found.text.contains("worse than guessing on a.txt"),
@@ -309,7 +313,7 @@ mod tests {
             found.text
         );
         facts.name = Some("synthetic llama, seed 7".into());
-        let found = worse_than_guessing(Some(&bad), &facts).unwrap();
+        let found = worse_than_guessing(Some(&bad), &facts, || None).unwrap();
         assert_eq!(found.outcome, Outcome::Pass);
         // One engine alone is off from the other, which is judged elsewhere.
         for good in [
@@ -317,7 +321,7 @@ mod tests {
             perplexity(Some(511.0), Some(400.0)),
             perplexity(None, Some(800.0)),
         ] {
-            assert_eq!(worse_than_guessing(Some(&good), &facts), None);
+            assert_eq!(worse_than_guessing(Some(&good), &facts, || None), None);
         }
         let of_one = perplexity_not_finite(Some(&perplexity(None, Some(800.0)))).unwrap();
         assert_eq!(

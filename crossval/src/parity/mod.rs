@@ -12,6 +12,7 @@ mod greedy;
 mod inquiry;
 mod measurements;
 mod overwriting;
+mod packing;
 mod parted;
 mod perplexity;
 mod pieces;
@@ -568,7 +569,22 @@ fn judge(
     findings.extend(broken.into_iter().flatten());
     findings.extend(broken::vacuous(&coverage, &findings));
     findings.extend(broken::zero_tensors(engines.zero_tensors()));
-    findings.extend(broken::worse_than_guessing(perplexity, &plan.facts));
+    let packing = || {
+        let window = results.on_text.as_ref()?.first_window.as_slice();
+        let n_vocab = plan.facts.n_vocab;
+        packing::hypothesis(
+            &setup.launcher,
+            &setup.model,
+            window,
+            n_vocab,
+            plan.settings.threads,
+        )
+    };
+    findings.extend(broken::worse_than_guessing(
+        perplexity,
+        &plan.facts,
+        packing,
+    ));
     findings.extend(engines.false_claims().iter().cloned());
     findings.extend(engines.warnings());
     findings.extend(activation::assumed(&plan.facts));

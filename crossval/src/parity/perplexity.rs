@@ -46,6 +46,8 @@ pub(super) struct Windows {
 /// What came of a text.
 pub(super) struct OnText {
     pub(super) perplexity: Perplexity,
+    /// Its tokens.
+    pub(super) first_window: Vec<u32>,
     /// The tokens up to the row of logits in which the engines differ most, and the context they were evaluated in.
     worst: Vec<u32>,
     n_ctx: usize,
@@ -180,6 +182,7 @@ impl Windows {
         let perplexity = summarize(&self.source, self.window, &scores);
         Ok(perplexity.map(|perplexity| OnText {
             perplexity,
+            first_window: self.tokens.first().cloned().unwrap_or_default(),
             worst,
             n_ctx: settings.n_ctx,
         }))

@@ -244,6 +244,47 @@ fn a_model_that_is_worse_than_guessing_is_said_to_be() {
     );
 }
 
+/// As BitNet.cpp packs I2_S on ARM: 64 codes in 16 bytes. Engines that read it as on x86 agree.
+#[test]
+fn weights_that_were_packed_for_another_machine_are_said_to_be() {
+    let scratch = Scratch::new();
+    let model = scratch.path("model.gguf");
+    let is_ternary = |name: &str| {
+        [
+            "attn_q",
+            "attn_k",
+            "attn_v",
+            "attn_output",
+            "ffn_gate",
+            "ffn_up",
+            "ffn_down",
+        ]
+        .iter()
+        .any(|part| name.ends_with(&format!("{part}.weight")))
+    };
+    tiny_with_tensors(&model, is_ternary, |_, data| {
+        let weights = data.len() - 32;
+        for block in data[..weights].as_chunks_mut::<32>().0 {
+            let code = |i: usize| block[i % 32] >> (6 - 2 * (i / 32)) & 3;
+            let codes: [u8; 128] = std::array::from_fn(code);
+            block.fill(0);
+            for (i, code) in codes.iter().enumerate() {
+                let within = i % 64;
+                block[i / 64 * 16 + within % 16] |= code << (6 - 2 * (within / 16));
+            }
+        }
+    });
+    let text = scratch.path("text.txt");
+    let story = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. ";
+    std::fs::write(&text, story.repeat(30)).expect("a text");
+    let more = ["--text", text.to_str().expect("UTF-8"), "--chunks", "1"];
+    let (code, report, _) = run(&model, &[&SAME[..], &more].concat());
+    let reasons = report.verdict.reasons.join("\n");
+    assert_eq!(code, 20, "{reasons}");
+    let says = "were its I2_S weights packed as 64 codes in 16 bytes, as BitNet.cpp packs on ARM, its perplexity";
+    assert!(reasons.contains(says), "{reasons}");
+}
+
 /// Whoever quits badly is an engine that failed, whatever it computed.
 #[test]
 fn an_end_that_is_none_is_a_failure() {
@@ -510,12 +551,17 @@ fn what_the_reference_warns_of_is_said() {
         "{:#?}",
         report.verdict
     );
-    let [finding] = findings(&report)[..] else {
+    let [finding, of_file] = findings(&report)[..] else {
         panic!("{:#?}", report.verdict);
     };
     assert_eq!(
         (finding.outcome, finding.role()),
         (Outcome::Pass, Some(Role::Reference))
+    );
+    assert!(
+        of_file.text.contains("pre-tokenizer-missing"),
+        "{}",
+        of_file.text
     );
     for says in [
         "(bitnet.cpp) warns:",
