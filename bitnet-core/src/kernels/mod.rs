@@ -20,7 +20,7 @@ mod neon;
 mod panels;
 
 use crate::Error;
-use crate::blocks::i2_s;
+use crate::blocks::{i2_s, tq1_0, tq2_0};
 pub use crate::gguf::Float;
 
 /// Partial sums of a floating-point dot product.
@@ -93,6 +93,18 @@ impl<'a> Rows<'a> {
     pub(crate) fn row(&self, row: usize, bytes: usize) -> &'a [u8] {
         &self.data[row * self.stride..][..bytes]
     }
+}
+
+/// Activations of tokens as Q8_K: `codes` is `[n_tokens][columns]`, `scales` and `sums` of the codes are
+/// `[n_tokens][columns / 256]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Q8K<'a> {
+    /// Integers.
+    pub codes: &'a [i8],
+    /// What each is multiplied with.
+    pub scales: &'a [f32],
+    /// Of the codes of a block.
+    pub sums: &'a [i32],
 }
 
 impl Kernel {
@@ -292,6 +304,23 @@ impl Kernel {
             // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
             Isa::Neon => unsafe { neon::blocks::q6_k_dots(weights, codes, scales, out) },
         }
+    }
+
+    /// Dot products of TQ1_0 rows with Q8_K activations; `out` is `[n_tokens][weights.n]`. A block's is exact, and
+    /// multiplied with the product of its scales; a row's adds its blocks up in order.
+    ///
+    /// # Panics
+    /// If the row length is not a multiple of the block, or a slice is too short.
+    pub fn tq1_0_dots(self, weights: Rows, x: Q8K, out: &mut [f32]) {
+        portable::ternary_block_dots(weights, x, out, tq1_0::code)
+    }
+
+    /// As [`tq1_0_dots`](Self::tq1_0_dots), of TQ2_0 rows.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn tq2_0_dots(self, weights: Rows, x: Q8K, out: &mut [f32]) {
+        portable::ternary_block_dots(weights, x, out, tq2_0::code)
     }
 
     /// Dot products of rows of int8 with one row of int16, exact. `x` is `[columns]`, `out` is `[weights.n]`.

@@ -138,7 +138,9 @@ fn activations(ty: TensorType, x: &[f64], mistake: Option<Mistake>) -> Activatio
         (TensorType::I2_S, _) => int8(x, mistake),
         (TensorType::BF16, _) => as_they_are(x.iter().map(|&v| to_bf16(v)).collect()),
         (TensorType::Q8_0, _) => as_they_are(in_blocks(x, q8_0::BLOCK, q8_0::quantize_row)),
-        (TensorType::Q6_K, _) => as_they_are(in_blocks(x, q6_k::BLOCK, q6_k::quantize_row_q8_k)),
+        (TensorType::Q6_K | TensorType::TQ1_0 | TensorType::TQ2_0, _) => {
+            as_they_are(in_blocks(x, q6_k::BLOCK, q6_k::quantize_row_q8_k))
+        }
         _ => as_they_are(x.to_vec()),
     }
 }
@@ -204,7 +206,12 @@ mod tests {
     fn blocks_are_quantised_and_back() {
         let x: Vec<f64> = (0..512).map(|i| f64::from(i % 101 - 50) / 8.0).collect();
         let step = 6.25 / 127.0;
-        for ty in [TensorType::Q8_0, TensorType::Q6_K] {
+        for ty in [
+            TensorType::Q8_0,
+            TensorType::Q6_K,
+            TensorType::TQ1_0,
+            TensorType::TQ2_0,
+        ] {
             let got = activations(ty, &x, None);
             assert_eq!((got.values.len(), got.divisor), (512, 1.0));
             assert!(got.values != x);
