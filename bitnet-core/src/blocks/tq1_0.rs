@@ -41,12 +41,18 @@ pub fn pack_block(values: &[i8; BLOCK], scale: f16) -> [u8; BLOCK_BYTES] {
     packed
 }
 
+/// What multiplies a byte so that the digit of weight `j` comes first.
+pub(crate) const fn worth(j: usize) -> u8 {
+    const WORTH: [u8; 5] = [1, 3, 9, 27, 81];
+    let (_, bytes, i) = run(j);
+    WORTH[i / bytes]
+}
+
 /// The code of weight `j`, 0 to 2.
 #[inline(always)]
 pub(crate) fn code(block: &[u8; BLOCK_BYTES], j: usize) -> u8 {
-    const WORTH: [u8; 5] = [1, 3, 9, 27, 81];
     let (first, bytes, i) = run(j);
-    let rest = block[first + i % bytes].wrapping_mul(WORTH[i / bytes]);
+    let rest = block[first + i % bytes].wrapping_mul(worth(j));
     (u16::from(rest) * 3 >> 8) as u8
 }
 

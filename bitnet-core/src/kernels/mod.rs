@@ -18,6 +18,8 @@ mod avx_vnni;
 mod neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod panels;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod ternary_blocks;
 
 use crate::Error;
 use crate::blocks::{i2_s, tq1_0, tq2_0};
@@ -312,7 +314,23 @@ impl Kernel {
     /// # Panics
     /// If the row length is not a multiple of the block, or a slice is too short.
     pub fn tq1_0_dots(self, weights: Rows, x: Q8K, out: &mut [f32]) {
-        portable::ternary_block_dots(weights, x, out, tq1_0::code)
+        match self.0 {
+            Isa::Portable => portable::ternary_block_dots(weights, x, out, tq1_0::code),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx2` exists only where AVX2 and F16C were detected.
+            Isa::Avx2 => unsafe { avx2::ternary_blocks::tq1_0_dots(weights, x, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::AvxVnni` exists only where AVX2, F16C and AVX-VNNI were detected.
+            Isa::AvxVnni => unsafe { avx_vnni::tq1_0_dots(weights, x, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: they exist only where what they need was detected.
+            Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe {
+                avx512::ternary_blocks::tq1_0_dots(weights, x, out)
+            },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
+            Isa::Neon => unsafe { neon::ternary_blocks::tq1_0_dots(weights, x, out) },
+        }
     }
 
     /// As [`tq1_0_dots`](Self::tq1_0_dots), of TQ2_0 rows.
@@ -320,7 +338,23 @@ impl Kernel {
     /// # Panics
     /// As there.
     pub fn tq2_0_dots(self, weights: Rows, x: Q8K, out: &mut [f32]) {
-        portable::ternary_block_dots(weights, x, out, tq2_0::code)
+        match self.0 {
+            Isa::Portable => portable::ternary_block_dots(weights, x, out, tq2_0::code),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx2` exists only where AVX2 and F16C were detected.
+            Isa::Avx2 => unsafe { avx2::ternary_blocks::tq2_0_dots(weights, x, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::AvxVnni` exists only where AVX2, F16C and AVX-VNNI were detected.
+            Isa::AvxVnni => unsafe { avx_vnni::tq2_0_dots(weights, x, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: they exist only where what they need was detected.
+            Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe {
+                avx512::ternary_blocks::tq2_0_dots(weights, x, out)
+            },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
+            Isa::Neon => unsafe { neon::ternary_blocks::tq2_0_dots(weights, x, out) },
+        }
     }
 
     /// Dot products of rows of int8 with one row of int16, exact. `x` is `[columns]`, `out` is `[weights.n]`.

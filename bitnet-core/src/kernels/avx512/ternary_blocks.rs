@@ -1,0 +1,224 @@
+//! TQ1_0 and TQ2_0 dot products by VPDPBUSD.
+
+use std::arch::x86_64::*;
+
+use super::i2_s::by_tokens;
+use super::trits::transpose;
+use super::{ROWS_AT_ONCE, add_up_rows};
+use crate::blocks::{tq1_0, tq2_0};
+use crate::kernels::panels::{Panel, ROWS, Step, Tile, Tokens};
+use crate::kernels::ternary_blocks::{
+    self, BLOCK, BlockDot, STEPS, TQ1_0_WORDS, TQ1_0_WORTHS, tq1_0_steps, tq2_0_steps,
+};
+use crate::kernels::{PREFETCH, Q8K, Rows};
+
+/// See [`Kernel::tq1_0_dots`](crate::kernels::Kernel::tq1_0_dots).
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(in crate::kernels) fn tq1_0_dots(weights: Rows, x: Q8K, out: &mut [f32]) {
+    // SAFETY: this function's own instruction set.
+    unsafe { ternary_blocks::dots::<Tq1_0, { tq1_0::BLOCK_BYTES }>(weights, x, out) }
+}
+
+/// See [`Kernel::tq2_0_dots`](crate::kernels::Kernel::tq2_0_dots).
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(in crate::kernels) fn tq2_0_dots(weights: Rows, x: Q8K, out: &mut [f32]) {
+    // SAFETY: this function's own instruction set.
+    unsafe { ternary_blocks::dots::<Tq2_0, { tq2_0::BLOCK_BYTES }>(weights, x, out) }
+}
+
+/// All rows by one token. `lanes` are the sums of a block, still to be added up.
+#[inline]
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn token<const BYTES: usize>(
+    weights: Rows,
+    x: Q8K,
+    out: &mut [f32],
+    lanes: impl Fn(&[u8; BYTES], &[i8; BLOCK]) -> __m512i,
+) {
+    let n_blocks = weights.columns / BLOCK;
+    let (codes, _) = x.codes.as_chunks::<BLOCK>();
+    for (r, out) in out[..weights.n].iter_mut().enumerate() {
+        let (row, _) = weights.row(r, n_blocks * BYTES).as_chunks::<BYTES>();
+        *out = 0.0;
+        for first in (0..n_blocks).step_by(ROWS_AT_ONCE) {
+            let n = ROWS_AT_ONCE.min(n_blocks - first);
+            let mut four = [_mm512_setzero_si512(); ROWS_AT_ONCE];
+            let mut scales = [0u16; 8];
+            for (i, (four, block)) in four.iter_mut().zip(&row[first..][..n]).enumerate() {
+                // A prefetch may name any address.
+                _mm_prefetch::<_MM_HINT_T1>(block.as_ptr().wrapping_add(PREFETCH).cast());
+                *four = lanes(block, &codes[first + i]);
+                scales[i] = u16::from_le_bytes([block[BYTES - 2], block[BYTES - 1]]);
+            }
+            let mask = 0xf >> (ROWS_AT_ONCE - n);
+            let (x_scales, x_sums) = (&x.scales[first..][..n], &x.sums[first..][..n]);
+            // SAFETY: `n` scales and sums are readable, and eight halves; no load needs alignment.
+            let products: [f32; ROWS_AT_ONCE] = unsafe {
+                let x_scales = _mm_maskz_loadu_ps(mask, x_scales.as_ptr());
+                let x_sums = _mm_maskz_loadu_epi32(mask, x_sums.as_ptr());
+                let scales = _mm_cvtph_ps(_mm_loadu_si128(scales.as_ptr().cast()));
+                let sums = _mm_cvtepi32_ps(_mm_sub_epi32(add_up_rows(four), x_sums));
+                std::mem::transmute(_mm_mul_ps(_mm_mul_ps(x_scales, scales), sums))
+            };
+            products[..n].iter().for_each(|product| *out += product);
+        }
+    }
+}
+
+struct Tq2_0;
+
+impl BlockDot<{ tq2_0::BLOCK_BYTES }> for Tq2_0 {
+    const PANELS: usize = 2;
+    const TOKENS: usize = 12;
+    const FEW: usize = 4;
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn token(weights: Rows, x: Q8K, out: &mut [f32]) {
+        let low_bits = _mm512_set1_epi8(3);
+        token(weights, x, out, |block: &[u8; tq2_0::BLOCK_BYTES], x| {
+            // SAFETY: 64 bytes are readable; the load needs no alignment.
+            let w = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
+            let groups = [
+                w,
+                _mm512_srli_epi16::<2>(w),
+                _mm512_srli_epi16::<4>(w),
+                _mm512_srli_epi16::<6>(w),
+            ];
+            let mut sums = _mm512_setzero_si512();
+            for (group, w) in groups.into_iter().enumerate() {
+                // SAFETY: both halves have 128 activations; no load needs alignment.
+                let x = unsafe {
+                    let x = x.as_ptr().add(32 * group);
+                    _mm512_inserti64x4::<1>(
+                        _mm512_castsi256_si512(_mm256_loadu_si256(x.cast())),
+                        _mm256_loadu_si256(x.add(128).cast()),
+                    )
+                };
+                sums = _mm512_dpbusd_epi32(sums, _mm512_and_si512(w, low_bits), x);
+            }
+            sums
+        });
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn unpack(rows: [&[u8; tq2_0::BLOCK_BYTES]; ROWS], steps: &mut [Step; STEPS]) {
+        let low_bits = _mm512_set1_epi8(3);
+        // SAFETY: 64 bytes are readable; the loads need no alignment.
+        let rows = rows.map(|row| unsafe { _mm512_loadu_si512(row.as_ptr().cast()) });
+        for (word, packed) in transpose(rows).into_iter().enumerate() {
+            let groups = [
+                packed,
+                _mm512_srli_epi32::<2>(packed),
+                _mm512_srli_epi32::<4>(packed),
+                _mm512_srli_epi32::<6>(packed),
+            ];
+            for (codes, step) in groups.into_iter().zip(tq2_0_steps(word)) {
+                store(_mm512_and_si512(codes, low_bits), &mut steps[step]);
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn multiply(panels: &[Panel], x: Tokens, sums: &mut Tile) {
+        // SAFETY: the caller's contract.
+        unsafe { by_tokens(panels, STEPS, x, sums) }
+    }
+}
+
+struct Tq1_0;
+
+impl BlockDot<{ tq1_0::BLOCK_BYTES }> for Tq1_0 {
+    const PANELS: usize = 2;
+    const TOKENS: usize = 12;
+    const FEW: usize = 4;
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn token(weights: Rows, x: Q8K, out: &mut [f32]) {
+        let worths = TQ1_0_WORTHS.as_chunks::<32>().0;
+        token(weights, x, out, |block: &[u8; tq1_0::BLOCK_BYTES], x| {
+            // SAFETY: 32 and 16 bytes are readable; no load needs alignment.
+            let (most, some) = unsafe {
+                (
+                    _mm512_broadcast_i64x4(_mm256_loadu_si256(block.as_ptr().cast())),
+                    _mm512_broadcast_i32x4(_mm_loadu_si128(block.as_ptr().add(32).cast())),
+                )
+            };
+            let few = i32::from_le_bytes([block[48], block[49], block[50], block[51]]);
+            let bytes = [
+                most,
+                most,
+                _mm512_mask_blend_epi64(0xf0, most, some),
+                _mm512_mask_blend_epi64(0xc0, some, _mm512_set1_epi32(few)),
+            ];
+            let mut sums = _mm512_setzero_si512();
+            let parts = bytes.into_iter().zip(worths).zip(x.as_chunks::<64>().0);
+            for ((bytes, worth), x) in parts {
+                // SAFETY: 64 bytes are readable of each; no load needs alignment.
+                let (worth, x) = unsafe {
+                    (
+                        _mm512_loadu_si512(worth.as_ptr().cast()),
+                        _mm512_loadu_si512(x.as_ptr().cast()),
+                    )
+                };
+                sums = _mm512_dpbusd_epi32(sums, digits(bytes, worth), x);
+            }
+            sums
+        });
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn unpack(rows: [&[u8; tq1_0::BLOCK_BYTES]; ROWS], steps: &mut [Step; STEPS]) {
+        // SAFETY: as many bytes as the mask has are readable; the loads need no alignment.
+        let rows = rows.map(|row| unsafe {
+            _mm512_maskz_loadu_epi8((1 << tq1_0::BLOCK_BYTES) - 1, row.as_ptr().cast())
+        });
+        let one = _mm512_set1_epi8(1);
+        let (once, twice) = (_mm512_set1_epi8(86), _mm512_set1_epi8(171_u8 as i8));
+        for (word, packed) in transpose(rows).into_iter().take(TQ1_0_WORDS).enumerate() {
+            let (first, apart, digits) = tq1_0_steps(word);
+            let mut rest = packed;
+            for digit in 0..digits {
+                // Three times a byte carries 1 from 86 on, and 2 from 171.
+                let code = _mm512_maskz_mov_epi8(_mm512_cmpge_epu8_mask(rest, once), one);
+                let two = _mm512_cmpge_epu8_mask(rest, twice);
+                let code = _mm512_mask_add_epi8(code, two, code, one);
+                store(code, &mut steps[first + apart * digit]);
+                rest = _mm512_add_epi8(rest, _mm512_add_epi8(rest, rest));
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn multiply(panels: &[Panel], x: Tokens, sums: &mut Tile) {
+        // SAFETY: the caller's contract.
+        unsafe { by_tokens(panels, STEPS, x, sums) }
+    }
+}
+
+/// A digit of each byte: the one that bytes times `worth`, per pair of bytes, have first.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn digits(bytes: __m512i, worth: __m512i) -> __m512i {
+    let three = _mm512_set1_epi16(3);
+    // In the high byte of a lane, what is above a byte falls away, and the digit comes out above the lane.
+    let digit = |byte| _mm512_mulhi_epu16(_mm512_mullo_epi16(byte, worth), three);
+    let even = digit(_mm512_slli_epi16::<8>(bytes));
+    let odd = digit(_mm512_and_si512(
+        bytes,
+        _mm512_set1_epi16(0xff00_u16 as i16),
+    ));
+    _mm512_or_si512(even, _mm512_slli_epi16::<8>(odd))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(codes: __m512i, step: &mut Step) {
+    // SAFETY: a step has 64 bytes and is aligned to them.
+    unsafe { _mm512_store_si512(step.0.as_mut_ptr().cast(), codes) };
+}
