@@ -2,7 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2::ternary_blocks::{tq1_0_token, tq1_0_unpack, tq2_0_token, tq2_0_unpack};
+use super::avx2::ternary_blocks::{
+    sixteen_scales, tq1_0_token, tq1_0_unpack, tq2_0_token, tq2_0_unpack,
+};
 use super::avx2::{add_up_i32, load_bytes as load};
 use super::panels::{self, Dot, I2_S_STEPS, Panel, ROWS, Step, Tile, Tokens};
 use super::ternary_blocks::{self, BlockDot, STEPS};
@@ -199,6 +201,12 @@ impl BlockDot<{ tq1_0::BLOCK_BYTES }> for Tq1_0 {
 
     #[inline]
     #[target_feature(enable = "avx2,f16c,avxvnni")]
+    unsafe fn scales(rows: [&[u8; tq1_0::BLOCK_BYTES]; ROWS]) -> [f32; ROWS] {
+        sixteen_scales(rows)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avxvnni")]
     unsafe fn multiply(panels: &[Panel], x: Tokens, sums: &mut Tile) {
         // SAFETY: the caller's contract.
         unsafe { by_tokens(panels, STEPS, x, sums) }
@@ -217,7 +225,7 @@ struct Tq2_0;
 impl BlockDot<{ tq2_0::BLOCK_BYTES }> for Tq2_0 {
     const PANELS: usize = 1;
     const TOKENS: usize = 6;
-    const FEW: usize = 2;
+    const FEW: usize = 8;
 
     #[inline]
     #[target_feature(enable = "avx2,f16c,avxvnni")]
@@ -229,6 +237,12 @@ impl BlockDot<{ tq2_0::BLOCK_BYTES }> for Tq2_0 {
     #[target_feature(enable = "avx2,f16c,avxvnni")]
     unsafe fn unpack(rows: [&[u8; tq2_0::BLOCK_BYTES]; ROWS], steps: &mut [Step; STEPS]) {
         tq2_0_unpack(rows, steps);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avxvnni")]
+    unsafe fn scales(rows: [&[u8; tq2_0::BLOCK_BYTES]; ROWS]) -> [f32; ROWS] {
+        sixteen_scales(rows)
     }
 
     #[inline]

@@ -5,7 +5,7 @@
 
 use super::panels::{PANELS, Panel, ROWS, Step, TOKENS, Tile, Tokens, even};
 use super::{Q8K, Rows};
-use crate::blocks::{last_scale, q6_k, tq1_0};
+use crate::blocks::{q6_k, tq1_0};
 
 /// Weights of a block.
 pub(super) const BLOCK: usize = q6_k::BLOCK;
@@ -33,6 +33,12 @@ pub(super) trait BlockDot<const BYTES: usize> {
     /// # Safety
     /// The machine has the instructions.
     unsafe fn unpack(rows: [&[u8; BYTES]; ROWS], steps: &mut [Step; STEPS]);
+
+    /// The scale of one block of each row.
+    ///
+    /// # Safety
+    /// The machine has the instructions.
+    unsafe fn scales(rows: [&[u8; BYTES]; ROWS]) -> [f32; ROWS];
 
     /// Sums of the products of the first [`STEPS`] steps of every panel with every token.
     ///
@@ -76,18 +82,25 @@ pub(super) unsafe fn dots<D: BlockDot<BYTES>, const BYTES: usize>(
     for row in (0..weights.n).step_by(D::PANELS * ROWS) {
         let n_rows = (weights.n - row).min(D::PANELS * ROWS);
         let panels = &mut panels[..n_rows.div_ceil(ROWS)];
+        let mut rows = [[&[][..]; ROWS]; PANELS];
+        for (r, row_blocks) in rows.as_flattened_mut().iter_mut().enumerate() {
+            // Behind the last row, that row again.
+            let row = (row + r).min(weights.n - 1);
+            *row_blocks = weights.row(row, n_blocks * BYTES).as_chunks::<BYTES>().0;
+        }
         for block in 0..n_blocks {
             let mut scales = [[0f32; ROWS]; PANELS];
-            for (p, (panel, scales)) in panels.iter_mut().zip(&mut scales).enumerate() {
-                let blocks: [&[u8; BYTES]; ROWS] = std::array::from_fn(|r| {
-                    // Behind the last row, that row again.
-                    let row = (row + p * ROWS + r).min(weights.n - 1);
-                    &weights.row(row, n_blocks * BYTES).as_chunks().0[block]
-                });
+            for ((panel, scales), rows) in panels.iter_mut().zip(&mut scales).zip(&rows) {
+                let mut blocks = [&[0; BYTES]; ROWS];
+                for (block_of_row, row) in blocks.iter_mut().zip(rows) {
+                    *block_of_row = &row[block];
+                }
                 let steps = panel.first_chunk_mut().expect("a panel is longer");
                 // SAFETY: the caller's contract.
-                unsafe { D::unpack(blocks, steps) };
-                *scales = blocks.map(last_scale);
+                unsafe {
+                    D::unpack(blocks, steps);
+                    *scales = D::scales(blocks);
+                }
             }
             for token in (0..n_tokens).step_by(group) {
                 let n_group = group.min(n_tokens - token);

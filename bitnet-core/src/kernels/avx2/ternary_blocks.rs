@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::load_bytes;
-use crate::blocks::{tq1_0, tq2_0};
+use super::{add_up_i32, load_bytes};
+use crate::blocks::{last_scale, tq1_0, tq2_0};
 use crate::kernels::panels::{Panel, ROWS, Step, Tile, Tokens};
 use crate::kernels::ternary_blocks::{
     self, BLOCK, BlockDot, STEPS, TQ1_0_WORDS, TQ1_0_WORTHS, tq1_0_steps, tq2_0_steps,
@@ -37,7 +37,7 @@ pub(in crate::kernels) fn tq1_0_token(weights: Rows, x: Q8K, out: &mut [f32]) {
         let last = _mm256_set_m128i(_mm_set1_epi32(few), some);
         let bytes = [most, most, most, most, most, some_twice, some_twice, last];
         let mut sums = _mm256_setzero_si256();
-        for ((bytes, worth), x) in bytes.into_iter().zip(worths).zip(x.as_chunks::<32>().0) {
+        for ((&bytes, worth), x) in bytes.iter().zip(worths).zip(x.as_chunks::<32>().0) {
             // SAFETY: 32 bytes are readable of each; no load needs alignment.
             let (worth, x) = unsafe {
                 (
@@ -45,7 +45,7 @@ pub(in crate::kernels) fn tq1_0_token(weights: Rows, x: Q8K, out: &mut [f32]) {
                     _mm256_loadu_si256(x.as_ptr().cast()),
                 )
             };
-            let digits = digits(bytes, worth);
+            let digits = first_digits(multiply(bytes, worth));
             sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(digits, x));
         }
         sums
@@ -67,7 +67,7 @@ pub(in crate::kernels) fn tq2_0_token(weights: Rows, x: Q8K, out: &mut [f32]) {
                 _mm256_srli_epi16::<4>(w),
                 _mm256_srli_epi16::<6>(w),
             ];
-            for (w, x) in groups.into_iter().zip(x.as_chunks::<32>().0) {
+            for (&w, x) in groups.iter().zip(x.as_chunks::<32>().0) {
                 // SAFETY: 32 bytes are readable; the load needs no alignment.
                 let x = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
                 let codes = _mm256_and_si256(w, low_bits);
@@ -92,41 +92,81 @@ fn token<const BYTES: usize>(
     lanes: impl Fn(&[u8; BYTES], &[i8; BLOCK]) -> __m256i,
 ) {
     let n_blocks = weights.columns / BLOCK;
-    let (codes, _) = x.codes.as_chunks::<BLOCK>();
     let ones = _mm256_set1_epi16(1);
+    let (codes, rest_of_codes) = x.codes.as_chunks::<BLOCK>().0.as_chunks::<BLOCKS>();
+    let (scales, rest_of_scales) = x.scales.as_chunks::<BLOCKS>();
+    let (sums, rest_of_sums) = x.sums.as_chunks::<BLOCKS>();
     for (r, out) in out[..weights.n].iter_mut().enumerate() {
-        let (row, _) = weights.row(r, n_blocks * BYTES).as_chunks::<BYTES>();
-        *out = 0.0;
-        for first in (0..n_blocks).step_by(BLOCKS) {
-            let n = BLOCKS.min(n_blocks - first);
+        let row = weights.row(r, n_blocks * BYTES).as_chunks::<BYTES>().0;
+        let (fours, rest) = row.as_chunks::<BLOCKS>();
+        let mut total = 0f32;
+        for (((blocks, codes), scales), sums) in fours.iter().zip(codes).zip(scales).zip(sums) {
             let mut four = [_mm256_setzero_si256(); BLOCKS];
-            let mut scales = [0u16; 8];
-            let (mut x_scales, mut x_sums) = ([0f32; BLOCKS], [0i32; BLOCKS]);
-            for (i, (four, block)) in four.iter_mut().zip(&row[first..][..n]).enumerate() {
+            for ((four, block), x) in four.iter_mut().zip(blocks).zip(codes) {
                 // A prefetch may name any address.
                 _mm_prefetch::<_MM_HINT_T0>(block.as_ptr().wrapping_add(PREFETCH).cast());
-                *four = _mm256_madd_epi16(lanes(block, &codes[first + i]), ones);
-                scales[i] = u16::from_le_bytes([block[BYTES - 2], block[BYTES - 1]]);
-                x_scales[i] = x.scales[first + i];
-                x_sums[i] = x.sums[first + i];
+                *four = _mm256_madd_epi16(lanes(block, x), ones);
             }
             let [a, b, c, d] = four;
-            let sums = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-            let sums = _mm_add_epi32(
-                _mm256_castsi256_si128(sums),
-                _mm256_extracti128_si256::<1>(sums),
+            let four = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+            let four = _mm_add_epi32(
+                _mm256_castsi256_si128(four),
+                _mm256_extracti128_si256::<1>(four),
             );
-            // SAFETY: four scales and sums are readable, and eight halves; no load needs alignment.
-            let products: [f32; BLOCKS] = unsafe {
-                let x_sums = _mm_loadu_si128(x_sums.as_ptr().cast());
-                let scales = _mm_cvtph_ps(_mm_loadu_si128(scales.as_ptr().cast()));
-                let scales = _mm_mul_ps(_mm_loadu_ps(x_scales.as_ptr()), scales);
-                let sums = _mm_cvtepi32_ps(_mm_sub_epi32(sums, x_sums));
-                std::mem::transmute(_mm_mul_ps(scales, sums))
+            // SAFETY: four scales and sums are readable; no load needs alignment.
+            let products = unsafe {
+                let d = _mm_mul_ps(
+                    _mm_loadu_ps(scales.as_ptr()),
+                    last_scales(blocks.each_ref()),
+                );
+                let sums = _mm_sub_epi32(four, _mm_loadu_si128(sums.as_ptr().cast()));
+                _mm_mul_ps(d, _mm_cvtepi32_ps(sums))
             };
-            products[..n].iter().for_each(|product| *out += product);
+            total = add_in_order(total, products);
         }
+        let x = rest_of_codes.iter().zip(rest_of_scales).zip(rest_of_sums);
+        for (block, ((x, x_scale), x_sum)) in rest.iter().zip(x) {
+            let sum = add_up_i32(_mm256_madd_epi16(lanes(block, x), ones)) - x_sum;
+            total += x_scale * last_scale(block) * sum as f32;
+        }
+        *out = total;
     }
+}
+
+/// The scales at the ends of four blocks.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(in crate::kernels) fn last_scales<const BYTES: usize>(
+    blocks: [&[u8; BYTES]; BLOCKS],
+) -> __m128 {
+    let [a, b, c, d] = blocks.map(|block| i16::from_le_bytes([block[BYTES - 2], block[BYTES - 1]]));
+    _mm_cvtph_ps(_mm_setr_epi16(a, b, c, d, 0, 0, 0, 0))
+}
+
+/// See [`BlockDot::scales`].
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(in crate::kernels) fn sixteen_scales<const BYTES: usize>(
+    rows: [&[u8; BYTES]; ROWS],
+) -> [f32; ROWS] {
+    let mut scales = [0.0; ROWS];
+    let fours = scales.as_chunks_mut::<BLOCKS>().0.iter_mut();
+    for (scales, rows) in fours.zip(rows.as_chunks().0) {
+        // SAFETY: four floats are writable; the store needs no alignment.
+        unsafe { _mm_storeu_ps(scales.as_mut_ptr(), last_scales(*rows)) };
+    }
+    scales
+}
+
+/// `sum` and then each of the four.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in crate::kernels) fn add_in_order(sum: f32, v: __m128) -> f32 {
+    let sum = _mm_add_ss(_mm_set_ss(sum), v);
+    let sum = _mm_add_ss(sum, _mm_movehdup_ps(v));
+    let high = _mm_movehl_ps(v, v);
+    let sum = _mm_add_ss(sum, high);
+    _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(high)))
 }
 
 /// Unpacks one block of TQ1_0 of each row. See [`BlockDot::unpack`].
@@ -135,24 +175,21 @@ pub(in crate::kernels) fn tq1_0_unpack(
     rows: [&[u8; tq1_0::BLOCK_BYTES]; ROWS],
     steps: &mut [Step; STEPS],
 ) {
-    let [one, two] = [86, 171].map(|least: u8| _mm256_set1_epi8(least as i8));
-    let padded = rows.map(|row| {
-        let mut padded = [0; 64];
+    let mut padded = [[0; 64]; ROWS];
+    for (padded, row) in padded.iter_mut().zip(rows) {
         padded[..tq1_0::BLOCK_BYTES].copy_from_slice(row);
-        padded
-    });
-    let words =
-        (0..2).flat_map(|half| transpose(padded.each_ref().map(|row| &row.as_chunks().0[half])));
-    for (word, packed) in words.take(TQ1_0_WORDS).enumerate() {
-        let (first, apart, digits) = tq1_0_steps(word);
-        for (half, mut rest) in packed.into_iter().enumerate() {
-            for digit in 0..digits {
-                // Three times a byte carries 1 from 86 on, and 2 from 171. A comparison that holds is -1.
-                let [one, two] =
-                    [one, two].map(|least| _mm256_cmpeq_epi8(_mm256_max_epu8(rest, least), rest));
-                let code = _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_add_epi8(one, two));
-                store(code, half, &mut steps[first + apart * digit]);
-                rest = _mm256_add_epi8(rest, _mm256_add_epi8(rest, rest));
+    }
+    for half in 0..2 {
+        let words = transpose(padded.each_ref().map(|row| &row.as_chunks().0[half]));
+        let n = words.len().min(TQ1_0_WORDS - 8 * half);
+        for (word, packed) in words[..n].iter().enumerate() {
+            let (first, apart, digits) = tq1_0_steps(8 * half + word);
+            for (side, &packed) in packed.iter().enumerate() {
+                let mut rest = packed;
+                for digit in 0..digits {
+                    store(first_digits(rest), side, &mut steps[first + apart * digit]);
+                    rest = _mm256_add_epi8(rest, _mm256_add_epi8(rest, rest));
+                }
             }
         }
     }
@@ -165,17 +202,19 @@ pub(in crate::kernels) fn tq2_0_unpack(
     steps: &mut [Step; STEPS],
 ) {
     let low_bits = _mm256_set1_epi8(3);
-    let words = (0..2).flat_map(|half| transpose(rows.map(|row| &row.as_chunks().0[half])));
-    for (word, packed) in words.enumerate() {
-        for (half, packed) in packed.into_iter().enumerate() {
-            let groups = [
-                packed,
-                _mm256_srli_epi16::<2>(packed),
-                _mm256_srli_epi16::<4>(packed),
-                _mm256_srli_epi16::<6>(packed),
-            ];
-            for (codes, step) in groups.into_iter().zip(tq2_0_steps(word)) {
-                store(_mm256_and_si256(codes, low_bits), half, &mut steps[step]);
+    for half in 0..2 {
+        let words = transpose(rows.map(|row| &row.as_chunks().0[half]));
+        for (word, packed) in words.iter().enumerate() {
+            for (side, &packed) in packed.iter().enumerate() {
+                let groups = [
+                    packed,
+                    _mm256_srli_epi16::<2>(packed),
+                    _mm256_srli_epi16::<4>(packed),
+                    _mm256_srli_epi16::<6>(packed),
+                ];
+                for (&codes, step) in groups.iter().zip(&tq2_0_steps(8 * half + word)) {
+                    store(_mm256_and_si256(codes, low_bits), side, &mut steps[*step]);
+                }
             }
         }
     }
@@ -208,27 +247,32 @@ fn transpose(rows: [&[u8; 32]; ROWS]) -> [[__m256i; 2]; 8] {
     words
 }
 
-/// A digit of each byte: the one that bytes times `worth`, per pair of bytes, have first.
+/// Bytes times `worth`, per pair of bytes: what is above a byte falls away.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn digits(bytes: __m256i, worth: __m256i) -> __m256i {
-    let three = _mm256_set1_epi16(3);
-    // In the high byte of a lane, what is above a byte falls away, and the digit comes out above the lane.
-    let digit = |byte| _mm256_mulhi_epu16(_mm256_mullo_epi16(byte, worth), three);
-    let even = digit(_mm256_slli_epi16::<8>(bytes));
-    let odd = digit(_mm256_and_si256(
-        bytes,
-        _mm256_set1_epi16(0xff00_u16 as i16),
-    ));
-    _mm256_or_si256(even, _mm256_slli_epi16::<8>(odd))
+fn multiply(bytes: __m256i, worth: __m256i) -> __m256i {
+    let high = _mm256_set1_epi16(0xff00_u16 as i16);
+    let even = _mm256_mullo_epi16(bytes, worth);
+    let odd = _mm256_mullo_epi16(_mm256_and_si256(bytes, high), worth);
+    _mm256_or_si256(_mm256_andnot_si256(high, even), odd)
+}
+
+/// What three times each byte carries: 1 from 86 on, 2 from 171.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn first_digits(bytes: __m256i) -> __m256i {
+    let one = _mm256_set1_epi8(1);
+    let carry =
+        |below: u8| _mm256_min_epu8(_mm256_subs_epu8(bytes, _mm256_set1_epi8(below as i8)), one);
+    _mm256_add_epi8(carry(85), carry(170))
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store(codes: __m256i, half: usize, step: &mut Step) {
-    let (halves, _) = step.0.as_chunks_mut::<32>();
+fn store(codes: __m256i, side: usize, step: &mut Step) {
+    let (sides, _) = step.0.as_chunks_mut::<32>();
     // SAFETY: 32 bytes are writable; the store needs no alignment.
-    unsafe { _mm256_storeu_si256(halves[half].as_mut_ptr().cast(), codes) };
+    unsafe { _mm256_storeu_si256(sides[side].as_mut_ptr().cast(), codes) };
 }
 
 struct Tq1_0;
@@ -252,6 +296,12 @@ impl BlockDot<{ tq1_0::BLOCK_BYTES }> for Tq1_0 {
 
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
+    unsafe fn scales(rows: [&[u8; tq1_0::BLOCK_BYTES]; ROWS]) -> [f32; ROWS] {
+        sixteen_scales(rows)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
     unsafe fn multiply(panels: &[Panel], x: Tokens, sums: &mut Tile) {
         // SAFETY: the caller's contract.
         unsafe { by_tokens(panels, x, sums) }
@@ -263,7 +313,7 @@ struct Tq2_0;
 impl BlockDot<{ tq2_0::BLOCK_BYTES }> for Tq2_0 {
     const PANELS: usize = 1;
     const TOKENS: usize = 6;
-    const FEW: usize = 2;
+    const FEW: usize = 8;
 
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
@@ -275,6 +325,12 @@ impl BlockDot<{ tq2_0::BLOCK_BYTES }> for Tq2_0 {
     #[target_feature(enable = "avx2,f16c")]
     unsafe fn unpack(rows: [&[u8; tq2_0::BLOCK_BYTES]; ROWS], steps: &mut [Step; STEPS]) {
         tq2_0_unpack(rows, steps);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn scales(rows: [&[u8; tq2_0::BLOCK_BYTES]; ROWS]) -> [f32; ROWS] {
+        sixteen_scales(rows)
     }
 
     #[inline]

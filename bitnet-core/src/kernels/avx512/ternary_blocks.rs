@@ -5,7 +5,8 @@ use std::arch::x86_64::*;
 use super::i2_s::by_tokens;
 use super::trits::transpose;
 use super::{ROWS_AT_ONCE, add_up_rows};
-use crate::blocks::{tq1_0, tq2_0};
+use crate::blocks::{last_scale, tq1_0, tq2_0};
+use crate::kernels::avx2::ternary_blocks::{add_in_order, last_scales, sixteen_scales};
 use crate::kernels::panels::{Panel, ROWS, Step, Tile, Tokens};
 use crate::kernels::ternary_blocks::{
     self, BLOCK, BlockDot, STEPS, TQ1_0_WORDS, TQ1_0_WORTHS, tq1_0_steps, tq2_0_steps,
@@ -36,32 +37,37 @@ fn token<const BYTES: usize>(
     lanes: impl Fn(&[u8; BYTES], &[i8; BLOCK]) -> __m512i,
 ) {
     let n_blocks = weights.columns / BLOCK;
-    let (codes, _) = x.codes.as_chunks::<BLOCK>();
+    let (codes, rest_of_codes) = x.codes.as_chunks::<BLOCK>().0.as_chunks::<ROWS_AT_ONCE>();
+    let (scales, rest_of_scales) = x.scales.as_chunks::<ROWS_AT_ONCE>();
+    let (sums, rest_of_sums) = x.sums.as_chunks::<ROWS_AT_ONCE>();
     for (r, out) in out[..weights.n].iter_mut().enumerate() {
-        let (row, _) = weights.row(r, n_blocks * BYTES).as_chunks::<BYTES>();
-        *out = 0.0;
-        for first in (0..n_blocks).step_by(ROWS_AT_ONCE) {
-            let n = ROWS_AT_ONCE.min(n_blocks - first);
+        let row = weights.row(r, n_blocks * BYTES).as_chunks::<BYTES>().0;
+        let (fours, rest) = row.as_chunks::<ROWS_AT_ONCE>();
+        let mut total = 0f32;
+        for (((blocks, codes), scales), sums) in fours.iter().zip(codes).zip(scales).zip(sums) {
             let mut four = [_mm512_setzero_si512(); ROWS_AT_ONCE];
-            let mut scales = [0u16; 8];
-            for (i, (four, block)) in four.iter_mut().zip(&row[first..][..n]).enumerate() {
+            for ((four, block), x) in four.iter_mut().zip(blocks).zip(codes) {
                 // A prefetch may name any address.
                 _mm_prefetch::<_MM_HINT_T1>(block.as_ptr().wrapping_add(PREFETCH).cast());
-                *four = lanes(block, &codes[first + i]);
-                scales[i] = u16::from_le_bytes([block[BYTES - 2], block[BYTES - 1]]);
+                *four = lanes(block, x);
             }
-            let mask = 0xf >> (ROWS_AT_ONCE - n);
-            let (x_scales, x_sums) = (&x.scales[first..][..n], &x.sums[first..][..n]);
-            // SAFETY: `n` scales and sums are readable, and eight halves; no load needs alignment.
-            let products: [f32; ROWS_AT_ONCE] = unsafe {
-                let x_scales = _mm_maskz_loadu_ps(mask, x_scales.as_ptr());
-                let x_sums = _mm_maskz_loadu_epi32(mask, x_sums.as_ptr());
-                let scales = _mm_cvtph_ps(_mm_loadu_si128(scales.as_ptr().cast()));
-                let sums = _mm_cvtepi32_ps(_mm_sub_epi32(add_up_rows(four), x_sums));
-                std::mem::transmute(_mm_mul_ps(_mm_mul_ps(x_scales, scales), sums))
+            // SAFETY: four scales and sums are readable; no load needs alignment.
+            let products = unsafe {
+                let d = _mm_mul_ps(
+                    _mm_loadu_ps(scales.as_ptr()),
+                    last_scales(blocks.each_ref()),
+                );
+                let sums = _mm_sub_epi32(add_up_rows(four), _mm_loadu_si128(sums.as_ptr().cast()));
+                _mm_mul_ps(d, _mm_cvtepi32_ps(sums))
             };
-            products[..n].iter().for_each(|product| *out += product);
+            total = add_in_order(total, products);
         }
+        let x = rest_of_codes.iter().zip(rest_of_scales).zip(rest_of_sums);
+        for (block, ((x, x_scale), x_sum)) in rest.iter().zip(x) {
+            let sum = _mm512_reduce_add_epi32(lanes(block, x)) - x_sum;
+            total += x_scale * last_scale(block) * sum as f32;
+        }
+        *out = total;
     }
 }
 
@@ -70,7 +76,7 @@ struct Tq2_0;
 impl BlockDot<{ tq2_0::BLOCK_BYTES }> for Tq2_0 {
     const PANELS: usize = 2;
     const TOKENS: usize = 12;
-    const FEW: usize = 4;
+    const FEW: usize = 12;
 
     #[inline]
     #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -105,19 +111,28 @@ impl BlockDot<{ tq2_0::BLOCK_BYTES }> for Tq2_0 {
     #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn unpack(rows: [&[u8; tq2_0::BLOCK_BYTES]; ROWS], steps: &mut [Step; STEPS]) {
         let low_bits = _mm512_set1_epi8(3);
-        // SAFETY: 64 bytes are readable; the loads need no alignment.
-        let rows = rows.map(|row| unsafe { _mm512_loadu_si512(row.as_ptr().cast()) });
-        for (word, packed) in transpose(rows).into_iter().enumerate() {
+        let mut bytes = [_mm512_setzero_si512(); ROWS];
+        for (bytes, row) in bytes.iter_mut().zip(rows) {
+            // SAFETY: 64 bytes are readable; the load needs no alignment.
+            *bytes = unsafe { _mm512_loadu_si512(row.as_ptr().cast()) };
+        }
+        for (word, &packed) in transpose(bytes).iter().enumerate() {
             let groups = [
                 packed,
                 _mm512_srli_epi32::<2>(packed),
                 _mm512_srli_epi32::<4>(packed),
                 _mm512_srli_epi32::<6>(packed),
             ];
-            for (codes, step) in groups.into_iter().zip(tq2_0_steps(word)) {
-                store(_mm512_and_si512(codes, low_bits), &mut steps[step]);
+            for (&codes, step) in groups.iter().zip(&tq2_0_steps(word)) {
+                store(_mm512_and_si512(codes, low_bits), &mut steps[*step]);
             }
         }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn scales(rows: [&[u8; tq2_0::BLOCK_BYTES]; ROWS]) -> [f32; ROWS] {
+        sixteen_scales(rows)
     }
 
     #[inline]
@@ -155,8 +170,8 @@ impl BlockDot<{ tq1_0::BLOCK_BYTES }> for Tq1_0 {
                 _mm512_mask_blend_epi64(0xc0, some, _mm512_set1_epi32(few)),
             ];
             let mut sums = _mm512_setzero_si512();
-            let parts = bytes.into_iter().zip(worths).zip(x.as_chunks::<64>().0);
-            for ((bytes, worth), x) in parts {
+            let parts = bytes.iter().zip(worths).zip(x.as_chunks::<64>().0);
+            for ((&bytes, worth), x) in parts {
                 // SAFETY: 64 bytes are readable of each; no load needs alignment.
                 let (worth, x) = unsafe {
                     (
@@ -164,7 +179,7 @@ impl BlockDot<{ tq1_0::BLOCK_BYTES }> for Tq1_0 {
                         _mm512_loadu_si512(x.as_ptr().cast()),
                     )
                 };
-                sums = _mm512_dpbusd_epi32(sums, digits(bytes, worth), x);
+                sums = _mm512_dpbusd_epi32(sums, first_digits(multiply(bytes, worth)), x);
             }
             sums
         });
@@ -173,24 +188,27 @@ impl BlockDot<{ tq1_0::BLOCK_BYTES }> for Tq1_0 {
     #[inline]
     #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn unpack(rows: [&[u8; tq1_0::BLOCK_BYTES]; ROWS], steps: &mut [Step; STEPS]) {
-        // SAFETY: as many bytes as the mask has are readable; the loads need no alignment.
-        let rows = rows.map(|row| unsafe {
-            _mm512_maskz_loadu_epi8((1 << tq1_0::BLOCK_BYTES) - 1, row.as_ptr().cast())
-        });
-        let one = _mm512_set1_epi8(1);
-        let (once, twice) = (_mm512_set1_epi8(86), _mm512_set1_epi8(171_u8 as i8));
-        for (word, packed) in transpose(rows).into_iter().take(TQ1_0_WORDS).enumerate() {
+        let mut bytes = [_mm512_setzero_si512(); ROWS];
+        for (bytes, row) in bytes.iter_mut().zip(rows) {
+            // SAFETY: as many bytes as the mask has are readable; the load needs no alignment.
+            *bytes = unsafe {
+                _mm512_maskz_loadu_epi8((1 << tq1_0::BLOCK_BYTES) - 1, row.as_ptr().cast())
+            };
+        }
+        for (word, &packed) in transpose(bytes)[..TQ1_0_WORDS].iter().enumerate() {
             let (first, apart, digits) = tq1_0_steps(word);
             let mut rest = packed;
             for digit in 0..digits {
-                // Three times a byte carries 1 from 86 on, and 2 from 171.
-                let code = _mm512_maskz_mov_epi8(_mm512_cmpge_epu8_mask(rest, once), one);
-                let two = _mm512_cmpge_epu8_mask(rest, twice);
-                let code = _mm512_mask_add_epi8(code, two, code, one);
-                store(code, &mut steps[first + apart * digit]);
+                store(first_digits(rest), &mut steps[first + apart * digit]);
                 rest = _mm512_add_epi8(rest, _mm512_add_epi8(rest, rest));
             }
         }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn scales(rows: [&[u8; tq1_0::BLOCK_BYTES]; ROWS]) -> [f32; ROWS] {
+        sixteen_scales(rows)
     }
 
     #[inline]
@@ -201,19 +219,24 @@ impl BlockDot<{ tq1_0::BLOCK_BYTES }> for Tq1_0 {
     }
 }
 
-/// A digit of each byte: the one that bytes times `worth`, per pair of bytes, have first.
+/// Bytes times `worth`, per pair of bytes: what is above a byte falls away.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn digits(bytes: __m512i, worth: __m512i) -> __m512i {
-    let three = _mm512_set1_epi16(3);
-    // In the high byte of a lane, what is above a byte falls away, and the digit comes out above the lane.
-    let digit = |byte| _mm512_mulhi_epu16(_mm512_mullo_epi16(byte, worth), three);
-    let even = digit(_mm512_slli_epi16::<8>(bytes));
-    let odd = digit(_mm512_and_si512(
-        bytes,
-        _mm512_set1_epi16(0xff00_u16 as i16),
-    ));
-    _mm512_or_si512(even, _mm512_slli_epi16::<8>(odd))
+fn multiply(bytes: __m512i, worth: __m512i) -> __m512i {
+    let high = _mm512_set1_epi16(0xff00_u16 as i16);
+    let even = _mm512_mullo_epi16(bytes, worth);
+    let odd = _mm512_mullo_epi16(_mm512_and_si512(bytes, high), worth);
+    _mm512_or_si512(_mm512_andnot_si512(high, even), odd)
+}
+
+/// What three times each byte carries: 1 from 86 on, 2 from 171.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn first_digits(bytes: __m512i) -> __m512i {
+    let one = _mm512_set1_epi8(1);
+    let carries = |least: u8| _mm512_cmpge_epu8_mask(bytes, _mm512_set1_epi8(least as i8));
+    let digits = _mm512_maskz_mov_epi8(carries(86), one);
+    _mm512_mask_add_epi8(digits, carries(171), digits, one)
 }
 
 #[inline]

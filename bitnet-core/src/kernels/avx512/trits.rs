@@ -134,9 +134,12 @@ impl Dot<BLOCK_BYTES, STEPS> for Vbmi {
     #[inline]
     #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
     unsafe fn unpack(rows: [&[u8; BLOCK_BYTES]; ROWS], steps: &mut [Step; STEPS]) {
-        // SAFETY: 64 bytes are readable; the loads need no alignment.
-        let rows = rows.map(|row| unsafe { _mm512_loadu_si512(row.as_ptr().cast()) });
-        for (word, packed) in transpose(rows).into_iter().enumerate() {
+        let mut bytes = [_mm512_setzero_si512(); ROWS];
+        for (bytes, row) in bytes.iter_mut().zip(rows) {
+            // SAFETY: 64 bytes are readable; the load needs no alignment.
+            *bytes = unsafe { _mm512_loadu_si512(row.as_ptr().cast()) };
+        }
+        for (word, packed) in transpose(bytes).into_iter().enumerate() {
             let (codes, highest) = unpack(packed);
             let low_bits = _mm512_set1_epi8(3);
             let digits = [
