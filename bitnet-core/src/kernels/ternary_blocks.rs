@@ -5,7 +5,7 @@
 
 use super::panels::{PANELS, Panel, ROWS, Step, TOKENS, Tile, Tokens, even};
 use super::{Q8K, Rows};
-use crate::blocks::{q6_k, tq1_0};
+use crate::blocks::q6_k;
 
 /// Weights of a block.
 pub(super) const BLOCK: usize = q6_k::BLOCK;
@@ -155,11 +155,12 @@ pub(super) fn tq1_0_steps(word: usize) -> (usize, usize, usize) {
 }
 
 /// What multiplies the bytes of a TQ1_0 block so that the digit of weight `2 * i`, and of the next, comes first.
+#[cfg(target_arch = "x86_64")]
 pub(super) static TQ1_0_WORTHS: [u16; BLOCK / 2] = {
     let mut worths = [0; BLOCK / 2];
     let mut i = 0;
     while i < worths.len() {
-        worths[i] = tq1_0::worth(2 * i) as u16;
+        worths[i] = crate::blocks::tq1_0::worth(2 * i) as u16;
         i += 1;
     }
     worths
