@@ -53,7 +53,7 @@ pub(crate) const fn worth(j: usize) -> u8 {
 pub(crate) fn code(block: &[u8; BLOCK_BYTES], j: usize) -> u8 {
     let (first, bytes, i) = run(j);
     let rest = block[first + i % bytes].wrapping_mul(worth(j));
-    (u16::from(rest) * 3 >> 8) as u8
+    ((u16::from(rest) * 3) >> 8) as u8
 }
 
 /// Dequantises one row; bytes and values beyond the shorter of the two are left alone.

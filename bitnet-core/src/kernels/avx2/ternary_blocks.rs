@@ -237,11 +237,11 @@ fn transpose(rows: [&[u8; 32]; ROWS]) -> [[__m256i; 2]; 8] {
         ]
     };
     let mut words = [[_mm256_setzero_si256(); 2]; 8];
-    for half in 0..2 {
-        let (top, bottom) = (fours(8 * half), fours(8 * half + 4));
+    let sides = [0, 8].map(|first| (fours(first), fours(first + 4)));
+    for (side, (top, bottom)) in sides.iter().enumerate() {
         for i in 0..4 {
-            words[i][half] = _mm256_permute2x128_si256::<0x20>(top[i], bottom[i]);
-            words[i + 4][half] = _mm256_permute2x128_si256::<0x31>(top[i], bottom[i]);
+            words[i][side] = _mm256_permute2x128_si256::<0x20>(top[i], bottom[i]);
+            words[i + 4][side] = _mm256_permute2x128_si256::<0x31>(top[i], bottom[i]);
         }
     }
     words
