@@ -133,7 +133,12 @@ fn kernels(
 }
 
 fn ternary_products(c: &mut Criterion<Roofline>) {
-    for (name, storage) in [("i2_s", Storage::I2S), ("trits", Storage::Trits)] {
+    for (name, storage) in [
+        ("i2_s", Storage::I2S),
+        ("trits", Storage::Trits),
+        ("tq1_0", Storage::Tq1_0),
+        ("tq2_0", Storage::Tq2_0),
+    ] {
         let mut group = c.benchmark_group(name);
         for shape in [(2560, 2560), (6912, 2560), (2560, 6912)] {
             for tokens in [1, 8, 128] {

@@ -19,6 +19,7 @@
 
 mod random;
 mod stress;
+mod ternary;
 mod vocab;
 
 use std::io::{self, BufWriter, Write};
@@ -74,13 +75,13 @@ pub struct SynthOptions {
     pub architecture: Architecture,
     /// Layers.
     pub n_layer: u32,
-    /// Width of the residual stream; a multiple of 128 for I2_S.
+    /// Width of the residual stream; a multiple of the block of `matrix_type`.
     pub n_embd: u32,
     /// Query heads, a divisor of `n_embd`.
     pub n_head: u32,
     /// Key/value heads, a divisor of `n_head`.
     pub n_head_kv: u32,
-    /// Width of the feed-forward network; a multiple of 128 for I2_S.
+    /// Width of the feed-forward network; a multiple of the block of `matrix_type`.
     pub n_ff: u32,
     /// Vocabulary size. Up to 32000 a SentencePiece vocabulary, above byte-level BPE.
     pub n_vocab: u32,
@@ -88,7 +89,7 @@ pub struct SynthOptions {
     pub n_ctx: u32,
     /// RoPE frequency base.
     pub rope_base: f32,
-    /// Type of the layers' matrices: I2_S, F16 or F32.
+    /// Type of the layers' matrices: I2_S, TQ1_0, TQ2_0, F16 or F32.
     pub matrix_type: TensorType,
     /// Type of the norms' weights: F32, as BitNet.cpp has it, or F16, as newer converters write them.
     pub norm_type: TensorType,
@@ -165,11 +166,10 @@ impl SynthOptions {
             let what = format!("heads of {} values do not rotate in pairs", self.head_dim());
             return Err(Error::option("embd", what));
         }
-        if self.is_ternary() {
-            let block = ("the I2_S block", TensorType::I2_S.block_len() as u32);
-            divides("embd", self.n_embd, block)?;
-            divides("ffn", self.n_ff, block)?;
-        }
+        let ty = self.matrix_type;
+        let block = (&*format!("the {ty} block"), ty.block_len() as u32);
+        divides("embd", self.n_embd, block)?;
+        divides("ffn", self.n_ff, block)?;
         self.stress.map_or(Ok(()), |stress| stress.check(self))
     }
 }
@@ -328,9 +328,11 @@ fn metadata(o: &SynthOptions, vocab: &Vocab, path: &Path) -> Result<Metadata, bi
         "general.name",
         format!("synthetic {arch}, seed {}", o.seed).into(),
     )?;
-    // llama.cpp's LLAMA_FTYPE_MOSTLY_I2_S, LLAMA_FTYPE_MOSTLY_F16 and LLAMA_FTYPE_ALL_F32.
+    // llama.cpp's LLAMA_FTYPE_MOSTLY_I2_S and its like, and LLAMA_FTYPE_ALL_F32.
     let file_type: u32 = match o.matrix_type {
         TensorType::I2_S => 40,
+        TensorType::TQ1_0 => 36,
+        TensorType::TQ2_0 => 37,
         TensorType::F16 => 1,
         _ => 0,
     };
@@ -477,6 +479,10 @@ impl Tensor {
                     left -= part.len() as u64;
                 }
                 write_scale(scale as f32, out)
+            }
+            Fill::Matrix { input, output } if let Some(pack) = ternary::packing(self.ty) => {
+                let scale = ternary_scale(self.shape[0], input, output);
+                ternary::write_blocks(pack, n, scale, table, &mut rng, out)
             }
             Fill::Stress { rows, scale } => {
                 let shape = [self.shape[0] as usize, self.shape[1] as usize];

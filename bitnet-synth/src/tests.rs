@@ -70,6 +70,10 @@ fn models_behave() {
         (Architecture::Bitnet, TensorType::F32),
         (Architecture::Llama, TensorType::I2_S),
         (Architecture::Llama, TensorType::F16),
+        (Architecture::Bitnet, TensorType::TQ1_0),
+        (Architecture::Llama, TensorType::TQ1_0),
+        (Architecture::Bitnet, TensorType::TQ2_0),
+        (Architecture::Llama, TensorType::TQ2_0),
     ];
     for options in usual.into_iter().chain(others.map(of_type)) {
         let (architecture, matrix_type) = (options.architecture, options.matrix_type);

@@ -123,8 +123,10 @@ pub enum Rounding {
     Bf16,
     /// Activations to Q8_0, beside weights in Q8_0.
     Q8_0,
-    /// Activations to Q8_K, beside weights in Q6_K.
+    /// Activations to Q8_K, beside weights in blocks of 256.
     Q8K,
+    /// The same, times their scale to f32, and only then to an integer: without a fused multiply-add.
+    Q8KProductToF32,
     /// Activations times their int8 scale to f32, and only then to an integer: without a fused multiply-add.
     ProductToF32,
     /// Activations times their int8 scale to an integer, halves away from zero.
@@ -146,6 +148,7 @@ impl Rounding {
             Rounding::Bf16 => "inputs rounded to BF16",
             Rounding::Q8_0 => "inputs rounded to Q8_0",
             Rounding::Q8K => "inputs rounded to Q8_K",
+            Rounding::Q8KProductToF32 => "inputs rounded to Q8_K, their codes twice, through f32",
             Rounding::ProductToF32 => "int8 codes rounded twice, through f32",
             Rounding::HalvesAway => "int8 codes rounded half away from zero",
             Rounding::HalvesAwayInF32 => "int8 codes rounded half away from zero, through f32",
@@ -166,7 +169,11 @@ impl Rounding {
             Rounding::F16 => x.iter().map(|&v| to_f16(v)).collect(),
             Rounding::Bf16 => x.iter().map(|&v| to_bf16(v)).collect(),
             Rounding::Q8_0 => x.chunks(32).flat_map(q8_0).collect(),
-            Rounding::Q8K => x.chunks(256).flat_map(q8_k).collect(),
+            Rounding::Q8K => x.chunks(256).flat_map(|x| q8_k(x, |v| v)).collect(),
+            Rounding::Q8KProductToF32 => {
+                let through_f32 = |v| f64::from(v as f32);
+                x.chunks(256).flat_map(|x| q8_k(x, through_f32)).collect()
+            }
         }
     }
 }
@@ -191,8 +198,9 @@ fn q8_0(x: &[f64]) -> Vec<f64> {
     x.iter().map(|&v| code(v) * d).collect()
 }
 
-/// ggml's `block_q8_K`: one f32 scale per 256 values, by the value of largest magnitude.
-fn q8_k(x: &[f64]) -> Vec<f64> {
+/// ggml's `block_q8_K`: one f32 scale per 256 values, by the value of largest magnitude; what `product` makes of values
+/// times the scale is rounded.
+fn q8_k(x: &[f64], product: impl Fn(f64) -> f64) -> Vec<f64> {
     let extreme = x
         .iter()
         .fold(0.0_f64, |e, &v| if v.abs() > e.abs() { v } else { e });
@@ -201,7 +209,7 @@ fn q8_k(x: &[f64]) -> Vec<f64> {
     }
     let scale = -127.0 / extreme as f32;
     let d = f64::from(1.0 / scale);
-    let code = |v: f64| (v * f64::from(scale)).round_ties_even().min(127.0);
+    let code = |v: f64| product(v * f64::from(scale)).round_ties_even().min(127.0);
     x.iter().map(|&v| code(v) * d).collect()
 }
 
@@ -287,5 +295,23 @@ mod tests {
             .map(|i| f64::from(codes[i]) * f64::from(scales[i / 256]))
             .collect();
         assert_eq!(Rounding::Q8K.apply(&wide), want);
+    }
+
+    #[test]
+    fn codes_of_q8_k_are_rounded_once_or_twice() {
+        // Times -127 not quite a half, which f32 makes of them.
+        let near = |half: f32| f64::from(half / 127.0);
+        let x = [-1.0, near(1.5), near(2.5), near(3.5)];
+        let d = f64::from(1.0_f32 / 127.0);
+        for (rounding, codes) in [
+            (Rounding::Q8K, [-127.0, 1.0, 2.0, 3.0]),
+            (Rounding::Q8KProductToF32, [-127.0, 2.0, 2.0, 4.0]),
+        ] {
+            assert_eq!(
+                rounding.apply(&x),
+                codes.map(|code| code * d),
+                "{rounding:?}"
+            );
+        }
     }
 }

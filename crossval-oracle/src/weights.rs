@@ -23,7 +23,11 @@ struct Format {
     roundings: &'static [Rounding],
 }
 
-const FORMATS: [Format; 6] = [
+/// Beside weights in blocks of 256, as ggml multiplies them.
+const BESIDE_BLOCKS_OF_256: &[Rounding] =
+    &[Rounding::Q8K, Rounding::Q8KProductToF32, Rounding::None];
+
+const FORMATS: [Format; 8] = [
     Format {
         ty: TensorType::F32,
         block: 1,
@@ -62,7 +66,23 @@ const FORMATS: [Format; 6] = [
         bytes: 210,
         decode: |data| data.chunks_exact(210).flat_map(q6_k).collect(),
         ternary: false,
-        roundings: &[Rounding::Q8K, Rounding::None],
+        roundings: BESIDE_BLOCKS_OF_256,
+    },
+    Format {
+        ty: TensorType::TQ1_0,
+        block: 256,
+        bytes: 54,
+        decode: |data| data.chunks_exact(54).flat_map(tq1_0).collect(),
+        ternary: false,
+        roundings: BESIDE_BLOCKS_OF_256,
+    },
+    Format {
+        ty: TensorType::TQ2_0,
+        block: 256,
+        bytes: 66,
+        decode: |data| data.chunks_exact(66).flat_map(tq2_0).collect(),
+        ternary: false,
+        roundings: BESIDE_BLOCKS_OF_256,
     },
     Format {
         ty: TensorType::I2_S,
@@ -209,6 +229,37 @@ fn q8_0(block: &[u8]) -> impl Iterator<Item = f64> {
 fn i2_s(data: &[u8]) -> impl Iterator<Item = u8> {
     data.chunks_exact(32)
         .flat_map(|block| (0..128).map(|j| block[j % 32] >> (6 - 2 * (j / 32)) & 3))
+}
+
+/// One block, in the order in which ggml's `dequantize_row_tq1_0` writes it: digit by digit of 32 bytes, of 16, of 4. Digits
+/// to base 3 of a byte as a fraction of 256.
+fn tq1_0(block: &[u8]) -> Vec<f64> {
+    let d = f64::from(f16::from_le_bytes([block[52], block[53]]));
+    let runs = [(&block[..32], 5), (&block[32..48], 5), (&block[48..52], 4)];
+    let mut out = Vec::with_capacity(256);
+    for (bytes, digits) in runs {
+        for digit in 1..=digits {
+            let floor = |q: u8, digit: u32| 3_u32.pow(digit) * u32::from(q) / 256;
+            let trit = |q: u8| floor(q, digit) - 3 * floor(q, digit - 1);
+            out.extend(bytes.iter().map(|&q| d * (f64::from(trit(q)) - 1.0)));
+        }
+    }
+    out
+}
+
+/// One block: twice 32 bytes, each of four codes for -1, 0, +1, +2, the first 32 weights in the lowest bits; then the F16
+/// scale.
+fn tq2_0(block: &[u8]) -> Vec<f64> {
+    let (codes, d) = block.split_at(64);
+    let d = f64::from(f16::from_le_bytes([d[0], d[1]]));
+    let mut out = Vec::with_capacity(256);
+    for half in codes.chunks(32) {
+        for bits in [0, 2, 4, 6] {
+            let weight = |byte: &u8| d * (f64::from(byte >> bits & 3) - 1.0);
+            out.extend(half.iter().map(weight));
+        }
+    }
+    out
 }
 
 /// One super-block, in the order in which ggml's `dequantize_row_q6_K` writes it.

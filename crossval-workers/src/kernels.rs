@@ -66,6 +66,8 @@ fn shapes(facts: &ModelFacts) -> Vec<Shape> {
         for weights in facts.weight_types.get(&tap).into_iter().flatten() {
             let storage = match weights.as_str() {
                 "I2_S" => Storage::I2S,
+                "TQ1_0" => Storage::Tq1_0,
+                "TQ2_0" => Storage::Tq2_0,
                 "F16" => Storage::F16,
                 _ => continue,
             };

@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::hint::black_box;
 
-use bitnet_core::blocks::{i2_s, i7, trits};
-use bitnet_core::kernels::{Float, Kernel, Rows};
+use bitnet_core::blocks::{i2_s, i7, tq1_0, tq2_0, trits};
+use bitnet_core::kernels::{Float, Kernel, Q8K, Rows};
 
 /// Rows and tokens of a tile, as the forward pass has them.
 const TILE_ROWS: usize = 32;
@@ -25,6 +25,10 @@ pub enum Storage {
     I2S,
     /// The same, repacked for decoding.
     Trits,
+    /// Ternary blocks with a scale each, five weights to a byte.
+    Tq1_0,
+    /// The same, of 2 bits.
+    Tq2_0,
     /// As many an output head.
     F16,
     /// The copy of an output head, of 8 bits.
@@ -46,6 +50,8 @@ pub struct Product {
     codes: Vec<i8>,
     wide: Vec<i16>,
     floats: Vec<f32>,
+    /// Of blocks of codes.
+    sums: Vec<i32>,
 }
 
 impl Product {
@@ -54,6 +60,7 @@ impl Product {
     pub fn new(storage: Storage, rows: usize, columns: usize, tokens: usize) -> Option<Product> {
         let fits = match storage {
             Storage::I2S | Storage::Trits => columns.is_multiple_of(i2_s::BLOCK),
+            Storage::Tq1_0 | Storage::Tq2_0 => columns.is_multiple_of(tq2_0::BLOCK),
             Storage::F16 => true,
             Storage::I8 | Storage::I7 => tokens == 1,
         };
@@ -64,6 +71,14 @@ impl Product {
             Storage::I2S => {
                 let values: [i8; i2_s::BLOCK] = std::array::from_fn(|i| (i * 7 % 3) as i8 - 1);
                 i2_s::pack_block(&values).repeat(columns / i2_s::BLOCK)
+            }
+            Storage::Tq1_0 => {
+                let values = std::array::from_fn(|i| (i * 7 % 3) as i8 - 1);
+                tq1_0::pack_block(&values, half::f16::ONE).repeat(columns / tq1_0::BLOCK)
+            }
+            Storage::Tq2_0 => {
+                let values = std::array::from_fn(|i| (i * 7 % 3) as i8 - 1);
+                tq2_0::pack_block(&values, half::f16::ONE).repeat(columns / tq2_0::BLOCK)
             }
             Storage::F16 => (0..columns)
                 .flat_map(|i| half::f16::from_f32((i % 17) as f32 / 64.0).to_le_bytes())
@@ -91,6 +106,9 @@ impl Product {
                 .map(|i| (i * 31 % 8191) as i16 - 4095)
                 .collect(),
             floats: (0..tokens * columns).map(|i| (i % 13) as f32).collect(),
+            sums: (0..tokens * columns.div_ceil(tq2_0::BLOCK))
+                .map(|i| i as i32 % 101)
+                .collect(),
         })
     }
 
@@ -113,6 +131,8 @@ impl Product {
     fn row_bytes(&self) -> usize {
         match self.storage {
             Storage::I2S => self.columns / i2_s::BLOCK * i2_s::BLOCK_BYTES,
+            Storage::Tq1_0 => self.columns / tq1_0::BLOCK * tq1_0::BLOCK_BYTES,
+            Storage::Tq2_0 => self.columns / tq2_0::BLOCK * tq2_0::BLOCK_BYTES,
             Storage::F16 => self.columns * 2,
             Storage::Trits => trits::row_bytes(self.columns),
             Storage::I8 => self.columns,
@@ -157,6 +177,24 @@ impl Product {
                     black_box(out);
                 }
             }
+            Storage::Tq1_0 | Storage::Tq2_0 => {
+                let blocks = self.columns / tq2_0::BLOCK;
+                for first in (0..self.tokens).step_by(TILE_TOKENS) {
+                    let n = TILE_TOKENS.min(self.tokens - first);
+                    let x = Q8K {
+                        codes: &self.codes()[first * self.columns..][..n * self.columns],
+                        scales: &self.floats[first * blocks..][..n * blocks],
+                        sums: &self.sums[first * blocks..][..n * blocks],
+                    };
+                    let mut out = [0f32; TILE_ROWS * TILE_TOKENS];
+                    let out = &mut out[..n * tile.n];
+                    match self.storage {
+                        Storage::Tq1_0 => kernel.tq1_0_dots(tile, x, out),
+                        _ => kernel.tq2_0_dots(tile, x, out),
+                    }
+                    black_box(out);
+                }
+            }
             Storage::F16 => {
                 for x in self.floats.chunks(TILE_TOKENS * self.columns) {
                     let mut out = [0f32; TILE_ROWS * TILE_TOKENS];
@@ -186,22 +224,25 @@ mod tests {
 
     #[test]
     fn products_of_any_shape_run_on_every_kernel() {
-        for (storage, tokens, bytes) in [
-            (Storage::I2S, 3, 40 * 32),
-            (Storage::F16, 3, 40 * 256),
-            (Storage::Trits, 3, 40 * 64),
-            (Storage::I8, 1, 40 * 128),
-            (Storage::I7, 1, 40 * 448),
+        for (storage, tokens, row_bytes) in [
+            (Storage::I2S, 3, 64),
+            (Storage::F16, 3, 512),
+            (Storage::Trits, 3, 64),
+            (Storage::Tq1_0, 3, 54),
+            (Storage::Tq2_0, 3, 66),
+            (Storage::I8, 1, 256),
+            (Storage::I7, 1, 448),
         ] {
             // The last tile is a part of one.
-            let product = Product::new(storage, 40, 128, tokens).unwrap();
-            assert_eq!(product.macs(), 40 * 128 * tokens as u64);
-            assert_eq!(product.weight_bytes(), bytes);
+            let product = Product::new(storage, 40, 256, tokens).unwrap();
+            assert_eq!(product.macs(), 40 * 256 * tokens as u64);
+            assert_eq!(product.weight_bytes(), 40 * row_bytes);
             for kernel in Kernel::available() {
                 product.run(kernel);
             }
         }
         assert!(Product::new(Storage::I2S, 40, 100, 1).is_none());
+        assert!(Product::new(Storage::Tq2_0, 40, 128, 1).is_none());
         assert!(Product::new(Storage::F16, 0, 100, 1).is_none());
     }
 }

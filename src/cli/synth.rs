@@ -48,7 +48,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N")]
     ctx: Option<u32>,
     /// Type of the layers' matrices [default: i2_s for bitnet*, f32 for any other]
-    #[arg(long = "type", value_enum, value_name = "TYPE")]
+    #[arg(long = "type", value_enum, value_name = "TYPE", ignore_case = true)]
     matrix_type: Option<MatrixType>,
     /// Type of the norms' weights
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = NormType::F32)]
@@ -97,6 +97,12 @@ enum MatrixType {
     /// Ternary, 2 bits and a scale for all
     #[value(name = "i2_s")]
     I2S,
+    /// Ternary, 1.7 bits with a scale for 256
+    #[value(name = "tq1_0")]
+    Tq1_0,
+    /// Ternary, 2 bits, and a scale for 256
+    #[value(name = "tq2_0")]
+    Tq2_0,
     /// What mainline llama.cpp reads, too
     F16,
     /// What rounds least
@@ -162,6 +168,8 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     if let Some(ty) = args.matrix_type {
         options.matrix_type = match ty {
             MatrixType::I2S => TensorType::I2_S,
+            MatrixType::Tq1_0 => TensorType::TQ1_0,
+            MatrixType::Tq2_0 => TensorType::TQ2_0,
             MatrixType::F16 => TensorType::F16,
             MatrixType::F32 => TensorType::F32,
         };

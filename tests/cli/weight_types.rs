@@ -164,6 +164,17 @@ fn matrices() {
 }
 
 #[test]
+fn ternary_blocks() {
+    for ty in [TensorType::TQ1_0, TensorType::TQ2_0] {
+        for arch in ["llama", "bitnet"] {
+            let scratch = Scratch::new();
+            let model = synth(&scratch, arch, &["--type", ty.name()]);
+            assert_passes(&model, ty, true);
+        }
+    }
+}
+
+#[test]
 fn embeddings_and_output() {
     let scratch = Scratch::new();
     for arch in ["llama", "bitnet-b1.58"] {
@@ -225,10 +236,16 @@ fn biases_and_rope_factors() {
 
 #[test]
 fn scales() {
+    for ty in [TensorType::I2_S, TensorType::TQ1_0, TensorType::TQ2_0] {
+        scales_behind(ty);
+    }
+}
+
+fn scales_behind(ty: TensorType) {
     let scratch = Scratch::new();
-    let model = synth(&scratch, "bitnet", &[]);
+    let model = synth(&scratch, "bitnet", &["--type", ty.name()]);
     let gguf = Gguf::open(&model).expect("a model");
-    let ternary = gguf.tensors().iter().filter(|t| t.ty == TensorType::I2_S);
+    let ternary = gguf.tensors().iter().filter(|t| t.ty == ty);
     let extra: Vec<Extra> = ternary
         .enumerate()
         .map(|(i, t)| {
@@ -242,7 +259,7 @@ fn scales() {
     assert_eq!(extra.len(), 7 * 3);
     let copy = scratch.path("scales.gguf");
     rewrite(&model, &copy, |_| None, &extra);
-    assert_passes(&copy, TensorType::I2_S, false);
+    assert_passes(&copy, ty, ty != TensorType::I2_S);
 }
 
 /// Activations are rounded for the matrix that is used, not for the right one.

@@ -2,10 +2,14 @@
 //!
 //! Rounding follows ggml, so that integer dot products are the reference's to the bit.
 
+use half::f16;
+
 pub mod i2_s;
 pub mod i7;
 pub mod q6_k;
 pub mod q8_0;
+pub mod tq1_0;
+pub mod tq2_0;
 pub mod trits;
 
 /// Round half to even, for `|x| < 2^22`; the addition pushes the fraction out of the significand.
@@ -23,6 +27,27 @@ pub(crate) fn nearest_int(x: f32) -> i32 {
 fn nearest_product(x: f32, scale: f32) -> i32 {
     const MAGIC: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
     (f64::from(x) * f64::from(scale) + MAGIC).to_bits() as i32
+}
+
+/// The F16 scale at the end of a block.
+#[inline(always)]
+pub(crate) fn last_scale<const BYTES: usize>(block: &[u8; BYTES]) -> f32 {
+    f16::from_le_bytes([block[BYTES - 2], block[BYTES - 1]]).to_f32()
+}
+
+/// Dequantises one row of blocks of codes, 1 less than which is a weight before scaling, with [`last_scale`].
+fn dequantize_ternary<const BYTES: usize>(
+    row: &[u8],
+    out: &mut [f32],
+    code: impl Fn(&[u8; BYTES], usize) -> u8,
+) {
+    let blocks = row.as_chunks().0.iter();
+    for (block, out) in blocks.zip(out.chunks_exact_mut(tq2_0::BLOCK)) {
+        let d = last_scale(block);
+        for (j, out) in out.iter_mut().enumerate() {
+            *out = d * (f32::from(code(block, j)) - 1.0);
+        }
+    }
 }
 
 /// Largest `f(x)`; NaN is passed over.

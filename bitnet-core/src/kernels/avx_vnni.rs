@@ -1,11 +1,16 @@
-//! I2_S kernels for x86-64 with AVX-VNNI (VPDPBUSD on 256 bits). All else is as with AVX2.
+//! I2_S, TQ1_0 and TQ2_0 kernels for x86-64 with AVX-VNNI (VPDPBUSD on 256 bits). All else is as with AVX2.
 
 use std::arch::x86_64::*;
 
+use super::avx2::ternary_blocks::{
+    sixteen_scales, tq1_0_token, tq1_0_unpack, tq2_0_token, tq2_0_unpack,
+};
 use super::avx2::{add_up_i32, load_bytes as load};
 use super::panels::{self, Dot, I2_S_STEPS, Panel, ROWS, Step, Tile, Tokens};
-use super::{PREFETCH, Rows};
+use super::ternary_blocks::{self, BlockDot, STEPS};
+use super::{PREFETCH, Q8K, Rows};
 use crate::blocks::i2_s::{BLOCK, BLOCK_BYTES};
+use crate::blocks::{tq1_0, tq2_0};
 
 /// See [`Kernel::i2_s_dots`](super::Kernel::i2_s_dots).
 #[target_feature(enable = "avx2,avxvnni")]
@@ -93,18 +98,26 @@ impl Dot<BLOCK_BYTES, I2_S_STEPS> for AvxVnni {
     #[inline]
     #[target_feature(enable = "avx2,avxvnni")]
     unsafe fn multiply(panels: &[Panel], n_steps: usize, x: Tokens, sums: &mut Tile) {
-        for panel in panels {
-            // SAFETY: the caller's contract.
-            unsafe {
-                match x.n {
-                    1 => tile::<1>(panel, n_steps, x, sums),
-                    2 => tile::<2>(panel, n_steps, x, sums),
-                    3 => tile::<3>(panel, n_steps, x, sums),
-                    4 => tile::<4>(panel, n_steps, x, sums),
-                    5 => tile::<5>(panel, n_steps, x, sums),
-                    6 => tile::<6>(panel, n_steps, x, sums),
-                    _ => unreachable!("at most `TOKENS`"),
-                }
+        // SAFETY: the caller's contract.
+        unsafe { by_tokens(panels, n_steps, x, sums) }
+    }
+}
+
+/// # Safety
+/// As [`Dot::multiply`].
+#[target_feature(enable = "avx2,avxvnni")]
+unsafe fn by_tokens(panels: &[Panel], n_steps: usize, x: Tokens, sums: &mut Tile) {
+    for panel in panels {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match x.n {
+                1 => tile::<1>(panel, n_steps, x, sums),
+                2 => tile::<2>(panel, n_steps, x, sums),
+                3 => tile::<3>(panel, n_steps, x, sums),
+                4 => tile::<4>(panel, n_steps, x, sums),
+                5 => tile::<5>(panel, n_steps, x, sums),
+                6 => tile::<6>(panel, n_steps, x, sums),
+                _ => unreachable!("at most `TOKENS`"),
             }
         }
     }
@@ -157,5 +170,85 @@ fn store_groups(words: __m256i, word: usize, half: usize, steps: &mut [Step; I2_
         unsafe {
             _mm256_storeu_si256(step.as_mut_ptr().cast(), _mm256_and_si256(codes, low_bits));
         }
+    }
+}
+
+/// See [`Kernel::tq1_0_dots`](super::Kernel::tq1_0_dots).
+#[target_feature(enable = "avx2,f16c,avxvnni")]
+pub(super) fn tq1_0_dots(weights: Rows, x: Q8K, out: &mut [f32]) {
+    // SAFETY: this function's own instruction set.
+    unsafe { ternary_blocks::dots::<Tq1_0, { tq1_0::BLOCK_BYTES }>(weights, x, out) }
+}
+
+struct Tq1_0;
+
+impl BlockDot<{ tq1_0::BLOCK_BYTES }> for Tq1_0 {
+    const PANELS: usize = 1;
+    const TOKENS: usize = 6;
+    const FEW: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avxvnni")]
+    unsafe fn token(weights: Rows, x: Q8K, out: &mut [f32]) {
+        tq1_0_token(weights, x, out);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avxvnni")]
+    unsafe fn unpack(rows: [&[u8; tq1_0::BLOCK_BYTES]; ROWS], steps: &mut [Step; STEPS]) {
+        tq1_0_unpack(rows, steps);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avxvnni")]
+    unsafe fn scales(rows: [&[u8; tq1_0::BLOCK_BYTES]; ROWS]) -> [f32; ROWS] {
+        sixteen_scales(rows)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avxvnni")]
+    unsafe fn multiply(panels: &[Panel], x: Tokens, sums: &mut Tile) {
+        // SAFETY: the caller's contract.
+        unsafe { by_tokens(panels, STEPS, x, sums) }
+    }
+}
+
+/// See [`Kernel::tq2_0_dots`](super::Kernel::tq2_0_dots).
+#[target_feature(enable = "avx2,f16c,avxvnni")]
+pub(super) fn tq2_0_dots(weights: Rows, x: Q8K, out: &mut [f32]) {
+    // SAFETY: this function's own instruction set.
+    unsafe { ternary_blocks::dots::<Tq2_0, { tq2_0::BLOCK_BYTES }>(weights, x, out) }
+}
+
+struct Tq2_0;
+
+impl BlockDot<{ tq2_0::BLOCK_BYTES }> for Tq2_0 {
+    const PANELS: usize = 1;
+    const TOKENS: usize = 6;
+    const FEW: usize = 8;
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avxvnni")]
+    unsafe fn token(weights: Rows, x: Q8K, out: &mut [f32]) {
+        tq2_0_token(weights, x, out);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avxvnni")]
+    unsafe fn unpack(rows: [&[u8; tq2_0::BLOCK_BYTES]; ROWS], steps: &mut [Step; STEPS]) {
+        tq2_0_unpack(rows, steps);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avxvnni")]
+    unsafe fn scales(rows: [&[u8; tq2_0::BLOCK_BYTES]; ROWS]) -> [f32; ROWS] {
+        sixteen_scales(rows)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avxvnni")]
+    unsafe fn multiply(panels: &[Panel], x: Tokens, sums: &mut Tile) {
+        // SAFETY: the caller's contract.
+        unsafe { by_tokens(panels, STEPS, x, sums) }
     }
 }

@@ -18,9 +18,11 @@ mod avx_vnni;
 mod neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod panels;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod ternary_blocks;
 
 use crate::Error;
-use crate::blocks::i2_s;
+use crate::blocks::{i2_s, tq1_0, tq2_0};
 pub use crate::gguf::Float;
 
 /// Partial sums of a floating-point dot product.
@@ -93,6 +95,18 @@ impl<'a> Rows<'a> {
     pub(crate) fn row(&self, row: usize, bytes: usize) -> &'a [u8] {
         &self.data[row * self.stride..][..bytes]
     }
+}
+
+/// Activations of tokens as Q8_K: `codes` is `[n_tokens][columns]`, `scales` and `sums` of the codes are
+/// `[n_tokens][columns / 256]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Q8K<'a> {
+    /// Integers.
+    pub codes: &'a [i8],
+    /// What each is multiplied with.
+    pub scales: &'a [f32],
+    /// Of the codes of a block.
+    pub sums: &'a [i32],
 }
 
 impl Kernel {
@@ -291,6 +305,55 @@ impl Kernel {
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
             Isa::Neon => unsafe { neon::blocks::q6_k_dots(weights, codes, scales, out) },
+        }
+    }
+
+    /// Dot products of TQ1_0 rows with Q8_K activations; `out` is `[n_tokens][weights.n]`. A block's is exact, and
+    /// multiplied with the product of its scales; a row's adds its blocks up in order.
+    ///
+    /// # Panics
+    /// If the row length is not a multiple of the block, or a slice is too short.
+    pub fn tq1_0_dots(self, weights: Rows, x: Q8K, out: &mut [f32]) {
+        match self.0 {
+            Isa::Portable => portable::ternary_block_dots(weights, x, out, tq1_0::code),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx2` exists only where AVX2 and F16C were detected.
+            Isa::Avx2 => unsafe { avx2::ternary_blocks::tq1_0_dots(weights, x, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::AvxVnni` exists only where AVX2, F16C and AVX-VNNI were detected.
+            Isa::AvxVnni => unsafe { avx_vnni::tq1_0_dots(weights, x, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: they exist only where what they need was detected.
+            Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe {
+                avx512::ternary_blocks::tq1_0_dots(weights, x, out)
+            },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
+            Isa::Neon => unsafe { neon::ternary_blocks::tq1_0_dots(weights, x, out) },
+        }
+    }
+
+    /// As [`tq1_0_dots`](Self::tq1_0_dots), of TQ2_0 rows.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn tq2_0_dots(self, weights: Rows, x: Q8K, out: &mut [f32]) {
+        match self.0 {
+            Isa::Portable => portable::ternary_block_dots(weights, x, out, tq2_0::code),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx2` exists only where AVX2 and F16C were detected.
+            Isa::Avx2 => unsafe { avx2::ternary_blocks::tq2_0_dots(weights, x, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::AvxVnni` exists only where AVX2, F16C and AVX-VNNI were detected.
+            Isa::AvxVnni => unsafe { avx_vnni::tq2_0_dots(weights, x, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: they exist only where what they need was detected.
+            Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe {
+                avx512::ternary_blocks::tq2_0_dots(weights, x, out)
+            },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
+            Isa::Neon => unsafe { neon::ternary_blocks::tq2_0_dots(weights, x, out) },
         }
     }
 

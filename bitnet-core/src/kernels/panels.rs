@@ -22,7 +22,7 @@ pub(super) const I2_S_STEPS: usize = i2_s::BLOCK / COLUMNS;
 const SPAN: usize = 160;
 
 /// Most panels that are multiplied together.
-const PANELS: usize = 2;
+pub(super) const PANELS: usize = 2;
 
 /// Most tokens that are multiplied together.
 pub(super) const TOKENS: usize = 12;
@@ -31,6 +31,10 @@ pub(super) const TOKENS: usize = 12;
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Step(pub [u8; COLUMNS * ROWS]);
+
+impl Step {
+    pub const ZERO: Step = Step([0; COLUMNS * ROWS]);
+}
 
 /// Up to [`SPAN`] steps of [`ROWS`] rows.
 pub(super) type Panel = [Step; SPAN];
@@ -107,7 +111,7 @@ pub(super) unsafe fn dots<D: Dot<BYTES, STEPS>, const BYTES: usize, const STEPS:
         return;
     }
     out.fill(0);
-    let mut panels = [[Step([0; COLUMNS * ROWS]); SPAN]; PANELS];
+    let mut panels = [[Step::ZERO; SPAN]; PANELS];
     let mut sums = [[[0; ROWS]; PANELS]; TOKENS];
     // Spans, and groups of tokens, of like sizes: none is much too small to be worth its overhead.
     let span = even(n_blocks, SPAN / STEPS);
@@ -179,7 +183,7 @@ unsafe fn unpack<D: Dot<BYTES, STEPS>, const BYTES: usize, const STEPS: usize>(
 }
 
 /// The largest size up to `most` that parts of `n` can have if they are to be alike; at least one.
-fn even(n: usize, most: usize) -> usize {
+pub(super) fn even(n: usize, most: usize) -> usize {
     n.div_ceil(n.div_ceil(most).max(1)).max(1)
 }
 

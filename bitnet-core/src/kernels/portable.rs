@@ -4,8 +4,8 @@ use std::ops::AddAssign;
 
 use half::{bf16, f16};
 
-use super::{Float, LANES, QUANT_LANES, Rows, block_dots};
-use crate::blocks::{i2_s, i7, q6_k, q8_0, trits};
+use super::{Float, LANES, Q8K, QUANT_LANES, Rows, block_dots};
+use crate::blocks::{i2_s, i7, last_scale, q6_k, q8_0, trits};
 
 pub(super) fn i2_s_dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
     assert_eq!(weights.columns % i2_s::BLOCK, 0);
@@ -153,6 +153,32 @@ pub(super) fn q6_k_dots(weights: Rows, codes: &[i8], scales: &[f32], out: &mut [
                 }
             }
             add_up(&mut lanes)
+        },
+    );
+}
+
+/// Rows of blocks of 256 codes, 1 less than which is a weight before scaling, with a scale at the end.
+pub(super) fn ternary_block_dots<const BYTES: usize>(
+    weights: Rows,
+    x: Q8K,
+    out: &mut [f32],
+    code: impl Fn(&[u8; BYTES], usize) -> u8,
+) {
+    block_dots(
+        weights,
+        x.codes,
+        x.scales,
+        out,
+        |row: &[[u8; BYTES]], x: &[[i8; q6_k::BLOCK]], scales| {
+            let mut sum = 0f32;
+            for ((block, x), x_scale) in row.iter().zip(x).zip(scales) {
+                let products = x.iter().enumerate();
+                let products =
+                    products.map(|(j, &x)| (i32::from(code(block, j)) - 1) * i32::from(x));
+                let dot: i32 = products.sum();
+                sum += x_scale * last_scale(block) * dot as f32;
+            }
+            sum
         },
     );
 }

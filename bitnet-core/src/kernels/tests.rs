@@ -2,7 +2,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::*;
-use crate::blocks::{i2_s, i7, q6_k, q8_0, trits};
+use crate::blocks::{i2_s, i7, q6_k, q8_0, tq1_0, tq2_0, trits};
 
 fn pack(values: &[i8]) -> Vec<u8> {
     values
@@ -255,6 +255,56 @@ proptest! {
             let mut out = vec![f32::NAN; tokens * columns];
             kernel.f16_weighted_sums(rows, &p, &mut out);
             assert_bits(&out, &want);
+        }
+    }
+
+    /// Tiles of every size, rows apart, any code and any activation; a token has the same bits alone.
+    #[test]
+    fn ternary_blocks_have_the_same_bits(
+        (n, blocks, tokens) in (1usize..40, 1usize..7, 1usize..27),
+        seed in any::<u64>(),
+        padding in 0usize..3,
+        extreme in any::<bool>(),
+    ) {
+        let mut random = Random(seed);
+        let columns = blocks * tq2_0::BLOCK;
+        let codes: Vec<i8> = (0..tokens * columns)
+            .map(|_| match (extreme, random.next() as i8) {
+                (false, code) => code,
+                (true, code) => if code % 4 == 0 { 127 } else { -128 },
+            })
+            .collect();
+        let scales: Vec<f32> = (0..tokens * blocks).map(|_| random.float()).collect();
+        let sums = codes.chunks(tq2_0::BLOCK).map(|x| x.iter().map(|&x| i32::from(x)).sum());
+        let sums: Vec<i32> = sums.collect();
+        let x = Q8K { codes: &codes, scales: &scales, sums: &sums };
+        type Dots = fn(Kernel, Rows, Q8K, &mut [f32]);
+        for (bytes, dots) in [
+            (tq1_0::BLOCK_BYTES, Kernel::tq1_0_dots as Dots),
+            (tq2_0::BLOCK_BYTES, Kernel::tq2_0_dots),
+        ] {
+            let stride = blocks * bytes + padding;
+            let mut data = vec![0; n * stride];
+            for row in data.chunks_exact_mut(stride) {
+                for block in row.chunks_exact_mut(bytes) {
+                    block.fill_with(|| if extreme { 0xff } else { random.next() as u8 });
+                    block[bytes - 2..].copy_from_slice(&f16::from_f32(random.float()).to_le_bytes());
+                }
+            }
+            let rows = Rows { data: &data, stride, n, columns };
+            compare(n * tokens, |kernel, out| dots(kernel, rows, x, out));
+            let mut together = vec![0f32; n * tokens];
+            dots(Kernel(Isa::Portable), rows, x, &mut together);
+            let x = Q8K {
+                codes: &codes[..columns],
+                scales: &scales[..blocks],
+                sums: &sums[..blocks],
+            };
+            for kernel in Kernel::available() {
+                let mut alone = vec![f32::NAN; n];
+                dots(kernel, rows, x, &mut alone);
+                assert_bits(&alone, &together[..n]);
+            }
         }
     }
 

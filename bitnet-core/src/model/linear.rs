@@ -337,7 +337,7 @@ pub(super) struct Encoded {
     codes: Vec<Line>,
     /// Per token and block.
     scales: Vec<f32>,
-    /// Per token.
+    /// Per token and block.
     sums: Vec<i32>,
     floats: Vec<f32>,
 }
@@ -389,12 +389,15 @@ impl<'a> Input<'a> {
                 floats: &floats[of(self.columns)],
                 ..Activations::default()
             },
-            Encoding::Codes(encoding) => Activations {
-                codes: &bytemuck::cast_slice(codes)[of(self.columns)],
-                scales: &scales[of(self.columns / encoding.block_len(self.columns))],
-                sums: &sums[of(1)],
-                ..Activations::default()
-            },
+            Encoding::Codes(encoding) => {
+                let blocks = of(self.columns / encoding.block_len(self.columns));
+                Activations {
+                    codes: &bytemuck::cast_slice(codes)[of(self.columns)],
+                    scales: &scales[blocks.clone()],
+                    sums: &sums[blocks],
+                    ..Activations::default()
+                }
+            }
         }
     }
 
@@ -425,10 +428,11 @@ impl<'a> Input<'a> {
             Encoding::Codes(encoding) => {
                 codes.resize(x.len().div_ceil(64), Line([0; 64]));
                 let codes = &mut bytemuck::cast_slice_mut(codes)[..x.len()];
-                scales.resize(n_tokens * columns / encoding.block_len(columns), 0.0);
-                sums.resize(n_tokens, 0);
-                pool.rows_of_three(n_tokens, (codes, scales, sums), |t, codes, scales, sum| {
-                    encoding.quantize_row(kernel, token(t), codes, scales, &mut sum[0]);
+                let blocks = n_tokens * columns / encoding.block_len(columns);
+                scales.resize(blocks, 0.0);
+                sums.resize(blocks, 0);
+                pool.rows_of_three(n_tokens, (codes, scales, sums), |t, codes, scales, sums| {
+                    encoding.quantize_row(kernel, token(t), codes, scales, sums);
                 });
             }
         }

@@ -1,7 +1,7 @@
 //! What activations are turned into, to be multiplied with weights.
 
 use crate::blocks::{q6_k, q8_0};
-use crate::kernels::{Kernel, vectorize};
+use crate::kernels::{Kernel, Q8K, vectorize};
 
 /// What a format of weights is multiplied with.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,22 +35,28 @@ impl Codes {
         }
     }
 
-    /// Quantises one token's activations; `sum` becomes that of the codes, for [`Codes::I8`] alone.
+    /// Quantises one token's activations; `sums` become those of each block's codes, but for [`Codes::Q8_0`].
     ///
     /// # Panics
-    /// If `codes` or `scales` is too short for `x`.
+    /// If a slice is too short for `x`.
     pub(crate) fn quantize_row(
         self,
         kernel: Kernel,
         x: &[f32],
         codes: &mut [i8],
         scales: &mut [f32],
-        sum: &mut i32,
+        sums: &mut [i32],
     ) {
         match self {
-            Codes::I8 => (scales[0], *sum) = kernel.quantize_i8(x, codes),
+            Codes::I8 => (scales[0], sums[0]) = kernel.quantize_i8(x, codes),
             Codes::Q8_0 => vectorize!(kernel, q8_0::quantize_row(x, codes, scales)),
-            Codes::Q8K => vectorize!(kernel, q6_k::quantize_row_q8_k(x, codes, scales)),
+            Codes::Q8K => vectorize!(kernel, {
+                q6_k::quantize_row_q8_k(x, codes, scales);
+                let blocks = codes.as_chunks::<{ q6_k::BLOCK }>().0;
+                for (sum, block) in sums.iter_mut().zip(blocks) {
+                    *sum = block.iter().map(|&code| i32::from(code)).sum();
+                }
+            }),
         }
     }
 }
@@ -64,6 +70,23 @@ pub(crate) struct Activations<'a> {
     pub codes: &'a [i8],
     /// `[n_tokens][columns / block_len]`.
     pub scales: &'a [f32],
-    /// Of each token's codes.
+    /// Of the codes, for each scale.
     pub sums: &'a [i32],
+}
+
+impl<'a> Activations<'a> {
+    /// Those that were encoded as [`Codes::Q8K`].
+    pub(crate) fn q8_k(self) -> Q8K<'a> {
+        let Activations {
+            codes,
+            scales,
+            sums,
+            ..
+        } = self;
+        Q8K {
+            codes,
+            scales,
+            sums,
+        }
+    }
 }

@@ -8,6 +8,8 @@ mod float;
 pub(crate) mod i2_s;
 mod q6_k;
 mod q8_0;
+mod tq1_0;
+mod tq2_0;
 
 use std::fmt;
 
@@ -58,12 +60,14 @@ pub(crate) trait WeightFormat: fmt::Debug + Sync {
 }
 
 /// Every format that matrices of a file may have.
-static FORMATS: [&dyn WeightFormat; 6] = [
+static FORMATS: [&dyn WeightFormat; 8] = [
     &float::Format(Float::F32),
     &float::Format(Float::F16),
     &float::Format(Float::Bf16),
     &q8_0::Format,
     &q6_k::Format,
+    &tq1_0::Format,
+    &tq2_0::Format,
     &i2_s::Format,
 ];
 
@@ -154,14 +158,17 @@ mod tests {
             }
             for kernel in Kernel::available() {
                 let mut codes = vec![0; x.len()];
-                let (mut scales, mut sums) = (vec![0.0; x.len()], [0; TOKENS]);
+                let (mut scales, mut sums) = (vec![0.0; x.len()], vec![0; x.len()]);
                 if let Encoding::Codes(encoding) = format.encoding() {
                     let per_token = COLUMNS / encoding.block_len(COLUMNS);
-                    for (t, (x, sum)) in x.chunks_exact(COLUMNS).zip(&mut sums).enumerate() {
-                        let codes = &mut codes[t * COLUMNS..];
-                        let scales = &mut scales[t * per_token..];
-                        encoding.quantize_row(kernel, x, codes, scales, sum);
+                    for (t, x) in x.chunks_exact(COLUMNS).enumerate() {
+                        let codes = &mut codes[t * COLUMNS..][..COLUMNS];
+                        let of_token = t * per_token..(t + 1) * per_token;
+                        let scales = &mut scales[of_token.clone()];
+                        encoding.quantize_row(kernel, x, codes, scales, &mut sums[of_token]);
                     }
+                    scales.truncate(TOKENS * per_token);
+                    sums.truncate(TOKENS * per_token);
                 }
                 let activations = Activations {
                     floats: &x,

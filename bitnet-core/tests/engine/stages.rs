@@ -160,7 +160,7 @@ fn add(a: &[f64], b: &[f64]) -> Vec<f64> {
 fn limit(ty: TensorType) -> f64 {
     match ty {
         TensorType::BF16 => 1e-5,
-        TensorType::Q8_0 | TensorType::Q6_K => 1e-4,
+        TensorType::Q8_0 | TensorType::Q6_K | TensorType::TQ1_0 | TensorType::TQ2_0 => 1e-4,
         _ => 2e-13,
     }
 }

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use bitnet_core::Error;
+use bitnet_core::blocks::{i2_s, tq1_0, tq2_0};
 use bitnet_core::gguf::{Array, Gguf, Metadata, StringArray, TensorType, Value, Writer};
 use bitnet_core::model::Model;
-use bitnet_core::{Error, blocks::i2_s};
 use bitnet_model::random::Rng;
 use half::{bf16, f16};
 
@@ -46,13 +47,15 @@ pub struct Spec {
 }
 
 /// Every architecture, and every tensor type where it may stand.
-pub const SPECS: [Spec; 6] = [
+pub const SPECS: [Spec; 8] = [
     spec("bitnet", TensorType::I2_S, TensorType::F16, false),
     spec("bitnet-25", TensorType::I2_S, TensorType::F32, true),
     spec("bitnet-b1.58", TensorType::I2_S, TensorType::Q6_K, true),
     spec("llama", TensorType::F32, TensorType::BF16, true),
     spec("llama", TensorType::Q8_0, TensorType::Q8_0, false),
     spec("bitnet", TensorType::F16, TensorType::F16, true),
+    spec("bitnet", TensorType::TQ1_0, TensorType::TQ2_0, true),
+    spec("llama", TensorType::TQ2_0, TensorType::TQ1_0, false),
 ];
 
 impl Spec {
@@ -60,6 +63,8 @@ impl Spec {
     pub fn type_of(&self, part: &str) -> TensorType {
         match part {
             "attn_k" if self.extras => self.embedding,
+            // Its rows are no whole blocks of 256.
+            "ffn_down" if !N_FF.is_multiple_of(self.matrices.block_len()) => TensorType::F16,
             _ => self.matrices,
         }
     }
@@ -214,6 +219,17 @@ impl Synthetic {
                 bytes.extend(scale.to_le_bytes());
                 bytes.extend([0; 28]);
                 values.extend(codes.iter().map(|&c| f64::from(c) * f64::from(scale)));
+            }
+            TensorType::TQ1_0 | TensorType::TQ2_0 => {
+                for _ in 0..n / 256 {
+                    let d = f16::from_f32(0.04 + 0.06 * rng.unit() as f32);
+                    let block: [i8; 256] = std::array::from_fn(|_| rng.below(3) as i8 - 1);
+                    match ty {
+                        TensorType::TQ1_0 => bytes.extend(tq1_0::pack_block(&block, d)),
+                        _ => bytes.extend(tq2_0::pack_block(&block, d)),
+                    }
+                    values.extend(block.map(|v| f64::from(v) * f64::from(d)));
+                }
             }
             TensorType::Q8_0 => {
                 for _ in 0..n / 32 {

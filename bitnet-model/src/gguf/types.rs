@@ -144,12 +144,16 @@ tensor_types! {
     Q8_0 = 8, Layout::scaled(32, 34, &[(Float::F16, 0)]);
     /// Blocks of 256: 6-bit values with 16 int8 scales and an F16 scale of those.
     Q6_K = 14, Layout::scaled(256, 210, &[(Float::F16, 208)]);
+    /// Blocks of 256: ternary weights, five to a byte, and an F16 scale.
+    TQ1_0 = 34, Layout::scaled(256, 54, &[(Float::F16, 52)]);
+    /// Blocks of 256: ternary weights of 2 bits, and an F16 scale.
+    TQ2_0 = 35, Layout::scaled(256, 66, &[(Float::F16, 64)]);
     /// BitNet.cpp's ternary format: 2 bits per weight, one F32 scale behind the whole tensor.
     I2_S = 36, Layout::ternary(128, 32, I2_S_TRAILER);
 }
 
 /// The names of types that can be listed but not read.
-const ONLY_NAMED: [(u32, &str); 32] = [
+const ONLY_NAMED: [(u32, &str); 30] = [
     (2, "Q4_0"),
     (3, "Q4_1"),
     (6, "Q5_0"),
@@ -177,8 +181,6 @@ const ONLY_NAMED: [(u32, &str); 32] = [
     (31, "Q4_0_4_4"),
     (32, "Q4_0_4_8"),
     (33, "Q4_0_8_8"),
-    (34, "TQ1_0"),
-    (35, "TQ2_0"),
     (37, "I8_S"),
     (38, "TL1"),
     (39, "TL2"),

@@ -1,6 +1,6 @@
 //! Matrix products, with the quantisation of the activations that goes with the weights' type.
 
-use bitnet_core::blocks::{q6_k, q8_0};
+use bitnet_core::blocks::{q6_k, q8_0, tq2_0};
 use bitnet_model::gguf::TensorType;
 use bitnet_model::tap::Tap;
 
@@ -59,7 +59,7 @@ impl Stage<'_> {
                 None => matrix.row(row, self.mistake),
             };
             if self.makes(Mistake::FlippedBit) && row == matrix.rows / 2 {
-                flip(&matrix, &mut weights[matrix.columns / 3]);
+                flip(&matrix, &mut weights, matrix.columns / 3);
             }
             let bias = bias.as_ref().map_or(0.0, |bias| bias[row]);
             for (x, out) in inputs.iter().zip(&mut out) {
@@ -116,11 +116,23 @@ impl Stage<'_> {
 }
 
 /// The low bit of a ternary code, or the sign.
-fn flip(matrix: &Matrix, weight: &mut f64) {
-    *weight = match matrix.is_ternary() {
-        true => f64::from((*weight + 1.0) as u8 ^ 1) - 1.0,
-        false => -*weight,
+fn flip(matrix: &Matrix, weights: &mut [f64], at: usize) {
+    let unit = match matrix.ty {
+        TensorType::I2_S => 1.0,
+        TensorType::TQ1_0 | TensorType::TQ2_0 => {
+            let block = at / tq2_0::BLOCK * tq2_0::BLOCK;
+            let block = &weights[block..][..tq2_0::BLOCK];
+            block
+                .iter()
+                .fold(0.0, |largest: f64, w| largest.max(w.abs()))
+        }
+        _ => {
+            weights[at] = -weights[at];
+            return;
+        }
     };
+    let code = (weights[at] / unit + 1.0) as u8;
+    weights[at] = (f64::from(code ^ 1) - 1.0) * unit;
 }
 
 fn activations(ty: TensorType, x: &[f64], mistake: Option<Mistake>) -> Activations {
@@ -138,7 +150,9 @@ fn activations(ty: TensorType, x: &[f64], mistake: Option<Mistake>) -> Activatio
         (TensorType::I2_S, _) => int8(x, mistake),
         (TensorType::BF16, _) => as_they_are(x.iter().map(|&v| to_bf16(v)).collect()),
         (TensorType::Q8_0, _) => as_they_are(in_blocks(x, q8_0::BLOCK, q8_0::quantize_row)),
-        (TensorType::Q6_K, _) => as_they_are(in_blocks(x, q6_k::BLOCK, q6_k::quantize_row_q8_k)),
+        (TensorType::Q6_K | TensorType::TQ1_0 | TensorType::TQ2_0, _) => {
+            as_they_are(in_blocks(x, q6_k::BLOCK, q6_k::quantize_row_q8_k))
+        }
         _ => as_they_are(x.to_vec()),
     }
 }
@@ -204,7 +218,12 @@ mod tests {
     fn blocks_are_quantised_and_back() {
         let x: Vec<f64> = (0..512).map(|i| f64::from(i % 101 - 50) / 8.0).collect();
         let step = 6.25 / 127.0;
-        for ty in [TensorType::Q8_0, TensorType::Q6_K] {
+        for ty in [
+            TensorType::Q8_0,
+            TensorType::Q6_K,
+            TensorType::TQ1_0,
+            TensorType::TQ2_0,
+        ] {
             let got = activations(ty, &x, None);
             assert_eq!((got.values.len(), got.divisor), (512, 1.0));
             assert!(got.values != x);

@@ -134,7 +134,12 @@ impl Dot<BLOCK_BYTES, STEPS> for Vbmi {
     #[inline]
     #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
     unsafe fn unpack(rows: [&[u8; BLOCK_BYTES]; ROWS], steps: &mut [Step; STEPS]) {
-        for (word, packed) in transpose(rows).into_iter().enumerate() {
+        let mut bytes = [_mm512_setzero_si512(); ROWS];
+        for (bytes, row) in bytes.iter_mut().zip(rows) {
+            // SAFETY: 64 bytes are readable; the load needs no alignment.
+            *bytes = unsafe { _mm512_loadu_si512(row.as_ptr().cast()) };
+        }
+        for (word, packed) in transpose(bytes).into_iter().enumerate() {
             let (codes, highest) = unpack(packed);
             let low_bits = _mm512_set1_epi8(3);
             let digits = [
@@ -169,12 +174,10 @@ impl Dot<BLOCK_BYTES, STEPS> for Vbmi {
 /// Word `i` of every row, for every `i`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose(rows: [&[u8; BLOCK_BYTES]; ROWS]) -> [__m512i; ROWS] {
+pub(super) fn transpose(rows: [__m512i; ROWS]) -> [__m512i; ROWS] {
     // Word `4l + i` of rows `4q..4q + 4` is lane `l` of `quads[q][i]`.
     let mut quads = [[_mm512_setzero_si512(); 4]; 4];
-    for (quad, rows) in quads.iter_mut().zip(rows.as_chunks::<4>().0) {
-        // SAFETY: 64 bytes are readable; the load needs no alignment.
-        let [a, b, c, d] = rows.map(|row| unsafe { _mm512_loadu_si512(row.as_ptr().cast()) });
+    for (quad, &[a, b, c, d]) in quads.iter_mut().zip(rows.as_chunks::<4>().0) {
         let low = [_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d)];
         let high = [_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d)];
         *quad = [

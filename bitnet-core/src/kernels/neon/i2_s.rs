@@ -70,25 +70,8 @@ impl Dot<BLOCK_BYTES, I2_S_STEPS> for Neon {
     unsafe fn unpack(rows: [&[u8; BLOCK_BYTES]; ROWS], steps: &mut [Step; I2_S_STEPS]) {
         for (quarter, rows) in rows.as_chunks::<4>().0.iter().enumerate() {
             for half in 0..2 {
-                let words =
-                    |row: usize| vreinterpretq_u32_u8(load_bytes(&rows[row].as_chunks().0[half]));
-                // Four words of four rows, transposed.
-                let (even, odd) = ([words(0), words(2)], [words(1), words(3)]);
-                let pairs = |i: usize| {
-                    [
-                        vreinterpretq_u64_u32(vtrn1q_u32(even[i], odd[i])),
-                        vreinterpretq_u64_u32(vtrn2q_u32(even[i], odd[i])),
-                    ]
-                };
-                let ([a0, a1], [b0, b1]) = (pairs(0), pairs(1));
-                let words = [
-                    vtrn1q_u64(a0, b0),
-                    vtrn1q_u64(a1, b1),
-                    vtrn2q_u64(a0, b0),
-                    vtrn2q_u64(a1, b1),
-                ];
+                let words = transpose(rows.map(|row| load_bytes(&row.as_chunks().0[half])));
                 for (word, codes) in words.into_iter().enumerate() {
-                    let codes = vreinterpretq_u8_u64(codes);
                     store_groups(codes, 4 * half + word, quarter, steps);
                 }
             }
@@ -98,18 +81,47 @@ impl Dot<BLOCK_BYTES, I2_S_STEPS> for Neon {
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
     unsafe fn multiply(panels: &[Panel], n_steps: usize, x: Tokens, sums: &mut Tile) {
-        for panel in panels {
-            // SAFETY: the caller's contract.
-            unsafe {
-                match x.n {
-                    1 => tile::<1>(panel, n_steps, x, sums),
-                    2 => tile::<2>(panel, n_steps, x, sums),
-                    3 => tile::<3>(panel, n_steps, x, sums),
-                    4 => tile::<4>(panel, n_steps, x, sums),
-                    5 => tile::<5>(panel, n_steps, x, sums),
-                    6 => tile::<6>(panel, n_steps, x, sums),
-                    _ => unreachable!("at most `TOKENS`"),
-                }
+        // SAFETY: the caller's contract.
+        unsafe { by_tokens(panels, n_steps, x, sums) }
+    }
+}
+
+/// Word `i` of four rows, for every `i`.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn transpose(rows: [uint8x16_t; 4]) -> [uint8x16_t; 4] {
+    let [a, b, c, d] = rows.map(|row| vreinterpretq_u32_u8(row));
+    let pairs = |a, b| {
+        [
+            vreinterpretq_u64_u32(vtrn1q_u32(a, b)),
+            vreinterpretq_u64_u32(vtrn2q_u32(a, b)),
+        ]
+    };
+    let ([ab_even, ab_odd], [cd_even, cd_odd]) = (pairs(a, b), pairs(c, d));
+    [
+        vtrn1q_u64(ab_even, cd_even),
+        vtrn1q_u64(ab_odd, cd_odd),
+        vtrn2q_u64(ab_even, cd_even),
+        vtrn2q_u64(ab_odd, cd_odd),
+    ]
+    .map(|words| vreinterpretq_u8_u64(words))
+}
+
+/// # Safety
+/// As [`Dot::multiply`].
+#[target_feature(enable = "neon,dotprod")]
+pub(super) unsafe fn by_tokens(panels: &[Panel], n_steps: usize, x: Tokens, sums: &mut Tile) {
+    for panel in panels {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match x.n {
+                1 => tile::<1>(panel, n_steps, x, sums),
+                2 => tile::<2>(panel, n_steps, x, sums),
+                3 => tile::<3>(panel, n_steps, x, sums),
+                4 => tile::<4>(panel, n_steps, x, sums),
+                5 => tile::<5>(panel, n_steps, x, sums),
+                6 => tile::<6>(panel, n_steps, x, sums),
+                _ => unreachable!("at most `TOKENS`"),
             }
         }
     }
