@@ -97,6 +97,15 @@ enum MatrixType {
     /// Ternary, 2 bits and a scale for all
     #[value(name = "i2_s")]
     I2S,
+    /// Signs, and a scale per 128
+    #[value(name = "q1_0")]
+    Q1_0,
+    /// 2 bits, and a scale per 64
+    #[value(name = "q2_0")]
+    Q2_0,
+    /// 2 bits, and a scale per 128, as in the first files of Q2_0
+    #[value(name = "q2_0_128")]
+    Q2_0_128,
     /// What mainline llama.cpp reads, too
     F16,
     /// What rounds least
@@ -162,6 +171,9 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     if let Some(ty) = args.matrix_type {
         options.matrix_type = match ty {
             MatrixType::I2S => TensorType::I2_S,
+            MatrixType::Q1_0 => TensorType::Q1_0,
+            MatrixType::Q2_0 => TensorType::Q2_0,
+            MatrixType::Q2_0_128 => TensorType::Q2_0_128,
             MatrixType::F16 => TensorType::F16,
             MatrixType::F32 => TensorType::F32,
         };

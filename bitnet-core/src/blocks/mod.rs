@@ -4,6 +4,7 @@
 
 pub mod i2_s;
 pub mod i7;
+pub mod packed;
 pub mod q6_k;
 pub mod q8_0;
 pub mod trits;

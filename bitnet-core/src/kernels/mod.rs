@@ -294,6 +294,21 @@ impl Kernel {
         }
     }
 
+    /// Dot products of [packed](crate::blocks::packed) rows with Q8_0 activations: `codes` is `[n_tokens][columns]`, in
+    /// -127..=127, `scales` is `[n_tokens][columns / 32]`, `out` is `[n_tokens][weights.n]`.
+    ///
+    /// # Panics
+    /// If the row length is not a multiple of the block, or a slice is too short.
+    pub fn packed_dots<const BITS: usize, const BYTES: usize>(
+        self,
+        weights: Rows,
+        codes: &[i8],
+        scales: &[f32],
+        out: &mut [f32],
+    ) {
+        portable::packed_dots::<BITS, BYTES>(weights, codes, scales, out);
+    }
+
     /// Dot products of rows of int8 with one row of int16, exact. `x` is `[columns]`, `out` is `[weights.n]`.
     /// The caller sees to it that `128 * sum(|x|)` fits an i32.
     ///

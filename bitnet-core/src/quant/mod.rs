@@ -6,6 +6,7 @@
 pub(crate) mod activations;
 mod float;
 pub(crate) mod i2_s;
+mod packed;
 mod q6_k;
 mod q8_0;
 
@@ -58,13 +59,16 @@ pub(crate) trait WeightFormat: fmt::Debug + Sync {
 }
 
 /// Every format that matrices of a file may have.
-static FORMATS: [&dyn WeightFormat; 6] = [
+static FORMATS: [&dyn WeightFormat; 9] = [
     &float::Format(Float::F32),
     &float::Format(Float::F16),
     &float::Format(Float::Bf16),
     &q8_0::Format,
     &q6_k::Format,
     &i2_s::Format,
+    &packed::Q1_0,
+    &packed::Q2_0,
+    &packed::Q2_0_128,
 ];
 
 /// The types that matrices may have.

@@ -55,8 +55,14 @@ fn tensors() -> impl Strategy<Value = Tensors> {
     let ty = prop::sample::select(TensorType::KNOWN);
     let tensor =
         (ty, 1u64..3, prop::collection::vec(1u64..4, 0..3)).prop_map(|(ty, blocks, rest)| {
-            let shape = [vec![blocks * ty.block_len()], rest].concat();
-            (shape, ty)
+            // Of types with one id, small tensors may be as large with padding.
+            let alone = TensorType::of_id(ty.id()).count() == 1;
+            let columns = if alone {
+                blocks * ty.block_len()
+            } else {
+                1 << 18
+            };
+            (vec![vec![columns], rest].concat(), ty)
         });
     prop::collection::vec(tensor, 0..5).prop_map(|list| {
         let named = list.into_iter().enumerate();
