@@ -17,6 +17,8 @@ mod avx_vnni;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod packed;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod panels;
 
 use crate::Error;
@@ -306,7 +308,24 @@ impl Kernel {
         scales: &[f32],
         out: &mut [f32],
     ) {
-        portable::packed_dots::<BITS, BYTES>(weights, codes, scales, out);
+        match self.0 {
+            Isa::Portable => portable::packed_dots::<BITS, BYTES>(weights, codes, scales, out),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: they exist only where AVX2 and F16C were detected.
+            Isa::Avx2 | Isa::AvxVnni => unsafe {
+                avx2::packed::dots::<BITS, BYTES>(self, weights, codes, scales, out)
+            },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: they exist only where what they need was detected.
+            Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe {
+                avx512::packed::dots::<BITS, BYTES>(self, weights, codes, scales, out)
+            },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
+            Isa::Neon => unsafe {
+                neon::packed::dots::<BITS, BYTES>(self, weights, codes, scales, out)
+            },
+        }
     }
 
     /// Dot products of rows of int8 with one row of int16, exact. `x` is `[columns]`, `out` is `[weights.n]`.
