@@ -132,8 +132,13 @@ fn kernels(
     }
 }
 
-fn ternary_products(c: &mut Criterion<Roofline>) {
-    for (name, storage) in [("i2_s", Storage::I2S), ("trits", Storage::Trits)] {
+fn products(c: &mut Criterion<Roofline>) {
+    for (name, storage) in [
+        ("i2_s", Storage::I2S),
+        ("trits", Storage::Trits),
+        ("q1_0", Storage::Q1_0),
+        ("q2_0", Storage::Q2_0),
+    ] {
         let mut group = c.benchmark_group(name);
         for shape in [(2560, 2560), (6912, 2560), (2560, 6912)] {
             for tokens in [1, 8, 128] {
@@ -165,7 +170,7 @@ fn main() {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
-    ternary_products(&mut criterion);
+    products(&mut criterion);
     heads(&mut criterion);
     criterion.final_summary();
 }

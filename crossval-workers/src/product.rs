@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::hint::black_box;
 
-use bitnet_core::blocks::{i2_s, i7, trits};
+use bitnet_core::blocks::{i2_s, i7, packed, q8_0, trits};
 use bitnet_core::kernels::{Float, Kernel, Rows};
 
 /// Rows and tokens of a tile, as the forward pass has them.
@@ -25,6 +25,10 @@ pub enum Storage {
     I2S,
     /// The same, repacked for decoding.
     Trits,
+    /// Signs, and a scale per 128.
+    Q1_0,
+    /// Codes of two bits, and a scale per 64.
+    Q2_0,
     /// As many an output head.
     F16,
     /// The copy of an output head, of 8 bits.
@@ -54,6 +58,8 @@ impl Product {
     pub fn new(storage: Storage, rows: usize, columns: usize, tokens: usize) -> Option<Product> {
         let fits = match storage {
             Storage::I2S | Storage::Trits => columns.is_multiple_of(i2_s::BLOCK),
+            Storage::Q1_0 => columns.is_multiple_of(packed::block(1, 18)),
+            Storage::Q2_0 => columns.is_multiple_of(packed::block(2, 18)),
             Storage::F16 => true,
             Storage::I8 | Storage::I7 => tokens == 1,
         };
@@ -64,6 +70,13 @@ impl Product {
             Storage::I2S => {
                 let values: [i8; i2_s::BLOCK] = std::array::from_fn(|i| (i * 7 % 3) as i8 - 1);
                 i2_s::pack_block(&values).repeat(columns / i2_s::BLOCK)
+            }
+            Storage::Q1_0 | Storage::Q2_0 => {
+                let d = half::f16::from_f32(0.01).to_le_bytes();
+                let codes = (0..16u8).map(|i| i.wrapping_mul(31));
+                let block: Vec<u8> = d.into_iter().chain(codes).collect();
+                let bits = if storage == Storage::Q1_0 { 1 } else { 2 };
+                block.repeat(columns / packed::block(bits, block.len()))
             }
             Storage::F16 => (0..columns)
                 .flat_map(|i| half::f16::from_f32((i % 17) as f32 / 64.0).to_le_bytes())
@@ -113,6 +126,8 @@ impl Product {
     fn row_bytes(&self) -> usize {
         match self.storage {
             Storage::I2S => self.columns / i2_s::BLOCK * i2_s::BLOCK_BYTES,
+            Storage::Q1_0 => self.columns / packed::block(1, 18) * 18,
+            Storage::Q2_0 => self.columns / packed::block(2, 18) * 18,
             Storage::F16 => self.columns * 2,
             Storage::Trits => trits::row_bytes(self.columns),
             Storage::I8 => self.columns,
@@ -157,6 +172,19 @@ impl Product {
                     black_box(out);
                 }
             }
+            Storage::Q1_0 | Storage::Q2_0 => {
+                let codes = &self.codes()[..self.tokens * self.columns];
+                for codes in codes.chunks(TILE_TOKENS * self.columns) {
+                    let scales = &self.floats[..codes.len() / q8_0::BLOCK];
+                    let mut out = [0f32; TILE_ROWS * TILE_TOKENS];
+                    let out = &mut out[..codes.len() / self.columns * tile.n];
+                    match self.storage {
+                        Storage::Q1_0 => kernel.packed_dots::<1, 18>(tile, codes, scales, out),
+                        _ => kernel.packed_dots::<2, 18>(tile, codes, scales, out),
+                    }
+                    black_box(out);
+                }
+            }
             Storage::F16 => {
                 for x in self.floats.chunks(TILE_TOKENS * self.columns) {
                     let mut out = [0f32; TILE_ROWS * TILE_TOKENS];
@@ -188,6 +216,8 @@ mod tests {
     fn products_of_any_shape_run_on_every_kernel() {
         for (storage, tokens, bytes) in [
             (Storage::I2S, 3, 40 * 32),
+            (Storage::Q1_0, 3, 40 * 18),
+            (Storage::Q2_0, 3, 40 * 36),
             (Storage::F16, 3, 40 * 256),
             (Storage::Trits, 3, 40 * 64),
             (Storage::I8, 1, 40 * 128),
