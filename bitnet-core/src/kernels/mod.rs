@@ -313,18 +313,16 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: they exist only where AVX2 and F16C were detected.
             Isa::Avx2 | Isa::AvxVnni => unsafe {
-                avx2::packed::dots::<BITS, BYTES>(self, weights, codes, scales, out)
+                avx2::packed::dots::<BITS, BYTES>(weights, codes, scales, out)
             },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: they exist only where what they need was detected.
             Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe {
-                avx512::packed::dots::<BITS, BYTES>(self, weights, codes, scales, out)
+                avx512::packed::dots::<BITS, BYTES>(weights, codes, scales, out)
             },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
-            Isa::Neon => unsafe {
-                neon::packed::dots::<BITS, BYTES>(self, weights, codes, scales, out)
-            },
+            Isa::Neon => unsafe { neon::packed::dots::<BITS, BYTES>(weights, codes, scales, out) },
         }
     }
 

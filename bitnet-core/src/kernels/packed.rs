@@ -4,10 +4,9 @@
 //! off. For many tokens the levels of [`ROWS`] rows are unpacked as in [`panels`](super::panels), so that a lane holds the
 //! sum of a row; of one block at a time, whose scales are applied before the next.
 
+use super::Rows;
 use super::panels::{ROWS, Step};
-use super::{Rows, vectorize};
 use crate::blocks::{packed, q8_0};
-use crate::kernels::Kernel;
 
 /// Weights of a row in a step.
 const COLUMNS: usize = 4;
@@ -62,6 +61,12 @@ pub(super) trait Dot {
     /// Tokens up to which it is faster to take one after the other than to unpack rows.
     const FEW: usize;
 
+    /// The sums of blocks of activations' codes.
+    ///
+    /// # Safety
+    /// The machine has the instructions.
+    unsafe fn sums(codes: &[[i8; q8_0::BLOCK]; 4]) -> [i32; 4];
+
     /// A row by a token.
     ///
     /// # Safety
@@ -76,13 +81,12 @@ pub(super) trait Dot {
     unsafe fn multiply(panel: &Panel, groups: usize, x: &[Token], sums: &mut [Sums]);
 }
 
-/// See [`Kernel::packed_dots`]. Inlined, to be compiled for the caller's instruction set.
+/// See [`Kernel::packed_dots`](super::Kernel::packed_dots). Inlined, to be compiled for the caller's instruction set.
 ///
 /// # Safety
 /// The machine has the instructions of `D`.
 #[inline(always)]
 pub(super) unsafe fn dots<D: Dot, const BITS: usize, const BYTES: usize>(
-    kernel: Kernel,
     weights: Rows,
     codes: &[i8],
     scales: &[f32],
@@ -97,11 +101,14 @@ pub(super) unsafe fn dots<D: Dot, const BITS: usize, const BYTES: usize>(
     let out = &mut out[..n_tokens * weights.n];
     let (codes, _) = codes.as_chunks::<{ q8_0::BLOCK }>();
     let mut minus = vec![0; codes.len()];
-    vectorize!(kernel, {
-        for (minus, codes) in minus.iter_mut().zip(codes) {
-            *minus = -codes.iter().map(|&code| i32::from(code)).sum::<i32>();
-        }
-    });
+    let (fours, rest) = codes.as_chunks::<4>();
+    for (minus, codes) in minus.as_chunks_mut::<4>().0.iter_mut().zip(fours) {
+        // SAFETY: the caller's contract.
+        *minus = unsafe { D::sums(codes) }.map(|sum| -sum);
+    }
+    for (minus, codes) in minus[4 * fours.len()..].iter_mut().zip(rest) {
+        *minus = -codes.iter().map(|&code| i32::from(code)).sum::<i32>();
+    }
     let token = |t: usize| {
         let all = Token {
             codes,

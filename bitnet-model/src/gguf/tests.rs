@@ -62,7 +62,7 @@ fn tensors() -> impl Strategy<Value = Tensors> {
             } else {
                 1 << 18
             };
-            (vec![vec![columns], rest].concat(), ty)
+            ([vec![columns], rest].concat(), ty)
         });
     prop::collection::vec(tensor, 0..5).prop_map(|list| {
         let named = list.into_iter().enumerate();

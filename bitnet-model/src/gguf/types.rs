@@ -178,12 +178,14 @@ const ONLY_NAMED: [(u32, &str); 34] = [
     (34, "TQ1_0"),
     (35, "TQ2_0"),
     (37, "I8_S"),
-    (38, "TL1"),
-    (39, "TL2"),
+    (TL1, "TL1"),
+    (TL2, "TL2"),
     (PQ2_0, "PQ2_0"),
     (PTQ1_0, "PTQ1_0"),
 ];
 
+const TL1: u32 = 38;
+const TL2: u32 = 39;
 const PQ2_0: u32 = 142;
 const PTQ1_0: u32 = 143;
 
@@ -205,6 +207,11 @@ impl TensorType {
         match self {
             TensorType::Unknown(PQ2_0 | PTQ1_0) => {
                 let what = "its products need a Hadamard transform of the activations, without which they are garbage";
+                Some(what.to_owned())
+            }
+            TensorType::Unknown(TL1 | TL2) => {
+                let what = "where its weights lie follows from the tile sizes of the kernels that it was converted for, which \
+                            no file holds";
                 Some(what.to_owned())
             }
             TensorType::Unknown(id) => {

@@ -69,7 +69,9 @@ fn tensors() -> Vec<Case> {
         ),
         Case::of_model(
             "unknown weights",
-            &["has type TL1, which is not supported"],
+            &[
+                "has type TL1, which is not supported: where its weights lie follows from the tile sizes",
+            ],
             |f| {
                 f.tensor(GATE).ty = 38;
             },

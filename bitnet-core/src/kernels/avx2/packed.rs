@@ -4,20 +4,18 @@ use std::arch::x86_64::*;
 
 use super::{Rows, load_bytes, load_codes};
 use crate::blocks::packed::{groups, split};
-use crate::kernels::Kernel;
 use crate::kernels::packed::{self, Dot, Panel, STEPS, Sums, Token};
 
-/// See [`Kernel::packed_dots`].
+/// See [`Kernel::packed_dots`](crate::kernels::Kernel::packed_dots).
 #[target_feature(enable = "avx2,f16c")]
 pub(in crate::kernels) fn dots<const BITS: usize, const BYTES: usize>(
-    kernel: Kernel,
     weights: Rows,
     codes: &[i8],
     scales: &[f32],
     out: &mut [f32],
 ) {
     // SAFETY: this function's own instruction set.
-    unsafe { packed::dots::<Avx2, BITS, BYTES>(kernel, weights, codes, scales, out) }
+    unsafe { packed::dots::<Avx2, BITS, BYTES>(weights, codes, scales, out) }
 }
 
 struct Avx2;
@@ -25,6 +23,12 @@ struct Avx2;
 impl Dot for Avx2 {
     const TOKENS: usize = 2;
     const FEW: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn sums(codes: &[[i8; 32]; 4]) -> [i32; 4] {
+        code_sums(codes)
+    }
 
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
@@ -54,6 +58,25 @@ impl Dot for Avx2 {
             _ => unreachable!("one or two tokens"),
         }
     }
+}
+
+/// The sums of blocks of activations' codes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in crate::kernels) fn code_sums(codes: &[[i8; 32]; 4]) -> [i32; 4] {
+    let [a, b, c, d] = codes.each_ref().map(|codes| {
+        // At most 2 * 127.
+        let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), load_codes(codes));
+        _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+    });
+    let sums = halves(_mm256_hadd_epi32(
+        _mm256_hadd_epi32(a, b),
+        _mm256_hadd_epi32(c, d),
+    ));
+    let mut out = [0; 4];
+    // SAFETY: four i32 are writable; the store needs no alignment.
+    unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), sums) };
+    out
 }
 
 /// The scale of a block.

@@ -4,21 +4,19 @@ use std::arch::x86_64::*;
 
 use super::Rows;
 use crate::blocks::packed::{groups, split};
-use crate::kernels::Kernel;
-use crate::kernels::avx2::packed::{four, scale, total};
+use crate::kernels::avx2::packed::{code_sums, four, scale, total};
 use crate::kernels::packed::{self, Dot, Panel, STEPS, Sums, Token};
 
-/// See [`Kernel::packed_dots`].
+/// See [`Kernel::packed_dots`](crate::kernels::Kernel::packed_dots).
 #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(in crate::kernels) fn dots<const BITS: usize, const BYTES: usize>(
-    kernel: Kernel,
     weights: Rows,
     codes: &[i8],
     scales: &[f32],
     out: &mut [f32],
 ) {
     // SAFETY: this function's own instruction set.
-    unsafe { packed::dots::<Vnni, BITS, BYTES>(kernel, weights, codes, scales, out) }
+    unsafe { packed::dots::<Vnni, BITS, BYTES>(weights, codes, scales, out) }
 }
 
 struct Vnni;
@@ -26,6 +24,12 @@ struct Vnni;
 impl Dot for Vnni {
     const TOKENS: usize = 8;
     const FEW: usize = 4;
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn sums(codes: &[[i8; 32]; 4]) -> [i32; 4] {
+        code_sums(codes)
+    }
 
     #[inline]
     #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -94,12 +98,13 @@ fn levels<const BITS: usize>(codes: &[u8]) -> __m512i {
 fn tile<const T: usize>(panel: &Panel, groups: usize, x: &[Token], out: &mut [Sums]) {
     let x = x.first_chunk::<T>().expect("`T` tokens");
     let group = |g: usize| {
+        let codes = x.map(|x| &x.codes[g]);
         let mut sums = x.map(|x| _mm512_set1_epi32(x.minus[g]));
         for (s, step) in panel.steps[STEPS * g..][..STEPS].iter().enumerate() {
             // SAFETY: a step has 64 bytes and is aligned to them.
             let w = unsafe { _mm512_load_si512(step.0.as_ptr().cast()) };
-            for (sum, x) in sums.iter_mut().zip(x) {
-                *sum = _mm512_dpbusd_epi32(*sum, w, _mm512_set1_epi32(four(&x.codes[g], s)));
+            for (sum, codes) in sums.iter_mut().zip(codes) {
+                *sum = _mm512_dpbusd_epi32(*sum, w, _mm512_set1_epi32(four(codes, s)));
             }
         }
         let mut products = [_mm512_setzero_ps(); T];

@@ -4,20 +4,18 @@ use std::arch::aarch64::*;
 
 use super::{Rows, dot, dot_lane, load_bytes, load_codes};
 use crate::blocks::packed::{groups, split};
-use crate::kernels::Kernel;
 use crate::kernels::packed::{self, Dot, Panel, STEPS, Sums, Token};
 
-/// See [`Kernel::packed_dots`].
+/// See [`Kernel::packed_dots`](crate::kernels::Kernel::packed_dots).
 #[target_feature(enable = "neon,dotprod")]
 pub(in crate::kernels) fn dots<const BITS: usize, const BYTES: usize>(
-    kernel: Kernel,
     weights: Rows,
     codes: &[i8],
     scales: &[f32],
     out: &mut [f32],
 ) {
     // SAFETY: this function's own instruction set.
-    unsafe { packed::dots::<Neon, BITS, BYTES>(kernel, weights, codes, scales, out) }
+    unsafe { packed::dots::<Neon, BITS, BYTES>(weights, codes, scales, out) }
 }
 
 struct Neon;
@@ -25,6 +23,22 @@ struct Neon;
 impl Dot for Neon {
     const TOKENS: usize = 2;
     const FEW: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn sums(codes: &[[i8; 32]; 4]) -> [i32; 4] {
+        let ones = vdupq_n_s8(1);
+        let [a, b, c, d] = codes.each_ref().map(|codes| {
+            let (halves, _) = codes.as_chunks();
+            let sums = dot(vdupq_n_s32(0), ones, load_codes(&halves[0]));
+            dot(sums, ones, load_codes(&halves[1]))
+        });
+        let sums = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
+        let mut out = [0; 4];
+        // SAFETY: four i32 are writable.
+        unsafe { vst1q_s32(out.as_mut_ptr(), sums) };
+        out
+    }
 
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
