@@ -132,12 +132,14 @@ fn kernels(
     }
 }
 
-fn ternary_products(c: &mut Criterion<Roofline>) {
+fn products(c: &mut Criterion<Roofline>) {
     for (name, storage) in [
         ("i2_s", Storage::I2S),
         ("trits", Storage::Trits),
         ("tq1_0", Storage::Tq1_0),
         ("tq2_0", Storage::Tq2_0),
+        ("q1_0", Storage::Q1_0),
+        ("q2_0", Storage::Q2_0),
     ] {
         let mut group = c.benchmark_group(name);
         for shape in [(2560, 2560), (6912, 2560), (2560, 6912)] {
@@ -170,7 +172,7 @@ fn main() {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
-    ternary_products(&mut criterion);
+    products(&mut criterion);
     heads(&mut criterion);
     criterion.final_summary();
 }

@@ -17,6 +17,7 @@
 //! # Ok::<(), bitnet_synth::Error>(())
 //! ```
 
+mod packed;
 mod random;
 mod stress;
 mod ternary;
@@ -30,6 +31,7 @@ use bitnet_model::random::Rng;
 use bitnet_model::{Activation, Architecture, Tap, activation};
 pub use stress::Stress;
 
+use packed::Packed;
 use random::{NORMAL_LEVELS, TERNARY_NONZERO, fill_ternary, normal_table};
 use stress::{Rows, write_scale};
 use vocab::Vocab;
@@ -75,13 +77,13 @@ pub struct SynthOptions {
     pub architecture: Architecture,
     /// Layers.
     pub n_layer: u32,
-    /// Width of the residual stream; a multiple of the block of `matrix_type`.
+    /// Width of the residual stream; a multiple of the block of the matrices' type.
     pub n_embd: u32,
     /// Query heads, a divisor of `n_embd`.
     pub n_head: u32,
     /// Key/value heads, a divisor of `n_head`.
     pub n_head_kv: u32,
-    /// Width of the feed-forward network; a multiple of the block of `matrix_type`.
+    /// Width of the feed-forward network; a multiple of the block of the matrices' type.
     pub n_ff: u32,
     /// Vocabulary size. Up to 32000 a SentencePiece vocabulary, above byte-level BPE.
     pub n_vocab: u32,
@@ -89,7 +91,7 @@ pub struct SynthOptions {
     pub n_ctx: u32,
     /// RoPE frequency base.
     pub rope_base: f32,
-    /// Type of the layers' matrices: I2_S, TQ1_0, TQ2_0, F16 or F32.
+    /// Type of the layers' matrices: I2_S, TQ1_0, TQ2_0, Q1_0, Q2_0 in either length of blocks, F16 or F32.
     pub matrix_type: TensorType,
     /// Type of the norms' weights: F32, as BitNet.cpp has it, or F16, as newer converters write them.
     pub norm_type: TensorType,
@@ -128,10 +130,6 @@ impl SynthOptions {
             stress: None,
             seed,
         }
-    }
-
-    fn is_ternary(&self) -> bool {
-        self.matrix_type == TensorType::I2_S
     }
 
     fn head_dim(&self) -> u32 {
@@ -242,7 +240,7 @@ enum Fill {
     Gamma(f64),
     /// Norm weights that are all 1.
     Ones,
-    /// A matrix of `shape[0]` inputs of the given RMS whose outputs have the given standard deviation: ternary
+    /// A matrix of `shape[0]` inputs of the given RMS whose outputs have the given standard deviation: codes
     /// or normal as the type has it.
     Matrix { input: f64, output: f64 },
     /// A matrix of the kind that stresses, with its scale.
@@ -328,11 +326,12 @@ fn metadata(o: &SynthOptions, vocab: &Vocab, path: &Path) -> Result<Metadata, bi
         "general.name",
         format!("synthetic {arch}, seed {}", o.seed).into(),
     )?;
-    // llama.cpp's LLAMA_FTYPE_MOSTLY_I2_S and its like, and LLAMA_FTYPE_ALL_F32.
+    // llama.cpp's LLAMA_FTYPE_MOSTLY_* and LLAMA_FTYPE_ALL_F32; BitNet.cpp's for I2_S.
     let file_type: u32 = match o.matrix_type {
-        TensorType::I2_S => 40,
+        TensorType::I2_S | TensorType::Q1_0 => 40,
         TensorType::TQ1_0 => 36,
         TensorType::TQ2_0 => 37,
+        TensorType::Q2_0 | TensorType::Q2_0_128 => 41,
         TensorType::F16 => 1,
         _ => 0,
     };
@@ -494,6 +493,9 @@ impl Tensor {
             }),
             Fill::Matrix { input, output } => {
                 let sigma = output / (input * (self.shape[0] as f64).sqrt());
+                if let Some(packed) = Packed::of(self.ty) {
+                    return packed.write(sigma, n / self.ty.block_len(), &mut rng, out);
+                }
                 write_levels(self.ty, scaled(table, sigma), n, &mut rng, out)
             }
             Fill::Tokens(sigma) => {

@@ -22,7 +22,7 @@ impl Stress {
     /// Refuses options with which it could not show.
     pub(super) fn check(self, options: &SynthOptions) -> Result<(), Error> {
         let Stress::I16Overflow = self;
-        if !options.is_ternary() {
+        if !options.matrix_type.is_ternary() {
             let what = format!(
                 "i16-overflow: {} has no I2_S matrices, but {}",
                 options.architecture, options.matrix_type

@@ -74,6 +74,9 @@ fn models_behave() {
         (Architecture::Llama, TensorType::TQ1_0),
         (Architecture::Bitnet, TensorType::TQ2_0),
         (Architecture::Llama, TensorType::TQ2_0),
+        (Architecture::Llama, TensorType::Q1_0),
+        (Architecture::Llama, TensorType::Q2_0),
+        (Architecture::BitnetB158, TensorType::Q2_0_128),
     ];
     for options in usual.into_iter().chain(others.map(of_type)) {
         let (architecture, matrix_type) = (options.architecture, options.matrix_type);

@@ -27,7 +27,7 @@ struct Format {
 const BESIDE_BLOCKS_OF_256: &[Rounding] =
     &[Rounding::Q8K, Rounding::Q8KProductToF32, Rounding::None];
 
-const FORMATS: [Format; 8] = [
+const FORMATS: [Format; 11] = [
     Format {
         ty: TensorType::F32,
         block: 1,
@@ -96,6 +96,30 @@ const FORMATS: [Format; 8] = [
             Rounding::HalvesAway,
             Rounding::HalvesAwayInF32,
         ],
+    },
+    Format {
+        ty: TensorType::Q1_0,
+        block: 128,
+        bytes: 18,
+        decode: |data| data.chunks_exact(18).flat_map(q1_0).collect(),
+        ternary: false,
+        roundings: &[Rounding::Q8_0, Rounding::None],
+    },
+    Format {
+        ty: TensorType::Q2_0,
+        block: 64,
+        bytes: 18,
+        decode: |data| data.chunks_exact(18).flat_map(q2_0).collect(),
+        ternary: false,
+        roundings: &[Rounding::Q8_0, Rounding::None],
+    },
+    Format {
+        ty: TensorType::Q2_0_128,
+        block: 128,
+        bytes: 34,
+        decode: |data| data.chunks_exact(34).flat_map(q2_0).collect(),
+        ternary: false,
+        roundings: &[Rounding::Q8_0, Rounding::None],
     },
 ];
 
@@ -223,6 +247,22 @@ fn each<const N: usize>(data: &[u8], value: fn([u8; N]) -> f64) -> Vec<f64> {
 fn q8_0(block: &[u8]) -> impl Iterator<Item = f64> {
     let d = f64::from(f16::from_le_bytes([block[0], block[1]]));
     block[2..].iter().map(move |&v| d * f64::from(v as i8))
+}
+
+/// One block: an F16 scale, then bits, the first the lowest of their byte: 1 for the scale, 0 for its negative.
+fn q1_0(block: &[u8]) -> Vec<f64> {
+    let d = f64::from(f16::from_le_bytes([block[0], block[1]]));
+    let eight = |&byte: &u8| (0..8).map(move |bit| if byte & 1 << bit == 0 { -d } else { d });
+    block[2..].iter().flat_map(eight).collect()
+}
+
+/// One block of either length: an F16 scale, then four codes to a byte, the first the lowest, for -1, 0, 1 and 2 times the
+/// scale.
+fn q2_0(block: &[u8]) -> Vec<f64> {
+    let d = f64::from(f16::from_le_bytes([block[0], block[1]]));
+    let times = [-1.0, 0.0, 1.0, 2.0];
+    let four = |&byte: &u8| [0, 2, 4, 6].map(|bit| d * times[usize::from(byte >> bit) % 4]);
+    block[2..].iter().flat_map(four).collect()
 }
 
 /// The codes of whole blocks of 128: weight `j` is in byte `j % 32`, the first 32 in the highest two bits.

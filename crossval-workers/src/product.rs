@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::hint::black_box;
 
-use bitnet_core::blocks::{i2_s, i7, tq1_0, tq2_0, trits};
+use bitnet_core::blocks::{i2_s, i7, packed, q8_0, tq1_0, tq2_0, trits};
 use bitnet_core::kernels::{Float, Kernel, Q8K, Rows};
 
 /// Rows and tokens of a tile, as the forward pass has them.
@@ -29,6 +29,10 @@ pub enum Storage {
     Tq1_0,
     /// The same, of 2 bits.
     Tq2_0,
+    /// Signs, and a scale per 128.
+    Q1_0,
+    /// Codes of two bits, and a scale per 64.
+    Q2_0,
     /// As many an output head.
     F16,
     /// The copy of an output head, of 8 bits.
@@ -61,6 +65,8 @@ impl Product {
         let fits = match storage {
             Storage::I2S | Storage::Trits => columns.is_multiple_of(i2_s::BLOCK),
             Storage::Tq1_0 | Storage::Tq2_0 => columns.is_multiple_of(tq2_0::BLOCK),
+            Storage::Q1_0 => columns.is_multiple_of(packed::block(1, 18)),
+            Storage::Q2_0 => columns.is_multiple_of(packed::block(2, 18)),
             Storage::F16 => true,
             Storage::I8 | Storage::I7 => tokens == 1,
         };
@@ -79,6 +85,13 @@ impl Product {
             Storage::Tq2_0 => {
                 let values = std::array::from_fn(|i| (i * 7 % 3) as i8 - 1);
                 tq2_0::pack_block(&values, half::f16::ONE).repeat(columns / tq2_0::BLOCK)
+            }
+            Storage::Q1_0 | Storage::Q2_0 => {
+                let d = half::f16::from_f32(0.01).to_le_bytes();
+                let codes = (0..16u8).map(|i| i.wrapping_mul(31));
+                let block: Vec<u8> = d.into_iter().chain(codes).collect();
+                let bits = if storage == Storage::Q1_0 { 1 } else { 2 };
+                block.repeat(columns / packed::block(bits, block.len()))
             }
             Storage::F16 => (0..columns)
                 .flat_map(|i| half::f16::from_f32((i % 17) as f32 / 64.0).to_le_bytes())
@@ -133,6 +146,8 @@ impl Product {
             Storage::I2S => self.columns / i2_s::BLOCK * i2_s::BLOCK_BYTES,
             Storage::Tq1_0 => self.columns / tq1_0::BLOCK * tq1_0::BLOCK_BYTES,
             Storage::Tq2_0 => self.columns / tq2_0::BLOCK * tq2_0::BLOCK_BYTES,
+            Storage::Q1_0 => self.columns / packed::block(1, 18) * 18,
+            Storage::Q2_0 => self.columns / packed::block(2, 18) * 18,
             Storage::F16 => self.columns * 2,
             Storage::Trits => trits::row_bytes(self.columns),
             Storage::I8 => self.columns,
@@ -195,6 +210,19 @@ impl Product {
                     black_box(out);
                 }
             }
+            Storage::Q1_0 | Storage::Q2_0 => {
+                let codes = &self.codes()[..self.tokens * self.columns];
+                for codes in codes.chunks(TILE_TOKENS * self.columns) {
+                    let scales = &self.floats[..codes.len() / q8_0::BLOCK];
+                    let mut out = [0f32; TILE_ROWS * TILE_TOKENS];
+                    let out = &mut out[..codes.len() / self.columns * tile.n];
+                    match self.storage {
+                        Storage::Q1_0 => kernel.packed_dots::<1, 18>(tile, codes, scales, out),
+                        _ => kernel.packed_dots::<2, 18>(tile, codes, scales, out),
+                    }
+                    black_box(out);
+                }
+            }
             Storage::F16 => {
                 for x in self.floats.chunks(TILE_TOKENS * self.columns) {
                     let mut out = [0f32; TILE_ROWS * TILE_TOKENS];
@@ -230,6 +258,8 @@ mod tests {
             (Storage::Trits, 3, 64),
             (Storage::Tq1_0, 3, 54),
             (Storage::Tq2_0, 3, 66),
+            (Storage::Q1_0, 3, 36),
+            (Storage::Q2_0, 3, 72),
             (Storage::I8, 1, 256),
             (Storage::I7, 1, 448),
         ] {

@@ -103,6 +103,15 @@ enum MatrixType {
     /// Ternary, 2 bits, and a scale for 256
     #[value(name = "tq2_0")]
     Tq2_0,
+    /// Signs, and a scale per 128
+    #[value(name = "q1_0")]
+    Q1_0,
+    /// 2 bits, and a scale per 64
+    #[value(name = "q2_0")]
+    Q2_0,
+    /// 2 bits, and a scale per 128, as in the first files of Q2_0
+    #[value(name = "q2_0_128")]
+    Q2_0_128,
     /// What mainline llama.cpp reads, too
     F16,
     /// What rounds least
@@ -170,6 +179,9 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
             MatrixType::I2S => TensorType::I2_S,
             MatrixType::Tq1_0 => TensorType::TQ1_0,
             MatrixType::Tq2_0 => TensorType::TQ2_0,
+            MatrixType::Q1_0 => TensorType::Q1_0,
+            MatrixType::Q2_0 => TensorType::Q2_0,
+            MatrixType::Q2_0_128 => TensorType::Q2_0_128,
             MatrixType::F16 => TensorType::F16,
             MatrixType::F32 => TensorType::F32,
         };

@@ -80,6 +80,24 @@ fn encode(values: &[f32], ty: TensorType) -> Vec<u8> {
             .collect(),
         TensorType::Q8_0 => values.as_chunks::<32>().0.iter().flat_map(q8_0).collect(),
         TensorType::Q6_K => values.as_chunks::<256>().0.iter().flat_map(q6_k).collect(),
+        TensorType::Q1_0 => values
+            .as_chunks::<128>()
+            .0
+            .iter()
+            .flat_map(|b| packed(b, 1))
+            .collect(),
+        TensorType::Q2_0 => values
+            .as_chunks::<64>()
+            .0
+            .iter()
+            .flat_map(|b| packed(b, 2))
+            .collect(),
+        TensorType::Q2_0_128 => values
+            .as_chunks::<128>()
+            .0
+            .iter()
+            .flat_map(|b| packed(b, 2))
+            .collect(),
         other => panic!("{other:?}"),
     }
 }
@@ -115,6 +133,23 @@ fn q6_k(block: &[f32; 256]) -> Vec<u8> {
     [&low[..], &high, &scales, &d].concat()
 }
 
+/// Signs and the mean magnitude; or codes of weights rounded to -1, 0, 1 and 2 times a scale.
+fn packed<const BLOCK: usize>(block: &[f32; BLOCK], bits: usize) -> Vec<u8> {
+    let mean = block.iter().map(|v| v.abs()).sum::<f32>() / BLOCK as f32;
+    let d = f16::from_f32(mean);
+    let code = |v: &f32| match bits {
+        1 => u8::from(*v > 0.0),
+        _ => (v / d.to_f32().max(f32::MIN_POSITIVE) + 1.0)
+            .round()
+            .clamp(0.0, 3.0) as u8,
+    };
+    let bytes = block.chunks(8 / bits).map(|codes| {
+        let last_first = codes.iter().rev().map(code);
+        last_first.fold(0, |byte, code| byte << bits | code)
+    });
+    d.to_le_bytes().into_iter().chain(bytes).collect()
+}
+
 /// Our engine, and the oracle, which reads every format by another hand; against mainline llama.cpp too, where that
 /// knows the model.
 fn assert_passes(model: &Path, ty: TensorType, by_mainline: bool) {
@@ -122,7 +157,11 @@ fn assert_passes(model: &Path, ty: TensorType, by_mainline: bool) {
     if by_mainline && mainline::built().is_some() {
         pairs.push((mainline::NAME, "rust"));
     }
-    for (reference, candidate) in pairs {
+    assert_pass(&pairs, model, ty);
+}
+
+fn assert_pass(pairs: &[(&str, &str)], model: &Path, ty: TensorType) {
+    for &(reference, candidate) in pairs {
         let args = [
             "--reference",
             reference,
@@ -190,6 +229,27 @@ fn embeddings_and_output() {
             rewrite(&model, &copy, |name| head(name).then_some(ty), &[]);
             assert_passes(&copy, ty, arch == "llama");
         }
+    }
+}
+
+/// Types that mainline has and BitNet.cpp has not; in matrices, as embeddings and as output.
+#[test]
+fn signs_and_codes_in_blocks() {
+    let scratch = Scratch::new();
+    for (ty, by_mainline) in [
+        (TensorType::Q1_0, true),
+        (TensorType::Q2_0, true),
+        (TensorType::Q2_0_128, false),
+    ] {
+        let model = synth(&scratch, "llama", &["--type", &ty.name().to_lowercase()]);
+        let copy = scratch.path(&format!("{}.gguf", ty.name()));
+        let head = |name: &str| ["token_embd.weight", "output.weight"].contains(&name);
+        rewrite(&model, &copy, |name| head(name).then_some(ty), &[]);
+        let mut pairs = vec![("rust", "oracle")];
+        if by_mainline && mainline::built().is_some() {
+            pairs.push((mainline::NAME, "rust"));
+        }
+        assert_pass(&pairs, &copy, ty);
     }
 }
 

@@ -6,6 +6,7 @@ use half::f16;
 
 pub mod i2_s;
 pub mod i7;
+pub mod packed;
 pub mod q6_k;
 pub mod q8_0;
 pub mod tq1_0;

@@ -17,6 +17,8 @@ mod avx_vnni;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod packed;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod panels;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod ternary_blocks;
@@ -354,6 +356,36 @@ impl Kernel {
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
             Isa::Neon => unsafe { neon::ternary_blocks::tq2_0_dots(weights, x, out) },
+        }
+    }
+
+    /// Dot products of [packed](crate::blocks::packed) rows with Q8_0 activations: `codes` is `[n_tokens][columns]`, in
+    /// -127..=127, `scales` is `[n_tokens][columns / 32]`, `out` is `[n_tokens][weights.n]`.
+    ///
+    /// # Panics
+    /// If the row length is not a multiple of the block, or a slice is too short.
+    pub fn packed_dots<const BITS: usize, const BYTES: usize>(
+        self,
+        weights: Rows,
+        codes: &[i8],
+        scales: &[f32],
+        out: &mut [f32],
+    ) {
+        match self.0 {
+            Isa::Portable => portable::packed_dots::<BITS, BYTES>(weights, codes, scales, out),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: they exist only where AVX2 and F16C were detected.
+            Isa::Avx2 | Isa::AvxVnni => unsafe {
+                avx2::packed::dots::<BITS, BYTES>(weights, codes, scales, out)
+            },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: they exist only where what they need was detected.
+            Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe {
+                avx512::packed::dots::<BITS, BYTES>(weights, codes, scales, out)
+            },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `Isa::Neon` exists only where NEON and its dot products were detected.
+            Isa::Neon => unsafe { neon::packed::dots::<BITS, BYTES>(weights, codes, scales, out) },
         }
     }
 

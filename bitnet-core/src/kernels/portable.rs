@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 use half::{bf16, f16};
 
 use super::{Float, LANES, Q8K, QUANT_LANES, Rows, block_dots};
-use crate::blocks::{i2_s, i7, last_scale, q6_k, q8_0, trits};
+use crate::blocks::{i2_s, i7, last_scale, packed, q6_k, q8_0, trits};
 
 pub(super) fn i2_s_dots(weights: Rows, codes: &[i8], out: &mut [i32]) {
     assert_eq!(weights.columns % i2_s::BLOCK, 0);
@@ -181,6 +181,40 @@ pub(super) fn ternary_block_dots<const BYTES: usize>(
             sum
         },
     );
+}
+
+/// For each block of activations, the products of its codes are added up in the integers, and the sum is multiplied with
+/// the scale; those of a block of weights are added up pairwise and multiplied with its scale, as in ggml's
+/// `ggml_vec_dot_q1_0_q8_0_generic`, and blocks are added in order.
+pub(super) fn packed_dots<const BITS: usize, const BYTES: usize>(
+    weights: Rows,
+    codes: &[i8],
+    scales: &[f32],
+    out: &mut [f32],
+) {
+    let (block, groups) = (packed::block(BITS, BYTES), packed::groups(BITS, BYTES));
+    assert_eq!(weights.columns % block, 0);
+    let codes = codes.chunks_exact(weights.columns);
+    let tokens = codes.zip(scales.chunks_exact(weights.columns / q8_0::BLOCK));
+    for ((x, scales), out) in tokens.zip(out.chunks_exact_mut(weights.n)) {
+        for (r, out) in out.iter_mut().enumerate() {
+            let row = weights.row(r, weights.columns / block * BYTES);
+            let x = x.as_chunks::<{ q8_0::BLOCK }>().0.chunks_exact(groups);
+            let x = x.zip(scales.chunks_exact(groups));
+            *out = 0.0;
+            for (bytes, (x, scales)) in row.as_chunks::<BYTES>().0.iter().zip(x) {
+                let (d, bits) = packed::split(bytes);
+                let mut sums = [0.0; 4];
+                for (g, ((x, scale), sum)) in x.iter().zip(scales).zip(&mut sums).enumerate() {
+                    let weight = |i| i32::from(packed::level::<BITS>(bits, i)) - 1;
+                    let products = (q8_0::BLOCK * g..).zip(x);
+                    let dot: i32 = products.map(|(i, &x)| weight(i) * i32::from(x)).sum();
+                    *sum = scale * dot as f32;
+                }
+                *out += d * add_up(&mut sums[..groups]);
+            }
+        }
+    }
 }
 
 pub(super) fn i7_dots(weights: Rows, [high, low]: [&[i8]; 2], out: &mut [i32]) {

@@ -2,7 +2,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::*;
-use crate::blocks::{i2_s, i7, q6_k, q8_0, tq1_0, tq2_0, trits};
+use crate::blocks::{i2_s, i7, packed, q6_k, q8_0, tq1_0, tq2_0, trits};
 
 fn pack(values: &[i8]) -> Vec<u8> {
     values
@@ -355,6 +355,72 @@ proptest! {
         }
         prop_assert!((f64::from(out[0]) - want).abs() <= size * 1e-5, "{} {want}", out[0]);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Panels and tokens of every number, rows apart, any codes and scales.
+    #[test]
+    fn packed_blocks_have_the_same_bits(
+        (n, blocks, tokens) in (1usize..40, 1usize..5, 1usize..20),
+        seed in any::<u64>(),
+        padding in 0usize..3,
+        extreme in any::<bool>(),
+    ) {
+        let shape = (n, blocks, tokens, padding);
+        compare_packed::<1, 18>(shape, extreme, seed)?;
+        compare_packed::<2, 18>(shape, extreme, seed)?;
+        compare_packed::<2, 34>(shape, extreme, seed)?;
+    }
+}
+
+fn compare_packed<const BITS: usize, const BYTES: usize>(
+    (n, blocks, tokens, padding): (usize, usize, usize, usize),
+    extreme: bool,
+    seed: u64,
+) -> Result<(), TestCaseError> {
+    let mut random = Random(seed);
+    let columns = blocks * packed::block(BITS, BYTES);
+    let codes: Vec<i8> = (0..tokens * columns)
+        .map(|_| match (extreme, random.next() as i8) {
+            (false, code) => code.max(-127),
+            (true, code) => 127 * code.signum(),
+        })
+        .collect();
+    let scales: Vec<f32> = (0..codes.len() / 32).map(|_| random.float()).collect();
+    let stride = blocks * BYTES + padding;
+    let mut data = Vec::new();
+    for _ in 0..n {
+        for _ in 0..blocks {
+            data.extend(f16::from_f32(random.float()).to_le_bytes());
+            data.extend((2..BYTES).map(|_| if extreme { 0xff } else { random.next() as u8 }));
+        }
+        data.resize(data.len() + padding, 0xff);
+    }
+    let rows = Rows {
+        data: &data,
+        stride,
+        n,
+        columns,
+    };
+    compare(n * tokens, |kernel, out| {
+        kernel.packed_dots::<BITS, BYTES>(rows, &codes, &scales, out);
+    });
+    // Dequantised rows give the same, but for rounding.
+    let mut out = vec![0f32; n * tokens];
+    Kernel(Isa::Portable).packed_dots::<BITS, BYTES>(rows, &codes, &scales, &mut out);
+    let mut row = vec![0f32; columns];
+    packed::dequantize_row::<BITS, BYTES>(&data[(n - 1) * stride..][..stride - padding], &mut row);
+    let (mut want, mut size) = (0f64, 0f64);
+    for (i, w) in row.iter().enumerate() {
+        let product = f64::from(*w) * f64::from(codes[i]) * f64::from(scales[i / 32]);
+        want += product;
+        size += product.abs();
+    }
+    let got = f64::from(out[n - 1]);
+    prop_assert!((got - want).abs() <= size * 1e-6, "{got} {want}");
+    Ok(())
 }
 
 fn compare(len: usize, run: impl Fn(Kernel, &mut [f32])) {

@@ -6,6 +6,7 @@
 pub(crate) mod activations;
 mod float;
 pub(crate) mod i2_s;
+mod packed;
 mod q6_k;
 mod q8_0;
 mod tq1_0;
@@ -60,7 +61,7 @@ pub(crate) trait WeightFormat: fmt::Debug + Sync {
 }
 
 /// Every format that matrices of a file may have.
-static FORMATS: [&dyn WeightFormat; 8] = [
+static FORMATS: [&dyn WeightFormat; 11] = [
     &float::Format(Float::F32),
     &float::Format(Float::F16),
     &float::Format(Float::Bf16),
@@ -69,6 +70,9 @@ static FORMATS: [&dyn WeightFormat; 8] = [
     &tq1_0::Format,
     &tq2_0::Format,
     &i2_s::Format,
+    &packed::Q1_0,
+    &packed::Q2_0,
+    &packed::Q2_0_128,
 ];
 
 /// The types that matrices may have.

@@ -161,6 +161,7 @@ fn limit(ty: TensorType) -> f64 {
     match ty {
         TensorType::BF16 => 1e-5,
         TensorType::Q8_0 | TensorType::Q6_K | TensorType::TQ1_0 | TensorType::TQ2_0 => 1e-4,
+        TensorType::Q1_0 | TensorType::Q2_0 | TensorType::Q2_0_128 => 1e-4,
         _ => 2e-13,
     }
 }

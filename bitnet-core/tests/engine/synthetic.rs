@@ -47,7 +47,7 @@ pub struct Spec {
 }
 
 /// Every architecture, and every tensor type where it may stand.
-pub const SPECS: [Spec; 8] = [
+pub const SPECS: [Spec; 11] = [
     spec("bitnet", TensorType::I2_S, TensorType::F16, false),
     spec("bitnet-25", TensorType::I2_S, TensorType::F32, true),
     spec("bitnet-b1.58", TensorType::I2_S, TensorType::Q6_K, true),
@@ -56,6 +56,14 @@ pub const SPECS: [Spec; 8] = [
     spec("bitnet", TensorType::F16, TensorType::F16, true),
     spec("bitnet", TensorType::TQ1_0, TensorType::TQ2_0, true),
     spec("llama", TensorType::TQ2_0, TensorType::TQ1_0, false),
+    spec("llama", TensorType::Q1_0, TensorType::Q1_0, false),
+    spec("llama", TensorType::Q2_0, TensorType::Q2_0, false),
+    spec(
+        "bitnet-b1.58",
+        TensorType::Q2_0_128,
+        TensorType::Q2_0_128,
+        true,
+    ),
 ];
 
 impl Spec {
@@ -240,6 +248,32 @@ impl Synthetic {
                         bytes.push(q as u8);
                         values.push(f64::from(d) * f64::from(q));
                     }
+                }
+            }
+            TensorType::Q1_0 => {
+                for _ in 0..n / 128 {
+                    let d = f16::from_f32(0.03 + 0.03 * rng.unit() as f32);
+                    bytes.extend(d.to_le_bytes());
+                    let signs: Vec<bool> = (0..128).map(|_| rng.below(2) == 1).collect();
+                    for eight in signs.chunks(8) {
+                        let bits = eight.iter().rev();
+                        bytes.push(bits.fold(0, |byte, &plus| byte << 1 | u8::from(plus)));
+                    }
+                    let weight = |plus| f64::from(d) * if plus { 1.0 } else { -1.0 };
+                    values.extend(signs.into_iter().map(weight));
+                }
+            }
+            TensorType::Q2_0 | TensorType::Q2_0_128 => {
+                let block = ty.block_len() as usize;
+                for _ in 0..n / block {
+                    let d = f16::from_f32(0.02 + 0.02 * rng.unit() as f32);
+                    bytes.extend(d.to_le_bytes());
+                    let weights: Vec<i8> = (0..block).map(|_| rng.below(4) as i8 - 1).collect();
+                    for four in weights.chunks(4) {
+                        let codes = four.iter().rev().map(|&w| (w + 1) as u8);
+                        bytes.push(codes.fold(0, |byte, code| byte << 2 | code));
+                    }
+                    values.extend(weights.iter().map(|&w| f64::from(d) * f64::from(w)));
                 }
             }
             TensorType::Q6_K => {

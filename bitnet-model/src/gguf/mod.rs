@@ -245,7 +245,8 @@ impl Gguf {
     pub fn data(&self, tensor: &TensorInfo) -> Result<&[u8], Error> {
         let TensorInfo { name, ty, .. } = tensor;
         if let TensorType::Unknown(_) = ty {
-            let what = format!("tensor {name:?} has type {ty}, which is not supported");
+            let why = ty.refusal().map_or(String::new(), |why| format!(": {why}"));
+            let what = format!("tensor {name:?} has type {ty}, which is not supported{why}");
             return Err(Error::unsupported(self.path(), what));
         }
         usize::try_from(tensor.offset)

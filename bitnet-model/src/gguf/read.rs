@@ -205,6 +205,7 @@ impl<'a> Cursor<'a> {
         let offset = self.u64(what)?;
         let size = match ty {
             TensorType::Unknown(_) => element_count(&shape).map(|_| 0),
+            _ if shares_id(ty) => element_count(&shape).map(|_| 0),
             known => element_count(&shape).and_then(|_| known.data_size(&shape)),
         };
         let wrong = |why| self.bad(at, format!("tensor {name:?}: {why}"));
@@ -321,6 +322,52 @@ impl Header {
     }
 }
 
+/// Whether the id stands for another type as well.
+fn shares_id(ty: TensorType) -> bool {
+    TensorType::of_id(ty.id()).count() > 1
+}
+
+/// Settles the types of tensors, in the order of their offsets, whose ids stand for several: the one that takes the room up
+/// to the next tensor, but for padding. Where more than one does, since the tensor is small, or none, since the file is cut
+/// off, the one of most other tensors with that id; without any, that which is written today, or none.
+fn settle(order: &mut [&mut TensorInfo], alignment: u64, data_size: u64) {
+    let ends = order.iter().skip(1).map(|t| t.offset).chain([data_size]);
+    let rooms: Vec<u64> = ends
+        .zip(&*order)
+        .map(|(end, t)| end.saturating_sub(t.offset))
+        .collect();
+    let fitting: Vec<Vec<TensorType>> = rooms
+        .iter()
+        .zip(&*order)
+        .map(|(room, t)| {
+            let fits = |ty: &TensorType| {
+                let size = ty.data_size(&t.shape).ok();
+                let padding = size.and_then(|size| room.checked_sub(size));
+                padding.is_some_and(|padding| padding < alignment)
+            };
+            let types = TensorType::of_id(t.ty.id()).filter(|_| shares_id(t.ty));
+            types.filter(fits).collect()
+        })
+        .collect();
+    let sure = |ty: &TensorType| fitting.iter().filter(|fit| fit[..] == [*ty]).count();
+    for (t, fit) in order
+        .iter_mut()
+        .zip(&fitting)
+        .filter(|(t, _)| shares_id(t.ty))
+    {
+        let id = t.ty.id();
+        let mut types: Vec<TensorType> = match fit[..] {
+            [] => TensorType::of_id(id).filter(|ty| sure(ty) > 0).collect(),
+            _ => fit.clone(),
+        };
+        types.sort_by_key(|ty| std::cmp::Reverse(sure(ty)));
+        let settled = types
+            .into_iter()
+            .find_map(|ty| Some((ty, ty.data_size(&t.shape).ok()?)));
+        (t.ty, t.size) = settled.unwrap_or((TensorType::Unknown(id), 0));
+    }
+}
+
 /// Makes offsets absolute, gives tensors of unknown type the bytes up to the next tensor, and checks that all
 /// of them are aligned, inside the file, and apart.
 fn place(
@@ -332,6 +379,7 @@ fn place(
 ) -> Result<(), Error> {
     let mut order: Vec<&mut TensorInfo> = tensors.iter_mut().collect();
     order.sort_by_key(|t| t.offset);
+    settle(&mut order, alignment, file_size.saturating_sub(data_start));
     let mut end_before = data_start;
     let mut before: Option<String> = None;
     for i in 0..order.len() {

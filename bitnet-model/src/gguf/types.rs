@@ -95,14 +95,6 @@ macro_rules! tensor_types {
             /// Every type that can be read.
             pub const KNOWN: &[TensorType] = &[$(TensorType::$name),*];
 
-            /// The type with this id.
-            pub fn from_id(id: u32) -> TensorType {
-                match id {
-                    $($id => TensorType::$name,)*
-                    other => TensorType::Unknown(other),
-                }
-            }
-
             /// The type's id in the file.
             pub fn id(self) -> u32 {
                 match self {
@@ -150,10 +142,16 @@ tensor_types! {
     TQ2_0 = 35, Layout::scaled(256, 66, &[(Float::F16, 64)]);
     /// BitNet.cpp's ternary format: 2 bits per weight, one F32 scale behind the whole tensor.
     I2_S = 36, Layout::ternary(128, 32, I2_S_TRAILER);
+    /// Blocks of 128: an F16 scale, then a sign bit per weight.
+    Q1_0 = 41, Layout::scaled(128, 18, &[(Float::F16, 0)]);
+    /// Blocks of 64: an F16 scale, then 2 bits per weight, for -1, 0, 1 and 2.
+    Q2_0 = 42, Layout::scaled(64, 18, &[(Float::F16, 0)]);
+    /// The same in blocks of 128, as the first files of that name have it, under the same id.
+    Q2_0_128 = 42, Layout::scaled(128, 34, &[(Float::F16, 0)]);
 }
 
 /// The names of types that can be listed but not read.
-const ONLY_NAMED: [(u32, &str); 30] = [
+const ONLY_NAMED: [(u32, &str); 32] = [
     (2, "Q4_0"),
     (3, "Q4_1"),
     (6, "Q5_0"),
@@ -182,11 +180,51 @@ const ONLY_NAMED: [(u32, &str); 30] = [
     (32, "Q4_0_4_8"),
     (33, "Q4_0_8_8"),
     (37, "I8_S"),
-    (38, "TL1"),
-    (39, "TL2"),
+    (TL1, "TL1"),
+    (TL2, "TL2"),
+    (PQ2_0, "PQ2_0"),
+    (PTQ1_0, "PTQ1_0"),
 ];
 
+const TL1: u32 = 38;
+const TL2: u32 = 39;
+const PQ2_0: u32 = 142;
+const PTQ1_0: u32 = 143;
+
 impl TensorType {
+    /// The type with this id; of several, the one that is written today.
+    pub fn from_id(id: u32) -> TensorType {
+        let first = TensorType::of_id(id).next();
+        first.unwrap_or(TensorType::Unknown(id))
+    }
+
+    /// The types with this id. Which of several a tensor has, only the room that it takes in the file tells.
+    pub fn of_id(id: u32) -> impl Iterator<Item = TensorType> {
+        let known = TensorType::KNOWN.iter().copied();
+        known.filter(move |ty| ty.id() == id)
+    }
+
+    /// Why a type that cannot be read is refused, where there is more to say than that.
+    pub(super) fn refusal(self) -> Option<String> {
+        match self {
+            TensorType::Unknown(PQ2_0 | PTQ1_0) => {
+                let what = "its products need a Hadamard transform of the activations, without which they are garbage";
+                Some(what.to_owned())
+            }
+            TensorType::Unknown(TL1 | TL2) => {
+                let what = "where its weights lie follows from the tile sizes of the kernels that it was converted for, which \
+                            no file holds";
+                Some(what.to_owned())
+            }
+            TensorType::Unknown(id) => {
+                let names: Vec<&str> = TensorType::of_id(id).map(TensorType::name).collect();
+                let what = || format!("its size is not that of {}", names.join(" or "));
+                (!names.is_empty()).then(what)
+            }
+            _ => None,
+        }
+    }
+
     /// The type of this [`name`](Self::name), if it can be read.
     pub fn from_name(name: &str) -> Option<TensorType> {
         let mut known = TensorType::KNOWN.iter().copied();
@@ -282,15 +320,21 @@ mod tests {
         let only_named = ONLY_NAMED.map(|(id, _)| TensorType::Unknown(id));
         let all = || TensorType::KNOWN.iter().chain(&only_named);
         assert_eq!(
-            all().map(|ty| ty.id()).collect::<HashSet<_>>().len(),
-            all().count()
-        );
-        assert_eq!(
             all().map(|ty| ty.name()).collect::<HashSet<_>>().len(),
             all().count()
         );
         for &ty in all() {
-            assert_eq!(TensorType::from_id(ty.id()), ty);
+            match TensorType::of_id(ty.id()).collect::<Vec<_>>()[..] {
+                [] => assert_eq!(TensorType::from_id(ty.id()), ty),
+                ref types => {
+                    assert!(types.contains(&ty));
+                    // Types that share an id differ in their size.
+                    let n = types.iter().map(|ty| ty.block_len()).max();
+                    let sizes = types.iter().map(|ty| ty.data_size(&[n.unwrap_or(0)]));
+                    assert_eq!(sizes.collect::<HashSet<_>>().len(), types.len());
+                    assert_eq!(TensorType::from_id(ty.id()), types[0]);
+                }
+            }
             let known = ty.layout().is_some();
             assert_eq!(TensorType::from_name(ty.name()), known.then_some(ty));
         }

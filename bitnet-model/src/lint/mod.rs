@@ -257,8 +257,12 @@ fn tensor_type_ambiguous(gguf: &Gguf) -> Option<String> {
         [name] => format!("{name}, by its size"),
         _ => "more than one of these, by its size".to_owned(),
     };
+    let taken = match tensor.ty {
+        TensorType::Unknown(_) => "and is not read here".to_owned(),
+        known => format!("and is read as {known}"),
+    };
     Some(format!(
-        "tensor type {id} is {}; {:?}, one of {n} of that type, can be {fitting}",
+        "tensor type {id} is {}; {:?}, one of {n} of that type, can be {fitting}, {taken}",
         meanings.sentence(),
         tensor.name
     ))

@@ -245,7 +245,13 @@ fn a_tensor_type_of_several_meanings_is_told_by_its_size() {
         (39, 992, "can be TL2, by its size"),
         (42, 992, "TL2 in BitNet.cpp 2026-07, Q2_0 in llama.cpp"),
         (42, 1088, "can be Q2_0 in blocks of 128, by its size"),
-        (42, 2048, "can be none of these, by its size"),
+        (42, 1088, "and is read as Q2_0_128"),
+        (42, 1152, "by its size, and is read as Q2_0"),
+        (
+            42,
+            2048,
+            "can be none of these, by its size, and is not read here",
+        ),
     ] {
         let said = with_matrix(None, id, size)
             .says("tensor-type-ambiguous")

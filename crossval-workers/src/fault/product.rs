@@ -20,6 +20,14 @@ const TENSORS: [(Tap, &str); 7] = [
     (Tap::FfnDown, "ffn_down"),
 ];
 
+/// The types whose activations are rounded to Q8_0.
+const BESIDE_Q8_0: [TensorType; 4] = [
+    TensorType::Q8_0,
+    TensorType::Q1_0,
+    TensorType::Q2_0,
+    TensorType::Q2_0_128,
+];
+
 /// Activations as a product takes them; its sums are still to be divided.
 struct Activations {
     values: Vec<f64>,
@@ -149,7 +157,9 @@ fn activations(ty: TensorType, x: &[f64], mistake: Option<Mistake>) -> Activatio
         }
         (TensorType::I2_S, _) => int8(x, mistake),
         (TensorType::BF16, _) => as_they_are(x.iter().map(|&v| to_bf16(v)).collect()),
-        (TensorType::Q8_0, _) => as_they_are(in_blocks(x, q8_0::BLOCK, q8_0::quantize_row)),
+        (ty, _) if BESIDE_Q8_0.contains(&ty) => {
+            as_they_are(in_blocks(x, q8_0::BLOCK, q8_0::quantize_row))
+        }
         (TensorType::Q6_K | TensorType::TQ1_0 | TensorType::TQ2_0, _) => {
             as_they_are(in_blocks(x, q6_k::BLOCK, q6_k::quantize_row_q8_k))
         }
@@ -219,11 +229,11 @@ mod tests {
         let x: Vec<f64> = (0..512).map(|i| f64::from(i % 101 - 50) / 8.0).collect();
         let step = 6.25 / 127.0;
         for ty in [
-            TensorType::Q8_0,
-            TensorType::Q6_K,
-            TensorType::TQ1_0,
-            TensorType::TQ2_0,
-        ] {
+            &BESIDE_Q8_0[..],
+            &[TensorType::Q6_K, TensorType::TQ1_0, TensorType::TQ2_0],
+        ]
+        .concat()
+        {
             let got = activations(ty, &x, None);
             assert_eq!((got.values.len(), got.divisor), (512, 1.0));
             assert!(got.values != x);

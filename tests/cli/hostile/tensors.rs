@@ -69,9 +69,25 @@ fn tensors() -> Vec<Case> {
         ),
         Case::of_model(
             "unknown weights",
-            &["has type TL1, which is not supported"],
+            &[
+                "has type TL1, which is not supported: where its weights lie follows from the tile sizes",
+            ],
             |f| {
                 f.tensor(GATE).ty = 38;
+            },
+        ),
+        Case::of_model(
+            "weights that need transformed activations",
+            &["has type PTQ1_0, which is not supported: its products need a Hadamard transform"],
+            |f| {
+                f.tensor(GATE).ty = 143;
+            },
+        ),
+        Case::of_model(
+            "weights of a size that is none of the types with their id",
+            &["has type id 42, which is not supported: its size is not that of Q2_0 or Q2_0_128"],
+            |f| {
+                f.tensor(GATE).ty = 42;
             },
         ),
         Case::of_model("weights of type 2^32-1", &["has type id 4294967295"], |f| {

@@ -4,6 +4,7 @@ pub(super) mod blocks;
 pub(super) mod float;
 pub(super) mod i2_s;
 pub(super) mod i8;
+pub(super) mod packed;
 pub(super) mod ternary_blocks;
 
 use std::arch::x86_64::*;
