@@ -114,6 +114,17 @@ impl Hyperparameters {
             Some(stretch) => Some(stretch),
             None => factor("rope.scale_linear")?,
         };
+        let yarn = match scaling {
+            Some("yarn") => {
+                let context = optional("rope.scaling.original_context_length")?;
+                let context = context.filter(|&tokens| tokens > 0);
+                Some(match context {
+                    Some(context) => context as f64,
+                    None => size("context_length")? as f64,
+                })
+            }
+            _ => None,
+        };
         let rope = Rope {
             head_dim,
             dims: optional("rope.dimension_count")?.unwrap_or(head_dim),
@@ -124,6 +135,8 @@ impl Hyperparameters {
                 _ => 1.0,
             },
             factors: vector(gguf, "rope_freqs.weight")?,
+            yarn,
+            magnitude: factor("rope.scaling.attn_factor")?.unwrap_or(1.0),
         };
         let pairs = rope.dims / 2;
         let fits = head_dim > 0

@@ -79,6 +79,12 @@ pub(super) enum Mistake {
     RopeLeftOut,
     /// Only the first half of the pairs rotates.
     RopeHalfTheDims,
+    /// Angles as if the context was that of the training.
+    RopeUnscaled,
+    /// YaRN's factor on the angles of every pair.
+    YarnOnEveryPair,
+    /// What rotates keeps its size.
+    RopeMagnitudeLeftOut,
     /// The row of the position before.
     StaleRow,
     /// Keys before their rotation.
@@ -261,6 +267,15 @@ const HYPOTHESES: &[(&[Tap], &[Hypothesis])] = &[
             (M::RopeInverse, "rotates the other way"),
             (M::RopeLeftOut, "does not rotate"),
             (M::RopeHalfTheDims, "rotates only half of the dimensions"),
+            (M::RopeUnscaled, "leaves out the scaling of RoPE"),
+            (
+                M::YarnOnEveryPair,
+                "scales the angles of every pair, the model says YaRN",
+            ),
+            (
+                M::RopeMagnitudeLeftOut,
+                "leaves out the factor on what rotates (YaRN's magnitude)",
+            ),
         ],
     ),
     (

@@ -137,6 +137,23 @@ impl Stage<'_> {
                 ..own.clone()
             }
             .rotate(x, position),
+            // Whoever knows nothing of YaRN knows nothing of its magnitude.
+            Mistake::RopeUnscaled if own.scale != 1.0 => Rope {
+                scale: 1.0,
+                yarn: None,
+                ..own.clone()
+            }
+            .rotate(x, position),
+            Mistake::YarnOnEveryPair if own.yarn.is_some() => Rope {
+                yarn: None,
+                ..own.clone()
+            }
+            .rotate(x, position),
+            Mistake::RopeMagnitudeLeftOut if own.factor() != 1.0 => Rope {
+                magnitude: own.magnitude / own.factor(),
+                ..own.clone()
+            }
+            .rotate(x, position),
             _ => return None,
         })
     }

@@ -30,6 +30,7 @@ mod perplexity;
 mod profile;
 mod python;
 mod record;
+mod rope_scaling;
 mod sandbox;
 mod stress;
 mod token_parity;

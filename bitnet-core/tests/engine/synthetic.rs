@@ -37,7 +37,7 @@ pub struct Synthetic {
 }
 
 /// Types of the matrices in the layers and of the embedding, and whether there are biases, scales, frequency factors,
-/// an output matrix, and keys of another type than the rest.
+/// an output matrix, YaRN, and keys of another type than the rest.
 pub struct Spec {
     pub architecture: &'static str,
     pub matrices: TensorType,
@@ -106,6 +106,11 @@ impl Synthetic {
         new.set(&format!("{name}.attention.layer_norm_rms_epsilon"), 1e-5f32);
         new.set(&format!("{name}.rope.freq_base"), 5000f32);
         new.set("general.architecture", name);
+        if extras && name == "llama" {
+            new.set("llama.rope.scaling.type", "yarn");
+            new.set("llama.rope.scaling.factor", 8f32);
+            new.set("llama.rope.scaling.attn_factor", 1.25f32);
+        }
         new.set("tokenizer.ggml.tokens", Array::Str(tokens));
 
         let bitnet = name != "llama";

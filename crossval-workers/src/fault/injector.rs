@@ -369,7 +369,8 @@ mod tests {
                 without_consequences.push(mistake.name());
             }
         }
-        // No activation of the demo model is a half, no sum large, no head its own; and no sequence came before.
+        // No activation of the demo model is a half, no sum large, no head its own, no rotation scaled; and no sequence came
+        // before.
         assert_eq!(
             without_consequences,
             [
@@ -378,6 +379,9 @@ mod tests {
                 "sums-wrap-at16-bits",
                 "bias-left-out",
                 "tied-head",
+                "rope-unscaled",
+                "yarn-on-every-pair",
+                "rope-magnitude-left-out",
                 "earlier-row",
                 "earlier-sequence-seen",
                 "relu2"

@@ -138,6 +138,12 @@ catalogue! {
     RopeLeftOut("rope-left-out", ROTATIONS, needs "a position other than 0"),
     /// Only the first half of the pairs rotates.
     RopeHalfTheDims("rope-half-the-dims", ROTATIONS, needs "a position other than 0"),
+    /// Angles as if the context was that of the training.
+    RopeUnscaled("rope-unscaled", ROTATIONS, needs "a scaled rotation, and a position other than 0"),
+    /// YaRN's factor on the angles of every pair, and none on the values.
+    YarnOnEveryPair("yarn-on-every-pair", ROTATIONS, needs "YaRN"),
+    /// What rotates keeps its size.
+    RopeMagnitudeLeftOut("rope-magnitude-left-out", ROTATIONS, needs "YaRN, or another factor on what rotates"),
     /// The row of the position before.
     StaleRow("stale-row", CACHES, needs "a position before"),
     /// The row that the first sequence had at this position.

@@ -222,20 +222,21 @@ impl<'a> Stage<'a> {
         };
         let halves =
             self.makes(Mistake::OtherPairing) != (self.definition.rope_style == RopeStyle::Neox);
+        let scaling = Scaling::of(self.config, self.mistake);
         for head in row.chunks_exact_mut(self.config.head_dim) {
             for pair in 0..dims / 2 {
                 let stretch = factors.as_ref().map_or(1.0, |factors| factors[pair]);
                 let step = base.powf(-((2 * pair) as f64) / dims as f64);
-                let angle = turns * step * f64::from(self.config.rope_scale) / stretch;
                 let angle = match self.mistake {
                     Some(Mistake::F32Angles) => f64::from(turns as f32 * (step / stretch) as f32),
-                    _ => angle,
+                    _ => turns * step / stretch,
                 };
+                let angle = angle * scaling.of_pair(pair);
                 let (i, j) = match halves {
                     true => (pair, pair + dims / 2),
                     false => (2 * pair, 2 * pair + 1),
                 };
-                let (x, y) = (head[i], head[j]);
+                let (x, y) = (head[i] * scaling.magnitude, head[j] * scaling.magnitude);
                 head[i] = x * angle.cos() - y * angle.sin();
                 head[j] = x * angle.sin() + y * angle.cos();
             }
@@ -423,6 +424,66 @@ impl<'a> Stage<'a> {
             _ => gated(gate) * up,
         });
         Ok(row.collect())
+    }
+}
+
+/// How a model stretches its rotation beyond the context of its training.
+struct Scaling {
+    /// Factor on the angles that are scaled.
+    factor: f64,
+    /// The pairs between which that sets in, of YaRN; else all are scaled.
+    ramp: Option<(f64, f64)>,
+    /// Factor on the values.
+    magnitude: f64,
+}
+
+impl Scaling {
+    fn of(config: &Hyperparameters, mistake: Option<Mistake>) -> Scaling {
+        let factor = f64::from(config.rope_scale);
+        let dims = config.rope_dim as f64;
+        // Solved for the pair: context / (2 pi turns) = base^(2 pair / dims).
+        let pair = |context: usize, turns: f64| {
+            let length = context as f64 / (std::f64::consts::TAU * turns);
+            dims * length.log(f64::from(config.rope_base)) / 2.0
+        };
+        let ramp = config.yarn_ctx.map(|context| {
+            let begin = pair(context, 32.0).floor().max(0.0);
+            (begin, pair(context, 1.0).ceil().min(dims - 1.0))
+        });
+        let of_yarn = match ramp {
+            Some(_) => 1.0 + 0.1 * (1.0 / factor).ln(),
+            None => 1.0,
+        };
+        let own = f64::from(config.rope_magnitude);
+        let all = Scaling {
+            factor,
+            ramp,
+            magnitude: own * of_yarn,
+        };
+        match mistake {
+            Some(Mistake::RopeUnscaled) if factor != 1.0 => Scaling {
+                factor: 1.0,
+                ramp: None,
+                magnitude: own,
+            },
+            Some(Mistake::YarnOnEveryPair) => Scaling {
+                ramp: None,
+                magnitude: own,
+                ..all
+            },
+            Some(Mistake::RopeMagnitudeLeftOut | Mistake::RopeLeftOut) => Scaling {
+                magnitude: 1.0,
+                ..all
+            },
+            _ => all,
+        }
+    }
+
+    fn of_pair(&self, pair: usize) -> f64 {
+        let scaled = self.ramp.map_or(1.0, |(begin, end)| {
+            ((pair as f64 - begin) / (end - begin).max(0.001)).clamp(0.0, 1.0)
+        });
+        1.0 - scaled * (1.0 - self.factor)
     }
 }
 

@@ -62,6 +62,8 @@ fn model(line: &str) -> Hyperparameters {
         rope_dim: n_embd / n_head,
         rope_base: 1e4,
         rope_scale: 1.0,
+        yarn_ctx: None,
+        rope_magnitude: 1.0,
         rms_eps: 1e-5,
         tied_output: true,
     }
