@@ -219,8 +219,14 @@ fn every_stage_follows_from_the_one_before() {
                 let ty = spec.type_of(part);
                 s.check(tap, &s.linear(&h, n_embd, part, ty), limit(ty));
             }
-            s.check(Tap::QRope, &s.rotate(&s.tap(Tap::Q)), 1e-12);
-            s.check(Tap::KRope, &s.rotate(&s.tap(Tap::K)), 1e-12);
+            let (mut q, mut k) = (s.tap(Tap::Q), s.tap(Tap::K));
+            if config.architecture.has(Tap::QNorm) {
+                s.check(Tap::QNorm, &s.norm(&q, "attn_q_norm.weight"), 1e-13);
+                s.check(Tap::KNorm, &s.norm(&k, "attn_k_norm.weight"), 1e-13);
+                (q, k) = (s.tap(Tap::QNorm), s.tap(Tap::KNorm));
+            }
+            s.check(Tap::QRope, &s.rotate(&q), 1e-12);
+            s.check(Tap::KRope, &s.rotate(&k), 1e-12);
             let f16 = |x: Vec<f64>| -> Vec<f64> {
                 x.iter()
                     .map(|&v| f64::from(half::f16::from_f64(v)))

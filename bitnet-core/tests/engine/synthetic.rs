@@ -46,13 +46,14 @@ pub struct Spec {
 }
 
 /// Every architecture, and every tensor type where it may stand.
-pub const SPECS: [Spec; 6] = [
+pub const SPECS: [Spec; 7] = [
     spec("bitnet", TensorType::I2_S, TensorType::F16, false),
     spec("bitnet-25", TensorType::I2_S, TensorType::F32, true),
     spec("bitnet-b1.58", TensorType::I2_S, TensorType::Q6_K, true),
     spec("llama", TensorType::F32, TensorType::BF16, true),
     spec("llama", TensorType::Q8_0, TensorType::Q8_0, false),
     spec("bitnet", TensorType::F16, TensorType::F16, true),
+    spec("qwen3", TensorType::I2_S, TensorType::F16, false),
 ];
 
 impl Spec {
@@ -113,7 +114,7 @@ impl Synthetic {
         }
         new.set("tokenizer.ggml.tokens", Array::Str(tokens));
 
-        let bitnet = name != "llama";
+        let bitnet = name.starts_with("bitnet");
         new.matrix("token_embd.weight", N_VOCAB, N_EMBD, embedding);
         new.vector("output_norm.weight", N_EMBD, 1.0);
         if extras {
@@ -143,6 +144,8 @@ impl Synthetic {
             for (part, n, due) in [
                 ("attn_norm", N_EMBD, true),
                 ("ffn_norm", N_EMBD, true),
+                ("attn_q_norm", HEAD_DIM, name == "qwen3"),
+                ("attn_k_norm", HEAD_DIM, name == "qwen3"),
                 ("attn_sub_norm", N_EMBD, bitnet),
                 ("ffn_sub_norm", N_FF, bitnet),
             ] {

@@ -16,7 +16,7 @@ use super::weights::{matrix, vector};
 /// The taps that a stage starts from, and those that it starts from by mistake.
 pub(super) fn sources(tap: Tap) -> impl Iterator<Item = Tap> {
     let by_mistake: &[Tap] = match tap {
-        Tap::KCache => &[Tap::K, Tap::V, Tap::KCache],
+        Tap::KCache => &[Tap::KNorm, Tap::K, Tap::V, Tap::KCache],
         Tap::VCache => &[Tap::KRope, Tap::VCache],
         Tap::AttnOut => &[Tap::QRope, Tap::KCache],
         Tap::FfnInp => &[Tap::AttnNorm],
@@ -83,9 +83,13 @@ impl<'a> Stage<'a> {
             | Tap::FfnDown
             | Tap::Logits => return self.product(positions),
             Tap::Embd => Stage::embedding,
-            Tap::AttnNorm | Tap::AttnSubNorm | Tap::FfnNorm | Tap::FfnSubNorm | Tap::FinalNorm => {
-                Stage::norm
-            }
+            Tap::AttnNorm
+            | Tap::QNorm
+            | Tap::KNorm
+            | Tap::AttnSubNorm
+            | Tap::FfnNorm
+            | Tap::FfnSubNorm
+            | Tap::FinalNorm => Stage::norm,
             Tap::QRope | Tap::KRope => Stage::rotation,
             Tap::KCache | Tap::VCache => Stage::cache,
             Tap::AttnProbs => Stage::probabilities,
@@ -106,6 +110,14 @@ impl<'a> Stage<'a> {
     /// A row of the same layer.
     pub(super) fn input(&self, tap: Tap, position: usize) -> Result<&'a [f64], InjectError> {
         self.input_of(tap, self.layer, position)
+    }
+
+    /// The later of two taps, where the model has it.
+    fn last_of(&self, later: Tap, earlier: Tap) -> Tap {
+        match self.config.architecture.has(later) {
+            true => later,
+            false => earlier,
+        }
     }
 
     /// A row of the residual stream in front of the layer; in front of the output without one.
@@ -161,6 +173,8 @@ impl<'a> Stage<'a> {
     fn norm(&self, position: usize) -> Result<Vec<f64>, InjectError> {
         let (x, own, other) = match self.tap {
             Tap::AttnNorm => (self.stream(position)?, "attn_norm", "ffn_norm"),
+            Tap::QNorm => (self.input(Tap::Q, position)?, "attn_q_norm", "attn_k_norm"),
+            Tap::KNorm => (self.input(Tap::K, position)?, "attn_k_norm", "attn_q_norm"),
             Tap::AttnSubNorm => {
                 let x = self.input(Tap::AttnOut, position)?;
                 (x, "attn_sub_norm", "attn_norm")
@@ -177,16 +191,24 @@ impl<'a> Stage<'a> {
             Some(Mistake::OtherLayersGamma) => (own, self.other_layer()),
             _ => (own, self.layer),
         };
+        let width = match self.tap {
+            Tap::QNorm | Tap::KNorm => self.config.head_dim,
+            _ => x.len(),
+        };
         let mut gamma = self.gamma(part, layer)?;
-        if gamma.len() != x.len() {
+        if gamma.len() != width {
             gamma = self.gamma(own, self.layer)?;
         }
-        Ok(norm(
-            x,
-            &gamma,
-            f64::from(self.config.rms_eps),
-            self.mistake,
-        ))
+        let at_once = match self.mistake {
+            Some(Mistake::NormOverTheRow) => x.len(),
+            _ => width,
+        };
+        let gamma: Vec<f64> = gamma.iter().copied().cycle().take(at_once).collect();
+        let eps = f64::from(self.config.rms_eps);
+        let normed = x
+            .chunks(at_once)
+            .flat_map(|x| norm(x, &gamma, eps, self.mistake));
+        Ok(normed.collect())
     }
 
     fn gamma(&self, part: &str, layer: Option<usize>) -> Result<Vec<f64>, InjectError> {
@@ -198,10 +220,15 @@ impl<'a> Stage<'a> {
     }
 
     fn rotation(&self, position: usize) -> Result<Vec<f64>, InjectError> {
-        let mut row = match self.tap {
-            Tap::QRope => self.input(Tap::Q, position)?.to_vec(),
-            _ => self.input(Tap::K, position)?.to_vec(),
+        let (plain, normed) = match self.tap {
+            Tap::QRope => (Tap::Q, Tap::QNorm),
+            _ => (Tap::K, Tap::KNorm),
         };
+        let source = match self.makes(Mistake::RotatedBeforeNorm) {
+            true => plain,
+            false => self.last_of(normed, plain),
+        };
+        let mut row = self.input(source, position)?.to_vec();
         let factors = vector(self.gguf, "rope_freqs.weight")?;
         let position = position as f64;
         let turns = match self.mistake {
@@ -251,7 +278,7 @@ impl<'a> Stage<'a> {
             return Ok(row.to_vec());
         }
         let source = match (self.tap, self.mistake) {
-            (Tap::KCache, Some(Mistake::CachedBeforeRope)) => Tap::K,
+            (Tap::KCache, Some(Mistake::CachedBeforeRope)) => self.last_of(Tap::KNorm, Tap::K),
             (Tap::KCache, Some(Mistake::KeysForValues)) => Tap::V,
             (Tap::KCache, _) | (_, Some(Mistake::KeysForValues)) => Tap::KRope,
             _ => Tap::V,
