@@ -14,7 +14,11 @@ const FOREIGN: &[Foreign] = &[
     ("attention.scale", &[0.0], "another scale of the scores"),
     ("attention.output_scale", &[0.0, 1.0], "scaled attention"),
     ("attention.value_scale", &[0.0, 1.0], "scaled values"),
-    ("attention.temperature_scale", &[0.0], "a temperature by position"),
+    (
+        "attention.temperature_scale",
+        &[0.0],
+        "a temperature by position",
+    ),
     ("attention.clamp_kqv", &[0.0], "clamping"),
     ("attention.max_alibi_bias", &[0.0], "ALiBi"),
     ("attn_logit_softcapping", &[0.0, 50.0], "capping"),
@@ -22,7 +26,11 @@ const FOREIGN: &[Foreign] = &[
     ("logit_scale", &[0.0, 1.0], "scaled logits"),
     ("residual_scale", &[0.0, 1.0], "a scaled residual stream"),
     ("embedding_scale", &[0.0, 1.0], "scaled embeddings"),
-    ("use_parallel_residual", &[0.0], "a parallel residual stream"),
+    (
+        "use_parallel_residual",
+        &[0.0],
+        "a parallel residual stream",
+    ),
     ("rope.scaling.alpha", &[0.0], "scaling by NTK"),
     // Those of YaRN itself; a negative factor stands for none.
     ("rope.scaling.yarn_ext_factor", &[-1.0, 1.0], "part of YaRN"),
@@ -116,6 +124,9 @@ mod tests {
             assert_eq!(refused("attention.sliding_window", window), None);
         }
         let text = refused("attention.sliding_window", 511u32).unwrap();
-        assert!(text.contains("sliding_window of 511: a sliding window"), "{text}");
+        assert!(
+            text.contains("sliding_window of 511: a sliding window"),
+            "{text}"
+        );
     }
 }

@@ -281,7 +281,10 @@ fn tensors(o: &SynthOptions) -> Vec<Tensor> {
     let s = Statistics::new(o);
     let (embd, ff, vocab) = (o.n_embd.into(), o.n_ff.into(), o.n_vocab.into());
     let head_dim = u64::from(o.head_dim());
-    let (q, kv) = (head_dim * u64::from(o.n_head), head_dim * u64::from(o.n_head_kv));
+    let (q, kv) = (
+        head_dim * u64::from(o.n_head),
+        head_dim * u64::from(o.n_head_kv),
+    );
     let (token_type, sub) = match has_sub_norms(o.architecture) {
         true => (TensorType::F16, 1.0),
         false => (TensorType::F32, UNNORMED),

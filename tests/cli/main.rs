@@ -17,6 +17,7 @@ mod formats;
 mod gate;
 mod generate;
 mod graphs;
+mod heads;
 mod help;
 mod hostile;
 mod inspect;

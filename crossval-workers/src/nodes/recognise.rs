@@ -6,8 +6,8 @@ use bitnet_model::Hyperparameters;
 use bitnet_model::tap::{Tap, Weight, sites};
 use crossval_protocol::{Graph, GraphNode, GraphSource, TakenFor};
 
-use super::{Place, is_unnamed};
 use super::table::{Generation, Input, Layout, Row, TABLE, UNNAMED};
+use super::{Place, is_unnamed};
 
 /// Operations that give the values of their first source another shape.
 const VIEWS: [&str; 5] = ["VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE", "CONT"];

@@ -149,7 +149,7 @@ fn every_listing_is_understood_as_it_was() {
         }
         count += 1;
     }
-    assert!(count >= 10, "{count} listings");
+    assert!(count >= 11, "{count} listings");
 }
 
 #[test]
@@ -175,6 +175,34 @@ fn a_place_is_by_name_op_occurrence_and_kind_of_evaluation() {
         tap(2, "v_cache_view-0 (copy of Vcur-0 (transposed))", "CPY", 0),
         Some((Tap::VCache, Some(0), Layout::Columns))
     );
+}
+
+/// ggml numbers what has no name, and may number it otherwise the next time.
+#[test]
+fn what_has_no_name_goes_by_the_tensor_that_it_applies() {
+    let listing = named("llama.cpp-qwen3");
+    let (map, _) = listing.recognised();
+    let applied = ["blk.1.attn_output.weight", "kqv_out-1"];
+    let place = |name, applied: [&'static str; 2]| {
+        let place = map.place(3, key(name, applied.into_iter()), "MUL_MAT", 0)?;
+        Some((place.tap, place.layer))
+    };
+    let projection = Some((Tap::AttnProj, Some(1)));
+    assert_eq!(place("node_7", applied), projection);
+    assert_eq!(place("node_7x", applied), None);
+    assert_eq!(place("node_7", ["blk.1.attn_output", "kqv_out-1"]), None);
+    // Nor is it taken for the projection by its number alone.
+    let of_layer_1 = |node: &&mut GraphNode| {
+        let weight = GraphSource::Tensor("blk.1.attn_output.weight".to_owned());
+        node.sources.first() == Some(&weight)
+    };
+    let mut other = named("llama.cpp-qwen3");
+    for graph in [&mut other.one, &mut other.several] {
+        let node = graph.nodes.iter_mut().find(of_layer_1).unwrap();
+        node.sources.swap(0, 1);
+    }
+    let missing = other.missing();
+    assert_eq!(missing[0].0, Tap::AttnProj, "{missing:?}");
 }
 
 #[test]
