@@ -6,8 +6,11 @@ use reports::model::{AtFault, Status};
 
 use super::*;
 
+/// A key without its architecture and `rope`, and its value.
+type Key = (&'static str, Value);
+
 /// A copy of a model with keys of its architecture's `rope`.
-fn scaled(model: &Path, to: &Path, keys: &[(&str, Value)]) {
+fn scaled(model: &Path, to: &Path, keys: &[Key]) {
     model_with(model, to, |metadata| {
         let mut edited = Metadata::new(metadata.path());
         for (key, value) in metadata.iter() {
@@ -22,7 +25,7 @@ fn scaled(model: &Path, to: &Path, keys: &[(&str, Value)]) {
     });
 }
 
-fn yarn() -> Vec<(&'static str, Value)> {
+fn yarn() -> Vec<Key> {
     vec![
         ("scaling.type", "yarn".into()),
         ("scaling.factor", 4f32.into()),
@@ -45,7 +48,7 @@ fn every_scaling_is_that_of_the_reference() {
     let llama = synth(&scratch, "llama", &[]);
     let mut more = yarn();
     more.push(("scaling.attn_factor", 1.5f32.into()));
-    let cases: [(&str, &Path, Vec<(&str, Value)>); 5] = [
+    let cases: [(&str, &Path, Vec<Key>); 5] = [
         ("yarn", Path::new(TINY), yarn()),
         ("yarn of llama, and a factor beside it", &llama, more),
         (
@@ -119,7 +122,7 @@ fn what_nobody_here_computes_is_refused_by_its_key() {
     let scratch = Scratch::new();
     let copy = scratch.path("scaled.gguf");
     let beta = ("scaling.yarn_beta_fast", 16f32.into());
-    let cases: [(Vec<(&str, Value)>, &str); 2] = [
+    let cases: [(Vec<Key>, &str); 2] = [
         (
             vec![("scaling.type", "longrope".into())],
             "rope.scaling.type: \"longrope\" is not supported",
