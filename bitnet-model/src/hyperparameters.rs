@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::activation::{Activation, Chosen};
 use crate::architecture::Architecture;
 use crate::error::Error;
+use crate::foreign;
 use crate::gguf::{FromValue, Gguf, StringArray};
 use crate::tap::{Tap, Width};
 
@@ -33,8 +34,12 @@ pub struct Hyperparameters {
     pub rope_dim: usize,
     /// Base of the rotation frequencies.
     pub rope_base: f32,
-    /// Factor on every angle (linear RoPE scaling, 1 without).
+    /// Factor on the angles (RoPE scaling, 1 without).
     pub rope_scale: f32,
+    /// Positions that YaRN extends, whose factor is on the slow pairs alone; `None` for a factor on every angle.
+    pub yarn_ctx: Option<usize>,
+    /// Factor on what has rotated, beside that of YaRN.
+    pub rope_magnitude: f32,
     /// Added to the mean square in RMS norms.
     pub rms_eps: f32,
     /// Function on the gate of the feed-forward network.
@@ -123,10 +128,9 @@ impl Hyperparameters {
             let what = format!("{name}.rope.dimension_count: {rope_dim} of {head_dim}");
             return Err(Error::bad_file(gguf.path(), what));
         }
-        if keys.optional_size_or_zero("expert_count")? != 0 {
-            return Err(keys.refuse("expert_count", "mixture of experts"));
-        }
-        let rope_scale = keys.rope_scale()?;
+        let n_ctx_train = keys.size("context_length")?;
+        foreign::refuse(gguf, name, n_ctx_train)?;
+        let (rope_scale, yarn_ctx) = keys.rope_scaling(n_ctx_train)?;
         let n_vocab = keys.n_vocab()?;
 
         Ok(Hyperparameters {
@@ -138,12 +142,16 @@ impl Hyperparameters {
             n_head_kv,
             head_dim,
             n_vocab,
-            n_ctx_train: keys.size("context_length")?,
+            n_ctx_train,
             rope_dim,
             rope_base: keys
                 .optional_positive("rope.freq_base")?
                 .unwrap_or(10_000.0),
             rope_scale,
+            yarn_ctx,
+            rope_magnitude: keys
+                .optional_positive("rope.scaling.attn_factor")?
+                .unwrap_or(1.0),
             rms_eps: keys.positive(
                 "attention.layer_norm_rms_epsilon",
                 metadata.f32(&keys.key("attention.layer_norm_rms_epsilon"))?,
@@ -211,8 +219,8 @@ impl<'a> Keys<'a> {
         Error::unsupported(self.gguf.path(), what)
     }
 
-    /// The factor on RoPE angles.
-    fn rope_scale(&self) -> Result<f32, Error> {
+    /// The factor on RoPE angles, and the positions that YaRN extends.
+    fn rope_scaling(&self, n_ctx_train: usize) -> Result<(f32, Option<usize>), Error> {
         const TYPE: &str = "rope.scaling.type";
         let kind: &str = self.optional(TYPE)?.unwrap_or("linear");
         let mut key = "rope.scaling.factor";
@@ -221,16 +229,27 @@ impl<'a> Keys<'a> {
             key = "rope.scale_linear";
             factor = self.optional(key)?;
         }
+        let scale = || match factor {
+            None | Some(0.0) => Ok(1.0),
+            // A subnormal factor has no finite inverse.
+            Some(factor) => {
+                self.positive(key, factor)?;
+                self.positive(key, 1.0 / factor)
+            }
+        };
         match kind {
-            "none" => Ok(1.0),
-            "linear" => match factor {
-                None | Some(0.0) => Ok(1.0),
-                // A subnormal factor has no finite inverse.
-                Some(factor) => {
-                    self.positive(key, factor)?;
-                    self.positive(key, 1.0 / factor)
+            "none" => Ok((1.0, None)),
+            "linear" => Ok((scale()?, None)),
+            "yarn" => {
+                let scale = scale()?;
+                // What llama.cpp makes of that has changed.
+                if scale > 1.0 {
+                    return Err(self.refuse(key, "YaRN by less than 1"));
                 }
-            },
+                let ctx = self.optional_size_or_zero("rope.scaling.original_context_length")?;
+                let ctx = if ctx == 0 { n_ctx_train } else { ctx as usize };
+                Ok((scale, Some(ctx)))
+            }
             other => Err(self.refuse(TYPE, &format!("{other:?}"))),
         }
     }

@@ -30,10 +30,12 @@ pub fn head(gguf: &Gguf) -> &'static str {
 pub fn weight_name(gguf: &Gguf, tap: Tap, layer: Option<usize>) -> Option<String> {
     Some(match (tap.weight()?, layer) {
         (Weight::Head, _) => head(gguf).to_owned(),
-        (Weight::Norm(name) | Weight::Matrix(name), Some(layer)) => {
-            format!("blk.{layer}.{name}.weight")
+        (Weight::Norm(name) | Weight::HeadNorm(name) | Weight::Matrix(name), layer) => {
+            match layer {
+                Some(layer) => format!("blk.{layer}.{name}.weight"),
+                None => format!("{name}.weight"),
+            }
         }
-        (Weight::Norm(name) | Weight::Matrix(name), None) => format!("{name}.weight"),
     })
 }
 
@@ -90,6 +92,9 @@ impl Checker<'_> {
         match tap.weight() {
             Some(Weight::Norm(name)) => {
                 self.vector(&format!("blk.{layer}.{name}.weight"), model.width(tap, 0))
+            }
+            Some(Weight::HeadNorm(name)) => {
+                self.vector(&format!("blk.{layer}.{name}.weight"), model.head_dim)
             }
             Some(Weight::Matrix(name)) => {
                 let base = format!("blk.{layer}.{name}");

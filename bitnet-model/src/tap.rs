@@ -30,6 +30,8 @@ pub enum Width {
 pub enum Weight {
     /// The factors of a norm.
     Norm(&'static str),
+    /// The factors of a norm of each head by itself, the same for all.
+    HeadNorm(&'static str),
     /// The matrix of a product, which a `.scale` and a `.bias` may follow.
     Matrix(&'static str),
     /// The matrix of the logits: `output`, or `token_embd` where there is none.
@@ -101,7 +103,7 @@ macro_rules! taps {
 
         const TABLE: &[Entry] = {
             use Tap::*;
-            use Weight::{Head, Matrix, Norm};
+            use Weight::{Head, HeadNorm, Matrix, Norm};
             &[$($entry),*]
         };
     };
@@ -112,16 +114,20 @@ taps! {
     Embd = outside("embd", Width::Embd, &[]);
     /// RMS norm before attention, after gamma.
     AttnNorm = layer("attn_norm", Width::Embd, &[Embd, LayerOut]).of(Norm("attn_norm"));
-    /// Query projection, after scale and bias, before RoPE.
+    /// Query projection, after scale and bias.
     Q = layer("q", Width::Heads, &[AttnNorm]).of(Matrix("attn_q"));
-    /// Key projection, after scale and bias, before RoPE.
+    /// Key projection, after scale and bias.
     K = layer("k", Width::KvHeads, &[AttnNorm]).of(Matrix("attn_k"));
     /// Value projection, after scale and bias.
     V = layer("v", Width::KvHeads, &[AttnNorm]).of(Matrix("attn_v"));
+    /// RMS norm of each query head, after gamma (Qwen3).
+    QNorm = layer("q_norm", Width::Heads, &[Q]).of(HeadNorm("attn_q_norm"));
+    /// RMS norm of each key head, after gamma (Qwen3).
+    KNorm = layer("k_norm", Width::KvHeads, &[K]).of(HeadNorm("attn_k_norm"));
     /// Query after RoPE.
-    QRope = layer("q_rope", Width::Heads, &[Q]);
+    QRope = layer("q_rope", Width::Heads, &[QNorm, Q]);
     /// Key after RoPE.
-    KRope = layer("k_rope", Width::KvHeads, &[K]);
+    KRope = layer("k_rope", Width::KvHeads, &[KNorm, K]);
     /// Key rows as stored in the F16 KV cache.
     KCache = layer("k_cache", Width::KvHeads, &[KRope]).f16();
     /// Value rows as stored in the F16 KV cache.

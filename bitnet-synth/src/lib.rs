@@ -53,7 +53,7 @@ pub enum Error {
     /// A size that the format or the architecture cannot hold.
     #[error("{option}: {what}")]
     Option {
-        /// `layers`, `embd`, `heads`, `kv-heads`, `ffn`, `vocab`, `ctx` or `stress`.
+        /// `layers`, `embd`, `heads`, `kv-heads`, `head-dim`, `ffn`, `vocab`, `ctx` or `stress`.
         option: &'static str,
         /// What is wrong with it.
         what: String,
@@ -79,10 +79,12 @@ pub struct SynthOptions {
     pub n_layer: u32,
     /// Width of the residual stream; a multiple of the block of the matrices' type.
     pub n_embd: u32,
-    /// Query heads, a divisor of `n_embd`.
+    /// Query heads.
     pub n_head: u32,
     /// Key/value heads, a divisor of `n_head`.
     pub n_head_kv: u32,
+    /// Values per head, even; `None` where the heads divide `n_embd` between them.
+    pub head_dim: Option<u32>,
     /// Width of the feed-forward network; a multiple of the block of the matrices' type.
     pub n_ff: u32,
     /// Vocabulary size. Up to 32000 a SentencePiece vocabulary, above byte-level BPE.
@@ -117,6 +119,7 @@ impl SynthOptions {
             n_embd,
             n_head,
             n_head_kv,
+            head_dim: None,
             n_ff,
             n_vocab,
             n_ctx,
@@ -133,7 +136,7 @@ impl SynthOptions {
     }
 
     fn head_dim(&self) -> u32 {
-        self.n_embd / self.n_head
+        self.head_dim.unwrap_or(self.n_embd / self.n_head)
     }
 
     /// Refuses sizes that the format or the architecture cannot hold.
@@ -143,6 +146,7 @@ impl SynthOptions {
             ("embd", self.n_embd),
             ("heads", self.n_head),
             ("kv-heads", self.n_head_kv),
+            ("head-dim", self.head_dim.unwrap_or(2)),
             ("ffn", self.n_ff),
             ("ctx", self.n_ctx),
         ];
@@ -154,7 +158,9 @@ impl SynthOptions {
             let what = format!("{} is more than 512", self.n_layer);
             return Err(Error::option("layers", what));
         }
-        divides("embd", self.n_embd, ("the number of heads", self.n_head))?;
+        if self.head_dim.is_none() {
+            divides("embd", self.n_embd, ("the number of heads", self.n_head))?;
+        }
         divides(
             "heads",
             self.n_head,
@@ -162,11 +168,23 @@ impl SynthOptions {
         )?;
         if !self.head_dim().is_multiple_of(2) {
             let what = format!("heads of {} values do not rotate in pairs", self.head_dim());
-            return Err(Error::option("embd", what));
+            let option = match self.head_dim {
+                Some(_) => "head-dim",
+                None => "embd",
+            };
+            return Err(Error::option(option, what));
+        }
+        if self.n_head.checked_mul(self.head_dim()).is_none() {
+            let what = format!("{} heads of {} values", self.n_head, self.head_dim());
+            return Err(Error::option("head-dim", what));
         }
         let ty = self.matrix_type;
         let block = (&*format!("the {ty} block"), ty.block_len() as u32);
         divides("embd", self.n_embd, block)?;
+        // What the output projection takes.
+        if let Some(head_dim) = self.head_dim {
+            divides("head-dim", self.n_head * head_dim, block)?;
+        }
         divides("ffn", self.n_ff, block)?;
         self.stress.map_or(Ok(()), |stress| stress.check(self))
     }
@@ -260,7 +278,11 @@ struct Tensor {
 fn tensors(o: &SynthOptions) -> Vec<Tensor> {
     let s = Statistics::new(o);
     let (embd, ff, vocab) = (o.n_embd.into(), o.n_ff.into(), o.n_vocab.into());
-    let kv = u64::from(o.head_dim()) * u64::from(o.n_head_kv);
+    let head_dim = u64::from(o.head_dim());
+    let (q, kv) = (
+        head_dim * u64::from(o.n_head),
+        head_dim * u64::from(o.n_head_kv),
+    );
     let (token_type, sub) = match has_sub_norms(o.architecture) {
         true => (TensorType::F16, 1.0),
         false => (TensorType::F32, UNNORMED),
@@ -293,16 +315,20 @@ fn tensors(o: &SynthOptions) -> Vec<Tensor> {
     for (i, added) in s.residual.iter().enumerate() {
         let name = |part: &str| format!("blk.{i}.{part}.weight");
         list.push(norm(name("attn_norm"), embd, ATTN_GAMMA));
-        list.push(matrix(name("attn_q"), [embd, embd], ATTN_GAMMA, QK));
+        list.push(matrix(name("attn_q"), [embd, q], ATTN_GAMMA, QK));
         list.push(matrix(name("attn_k"), [embd, kv], ATTN_GAMMA, QK));
         list.push(matrix(name("attn_v"), [embd, kv], ATTN_GAMMA, 1.0));
-        list.push(matrix(name("attn_output"), [embd, embd], sub, added[0]));
+        if o.architecture.has(Tap::QNorm) {
+            list.push(norm(name("attn_q_norm"), head_dim, QK));
+            list.push(norm(name("attn_k_norm"), head_dim, QK));
+        }
+        list.push(matrix(name("attn_output"), [q, embd], sub, added[0]));
         list.push(norm(name("ffn_norm"), embd, 1.0));
         list.push(matrix(name("ffn_gate"), [embd, ff], 1.0, 1.0));
         list.push(matrix(name("ffn_up"), [embd, ff], 1.0, 1.0));
         list.push(matrix(name("ffn_down"), [ff, embd], sub, added[1]));
         if has_sub_norms(o.architecture) {
-            list.push(norm(name("attn_sub_norm"), embd, 1.0));
+            list.push(norm(name("attn_sub_norm"), q, 1.0));
             list.push(norm(name("ffn_sub_norm"), ff, 1.0));
         }
     }
@@ -355,6 +381,10 @@ fn metadata(o: &SynthOptions, vocab: &Vocab, path: &Path) -> Result<Metadata, bi
         1e-5f32.into(),
     )?;
     put(&format!("{arch}.rope.freq_base"), o.rope_base.into())?;
+    if let Some(head_dim) = o.head_dim {
+        put(&format!("{arch}.attention.key_length"), head_dim.into())?;
+        put(&format!("{arch}.attention.value_length"), head_dim.into())?;
+    }
     if let Some(activation) = o.activation {
         put(
             &format!("{arch}.{}", activation::KEY),

@@ -77,6 +77,7 @@ fn models_behave() {
         (Architecture::Llama, TensorType::Q1_0),
         (Architecture::Llama, TensorType::Q2_0),
         (Architecture::BitnetB158, TensorType::Q2_0_128),
+        (Architecture::Qwen3, TensorType::I2_S),
     ];
     for options in usual.into_iter().chain(others.map(of_type)) {
         let (architecture, matrix_type) = (options.architecture, options.matrix_type);
@@ -278,7 +279,7 @@ fn refused(options: &SynthOptions) -> (&'static str, String) {
 #[test]
 fn impossible_sizes_name_their_option() {
     type Edit = fn(&mut SynthOptions);
-    let cases: [(&str, Edit); 10] = [
+    let cases: [(&str, Edit); 13] = [
         ("layers", |o| o.n_layer = 0),
         ("layers", |o| o.n_layer = 513),
         ("embd", |o| o.n_embd = 192),
@@ -287,6 +288,9 @@ fn impossible_sizes_name_their_option() {
         ("heads", |o| o.n_head_kv = 3),
         ("kv-heads", |o| o.n_head_kv = 0),
         ("embd", |o| o.n_head = 256),
+        ("head-dim", |o| o.head_dim = Some(0)),
+        ("head-dim", |o| o.head_dim = Some(33)),
+        ("head-dim", |o| o.head_dim = Some(72)),
         ("vocab", |o| o.n_vocab = 200),
         ("vocab", |o| o.n_vocab = 10_000_000),
     ];
@@ -299,6 +303,9 @@ fn impossible_sizes_name_their_option() {
     // What I2_S cannot hold, F32 can.
     let mut llama = SynthOptions::new(Architecture::Llama, Preset::Tiny, 1);
     (llama.n_embd, llama.n_ff) = (64, 172);
+    synth(&llama);
+    // Nor need heads divide the stream, if their width is named.
+    (llama.n_head, llama.n_head_kv, llama.head_dim) = (3, 1, Some(256));
     synth(&llama);
 }
 

@@ -2,6 +2,7 @@
 
 use bitnet_model::Activation;
 use bitnet_model::gguf::Gguf;
+use bitnet_model::tap::Tap;
 
 use super::OracleError;
 use super::maths::Rope;
@@ -13,36 +14,45 @@ struct Family {
     name: &'static str,
     /// ReLU² on the gate where the file names no function; else SiLU.
     relu2: bool,
-    /// Norms before the output and down projections.
-    sub_norms: bool,
+    /// Norms that not every model has.
+    norms: &'static [Tap],
     /// Rotation pairs the halves of a head; else neighbours.
     split_halves: bool,
 }
 
-const FAMILIES: [Family; 4] = [
+/// Norms before the output and down projections.
+const SUB_NORMS: &[Tap] = &[Tap::AttnSubNorm, Tap::FfnSubNorm];
+
+const FAMILIES: [Family; 5] = [
     Family {
         name: "bitnet",
         relu2: false,
-        sub_norms: true,
+        norms: SUB_NORMS,
         split_halves: true,
     },
     Family {
         name: "bitnet-25",
         relu2: true,
-        sub_norms: true,
+        norms: SUB_NORMS,
         split_halves: true,
     },
     Family {
         name: "bitnet-b1.58",
         relu2: true,
-        sub_norms: true,
+        norms: SUB_NORMS,
         split_halves: true,
     },
     Family {
         name: "llama",
         relu2: false,
-        sub_norms: false,
+        norms: &[],
         split_halves: false,
+    },
+    Family {
+        name: "qwen3",
+        relu2: false,
+        norms: &[Tap::QNorm, Tap::KNorm],
+        split_halves: true,
     },
 ];
 
@@ -74,8 +84,8 @@ pub struct Hyperparameters {
     pub eps: f64,
     /// ReLU² on the gate; else SiLU.
     pub relu2: bool,
-    /// Norms before the output and down projections.
-    pub sub_norms: bool,
+    /// Norms that not every model has, of those that this one has.
+    pub norms: &'static [Tap],
     /// Rotation of queries and keys.
     pub rope: Rope,
 }
@@ -114,6 +124,17 @@ impl Hyperparameters {
             Some(stretch) => Some(stretch),
             None => factor("rope.scale_linear")?,
         };
+        let yarn = match scaling {
+            Some("yarn") => {
+                let context = optional("rope.scaling.original_context_length")?;
+                let context = context.filter(|&tokens| tokens > 0);
+                Some(match context {
+                    Some(context) => context as f64,
+                    None => size("context_length")? as f64,
+                })
+            }
+            _ => None,
+        };
         let rope = Rope {
             head_dim,
             dims: optional("rope.dimension_count")?.unwrap_or(head_dim),
@@ -124,6 +145,8 @@ impl Hyperparameters {
                 _ => 1.0,
             },
             factors: vector(gguf, "rope_freqs.weight")?,
+            yarn,
+            magnitude: factor("rope.scaling.attn_factor")?.unwrap_or(1.0),
         };
         let pairs = rope.dims / 2;
         let fits = head_dim > 0
@@ -149,7 +172,7 @@ impl Hyperparameters {
                 Some(given) => given == Activation::Relu2,
                 None => relu2(gguf, &key("hidden_activation"))?.unwrap_or(family.relu2),
             },
-            sub_norms: family.sub_norms,
+            norms: family.norms,
             rope,
             architecture,
         })

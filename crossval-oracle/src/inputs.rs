@@ -57,11 +57,16 @@ pub struct Need {
     pub own: bool,
 }
 
+/// Norms that not every model has.
+pub(super) const OPTIONAL: [Tap; 4] = [Tap::QNorm, Tap::KNorm, Tap::AttnSubNorm, Tap::FfnSubNorm];
+
 /// What a stage starts from, and what it may have started from by mistake.
 ///
 /// Which rows there are to choose from is all that this takes from the table of taps: what the stage makes of them is
 /// the oracle's own, and one that is not there leaves it without an answer.
-pub fn needs(tap: Tap, layer: Option<usize>, n_layer: usize, sub_norms: bool) -> Vec<Need> {
+///
+/// `norms` are those that not every model has, of which this one has them; other taps among them do not matter.
+pub fn needs(tap: Tap, layer: Option<usize>, n_layer: usize, norms: &[Tap]) -> Vec<Need> {
     let stream = match layer {
         Some(0) => (Tap::Embd, None),
         Some(layer) => (Tap::LayerOut, Some(layer - 1)),
@@ -69,14 +74,14 @@ pub fn needs(tap: Tap, layer: Option<usize>, n_layer: usize, sub_norms: bool) ->
     };
     let by_mistake: &[Tap] = match tap {
         Tap::Q | Tap::K | Tap::V | Tap::Logits => &[Tap::LayerOut],
-        Tap::KCache => &[Tap::K, Tap::V],
+        Tap::KCache => &[Tap::KNorm, Tap::K, Tap::V],
         Tap::VCache => &[Tap::KRope],
         Tap::FfnInp => &[Tap::AttnNorm],
         Tap::FfnGate | Tap::FfnUp => &[Tap::FfnInp],
         Tap::LayerOut => &[Tap::FfnNorm],
         _ => &[],
     };
-    let has = |tap: Tap| sub_norms || !matches!(tap, Tap::AttnSubNorm | Tap::FfnSubNorm);
+    let has = |tap: Tap| !OPTIONAL.contains(&tap) || norms.contains(&tap);
     let mut needs: Vec<Need> = Vec::new();
     let sources = tap.sources().iter().map(|&source| (source, true));
     for (source, own) in sources.chain(by_mistake.iter().map(|&source| (source, false))) {
@@ -85,8 +90,9 @@ pub fn needs(tap: Tap, layer: Option<usize>, n_layer: usize, sub_norms: bool) ->
             source => (source, layer),
         };
         if has(source) && needs.iter().all(|need| need.at != at) {
-            // A product takes one row: the sub-norm's, in models that have it.
-            let own = own && (needs.is_empty() || !tap.is_product());
+            // A product or rotation takes one row: the norm's, in models that have it.
+            let one = tap.is_product() || matches!(tap, Tap::QRope | Tap::KRope);
+            let own = own && (needs.is_empty() || !one);
             // A cache may hold the row of another position, and attention reads all of it.
             let history = source.is_f16() || tap.is_f16() && own;
             needs.push(Need { at, history, own });
@@ -111,13 +117,13 @@ impl Origin {
     pub fn of(
         at: TapAt,
         n_layer: usize,
-        sub_norms: bool,
+        norms: &[Tap],
         has: impl Fn(TapAt, bool) -> bool,
     ) -> Option<Origin> {
         let mut origin = Origin::default();
         let mut open = vec![(at, false)];
         while let Some((stage, history)) = open.pop() {
-            for need in needs(stage.0, stage.1, n_layer, sub_norms) {
+            for need in needs(stage.0, stage.1, n_layer, norms) {
                 // A cache's row is computed from its own position; that it might be another's is asked of what is there.
                 let all = history || need.at.0.is_f16();
                 if has(need.at, all) {
@@ -150,10 +156,12 @@ impl Origin {
 mod tests {
     use super::*;
 
+    const SUB_NORMS: &[Tap] = &[Tap::AttnSubNorm, Tap::FfnSubNorm];
+
     #[test]
     fn a_stage_goes_back_to_what_is_there_and_no_further_than_its_layer() {
         let of = |at, there: &[TapAt]| {
-            let origin = Origin::of(at, 4, true, |at, _| there.contains(&at))?;
+            let origin = Origin::of(at, 4, SUB_NORMS, |at, _| there.contains(&at))?;
             let needs = origin.needs.iter().map(|n| (n.at, n.history));
             Some((needs.collect::<Vec<_>>(), origin.between.len()))
         };
@@ -178,24 +186,24 @@ mod tests {
 
     #[test]
     fn stages_start_from_the_layer_before_the_cache_and_their_own_layer() {
-        let of = |tap, layer, sub_norms| -> Vec<(TapAt, bool)> {
-            let needs = needs(tap, layer, 4, sub_norms);
+        let of = |tap, layer, norms: &[Tap]| -> Vec<(TapAt, bool)> {
+            let needs = needs(tap, layer, 4, norms);
             needs.iter().map(|need| (need.at, need.history)).collect()
         };
         let at = |tap| (tap, Some(2));
         let stream = ((Tap::LayerOut, Some(1)), false);
-        assert_eq!(of(Tap::Embd, None, true), []);
+        assert_eq!(of(Tap::Embd, None, SUB_NORMS), []);
         assert_eq!(
-            of(Tap::AttnNorm, Some(0), true),
+            of(Tap::AttnNorm, Some(0), SUB_NORMS),
             [((Tap::Embd, None), false)]
         );
-        assert_eq!(of(Tap::AttnNorm, Some(2), true), [stream]);
+        assert_eq!(of(Tap::AttnNorm, Some(2), SUB_NORMS), [stream]);
         assert_eq!(
-            of(Tap::FinalNorm, None, true),
+            of(Tap::FinalNorm, None, SUB_NORMS),
             [((Tap::LayerOut, Some(3)), false)]
         );
         assert_eq!(
-            of(Tap::FfnInp, Some(2), true),
+            of(Tap::FfnInp, Some(2), SUB_NORMS),
             [
                 stream,
                 (at(Tap::AttnProj), false),
@@ -203,11 +211,11 @@ mod tests {
             ]
         );
         assert_eq!(
-            of(Tap::AttnProbs, Some(2), true),
+            of(Tap::AttnProbs, Some(2), SUB_NORMS),
             [(at(Tap::QRope), false), (at(Tap::KCache), true)]
         );
         assert_eq!(
-            of(Tap::KCache, Some(2), true),
+            of(Tap::KCache, Some(2), SUB_NORMS),
             [
                 (at(Tap::KRope), true),
                 (at(Tap::K), false),
@@ -215,9 +223,21 @@ mod tests {
             ]
         );
         assert_eq!(
-            of(Tap::FfnDown, Some(2), true),
+            of(Tap::FfnDown, Some(2), SUB_NORMS),
             [(at(Tap::FfnSubNorm), false), (at(Tap::FfnAct), false)]
         );
-        assert_eq!(of(Tap::FfnDown, Some(2), false), [(at(Tap::FfnAct), false)]);
+        assert_eq!(of(Tap::FfnDown, Some(2), &[]), [(at(Tap::FfnAct), false)]);
+        assert_eq!(of(Tap::QRope, Some(2), SUB_NORMS), [(at(Tap::Q), false)]);
+        let heads = &[Tap::QNorm, Tap::KNorm];
+        assert_eq!(
+            of(Tap::KRope, Some(2), heads),
+            [(at(Tap::KNorm), false), (at(Tap::K), false)]
+        );
+        let own = |tap, norms: &[Tap]| -> Vec<TapAt> {
+            let needs = needs(tap, Some(2), 4, norms).into_iter();
+            needs.filter(|need| need.own).map(|need| need.at).collect()
+        };
+        assert_eq!(own(Tap::KRope, heads), [at(Tap::KNorm)]);
+        assert_eq!(own(Tap::AttnProj, SUB_NORMS), [at(Tap::AttnSubNorm)]);
     }
 }

@@ -168,13 +168,24 @@ impl Oracle {
         let by = Rounding::Sums;
         if let Some((source, _)) = self.norm_of(case.at) {
             let x = self.input(&answer.inputs, source, case.position)?;
-            // One factor for all of the row; the rest is not the sum's.
-            let error = case.limit.sqrt() + bounds::norm_factor(x, self.hyper.eps);
-            let factor = maths::dot(right, row) / maths::dot(right, right);
-            let rest: Vec<f64> = row.iter().map(|y| y / factor).collect();
+            // One factor for all of the row, or of a head; the rest is not the sum's.
+            let width = x.len() / self.heads(case.at.0).max(1);
+            let (mut limit, mut within) = (0.0_f64, true);
+            let mut rest = Vec::with_capacity(row.len());
+            let parts = right.chunks(width).zip(row.chunks(width));
+            for (x, (right, row)) in x.chunks(width).zip(parts) {
+                let error = case.limit.sqrt() + bounds::norm_factor(x, self.hyper.eps);
+                let factor = match maths::dot(right, right) {
+                    0.0 => 1.0,
+                    energy => maths::dot(right, row) / energy,
+                };
+                rest.extend(row.iter().map(|y| y / factor));
+                within &= (factor - 1.0).abs() <= error;
+                limit = limit.max(error * error);
+            }
             return Ok(Some(BuiltUp {
-                limit: error * error,
-                right: (factor - 1.0).abs() <= error && self.compare(case, right, &rest).1,
+                limit,
+                right: within && self.compare(case, right, &rest).1,
                 by,
             }));
         }

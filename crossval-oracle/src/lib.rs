@@ -174,8 +174,10 @@ impl Oracle {
     /// Heads that a row of a tap is made of; 0 if of none.
     pub fn heads(&self, tap: Tap) -> usize {
         match tap {
-            Tap::Q | Tap::QRope | Tap::AttnOut | Tap::AttnProbs => self.hyper.n_head,
-            Tap::K | Tap::V | Tap::KRope | Tap::KCache | Tap::VCache => self.hyper.n_head_kv,
+            Tap::Q | Tap::QNorm | Tap::QRope | Tap::AttnOut | Tap::AttnProbs => self.hyper.n_head,
+            Tap::K | Tap::KNorm | Tap::V | Tap::KRope | Tap::KCache | Tap::VCache => {
+                self.hyper.n_head_kv
+            }
             _ => 0,
         }
     }
@@ -270,7 +272,7 @@ impl Oracle {
         pass_on: &dyn Fn(Tap, usize, &mut [f64]),
     ) -> Result<Vec<TapAt>, OracleError> {
         let mut supplied = Vec::new();
-        let needs = needs(at.0, at.1, self.hyper.n_layer, self.hyper.sub_norms);
+        let needs = needs(at.0, at.1, self.hyper.n_layer, self.hyper.norms);
         for source in needs.iter().filter(|need| need.own).map(|need| need.at) {
             let start = match source.0.is_f16() {
                 true => 0,
@@ -320,8 +322,14 @@ impl Oracle {
                 let token = token.ok_or_else(|| self.missing((tap, layer), position))?;
                 table.row(token as usize)
             }
-            Tap::QRope => h.rope.rotate(of(Tap::Q)?, position as f64),
-            Tap::KRope => h.rope.rotate(of(Tap::K)?, position as f64),
+            Tap::QRope => {
+                let query = self.normed_or(Tap::QNorm, Tap::Q);
+                h.rope.rotate(of(query)?, position as f64)
+            }
+            Tap::KRope => {
+                let key = self.normed_or(Tap::KNorm, Tap::K);
+                h.rope.rotate(of(key)?, position as f64)
+            }
             Tap::KCache => Rounding::F16.apply(of(Tap::KRope)?),
             Tap::VCache => Rounding::F16.apply(of(Tap::V)?),
             Tap::AttnProbs => {
@@ -351,6 +359,8 @@ impl Oracle {
             Tap::Q
             | Tap::K
             | Tap::V
+            | Tap::QNorm
+            | Tap::KNorm
             | Tap::AttnNorm
             | Tap::AttnSubNorm
             | Tap::AttnProj
@@ -376,6 +386,8 @@ impl Oracle {
     fn norm_of(&self, (tap, layer): TapAt) -> Option<(TapAt, &'static str)> {
         Some(match tap {
             Tap::AttnNorm => (self.stream_before(layer), "attn_norm"),
+            Tap::QNorm => ((Tap::Q, layer), "attn_q_norm"),
+            Tap::KNorm => ((Tap::K, layer), "attn_k_norm"),
             Tap::AttnSubNorm => ((Tap::AttnOut, layer), "attn_sub_norm"),
             Tap::FfnNorm => ((Tap::FfnInp, layer), "ffn_norm"),
             Tap::FfnSubNorm => ((Tap::FfnAct, layer), "ffn_sub_norm"),
@@ -384,14 +396,21 @@ impl Oracle {
         })
     }
 
+    /// A norm's tap where the model has it, else that of what it would norm.
+    fn normed_or(&self, normed: Tap, plain: Tap) -> Tap {
+        match self.hyper.norms.contains(&normed) {
+            true => normed,
+            false => plain,
+        }
+    }
+
     /// The tap that a matrix product takes.
     fn product_input(&self, tap: Tap) -> Option<Tap> {
-        let sub_norm = |normed, plain| if self.hyper.sub_norms { normed } else { plain };
         Some(match tap {
             Tap::Q | Tap::K | Tap::V => Tap::AttnNorm,
-            Tap::AttnProj => sub_norm(Tap::AttnSubNorm, Tap::AttnOut),
+            Tap::AttnProj => self.normed_or(Tap::AttnSubNorm, Tap::AttnOut),
             Tap::FfnGate | Tap::FfnUp => Tap::FfnNorm,
-            Tap::FfnDown => sub_norm(Tap::FfnSubNorm, Tap::FfnAct),
+            Tap::FfnDown => self.normed_or(Tap::FfnSubNorm, Tap::FfnAct),
             Tap::Logits => Tap::FinalNorm,
             _ => return None,
         })
@@ -532,12 +551,12 @@ impl Oracle {
         out
     }
 
+    /// Of a row, or of each head of it, by the number of weights.
     fn norm(&self, x: &[f64], part: &str, layer: Option<usize>) -> Result<Vec<f64>, OracleError> {
-        Ok(maths::rms_norm(
-            x,
-            &self.gamma(part, layer)?,
-            self.hyper.eps,
-        ))
+        let gamma = self.gamma(part, layer)?;
+        let parts = x.chunks(gamma.len().max(1));
+        let normed = parts.flat_map(|x| maths::rms_norm(x, &gamma, self.hyper.eps));
+        Ok(normed.collect())
     }
 
     fn gamma(&self, part: &str, layer: Option<usize>) -> Result<Vec<f64>, OracleError> {

@@ -24,6 +24,10 @@ pub struct Rope {
     pub scale: f64,
     /// Divisor of each pair's angle.
     pub factors: Option<Vec<f64>>,
+    /// Context of the training, tokens, where YaRN extends it: `scale` is then that of slow pairs.
+    pub yarn: Option<f64>,
+    /// Factor on the values that turn, beside YaRN's.
+    pub magnitude: f64,
 }
 
 impl Rope {
@@ -32,10 +36,38 @@ impl Rope {
         self.base.powf(-2.0 * pair as f64 / self.dims as f64)
     }
 
+    /// The angle of a pair without any scaling, radians.
+    pub fn unscaled(&self, pair: usize, position: f64) -> f64 {
+        let factor = self.factors.as_ref().map_or(1.0, |f| f[pair]);
+        position * self.frequency(pair) / factor
+    }
+
     /// The angle of a pair, radians.
     pub fn angle(&self, pair: usize, position: f64) -> f64 {
-        let factor = self.factors.as_ref().map_or(1.0, |f| f[pair]);
-        position * self.frequency(pair) * self.scale / factor
+        let kept = self.yarn.map_or(0.0, |context| self.kept(pair, context));
+        self.unscaled(pair, position) * (self.scale + (1.0 - self.scale) * kept)
+    }
+
+    /// How much of a pair's own angle YaRN keeps (Peng et al. 2023, over pairs as their code has it): all of a pair that
+    /// turns 32 times within the context or more, nothing of one that turns once or less.
+    fn kept(&self, pair: usize, context: f64) -> f64 {
+        // That turns so many times; no whole number.
+        let pair_with = |turns: f64| {
+            let per_turn = context / (turns * std::f64::consts::TAU);
+            self.dims as f64 / 2.0 * per_turn.ln() / self.base.ln()
+        };
+        let all = pair_with(32.0).floor().max(0.0);
+        let nothing = pair_with(1.0).ceil().min(self.dims as f64 - 1.0);
+        let between = (pair as f64 - all) / (nothing - all).max(1e-3);
+        1.0 - between.clamp(0.0, 1.0)
+    }
+
+    /// What the values that turn are multiplied by: YaRN makes them larger as the context grows.
+    pub fn factor(&self) -> f64 {
+        match self.yarn {
+            Some(_) => self.magnitude * (1.0 - self.scale.ln() / 10.0),
+            None => self.magnitude,
+        }
     }
 
     /// The elements of a head that turn together.
@@ -49,10 +81,12 @@ impl Rope {
     /// Rotates every head of a row.
     pub fn rotate(&self, x: &[f64], position: f64) -> Vec<f64> {
         let mut out = x.to_vec();
+        let factor = self.factor();
         for head in out.chunks_mut(self.head_dim) {
             for pair in 0..self.dims / 2 {
                 let (a, b) = self.pair(pair);
                 let (sin, cos) = self.angle(pair, position).sin_cos();
+                let (sin, cos) = (factor * sin, factor * cos);
                 (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[a] * sin + head[b] * cos);
             }
         }
@@ -234,6 +268,8 @@ mod tests {
             base: 1.0,
             scale: std::f64::consts::FRAC_PI_2,
             factors: None,
+            yarn: None,
+            magnitude: 1.0,
         };
         // (a, b) turns to (-b, a).
         for (split_halves, want) in [
@@ -245,6 +281,32 @@ mod tests {
                 approx::assert_abs_diff_eq!(*got, want, epsilon = 1e-15);
             }
         }
+    }
+
+    /// As transformers computes it for a context of 128 that is extended fourfold.
+    #[test]
+    fn yarn_of_a_known_rope() {
+        let rope = Rope {
+            head_dim: 16,
+            dims: 16,
+            split_halves: true,
+            base: 100.0,
+            scale: 0.25,
+            factors: None,
+            yarn: Some(128.0),
+            magnitude: 3.0,
+        };
+        // Of 8 pairs, pair 5.2 turns once within the context; none turns 32 times, pair -0.8 would.
+        for (pair, kept) in [(0, 1.0), (3, 0.5), (6, 0.0), (7, 0.0)] {
+            let own = 100_f64.powf(-(pair as f64) / 8.0);
+            let want = 7.0 * own * (kept + (1.0 - kept) / 4.0);
+            approx::assert_relative_eq!(rope.angle(pair, 7.0), want, max_relative = 1e-14);
+        }
+        let grown = 3.0 * (1.0 + 0.1 * 4_f64.ln());
+        let row: Vec<f64> = (0..16).map(f64::from).collect();
+        let turned = rope.rotate(&row, 9.0);
+        let size = |row: &[f64]| row.iter().map(|v| v * v).sum::<f64>().sqrt();
+        approx::assert_relative_eq!(size(&turned), grown * size(&row), max_relative = 1e-14);
     }
 
     #[test]

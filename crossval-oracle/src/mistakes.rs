@@ -59,6 +59,8 @@ pub(super) enum Mistake {
     OtherLayersGamma,
     /// The weights of the layer's other norm of that width.
     OtherNormsGamma,
+    /// One norm for the whole row, where each head has its own.
+    NormOverTheRow,
     /// A tenfold eps.
     EpsTenfold,
     /// No eps.
@@ -79,6 +81,14 @@ pub(super) enum Mistake {
     RopeLeftOut,
     /// Only the first half of the pairs rotates.
     RopeHalfTheDims,
+    /// What the norm of its heads should have come before.
+    RotatedBeforeNorm,
+    /// Angles as if the context was that of the training.
+    RopeUnscaled,
+    /// YaRN's factor on the angles of every pair.
+    YarnOnEveryPair,
+    /// What rotates keeps its size.
+    RopeMagnitudeLeftOut,
     /// The row of the position before.
     StaleRow,
     /// Keys before their rotation.
@@ -139,6 +149,8 @@ pub(super) enum Mistake {
 
 pub(super) const NORMS: &[Tap] = &[
     Tap::AttnNorm,
+    Tap::QNorm,
+    Tap::KNorm,
     Tap::AttnSubNorm,
     Tap::FfnNorm,
     Tap::FfnSubNorm,
@@ -159,6 +171,8 @@ pub(super) const RESIDUALS: &[Tap] = &[Tap::FfnInp, Tap::LayerOut];
 /// Where nothing in a model's types allows a rounding.
 const FLOATS: &[Tap] = &[
     Tap::AttnNorm,
+    Tap::QNorm,
+    Tap::KNorm,
     Tap::QRope,
     Tap::KRope,
     Tap::AttnSubNorm,
@@ -243,6 +257,10 @@ const HYPOTHESES: &[(&[Tap], &[Hypothesis])] = &[
                 "uses the norm's weights of another layer",
             ),
             (M::OtherNormsGamma, "uses the weights of another norm"),
+            (
+                M::NormOverTheRow,
+                "norms the whole row, the model each head of it",
+            ),
             (M::EpsTenfold, "uses a tenfold eps"),
             (M::EpsLeftOut, "leaves out eps"),
             (M::EpsOutsideRoot, "adds eps outside the root"),
@@ -261,6 +279,19 @@ const HYPOTHESES: &[(&[Tap], &[Hypothesis])] = &[
             (M::RopeInverse, "rotates the other way"),
             (M::RopeLeftOut, "does not rotate"),
             (M::RopeHalfTheDims, "rotates only half of the dimensions"),
+            (
+                M::RotatedBeforeNorm,
+                "rotates what comes before the norm of the heads",
+            ),
+            (M::RopeUnscaled, "leaves out the scaling of RoPE"),
+            (
+                M::YarnOnEveryPair,
+                "scales the angles of every pair, the model says YaRN",
+            ),
+            (
+                M::RopeMagnitudeLeftOut,
+                "leaves out the factor on what rotates (YaRN's magnitude)",
+            ),
         ],
     ),
     (

@@ -10,7 +10,7 @@ use std::ops::Range;
 use bitnet_model::tap::{Tap, sites};
 
 use super::answers::{Choice, engine_error};
-use super::inputs::{Inputs, TapAt};
+use super::inputs::{Inputs, OPTIONAL, TapAt};
 use super::maths::Rounding;
 use super::{Batch, Oracle, OracleError};
 
@@ -75,11 +75,8 @@ impl Oracle {
 
     /// Every stage of the model, in the order of the forward pass.
     fn stages(&self) -> Vec<TapAt> {
-        let sub_norm = |tap: &Tap| matches!(tap, Tap::AttnSubNorm | Tap::FfnSubNorm);
-        let taps = Tap::ALL.into_iter();
-        let taps: Vec<Tap> = taps
-            .filter(|tap| self.hyper.sub_norms || !sub_norm(tap))
-            .collect();
+        let has = |tap: &Tap| !OPTIONAL.contains(tap) || self.hyper.norms.contains(tap);
+        let taps: Vec<Tap> = Tap::ALL.into_iter().filter(has).collect();
         let sites = sites(&taps, self.hyper.n_layer);
         sites.map(|(layer, tap)| (tap, layer)).collect()
     }

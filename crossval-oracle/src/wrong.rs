@@ -72,6 +72,8 @@ impl Stage<'_> {
     fn norm(&self, mistake: Mistake) -> Option<Vec<f64>> {
         let (part, x, other) = match self.at.0 {
             Tap::AttnNorm => ("attn_norm", self.stream()?, Some("ffn_norm")),
+            Tap::QNorm => ("attn_q_norm", self.row(Tap::Q)?, Some("attn_k_norm")),
+            Tap::KNorm => ("attn_k_norm", self.row(Tap::K)?, Some("attn_q_norm")),
             Tap::FfnNorm => ("ffn_norm", self.row(Tap::FfnInp)?, Some("attn_norm")),
             Tap::AttnSubNorm => ("attn_sub_norm", self.row(Tap::AttnOut)?, Some("attn_norm")),
             Tap::FfnSubNorm => ("ffn_sub_norm", self.row(Tap::FfnAct)?, None),
@@ -82,39 +84,54 @@ impl Stage<'_> {
         let gamma = |part, layer| self.oracle.gamma(part, layer).ok();
         let own = gamma(part, layer)?;
         let eps = self.oracle.hyper.eps;
-        let ones = vec![1.0; x.len()];
-        let n = x.len() as f64;
+        // A row, or a head of it.
+        let parts = x.chunks(own.len().max(1));
+        let normed = |gamma: &[f64], eps| {
+            let normed = parts.clone().flat_map(|x| maths::rms_norm(x, gamma, eps));
+            normed.collect::<Vec<f64>>()
+        };
         Some(match mistake {
             Mistake::MeanSubtracted => {
-                let mean = x.iter().sum::<f64>() / n;
-                let centred: Vec<f64> = x.iter().map(|v| v - mean).collect();
-                maths::rms_norm(&centred, &own, eps)
+                let centred = parts.flat_map(|x| {
+                    let mean = x.iter().sum::<f64>() / x.len() as f64;
+                    let centred: Vec<f64> = x.iter().map(|v| v - mean).collect();
+                    maths::rms_norm(&centred, &own, eps)
+                });
+                centred.collect()
             }
             Mistake::NormLeftOut => x.to_vec(),
-            Mistake::GammaLeftOut => maths::rms_norm(x, &ones, eps),
+            Mistake::GammaLeftOut => normed(&vec![1.0; own.len()], eps),
             Mistake::GammaPlusOne => {
                 let plus_one: Vec<f64> = own.iter().map(|g| g + 1.0).collect();
-                maths::rms_norm(x, &plus_one, eps)
+                normed(&plus_one, eps)
             }
-            Mistake::OtherLayersGamma => {
-                maths::rms_norm(x, &gamma(part, Some(self.other_layer()?))?, eps)
+            Mistake::OtherLayersGamma => normed(&gamma(part, Some(self.other_layer()?))?, eps),
+            Mistake::OtherNormsGamma => normed(&gamma(other?, layer)?, eps),
+            Mistake::NormOverTheRow if own.len() < x.len() => {
+                let repeated: Vec<f64> = own.iter().copied().cycle().take(x.len()).collect();
+                maths::rms_norm(x, &repeated, eps)
             }
-            Mistake::OtherNormsGamma => maths::rms_norm(x, &gamma(other?, layer)?, eps),
-            Mistake::EpsTenfold => maths::rms_norm(x, &own, 10.0 * eps),
-            Mistake::EpsLeftOut => maths::rms_norm(x, &own, 0.0),
+            Mistake::EpsTenfold => normed(&own, 10.0 * eps),
+            Mistake::EpsLeftOut => normed(&own, 0.0),
             Mistake::EpsOutsideRoot => {
-                let rms = (x.iter().map(|v| v * v).sum::<f64>() / n).sqrt() + eps;
-                x.iter().zip(&own).map(|(v, g)| v / rms * g).collect()
+                let outside = parts.flat_map(|x| {
+                    let square = x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
+                    let rms = square.sqrt() + eps;
+                    x.iter().zip(&own).map(move |(v, g)| v / rms * g)
+                });
+                outside.collect()
             }
             _ => return None,
         })
     }
 
     fn rotation(&self, mistake: Mistake) -> Option<Vec<f64>> {
-        let x = self.row(match self.at.0 {
-            Tap::QRope => Tap::Q,
-            _ => Tap::K,
-        })?;
+        let (normed, plain) = match self.at.0 {
+            Tap::QRope => (Tap::QNorm, Tap::Q),
+            _ => (Tap::KNorm, Tap::K),
+        };
+        let source = self.oracle.normed_or(normed, plain);
+        let x = self.row(source)?;
         let own = &self.oracle.hyper.rope;
         let position = self.position as f64;
         Some(match mistake {
@@ -137,6 +154,26 @@ impl Stage<'_> {
                 ..own.clone()
             }
             .rotate(x, position),
+            Mistake::RotatedBeforeNorm if source == normed => {
+                own.rotate(self.row(plain)?, position)
+            }
+            // Whoever knows nothing of YaRN knows nothing of its magnitude.
+            Mistake::RopeUnscaled if own.scale != 1.0 => Rope {
+                scale: 1.0,
+                yarn: None,
+                ..own.clone()
+            }
+            .rotate(x, position),
+            Mistake::YarnOnEveryPair if own.yarn.is_some() => Rope {
+                yarn: None,
+                ..own.clone()
+            }
+            .rotate(x, position),
+            Mistake::RopeMagnitudeLeftOut if own.factor() != 1.0 => Rope {
+                magnitude: own.magnitude / own.factor(),
+                ..own.clone()
+            }
+            .rotate(x, position),
             _ => return None,
         })
     }
@@ -152,7 +189,9 @@ impl Stage<'_> {
                 let before = self.position.checked_sub(1)?;
                 stored(self.inputs.row((source, self.at.1), before)?)
             }
-            Mistake::CachedBeforeRope => stored(self.row(Tap::K)?),
+            Mistake::CachedBeforeRope => {
+                stored(self.row(self.oracle.normed_or(Tap::KNorm, Tap::K))?)
+            }
             Mistake::KeysForValues => stored(self.row(other)?),
             Mistake::CacheBf16 => {
                 let rounded = self.row(source)?.iter();

@@ -397,6 +397,9 @@ pub struct ModelFacts {
     pub n_head: usize,
     /// Key/value heads.
     pub n_head_kv: usize,
+    /// Values per head; null where they are `n_embd / n_head`.
+    #[serde(default)]
+    pub head_dim: Option<usize>,
     /// Vocabulary size.
     pub n_vocab: usize,
     /// Context length that the model was trained for.
@@ -421,6 +424,13 @@ pub struct ModelFacts {
     /// What one token costs, for the share of the roofline that an engine reaches.
     #[serde(default)]
     pub work: Option<TokenWork>,
+}
+
+impl ModelFacts {
+    /// Values per head.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim.unwrap_or(self.n_embd / self.n_head.max(1))
+    }
 }
 
 /// What one token costs an engine that reads every weight once and multiplies every ternary one once.

@@ -57,6 +57,7 @@ pub fn info() -> TraceInfo {
             n_ff: 4,
             n_head: 2,
             n_head_kv: 1,
+            head_dim: None,
             n_vocab: N_VOCAB,
             n_ctx_train: 64,
             activation: None,

@@ -486,8 +486,9 @@ struct TapObserver<'a> {
 impl TapObserver<'_> {
     fn place(&self, node: &NodeInfo<'_>) -> Option<Place> {
         let n_tokens = self.request.tokens.len();
+        let key = nodes::key(node.name, node.sources.iter().map(|source| source.name));
         self.nodes
-            .place(n_tokens, node.name, node.op, node.occurrence)
+            .place(n_tokens, key, node.op, node.occurrence)
             .filter(|place| self.request.taps.contains(&place.tap))
     }
 

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bitnet_model::Hyperparameters;
 use bitnet_model::tap::Tap;
-use crossval_protocol::{Graph, Graphs};
+use crossval_protocol::{Graph, GraphSource, Graphs};
 
 pub(crate) use self::outline::Outline;
 use self::recognise::{Recognised, recognise};
@@ -36,11 +36,12 @@ pub(crate) enum Shape {
 const PINS: [&str; 3] = ["2024-11", "2026-01", "llama.cpp"];
 
 /// The architectures whose graphs are known, with the pins that build them.
-const GRAPHS: [(&str, &[&str]); 4] = [
+const GRAPHS: [(&str, &[&str]); 5] = [
     ("bitnet", &PINS),
     ("bitnet-25", &["2026-01"]),
     ("bitnet-b1.58", &["2026-01"]),
     ("llama", &PINS),
+    ("qwen3", &["llama.cpp"]),
 ];
 
 /// The architectures that a vintage builds, of those that are known. What is no pin but somebody's checkout may build
@@ -61,6 +62,25 @@ pub(crate) struct Place {
     pub(crate) layout: Layout,
 }
 
+/// What a node goes by: its name, or where nobody gave it one the tensor of the file that it applies.
+pub(crate) fn key<'a>(name: &'a str, mut sources: impl Iterator<Item = &'a str>) -> &'a str {
+    let of_file = |name: &&str| {
+        [".weight", ".scale", ".bias"]
+            .iter()
+            .any(|part| name.ends_with(part))
+    };
+    match is_unnamed(name) {
+        true => sources.find(of_file).unwrap_or(name),
+        false => name,
+    }
+}
+
+/// Whether ggml has numbered the node, since its builder gave it no name.
+fn is_unnamed(name: &str) -> bool {
+    let number = name.strip_prefix("node_");
+    number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// Maps nodes to taps for one model.
 #[derive(Debug, Default)]
 pub(crate) struct NodeMap {
@@ -68,7 +88,7 @@ pub(crate) struct NodeMap {
     kinds: [Nodes; 2],
 }
 
-/// By name: operation and occurrence among nodes of both.
+/// By [`key`]: operation and occurrence among nodes of both.
 type Nodes = HashMap<String, Vec<(String, u32, Place)>>;
 
 impl NodeMap {
@@ -94,7 +114,12 @@ impl NodeMap {
             for (node, place) in graph.nodes.iter().zip(places) {
                 let seen = occurrences.entry((&node.name, &node.op)).or_insert(0);
                 if let Some(place) = place {
-                    let of_name = nodes.entry(node.name.clone()).or_default();
+                    let tensors = node.sources.iter().filter_map(|source| match source {
+                        GraphSource::Tensor(name) => Some(name.as_str()),
+                        GraphSource::Node(_) => None,
+                    });
+                    let of_name = nodes.entry(key(&node.name, tensors).to_owned());
+                    let of_name = of_name.or_default();
                     of_name.push((node.op.clone(), *seen, place));
                 }
                 *seen += 1;
@@ -113,16 +138,16 @@ impl NodeMap {
         (map, graphs)
     }
 
-    /// What a node of an evaluation of `n_tokens` is.
+    /// What a node of an evaluation of `n_tokens` is, by the name under which [`key`] has it.
     pub(crate) fn place(
         &self,
         n_tokens: usize,
-        name: &str,
+        key: &str,
         op: &str,
         occurrence: u32,
     ) -> Option<Place> {
         let kind = usize::from(n_tokens != 1);
-        let mut nodes = self.kinds[kind].get(name)?.iter();
+        let mut nodes = self.kinds[kind].get(key)?.iter();
         let found = nodes.find(|(of, seen, _)| of == op && *seen == occurrence);
         found.map(|(_, _, place)| *place)
     }

@@ -496,6 +496,7 @@ mod tests {
             n_ff: 8,
             n_head: 1,
             n_head_kv: 1,
+            head_dim: None,
             n_vocab: 8,
             n_ctx_train: 8,
             activation: None,

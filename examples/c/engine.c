@@ -184,7 +184,7 @@ static int fits(const char *key, uint32_t size) {
 /* Reads the metadata into the model; returns what general.alignment says. */
 static int read_metadata(Reader *reader, uint64_t n_keys, Model *model, uint64_t *alignment) {
     uint32_t rope_dims = 0, key_length = 0, value_length = 0;
-    float rope_factor = 1, rope_scale = 1;
+    float rope_factor = 1, rope_scale = 1, rope_magnitude = 1;
     struct {
         const char *key;
         uint32_t kind;
@@ -203,6 +203,7 @@ static int read_metadata(Reader *reader, uint64_t n_keys, Model *model, uint64_t
         {"llama.attention.value_length", U32, &value_length},
         {"llama.rope.scaling.factor", F32_VALUE, &rope_factor},
         {"llama.rope.scale_linear", F32_VALUE, &rope_scale},
+        {"llama.rope.scaling.attn_factor", F32_VALUE, &rope_magnitude},
     };
     int is_llama = 0;
     uint64_t i;
@@ -248,7 +249,8 @@ static int read_metadata(Reader *reader, uint64_t n_keys, Model *model, uint64_t
         return refuse("%u heads, %u for keys, of %u values", model->n_head, model->n_head_kv, model->n_embd);
     }
     if ((rope_dims != 0 && rope_dims != model->head_dim) || (key_length != 0 && key_length != model->head_dim) ||
-        (value_length != 0 && value_length != model->head_dim) || rope_factor != 1 || rope_scale != 1) {
+        (value_length != 0 && value_length != model->head_dim) || rope_factor != 1 || rope_scale != 1 ||
+        rope_magnitude != 1) {
         return refuse("partial or scaled RoPE, or heads of other sizes");
     }
     return (model->eps > 0 && model->rope_base > 0) || refuse("no eps, or no base of RoPE, above 0");

@@ -148,7 +148,8 @@ class Model:
         self.eps = key("attention.layer_norm_rms_epsilon")
         self.rope_base = key("rope.freq_base", 10000.0)
         self.head_dim = self.n_embd // self.n_head
-        if key("rope.dimension_count", self.head_dim) != self.head_dim or key("rope.scaling.factor", 1.0) != 1.0:
+        scaling = [key(f"rope.scaling.{part}", 1.0) for part in ("factor", "attn_factor")]
+        if key("rope.dimension_count", self.head_dim) != self.head_dim or scaling != [1.0, 1.0]:
             raise BadModel(f"{path}: partial or scaled RoPE")
         self.n_vocab = len(gguf.metadata.get("tokenizer.ggml.tokens", [])) or key("vocab_size")
 

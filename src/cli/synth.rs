@@ -38,6 +38,9 @@ pub(super) struct Args {
     /// Key/value heads
     #[arg(long, value_name = "N")]
     kv_heads: Option<u32>,
+    /// Values per head [default: the heads divide --embd]
+    #[arg(long, value_name = "N")]
+    head_dim: Option<u32>,
     /// Width of the feed-forward network
     #[arg(long, value_name = "N")]
     ffn: Option<u32>,
@@ -169,6 +172,7 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
             NormType::F16 => TensorType::F16,
         },
         activation: args.activation,
+        head_dim: args.head_dim,
         ..SynthOptions::new(args.arch, preset, args.seed)
     };
     if let Some(StressArg::I16Overflow) = args.stress {

@@ -1,5 +1,5 @@
-//! How a model computes: llama.cpp's graph builders (`build_bitnet`, `build_bitnet_158`, `build_llama`). The oracle says
-//! it again in its own words.
+//! How a model computes: llama.cpp's graph builders (`build_bitnet`, `build_bitnet_158`, `build_llama`, `qwen3`). The
+//! oracle says it again in its own words.
 
 use bitnet_model::{Architecture, Hyperparameters};
 
@@ -28,9 +28,10 @@ impl Definition {
     pub fn of(hyperparameters: &Hyperparameters) -> Definition {
         Definition {
             rope_style: match hyperparameters.architecture {
-                Architecture::Bitnet | Architecture::Bitnet25 | Architecture::BitnetB158 => {
-                    RopeStyle::Neox
-                }
+                Architecture::Bitnet
+                | Architecture::Bitnet25
+                | Architecture::BitnetB158
+                | Architecture::Qwen3 => RopeStyle::Neox,
                 Architecture::Llama => RopeStyle::Norm,
             },
             activation: hyperparameters.activation.function,

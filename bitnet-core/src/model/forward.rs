@@ -226,6 +226,14 @@ impl Pass<'_> {
         taps.see(Tap::Q, q)?;
         taps.see(Tap::K, k)?;
         taps.see(Tap::V, v)?;
+        if let Some(gamma) = &layer.q_norm {
+            norm(compute, q, gamma, config);
+            taps.see(Tap::QNorm, q)?;
+        }
+        if let Some(gamma) = &layer.k_norm {
+            norm(compute, k, gamma, config);
+            taps.see(Tap::KNorm, k)?;
+        }
 
         let skipped = self.skipped;
         let style = self.model.definition.rope_style;
@@ -346,7 +354,7 @@ impl Pass<'_> {
     }
 }
 
-/// RMS norm of every row of `x`.
+/// RMS norm of every `gamma.len()` values of `x`: a row, or a head.
 fn norm(compute: &Compute, x: &mut [f32], gamma: &[f32], config: &Hyperparameters) {
     let kernel = compute.kernel;
     compute.pool.rows(x, gamma.len(), |_, row| {

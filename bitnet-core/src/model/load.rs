@@ -52,14 +52,16 @@ struct Loader<'a> {
 impl<'a> Loader<'a> {
     fn layer(&self, hyperparameters: &Hyperparameters, i: usize) -> Result<Layer, Error> {
         let name = |part: &str| format!("blk.{i}.{part}");
-        let sub_norm = |tap, part: &str| match hyperparameters.architecture.has(tap) {
+        let norm_of = |tap, part: &str| match hyperparameters.architecture.has(tap) {
             true => self.vector(&name(part)).map(Some),
             false => Ok(None),
         };
         Ok(Layer {
             trits: OnceLock::new(),
-            attn_sub_norm: sub_norm(Tap::AttnSubNorm, "attn_sub_norm.weight")?,
-            ffn_sub_norm: sub_norm(Tap::FfnSubNorm, "ffn_sub_norm.weight")?,
+            q_norm: norm_of(Tap::QNorm, "attn_q_norm.weight")?,
+            k_norm: norm_of(Tap::KNorm, "attn_k_norm.weight")?,
+            attn_sub_norm: norm_of(Tap::AttnSubNorm, "attn_sub_norm.weight")?,
+            ffn_sub_norm: norm_of(Tap::FfnSubNorm, "ffn_sub_norm.weight")?,
             attn_norm: self.vector(&name("attn_norm.weight"))?,
             q: self.linear(&name("attn_q"))?,
             k: self.linear(&name("attn_k"))?,

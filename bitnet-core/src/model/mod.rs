@@ -1,7 +1,8 @@
 //! The model: its weights, and sessions that evaluate tokens.
 //!
 //! A `bitnet*` layer is RMS norm, q/k/v, RoPE, attention, sub-norm, output projection, residual; RMS norm, gate and
-//! up, activation, sub-norm, down projection, residual. `llama` is the same without the sub-norms.
+//! up, activation, sub-norm, down projection, residual. `llama` is the same without the sub-norms, `qwen3` too, with a norm of
+//! each head of queries and keys before RoPE.
 
 mod attention;
 mod definition;
@@ -55,6 +56,8 @@ struct Layer {
     q: Linear,
     k: Linear,
     v: Linear,
+    q_norm: Option<Vec<f32>>,
+    k_norm: Option<Vec<f32>>,
     attn_sub_norm: Option<Vec<f32>>,
     output: Linear,
     ffn_norm: Vec<f32>,

@@ -69,9 +69,27 @@ fn refusals_name_the_file_and_the_fault() {
             "bitnet.expert_count",
         ),
         case(
-            |m| m.set("bitnet.rope.scaling.type", "yarn"),
+            |m| m.set("bitnet.rope.scaling.type", "longrope"),
             Unsupported,
-            "yarn",
+            "longrope",
+        ),
+        case(
+            |m| {
+                m.set("bitnet.rope.scaling.type", "yarn");
+                m.set("bitnet.rope.scaling.factor", 0.5f32);
+            },
+            Unsupported,
+            "bitnet.rope.scaling.factor",
+        ),
+        case(
+            |m| m.set("bitnet.rope.scaling.attn_factor", 0f32),
+            BadFile,
+            "bitnet.rope.scaling.attn_factor",
+        ),
+        case(
+            |m| m.set("bitnet.attention.sliding_window", 32u32),
+            Unsupported,
+            "bitnet.attention.sliding_window",
         ),
         case(
             |m| m.set("bitnet.attention.value_length", 16u32),
@@ -156,6 +174,25 @@ fn linear_rope_scaling_divides_the_angles() {
     model.set("bitnet.rope.scaling.type", "linear");
     model.set("bitnet.rope.scaling.factor", 4f32);
     assert_eq!(model.load().unwrap().hyperparameters().rope_scale, 0.25);
+    // Read only where something is scaled.
+    model.set("bitnet.rope.scaling.type", "none");
+    model.set("bitnet.rope.scaling.factor", f32::NAN);
+    assert_eq!(model.load().unwrap().hyperparameters().rope_scale, 1.0);
+}
+
+#[test]
+fn yarn_extends_the_context_of_the_training_unless_the_file_names_another() {
+    let mut model = Synthetic::new(&SPECS[0]);
+    model.set("bitnet.rope.scaling.type", "yarn");
+    model.set("bitnet.rope.scale_linear", 4f32);
+    for (named, want) in [(None, 64), (Some(0u32), 64), (Some(16), 16)] {
+        if let Some(named) = named {
+            model.set("bitnet.rope.scaling.original_context_length", named);
+        }
+        let loaded = model.load().unwrap();
+        let config = loaded.hyperparameters();
+        assert_eq!((config.rope_scale, config.yarn_ctx), (0.25, Some(want)));
+    }
 }
 
 #[test]

@@ -93,9 +93,30 @@ impl Stages<'_> {
         let Hyperparameters {
             head_dim,
             rope_base,
+            rope_scale,
+            yarn_ctx,
+            rope_magnitude,
             ..
         } = *self.config;
         let half = head_dim / 2;
+        // The pair that turns so many times in the training's context.
+        let pair_of = |n_ctx: usize, turns: f64| {
+            let length = n_ctx as f64 / (2.0 * std::f64::consts::PI * turns);
+            half as f64 * length.ln() / f64::from(rope_base).ln()
+        };
+        let (scale, mut magnitude) = (f64::from(rope_scale), f64::from(rope_magnitude));
+        if yarn_ctx.is_some() {
+            magnitude *= 1.0 - 0.1 * scale.ln();
+        }
+        let scaled = |pair: usize| {
+            let Some(n_ctx) = yarn_ctx else {
+                return scale;
+            };
+            let first = pair_of(n_ctx, 32.0).floor().max(0.0);
+            let last = pair_of(n_ctx, 1.0).ceil();
+            let along = ((pair as f64 - first) / (last - first)).clamp(0.0, 1.0);
+            1.0 + along * (scale - 1.0)
+        };
         let factors = self.weights.get("rope_freqs.weight");
         let mut out = x.to_vec();
         let width = x.len() / TOKENS.len();
@@ -104,7 +125,8 @@ impl Stages<'_> {
             for pair in 0..half {
                 let factor = factors.map_or(1.0, |factors| factors[pair]);
                 let frequency = f64::from(rope_base).powf(-(pair as f64) / half as f64);
-                let (sin, cos) = (position * frequency / factor).sin_cos();
+                let (sin, cos) = (position * frequency / factor * scaled(pair)).sin_cos();
+                let (sin, cos) = (magnitude * sin, magnitude * cos);
                 let (a, b) = match self.definition.rope_style {
                     RopeStyle::Neox => (pair, pair + half),
                     RopeStyle::Norm => (2 * pair, 2 * pair + 1),
@@ -198,8 +220,14 @@ fn every_stage_follows_from_the_one_before() {
                 let ty = spec.type_of(part);
                 s.check(tap, &s.linear(&h, n_embd, part, ty), limit(ty));
             }
-            s.check(Tap::QRope, &s.rotate(&s.tap(Tap::Q)), 1e-12);
-            s.check(Tap::KRope, &s.rotate(&s.tap(Tap::K)), 1e-12);
+            let (mut q, mut k) = (s.tap(Tap::Q), s.tap(Tap::K));
+            if config.architecture.has(Tap::QNorm) {
+                s.check(Tap::QNorm, &s.norm(&q, "attn_q_norm.weight"), 1e-13);
+                s.check(Tap::KNorm, &s.norm(&k, "attn_k_norm.weight"), 1e-13);
+                (q, k) = (s.tap(Tap::QNorm), s.tap(Tap::KNorm));
+            }
+            s.check(Tap::QRope, &s.rotate(&q), 1e-12);
+            s.check(Tap::KRope, &s.rotate(&k), 1e-12);
             let f16 = |x: Vec<f64>| -> Vec<f64> {
                 x.iter()
                     .map(|&v| f64::from(half::f16::from_f64(v)))

@@ -38,7 +38,7 @@ pub struct Synthetic {
 }
 
 /// Types of the matrices in the layers and of the embedding, and whether there are biases, scales, frequency factors,
-/// an output matrix, and keys of another type than the rest.
+/// an output matrix, YaRN, and keys of another type than the rest.
 pub struct Spec {
     pub architecture: &'static str,
     pub matrices: TensorType,
@@ -47,7 +47,7 @@ pub struct Spec {
 }
 
 /// Every architecture, and every tensor type where it may stand.
-pub const SPECS: [Spec; 11] = [
+pub const SPECS: [Spec; 12] = [
     spec("bitnet", TensorType::I2_S, TensorType::F16, false),
     spec("bitnet-25", TensorType::I2_S, TensorType::F32, true),
     spec("bitnet-b1.58", TensorType::I2_S, TensorType::Q6_K, true),
@@ -64,6 +64,7 @@ pub const SPECS: [Spec; 11] = [
         TensorType::Q2_0_128,
         true,
     ),
+    spec("qwen3", TensorType::I2_S, TensorType::F16, false),
 ];
 
 impl Spec {
@@ -119,9 +120,14 @@ impl Synthetic {
         new.set(&format!("{name}.attention.layer_norm_rms_epsilon"), 1e-5f32);
         new.set(&format!("{name}.rope.freq_base"), 5000f32);
         new.set("general.architecture", name);
+        if extras && name == "llama" {
+            new.set("llama.rope.scaling.type", "yarn");
+            new.set("llama.rope.scaling.factor", 8f32);
+            new.set("llama.rope.scaling.attn_factor", 1.25f32);
+        }
         new.set("tokenizer.ggml.tokens", Array::Str(tokens));
 
-        let bitnet = name != "llama";
+        let bitnet = name.starts_with("bitnet");
         new.matrix("token_embd.weight", N_VOCAB, N_EMBD, embedding);
         new.vector("output_norm.weight", N_EMBD, 1.0);
         if extras {
@@ -151,6 +157,8 @@ impl Synthetic {
             for (part, n, due) in [
                 ("attn_norm", N_EMBD, true),
                 ("ffn_norm", N_EMBD, true),
+                ("attn_q_norm", HEAD_DIM, name == "qwen3"),
+                ("attn_k_norm", HEAD_DIM, name == "qwen3"),
                 ("attn_sub_norm", N_EMBD, bitnet),
                 ("ffn_sub_norm", N_FF, bitnet),
             ] {

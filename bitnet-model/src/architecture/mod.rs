@@ -5,6 +5,7 @@ mod bitnet;
 mod bitnet_25;
 mod bitnet_b158;
 mod llama;
+mod qwen3;
 
 use std::fmt;
 
@@ -28,7 +29,7 @@ struct Family {
 }
 
 /// Taps that only some families have.
-const OPTIONAL: [Tap; 2] = [Tap::AttnSubNorm, Tap::FfnSubNorm];
+const OPTIONAL: [Tap; 4] = [Tap::QNorm, Tap::KNorm, Tap::AttnSubNorm, Tap::FfnSubNorm];
 
 /// Makes the enum and the list of all from one list.
 macro_rules! architectures {
@@ -58,6 +59,8 @@ architectures! {
     BitnetB158 = bitnet_b158;
     /// LLaMA.
     Llama = llama;
+    /// Qwen3.
+    Qwen3 = qwen3;
 }
 
 impl Architecture {
@@ -142,9 +145,15 @@ mod tests {
     }
 
     #[test]
-    fn sub_norms_are_bitnets() {
-        assert_eq!(Architecture::BitnetB158.taps(), Tap::ALL);
-        assert!(!Architecture::Llama.has(Tap::AttnSubNorm));
-        assert_eq!(Architecture::Llama.taps().len(), Tap::ALL.len() - 2);
+    fn each_family_has_norms_of_its_own() {
+        let own = |architecture: Architecture| -> Vec<Tap> {
+            let taps = architecture.taps().into_iter();
+            taps.filter(|tap| OPTIONAL.contains(tap)).collect()
+        };
+        let sub_norms = [Tap::AttnSubNorm, Tap::FfnSubNorm];
+        assert_eq!(own(Architecture::BitnetB158), sub_norms);
+        assert_eq!(own(Architecture::Llama), []);
+        assert_eq!(own(Architecture::Qwen3), [Tap::QNorm, Tap::KNorm]);
+        assert_eq!(Architecture::Llama.taps().len(), Tap::ALL.len() - 4);
     }
 }

@@ -149,6 +149,9 @@ fn an_activation_that_nobody_names() {
     let says = silent.says("architecture-unknown").unwrap();
     let lack = "unknown to BitNet.cpp 2024-11, BitNet.cpp 2026-07 and llama.cpp";
     assert!(says.contains(lack), "{says}");
+    let says = made("qwen3", Vec::new()).says("architecture-unknown");
+    let lack = "unknown to BitNet.cpp 2024-11 and BitNet.cpp 2026-01";
+    assert!(says.as_ref().is_some_and(|s| s.ends_with(lack)), "{says:?}");
     let named = made(
         "bitnet-25",
         vec![("bitnet-25.hidden_activation", "relu2".into())],

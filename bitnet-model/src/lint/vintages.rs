@@ -1,7 +1,7 @@
 //! The lines of BitNet.cpp and llama.cpp that people have, and what each takes the same numbers and names for. Read in
 //! their sources: `llama.h`, `ggml.h`, the graph builders, and what the vocabulary's loader knows.
 
-use crate::Architecture::{self, Bitnet, Bitnet25, BitnetB158, Llama};
+use crate::Architecture::{self, Bitnet, Bitnet25, BitnetB158, Llama, Qwen3};
 use crate::activation::Activation::{self, Relu2, Silu};
 
 /// A line of engines that reads files in its own way.
@@ -44,7 +44,12 @@ pub(super) const VINTAGES: &[Vintage] = &[
     // As published: one graph for both. Its converter still writes 40 for I2_S.
     Vintage {
         name: "BitNet.cpp 2026-07",
-        architectures: &[(Bitnet, Silu), (BitnetB158, Silu), (Llama, Silu)],
+        architectures: &[
+            (Bitnet, Silu),
+            (BitnetB158, Silu),
+            (Llama, Silu),
+            (Qwen3, Silu),
+        ],
         file_types: &[
             (38, "MXFP4"),
             (39, "NVFP4"),
@@ -67,7 +72,7 @@ pub(super) const VINTAGES: &[Vintage] = &[
     },
     Vintage {
         name: "llama.cpp",
-        architectures: &[(Bitnet, Silu), (Llama, Silu)],
+        architectures: &[(Bitnet, Silu), (Llama, Silu), (Qwen3, Silu)],
         file_types: &[(38, "MXFP4"), (39, "NVFP4"), (40, "Q1_0"), (41, "Q2_0")],
         tensor_types: &[(39, "MXFP4"), (40, "NVFP4"), (41, "Q1_0"), (42, "Q2_0")],
         pre_tokenizers: NEWER_PRE_TOKENIZERS,

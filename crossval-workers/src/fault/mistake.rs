@@ -16,17 +16,23 @@ const PRODUCTS: &[Tap] = &[
 ];
 const NORMS: &[Tap] = &[
     Tap::AttnNorm,
+    Tap::QNorm,
+    Tap::KNorm,
     Tap::AttnSubNorm,
     Tap::FfnNorm,
     Tap::FfnSubNorm,
     Tap::FinalNorm,
 ];
+/// Of each head by itself.
+const HEAD_NORMS: &[Tap] = &[Tap::QNorm, Tap::KNorm];
 const ROTATIONS: &[Tap] = &[Tap::QRope, Tap::KRope];
 const CACHES: &[Tap] = &[Tap::KCache, Tap::VCache];
 const RESIDUALS: &[Tap] = &[Tap::FfnInp, Tap::LayerOut];
 /// Where nothing in a model's types allows a rounding.
 const FLOATS: &[Tap] = &[
     Tap::AttnNorm,
+    Tap::QNorm,
+    Tap::KNorm,
     Tap::QRope,
     Tap::KRope,
     Tap::AttnSubNorm,
@@ -118,6 +124,8 @@ catalogue! {
     OtherLayersGamma("other-layers-gamma", NORMS, needs "another layer"),
     /// The weights of the layer's other norm of that width.
     OtherNormsGamma("other-norms-gamma", NORMS, needs "another norm of the same width"),
+    /// One norm for the whole row, where each head has its own.
+    NormOverTheRow("norm-over-the-row", HEAD_NORMS, needs "several heads"),
     /// A tenfold eps.
     EpsTenfold("eps-tenfold", NORMS, needs "inputs so small that eps does more than f32 rounding"),
     /// No eps.
@@ -138,6 +146,14 @@ catalogue! {
     RopeLeftOut("rope-left-out", ROTATIONS, needs "a position other than 0"),
     /// Only the first half of the pairs rotates.
     RopeHalfTheDims("rope-half-the-dims", ROTATIONS, needs "a position other than 0"),
+    /// What the norm of its heads should have come before.
+    RotatedBeforeNorm("rotated-before-norm", ROTATIONS, needs "norms of queries and keys"),
+    /// Angles as if the context was that of the training.
+    RopeUnscaled("rope-unscaled", ROTATIONS, needs "a scaled rotation, and a position other than 0"),
+    /// YaRN's factor on the angles of every pair, and none on the values.
+    YarnOnEveryPair("yarn-on-every-pair", ROTATIONS, needs "YaRN"),
+    /// What rotates keeps its size.
+    RopeMagnitudeLeftOut("rope-magnitude-left-out", ROTATIONS, needs "YaRN, or another factor on what rotates"),
     /// The row of the position before.
     StaleRow("stale-row", CACHES, needs "a position before"),
     /// The row that the first sequence had at this position.

@@ -16,7 +16,7 @@ use super::weights::{matrix, vector};
 /// The taps that a stage starts from, and those that it starts from by mistake.
 pub(super) fn sources(tap: Tap) -> impl Iterator<Item = Tap> {
     let by_mistake: &[Tap] = match tap {
-        Tap::KCache => &[Tap::K, Tap::V, Tap::KCache],
+        Tap::KCache => &[Tap::KNorm, Tap::K, Tap::V, Tap::KCache],
         Tap::VCache => &[Tap::KRope, Tap::VCache],
         Tap::AttnOut => &[Tap::QRope, Tap::KCache],
         Tap::FfnInp => &[Tap::AttnNorm],
@@ -83,9 +83,13 @@ impl<'a> Stage<'a> {
             | Tap::FfnDown
             | Tap::Logits => return self.product(positions),
             Tap::Embd => Stage::embedding,
-            Tap::AttnNorm | Tap::AttnSubNorm | Tap::FfnNorm | Tap::FfnSubNorm | Tap::FinalNorm => {
-                Stage::norm
-            }
+            Tap::AttnNorm
+            | Tap::QNorm
+            | Tap::KNorm
+            | Tap::AttnSubNorm
+            | Tap::FfnNorm
+            | Tap::FfnSubNorm
+            | Tap::FinalNorm => Stage::norm,
             Tap::QRope | Tap::KRope => Stage::rotation,
             Tap::KCache | Tap::VCache => Stage::cache,
             Tap::AttnProbs => Stage::probabilities,
@@ -106,6 +110,14 @@ impl<'a> Stage<'a> {
     /// A row of the same layer.
     pub(super) fn input(&self, tap: Tap, position: usize) -> Result<&'a [f64], InjectError> {
         self.input_of(tap, self.layer, position)
+    }
+
+    /// The later of two taps, where the model has it.
+    fn last_of(&self, later: Tap, earlier: Tap) -> Tap {
+        match self.config.architecture.has(later) {
+            true => later,
+            false => earlier,
+        }
     }
 
     /// A row of the residual stream in front of the layer; in front of the output without one.
@@ -161,6 +173,8 @@ impl<'a> Stage<'a> {
     fn norm(&self, position: usize) -> Result<Vec<f64>, InjectError> {
         let (x, own, other) = match self.tap {
             Tap::AttnNorm => (self.stream(position)?, "attn_norm", "ffn_norm"),
+            Tap::QNorm => (self.input(Tap::Q, position)?, "attn_q_norm", "attn_k_norm"),
+            Tap::KNorm => (self.input(Tap::K, position)?, "attn_k_norm", "attn_q_norm"),
             Tap::AttnSubNorm => {
                 let x = self.input(Tap::AttnOut, position)?;
                 (x, "attn_sub_norm", "attn_norm")
@@ -177,16 +191,24 @@ impl<'a> Stage<'a> {
             Some(Mistake::OtherLayersGamma) => (own, self.other_layer()),
             _ => (own, self.layer),
         };
+        let width = match self.tap {
+            Tap::QNorm | Tap::KNorm => self.config.head_dim,
+            _ => x.len(),
+        };
         let mut gamma = self.gamma(part, layer)?;
-        if gamma.len() != x.len() {
+        if gamma.len() != width {
             gamma = self.gamma(own, self.layer)?;
         }
-        Ok(norm(
-            x,
-            &gamma,
-            f64::from(self.config.rms_eps),
-            self.mistake,
-        ))
+        let at_once = match self.mistake {
+            Some(Mistake::NormOverTheRow) => x.len(),
+            _ => width,
+        };
+        let gamma: Vec<f64> = gamma.iter().copied().cycle().take(at_once).collect();
+        let eps = f64::from(self.config.rms_eps);
+        let normed = x
+            .chunks(at_once)
+            .flat_map(|x| norm(x, &gamma, eps, self.mistake));
+        Ok(normed.collect())
     }
 
     fn gamma(&self, part: &str, layer: Option<usize>) -> Result<Vec<f64>, InjectError> {
@@ -198,10 +220,15 @@ impl<'a> Stage<'a> {
     }
 
     fn rotation(&self, position: usize) -> Result<Vec<f64>, InjectError> {
-        let mut row = match self.tap {
-            Tap::QRope => self.input(Tap::Q, position)?.to_vec(),
-            _ => self.input(Tap::K, position)?.to_vec(),
+        let (plain, normed) = match self.tap {
+            Tap::QRope => (Tap::Q, Tap::QNorm),
+            _ => (Tap::K, Tap::KNorm),
         };
+        let source = match self.makes(Mistake::RotatedBeforeNorm) {
+            true => plain,
+            false => self.last_of(normed, plain),
+        };
+        let mut row = self.input(source, position)?.to_vec();
         let factors = vector(self.gguf, "rope_freqs.weight")?;
         let position = position as f64;
         let turns = match self.mistake {
@@ -222,20 +249,21 @@ impl<'a> Stage<'a> {
         };
         let halves =
             self.makes(Mistake::OtherPairing) != (self.definition.rope_style == RopeStyle::Neox);
+        let scaling = Scaling::of(self.config, self.mistake);
         for head in row.chunks_exact_mut(self.config.head_dim) {
             for pair in 0..dims / 2 {
                 let stretch = factors.as_ref().map_or(1.0, |factors| factors[pair]);
                 let step = base.powf(-((2 * pair) as f64) / dims as f64);
-                let angle = turns * step * f64::from(self.config.rope_scale) / stretch;
                 let angle = match self.mistake {
                     Some(Mistake::F32Angles) => f64::from(turns as f32 * (step / stretch) as f32),
-                    _ => angle,
+                    _ => turns * step / stretch,
                 };
+                let angle = angle * scaling.of_pair(pair);
                 let (i, j) = match halves {
                     true => (pair, pair + dims / 2),
                     false => (2 * pair, 2 * pair + 1),
                 };
-                let (x, y) = (head[i], head[j]);
+                let (x, y) = (head[i] * scaling.magnitude, head[j] * scaling.magnitude);
                 head[i] = x * angle.cos() - y * angle.sin();
                 head[j] = x * angle.sin() + y * angle.cos();
             }
@@ -250,7 +278,7 @@ impl<'a> Stage<'a> {
             return Ok(row.to_vec());
         }
         let source = match (self.tap, self.mistake) {
-            (Tap::KCache, Some(Mistake::CachedBeforeRope)) => Tap::K,
+            (Tap::KCache, Some(Mistake::CachedBeforeRope)) => self.last_of(Tap::KNorm, Tap::K),
             (Tap::KCache, Some(Mistake::KeysForValues)) => Tap::V,
             (Tap::KCache, _) | (_, Some(Mistake::KeysForValues)) => Tap::KRope,
             _ => Tap::V,
@@ -423,6 +451,66 @@ impl<'a> Stage<'a> {
             _ => gated(gate) * up,
         });
         Ok(row.collect())
+    }
+}
+
+/// How a model stretches its rotation beyond the context of its training.
+struct Scaling {
+    /// Factor on the angles that are scaled.
+    factor: f64,
+    /// The pairs between which that sets in, of YaRN; else all are scaled.
+    ramp: Option<(f64, f64)>,
+    /// Factor on the values.
+    magnitude: f64,
+}
+
+impl Scaling {
+    fn of(config: &Hyperparameters, mistake: Option<Mistake>) -> Scaling {
+        let factor = f64::from(config.rope_scale);
+        let dims = config.rope_dim as f64;
+        // Solved for the pair: context / (2 pi turns) = base^(2 pair / dims).
+        let pair = |context: usize, turns: f64| {
+            let length = context as f64 / (std::f64::consts::TAU * turns);
+            dims * length.log(f64::from(config.rope_base)) / 2.0
+        };
+        let ramp = config.yarn_ctx.map(|context| {
+            let begin = pair(context, 32.0).floor().max(0.0);
+            (begin, pair(context, 1.0).ceil().min(dims - 1.0))
+        });
+        let of_yarn = match ramp {
+            Some(_) => 1.0 + 0.1 * (1.0 / factor).ln(),
+            None => 1.0,
+        };
+        let own = f64::from(config.rope_magnitude);
+        let all = Scaling {
+            factor,
+            ramp,
+            magnitude: own * of_yarn,
+        };
+        match mistake {
+            Some(Mistake::RopeUnscaled) if factor != 1.0 => Scaling {
+                factor: 1.0,
+                ramp: None,
+                magnitude: own,
+            },
+            Some(Mistake::YarnOnEveryPair) => Scaling {
+                ramp: None,
+                magnitude: own,
+                ..all
+            },
+            Some(Mistake::RopeMagnitudeLeftOut | Mistake::RopeLeftOut) => Scaling {
+                magnitude: 1.0,
+                ..all
+            },
+            _ => all,
+        }
+    }
+
+    fn of_pair(&self, pair: usize) -> f64 {
+        let scaled = self.ramp.map_or(1.0, |(begin, end)| {
+            ((pair as f64 - begin) / (end - begin).max(0.001)).clamp(0.0, 1.0)
+        });
+        1.0 - scaled * (1.0 - self.factor)
     }
 }
 

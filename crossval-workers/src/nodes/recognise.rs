@@ -6,8 +6,8 @@ use bitnet_model::Hyperparameters;
 use bitnet_model::tap::{Tap, Weight, sites};
 use crossval_protocol::{Graph, GraphNode, GraphSource, TakenFor};
 
-use super::Place;
-use super::table::{Generation, Input, Layout, Row, TABLE};
+use super::table::{Generation, Input, Layout, Row, TABLE, UNNAMED};
+use super::{Place, is_unnamed};
 
 /// Operations that give the values of their first source another shape.
 const VIEWS: [&str; 5] = ["VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE", "CONT"];
@@ -100,7 +100,10 @@ fn connected(graph: &Graph, these: impl Fn(usize) -> bool) -> Vec<bool> {
 
 /// The name that the graph's builder gave, without what ggml appends: ` (view)`, ` (copy of Kcur-3)`.
 pub(super) fn plain_name(node: &GraphNode) -> &str {
-    node.name.split(" (").next().unwrap_or_default()
+    match is_unnamed(&node.name) {
+        true => UNNAMED,
+        false => node.name.split(" (").next().unwrap_or_default(),
+    }
 }
 
 /// The source that a node is another shape of.
@@ -169,7 +172,7 @@ impl Search<'_> {
                 Generation::Either => "",
             };
             let name = format!("{name}{whose}");
-            if !names.contains(&name) {
+            if row.name != UNNAMED && !names.contains(&name) {
                 names.push(name);
             }
         }
@@ -212,7 +215,10 @@ impl Search<'_> {
                 let from = from.join(", ");
                 Misfit::Inputs(format!("{it} is computed from something else: {from}"))
             };
-            worst = worst.or(misfit);
+            // What has no name is nobody's, unless it fits.
+            if name != UNNAMED {
+                worst = worst.or(misfit);
+            }
         }
         fits.ok_or(worst)
     }
@@ -388,7 +394,9 @@ fn is_part(name: &str, tap: Tap, layer: Option<usize>, suffix: &str) -> bool {
     let block = layer.map_or(String::new(), |layer| format!("blk.{layer}."));
     let is = |weight: &str| name == format!("{block}{weight}.{suffix}");
     match tap.weight() {
-        Some(Weight::Norm(weight) | Weight::Matrix(weight)) => is(weight),
+        Some(Weight::Norm(weight) | Weight::HeadNorm(weight) | Weight::Matrix(weight)) => {
+            is(weight)
+        }
         Some(Weight::Head) => is("output") || is("token_embd"),
         None => false,
     }

@@ -82,6 +82,9 @@ const fn row(
     }
 }
 
+/// What a graph's builder gave no name: ggml then numbers it, which says nothing. The tensor that it applies is its mark.
+pub(super) const UNNAMED: &str = "unnamed";
+
 const WEIGHT: Input = Part("weight");
 /// Of a product, what may follow it; the last of them ends the stage.
 const SCALED: &[Input] = &[Any, Part("scale")];
@@ -115,8 +118,10 @@ pub(super) const TABLE: &[Row] = &[
     row(V,           Either,    "Vcur-{}",             "MUL",      SCALED,                                     Rows),
     row(V,           Either,    "Vcur-{}",             "MUL_MAT",  &[WEIGHT, Is(&[AttnNorm])],                 Rows),
 
-    row(QRope,       Either,    "Qcur-{}",             "ROPE",     &[Is(&[Q])],                                Rows),
-    row(KRope,       Either,    "Kcur-{}",             "ROPE",     &[Is(&[K])],                                Rows),
+    row(QNorm,       Either,    "Qcur_normed-{}",      "MUL",      &[Op("RMS_NORM", &[Is(&[Q])]), WEIGHT],      Rows),
+    row(KNorm,       Either,    "Kcur_normed-{}",      "MUL",      &[Op("RMS_NORM", &[Is(&[K])]), WEIGHT],      Rows),
+    row(QRope,       Either,    "Qcur-{}",             "ROPE",     &[Is(&[QNorm, Q])],                         Rows),
+    row(KRope,       Either,    "Kcur-{}",             "ROPE",     &[Is(&[KNorm, K])],                         Rows),
     row(KCache,      Fork2024,  "k_cache_view-{}",     "CPY",      &[Is(&[KRope])],                            Rows),
     row(KCache,      Llama2026, "cache_k_l{}",         "SET_ROWS", &[Is(&[KRope])],                            Written),
     row(VCache,      Fork2024,  "v_cache_view-{}",     "CPY",      &[Is(&[V])],                                Columns),
@@ -136,6 +141,9 @@ pub(super) const TABLE: &[Row] = &[
     row(AttnProj,    Llama2026, "attn_out-{}",         "ADD",      BIASED,                                     Rows),
     row(AttnProj,    Llama2026, "attn_out-{}",         "MUL",      SCALED,                                     Rows),
     row(AttnProj,    Llama2026, "attn_out-{}",         "MUL_MAT",  &[WEIGHT, HEADS_OUT],                       Rows),
+    // qwen3
+    row(AttnProj,    Llama2026, UNNAMED,               "MUL",      SCALED,                                     Rows),
+    row(AttnProj,    Llama2026, UNNAMED,               "MUL_MAT",  &[WEIGHT, HEADS_OUT],                       Rows),
 
     row(FfnInp,      Either,    "ffn_inp-{}",          "ADD",      &[Is(&[AttnProj]), Residual],               Rows),
     row(FfnNorm,     Either,    "ffn_norm-{}",         "MUL",      &[Op("RMS_NORM", &[Is(&[FfnInp])]), WEIGHT], Rows),

@@ -251,8 +251,8 @@ impl Hearing<'_, '_> {
 
     /// Why a stage cannot be judged, and what to offer so that it can.
     fn too_little(&self, at: TapAt) -> String {
-        let sub_norms = self.plan.facts.taps.contains(&Tap::AttnSubNorm);
-        let needs = needs(at.0, at.1, self.plan.facts.n_layer, sub_norms);
+        let facts = &self.plan.facts;
+        let needs = needs(at.0, at.1, facts.n_layer, &facts.taps);
         let own = needs.into_iter().filter(|need| need.own);
         let own: Vec<Tap> = own.map(|need| need.at.0).collect();
         let names = |taps: &[Tap]| {
@@ -327,8 +327,8 @@ impl Hearing<'_, '_> {
 
     /// The inputs of a stage.
     fn needs(&self, at: TapAt) -> Vec<TapAt> {
-        let sub_norms = self.plan.facts.taps.contains(&Tap::AttnSubNorm);
-        let needs = needs(at.0, at.1, self.plan.facts.n_layer, sub_norms);
+        let facts = &self.plan.facts;
+        let needs = needs(at.0, at.1, facts.n_layer, &facts.taps);
         needs.iter().map(|need| need.at).chain([at]).collect()
     }
 

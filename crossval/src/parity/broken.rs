@@ -282,6 +282,7 @@ mod tests {
             n_ff: 1,
             n_head: 1,
             n_head_kv: 1,
+            head_dim: None,
             n_vocab: 512,
             n_ctx_train: 1,
             activation: None,

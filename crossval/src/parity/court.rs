@@ -163,8 +163,7 @@ impl<'a> Court<'a> {
     /// What a stage is computed from, of what there is; `None` if too little is.
     pub(super) fn origin(&self, at: TapAt, has: impl Fn(TapAt, bool) -> bool) -> Option<Origin> {
         let facts = &self.plan.facts;
-        let sub_norms = facts.taps.contains(&Tap::AttnSubNorm);
-        Origin::of(at, facts.n_layer, sub_norms, has)
+        Origin::of(at, facts.n_layer, &facts.taps, has)
     }
 
     /// What a stage of an engine that offers `taps` is judged from.

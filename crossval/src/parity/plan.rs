@@ -90,7 +90,7 @@ impl<'a> Plan<'a> {
             limits: isolated_limits(&scope.profile, &facts, &taps, oracle),
             // Two engines that compute them alike are closer, and others are heard.
             angle_per_position: match oracle {
-                true => angle_per_position(facts.n_embd / facts.n_head.max(1)),
+                true => angle_per_position(facts.head_dim()),
                 false => 0.0,
             },
             profile: scope.profile.clone(),

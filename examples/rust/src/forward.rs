@@ -57,6 +57,11 @@ impl Model {
         if shape.architecture != ARCHITECTURE {
             return Err(refuse(&format!("the architecture is not {ARCHITECTURE}")));
         }
+        if shape.yarn_ctx.is_some() || shape.rope_magnitude != 1.0 {
+            return Err(refuse(
+                "it scales RoPE otherwise than by a factor on the angles",
+            ));
+        }
         // The layout allows more: biases, scales, factors of RoPE.
         let known = 2 + usize::from(!shape.tied_output) + 9 * shape.n_layer;
         if gguf.tensors().len() != known {

@@ -420,6 +420,7 @@ fn facts() -> ModelFacts {
         n_ff: 2,
         n_head: 1,
         n_head_kv: 1,
+        head_dim: None,
         n_vocab: 4,
         n_ctx_train: 16,
         activation: None,

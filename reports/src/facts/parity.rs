@@ -405,7 +405,8 @@ impl<'a> Parity<'a> {
 /// The kind of computation that a tap ends, for charts with one line per kind.
 pub(crate) fn tap_group(tap: &str) -> &'static str {
     match tap {
-        "attn_norm" | "attn_sub_norm" | "ffn_norm" | "ffn_sub_norm" | "final_norm" => "norms",
+        "attn_norm" | "q_norm" | "k_norm" | "attn_sub_norm" | "ffn_norm" | "ffn_sub_norm"
+        | "final_norm" => "norms",
         "q" | "k" | "v" | "attn_proj" | "ffn_gate" | "ffn_up" | "ffn_down" => "projections",
         "q_rope" | "k_rope" | "k_cache" | "v_cache" => "RoPE and KV cache",
         "attn_probs" | "attn_out" => "attention",

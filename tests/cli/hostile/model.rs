@@ -314,9 +314,9 @@ fn rotation() -> Vec<Case> {
         ),
         with(
             "unknown scaling",
-            &["rope.scaling.type: \"yarn\" is not supported"],
+            &["rope.scaling.type: \"longrope\" is not supported"],
             "rope.scaling.type",
-            string(b"yarn"),
+            string(b"longrope"),
         ),
         Case::of_model(
             "factor of 0",
