@@ -16,6 +16,8 @@ pub struct Weights {
     pub zero: Vec<String>,
     /// One message for each tensor of which some scales are 0, and not all.
     pub zero_scales: Vec<String>,
+    /// One message for each tensor that holds +2, which a ternary model does not have.
+    pub twos: Vec<String>,
     /// Tensors that were looked through, by the name of their type.
     pub checked: BTreeMap<String, u64>,
     /// Tensors that were not, as their type cannot be read.
@@ -38,6 +40,9 @@ pub fn weights(gguf: &Gguf) -> Result<Weights, Error> {
             continue;
         };
         *weights.checked.entry(info.ty.to_string()).or_default() += 1;
+        if let Some(what) = twos(info, layout, gguf.data(info)?) {
+            weights.twos.push(format!("tensor {:?}: {what}", info.name));
+        }
         if !weights.zero.contains(&info.name)
             && let Some(what) = zero_scales(layout, gguf.data(info)?)
         {
@@ -46,6 +51,17 @@ pub fn weights(gguf: &Gguf) -> Result<Weights, Error> {
         }
     }
     Ok(weights)
+}
+
+/// How many codes stand for +2, if any do.
+fn twos(info: &TensorInfo, layout: Layout, data: &[u8]) -> Option<String> {
+    let codes = info.ty.codes_up_to_two()?;
+    let blocks = data.chunks_exact(layout.block_bytes as usize);
+    let twos: u64 = blocks
+        .map(|block| undefined_codes(&block[codes.clone()]))
+        .sum();
+    let n = info.n_elements();
+    (twos > 0).then(|| format!("{twos} of {n} codes are 3, which stands for +2"))
 }
 
 /// How many scales of blocks are 0, if any are.
@@ -112,15 +128,23 @@ fn is_zero(info: &TensorInfo, layout: Layout, data: &[u8]) -> bool {
         Content::Float(float) => none_but_zero(float, data, stride),
         Content::Scaled(scales) => {
             let zero = |&(float, first)| none_but_zero(float, &data[first..], stride);
+            let mut blocks = data.chunks_exact(stride);
+            let codes = info.ty.codes_up_to_two();
             scales.iter().any(zero)
+                || codes
+                    .is_some_and(|codes| blocks.all(|block| none_but_ones(&block[codes.clone()])))
         }
-        // Code 1 stands for 0.
-        Content::Ternary => data.iter().all(|&codes| codes == 0b01_01_01_01),
+        Content::Ternary => none_but_ones(data),
     };
     let of_trailer = trailer
         .first_chunk()
         .is_some_and(|scale| f32::from_le_bytes(*scale) == 0.0);
     of_blocks || of_trailer
+}
+
+/// Whether every code is 1, which stands for 0.
+fn none_but_ones(codes: &[u8]) -> bool {
+    codes.iter().all(|&codes| codes == 0b01_01_01_01)
 }
 
 /// Whether the floats at the start of every `stride` bytes are all 0.
@@ -254,6 +278,38 @@ mod tests {
                 assert_eq!(finding(&info, layout, &bad), Some(want), "{ty}");
             }
         }
+    }
+
+    #[test]
+    fn codes_of_two_are_counted() {
+        let mut types = 0;
+        for &ty in TensorType::KNOWN {
+            let layout = ty.layout().unwrap();
+            let n = 2 * layout.block_len;
+            let info = TensorInfo {
+                name: "w".to_owned(),
+                shape: vec![n],
+                ty,
+                part: 0,
+                offset: 0,
+                size: ty.data_size(&[n]).unwrap(),
+            };
+            let mut data = vec![0; info.size as usize];
+            assert_eq!(twos(&info, layout, &data), None, "{ty}");
+            if ty.codes_up_to_two().is_some() {
+                data.fill(0b01_01_01_01);
+                assert!(is_zero(&info, layout, &data), "{ty}");
+                data.fill(0);
+            }
+            let Some(codes) = ty.codes_up_to_two() else {
+                continue;
+            };
+            data[layout.block_bytes as usize + codes.start] = 0b11_10_11_00;
+            let want = format!("2 of {n} codes are 3, which stands for +2");
+            assert_eq!(twos(&info, layout, &data), Some(want), "{ty}");
+            types += 1;
+        }
+        assert_eq!(types, 3);
     }
 
     #[test]

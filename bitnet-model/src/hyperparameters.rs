@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::activation::{Activation, Chosen};
 use crate::architecture::Architecture;
 use crate::error::Error;
-use crate::foreign;
+use crate::foreign_keys;
 use crate::gguf::{FromValue, Gguf, StringArray};
 use crate::tap::{Tap, Width};
 
@@ -129,7 +129,7 @@ impl Hyperparameters {
             return Err(Error::bad_file(gguf.path(), what));
         }
         let n_ctx_train = keys.size("context_length")?;
-        foreign::refuse(gguf, name, n_ctx_train)?;
+        foreign_keys::refuse(gguf, name, n_ctx_train)?;
         let (rope_scale, yarn_ctx) = keys.rope_scaling(n_ctx_train)?;
         let n_vocab = keys.n_vocab()?;
 

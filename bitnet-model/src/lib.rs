@@ -8,7 +8,7 @@
 //! | [`activation`] | the function on the gate of the feed-forward network, and who says so |
 //! | [`architecture`] | model families: one file of keys, tensors and taps each |
 //! | [`hyperparameters`] | what a file says of its model's shape |
-//! | `foreign` | keys of what is computed in no way that is known here |
+//! | `foreign_keys` | keys of what is computed in no way that is known here |
 //! | [`layout`] | which tensors a model's file must hold, and in which shapes |
 //! | [`lint`] | files that are not what they say, or that engines read in different ways |
 //! | [`check`] | weights that no file should hold |
@@ -38,7 +38,7 @@ pub mod architecture;
 pub mod chat;
 pub mod check;
 mod error;
-mod foreign;
+mod foreign_keys;
 pub mod gguf;
 pub mod hyperparameters;
 pub mod layout;

@@ -114,6 +114,7 @@ struct LookedThrough {
     not_checked: BTreeMap<String, u64>,
     zero_tensors: Vec<String>,
     zero_scales: Vec<String>,
+    twos: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -144,6 +145,7 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
             bad,
             zero,
             zero_scales,
+            twos,
             checked,
             not_checked,
         } = check::weights(&gguf).map_err(bad_input)?;
@@ -153,6 +155,7 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
             not_checked,
             zero_tensors: zero,
             zero_scales,
+            twos,
         });
     }
     // A container that is at fault is not mapped while engines are asked.
@@ -360,7 +363,7 @@ fn checks(inspection: &Inspection, weights: &LookedThrough) -> String {
         weights.checked.values().sum(),
         weights.not_checked.values().sum(),
     );
-    let all: [(&str, &str, &[String]); 3] = [
+    let all: [(&str, &str, &[String]); 4] = [
         (
             "weights-bad",
             "values and scales that are not finite, codes of no weight",
@@ -375,6 +378,11 @@ fn checks(inspection: &Inspection, weights: &LookedThrough) -> String {
             "scales-zero",
             "scales of 0 beside others",
             &weights.zero_scales,
+        ),
+        (
+            "weights-two",
+            "weights of +2, which a ternary model does not have",
+            &weights.twos,
         ),
     ];
     for (id, looks_for, found) in all {

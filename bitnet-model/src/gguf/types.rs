@@ -1,6 +1,7 @@
 //! Tensor types: ids, names and block layouts, one line each.
 
 use std::fmt;
+use std::ops::Range;
 
 /// How a float is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,6 +250,16 @@ impl TensorType {
         matches!(content, Some(Content::Ternary))
     }
 
+    /// Where in a block codes of 2 bits are, of which 3 stands for +2: a type that can be ternary, and need not be.
+    pub fn codes_up_to_two(self) -> Option<Range<usize>> {
+        match self {
+            TensorType::TQ2_0 => Some(0..64),
+            TensorType::Q2_0 => Some(2..18),
+            TensorType::Q2_0_128 => Some(2..34),
+            _ => None,
+        }
+    }
+
     /// Elements per block; rows are a multiple of it. 0 if the type is unknown.
     pub const fn block_len(self) -> u64 {
         match self.layout() {
@@ -337,6 +348,25 @@ mod tests {
             }
             let known = ty.layout().is_some();
             assert_eq!(TensorType::from_name(ty.name()), known.then_some(ty));
+        }
+    }
+
+    #[test]
+    fn codes_of_two_bits_lie_beside_the_scales() {
+        for ty in TensorType::KNOWN {
+            let layout = ty.layout().unwrap();
+            let (Some(codes), Content::Scaled(scales)) = (ty.codes_up_to_two(), layout.content)
+            else {
+                assert_eq!(ty.codes_up_to_two(), None, "{ty}");
+                continue;
+            };
+            assert_eq!(4 * codes.len() as u64, layout.block_len, "{ty}");
+            let bytes: usize = scales.iter().map(|(float, _)| float.bytes()).sum();
+            assert_eq!((codes.len() + bytes) as u64, layout.block_bytes, "{ty}");
+            assert!(
+                scales.iter().all(|(_, first)| !codes.contains(first)),
+                "{ty}"
+            );
         }
     }
 
