@@ -235,19 +235,24 @@ mod tests {
         (Float::Bf16, &[0x80, 0x7f]),
     ];
 
+    /// A tensor of `n` elements.
+    fn row(ty: TensorType, n: u64) -> TensorInfo {
+        TensorInfo {
+            name: "w".to_owned(),
+            shape: vec![n],
+            ty,
+            part: 0,
+            offset: 0,
+            size: ty.data_size(&[n]).unwrap(),
+        }
+    }
+
     #[test]
     fn whatever_is_no_weight_is_found_in_every_type() {
         for &ty in TensorType::KNOWN {
             let layout = ty.layout().unwrap();
             let n = 3 * layout.block_len;
-            let info = TensorInfo {
-                name: "w".to_owned(),
-                shape: vec![n],
-                ty,
-                part: 0,
-                offset: 0,
-                size: ty.data_size(&[n]).unwrap(),
-            };
+            let info = row(ty, n);
             let good = vec![0; info.size as usize];
             assert_eq!(finding(&info, layout, &good), None, "{ty}");
             let (floats, things) = match layout.content {
@@ -286,14 +291,7 @@ mod tests {
         for &ty in TensorType::KNOWN {
             let layout = ty.layout().unwrap();
             let n = 2 * layout.block_len;
-            let info = TensorInfo {
-                name: "w".to_owned(),
-                shape: vec![n],
-                ty,
-                part: 0,
-                offset: 0,
-                size: ty.data_size(&[n]).unwrap(),
-            };
+            let info = row(ty, n);
             let mut data = vec![0; info.size as usize];
             assert_eq!(twos(&info, layout, &data), None, "{ty}");
             if ty.codes_up_to_two().is_some() {
@@ -335,14 +333,7 @@ mod tests {
         for &ty in TensorType::KNOWN {
             let layout = ty.layout().unwrap();
             let n = 3 * layout.block_len;
-            let info = TensorInfo {
-                name: "w".to_owned(),
-                shape: vec![n],
-                ty,
-                part: 0,
-                offset: 0,
-                size: ty.data_size(&[n]).unwrap(),
-            };
+            let info = row(ty, n);
             let weights = 3 * layout.block_bytes as usize;
             let ones = vec![1; info.size as usize];
             assert!(!is_zero(&info, layout, &ones), "{ty}");
