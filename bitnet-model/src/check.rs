@@ -29,25 +29,22 @@ pub struct Weights {
 /// # Errors
 /// The data cannot be read.
 pub fn weights(gguf: &Gguf) -> Result<Weights, Error> {
-    let mut weights = Weights {
-        bad: check_weights(gguf)?,
-        zero: zero_tensors(gguf)?,
-        ..Weights::default()
-    };
+    let mut weights = Weights::default();
     for info in gguf.tensors() {
         let Some(layout) = info.ty.layout() else {
             *weights.not_checked.entry(info.ty.to_string()).or_default() += 1;
             continue;
         };
         *weights.checked.entry(info.ty.to_string()).or_default() += 1;
-        if let Some(what) = twos(info, layout, gguf.data(info)?) {
-            weights.twos.push(format!("tensor {:?}: {what}", info.name));
-        }
-        if !weights.zero.contains(&info.name)
-            && let Some(what) = zero_scales(layout, gguf.data(info)?)
-        {
-            let what = format!("tensor {:?}: {what}", info.name);
-            weights.zero_scales.push(what);
+        let data = gguf.data(info)?;
+        let named = |what| format!("tensor {:?}: {what}", info.name);
+        weights.bad.extend(finding(info, layout, data).map(named));
+        weights.twos.extend(twos(info, layout, data).map(named));
+        match is_zero(info, layout, data) {
+            true => weights.zero.push(info.name.clone()),
+            false => weights
+                .zero_scales
+                .extend(zero_scales(layout, data).map(named)),
         }
     }
     Ok(weights)
@@ -108,7 +105,6 @@ pub fn zero_tensors(gguf: &Gguf) -> Result<Vec<String>, Error> {
     let mut zero = Vec::new();
     for info in gguf.tensors() {
         if let Some(layout) = info.ty.layout()
-            && !info.name.ends_with(".bias")
             && is_zero(info, layout, gguf.data(info)?)
         {
             zero.push(info.name.clone());
@@ -118,6 +114,9 @@ pub fn zero_tensors(gguf: &Gguf) -> Result<Vec<String>, Error> {
 }
 
 fn is_zero(info: &TensorInfo, layout: Layout, data: &[u8]) -> bool {
+    if info.name.ends_with(".bias") {
+        return false;
+    }
     let blocks = info.n_elements() / layout.block_len;
     let bytes = (blocks * layout.block_bytes) as usize;
     let Some((data, trailer)) = data.split_at_checked(bytes) else {
