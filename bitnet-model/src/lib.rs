@@ -12,6 +12,7 @@
 //! | [`layout`] | which tensors a model's file must hold, and in which shapes |
 //! | [`lint`] | files that are not what they say, or that engines read in different ways |
 //! | [`check`] | weights that no file should hold |
+//! | [`packing`] | in which bits I2_S has which code |
 //! | [`regular_file`] | opening what is read from its start to its end |
 //! | [`nearest`] | names that nobody has, and what was meant |
 //! | [`random`] | random numbers that are the same on every machine |
@@ -44,6 +45,7 @@ pub mod hyperparameters;
 pub mod layout;
 pub mod lint;
 pub mod nearest;
+pub mod packing;
 pub mod random;
 pub mod regular_file;
 pub mod tap;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check_worker;
+mod diff;
 mod doctor;
 mod folder;
 mod gate;
@@ -81,6 +82,8 @@ enum Command {
     Synth(synth::Args),
     /// Show what is in a model file, and whether each engine can run it
     Inspect(inspect::Args),
+    /// Hold two model files against each other: keys, vocabulary, every tensor, and which mistake of a converter explains it
+    Diff(diff::Args),
     /// Show the toolchain, the reference builds and the CPU features
     Doctor(doctor::Args),
     /// Show a tolerance profile
@@ -157,6 +160,7 @@ fn dispatch(
         Command::CheckWorker(args) => check_worker::run(args, terminal),
         Command::Synth(args) => synth::run(args, terminal),
         Command::Inspect(args) => inspect::run(args, terminal),
+        Command::Diff(args) => diff::run(args, terminal),
         Command::Doctor(args) => doctor::run(args, provenance, terminal),
         Command::Profile(args) => profile::run(args, terminal),
         Command::Report(args) => report::run(args, terminal),

@@ -18,6 +18,7 @@ fn help_of_every_command() {
         "check-worker",
         "synth",
         "inspect",
+        "diff",
         "doctor",
         "profile",
         "report",

@@ -5,7 +5,7 @@ use bitnet_core::gguf::Value;
 use super::*;
 
 /// The bundled model in as many files, the first of which has no tensors if it is `alone`; their paths.
-fn split(scratch: &Scratch, count: u16, alone: bool) -> Vec<PathBuf> {
+pub(super) fn split(scratch: &Scratch, count: u16, alone: bool) -> Vec<PathBuf> {
     let tiny = Gguf::open(Path::new(TINY)).expect("the bundled model");
     let tensors: Vec<_> = tiny.tensors().iter().collect();
     let holding = count - u16::from(alone);

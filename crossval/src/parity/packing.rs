@@ -1,6 +1,5 @@
-//! Whether a model that is worse than guessing is only packed otherwise: BitNet.cpp packs I2_S for the machine that
-//! converts, in other groups on ARM than on x86, and the file does not say in which. Engines that read the same file alike
-//! agree on the wrong model; a text tells.
+//! Whether a model that is worse than guessing is only packed otherwise. Engines that read the same file alike agree on the
+//! wrong model; a text tells.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -8,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bitnet_model::gguf::{Gguf, TensorType};
+use bitnet_model::packing::{OTHERS, Packing};
 use bitnet_model::tap::Tap;
 use crossval_protocol::Settings;
 
@@ -15,75 +15,6 @@ use crate::compare::logits::negative_log_likelihood;
 use crate::engine::{EngineSpec, Launcher};
 use crate::session::batches::{Sequence, rows};
 use crate::session::lockstep::aligned;
-
-/// Two-bit codes in a block of bytes, each group in the same bits of all of its bytes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Packing {
-    /// Bytes of a block, which hold four times as many codes.
-    bytes: usize,
-    /// Whether the first group is in the lowest bits.
-    low_first: bool,
-    name: &'static str,
-}
-
-/// As every engine here reads it: `quantize_i2_s` of BitNet.cpp on x86 (`ggml-bitnet-mad.cpp`).
-const OURS: Packing = Packing {
-    bytes: 32,
-    low_first: false,
-    name: "128 codes in 32 bytes",
-};
-
-/// As other writers have it.
-const OTHERS: [Packing; 5] = [
-    Packing {
-        bytes: 16,
-        low_first: false,
-        name: "64 codes in 16 bytes, as BitNet.cpp packs on ARM",
-    },
-    Packing {
-        bytes: 32,
-        low_first: true,
-        name: "128 codes in 32 bytes, lowest bits first",
-    },
-    Packing {
-        bytes: 16,
-        low_first: true,
-        name: "64 codes in 16 bytes, lowest bits first",
-    },
-    Packing {
-        bytes: 1,
-        low_first: false,
-        name: "4 codes in each byte",
-    },
-    Packing {
-        bytes: 1,
-        low_first: true,
-        name: "4 codes in each byte, lowest bits first",
-    },
-];
-
-impl Packing {
-    /// Where code `i` is: its byte, and the shift of its bits.
-    fn place(self, i: usize) -> (usize, u32) {
-        let (block, within) = (i / (4 * self.bytes), i % (4 * self.bytes));
-        let group = (within / self.bytes) as u32;
-        let shift = match self.low_first {
-            true => 2 * group,
-            false => 6 - 2 * group,
-        };
-        (block * self.bytes + within % self.bytes, shift)
-    }
-
-    /// The same codes as every engine here reads them.
-    fn to_ours(self, data: &[u8]) -> Vec<u8> {
-        let mut out = vec![0; data.len()];
-        for i in 0..4 * data.len() {
-            let ((from, down), (to, up)) = (self.place(i), OURS.place(i));
-            out[to] |= (data[from] >> down & 3) << up;
-        }
-        out
-    }
-}
 
 /// What the file would have to be packed in for the model to know the text, as a clause; `None` where that is in no way
 /// that is known, or it cannot be tried. `window` is some of the text, the second half of which is scored, and the model
@@ -101,7 +32,7 @@ pub(super) fn hypothesis(
     let perplexities = OTHERS.iter().filter_map(|packing| {
         let copy = repacked(&gguf, *packing, folder.path()).ok()?;
         let perplexity = perplexity(launcher, &copy, window, threads)?;
-        Some((perplexity, packing.name))
+        Some((perplexity, packing.name()))
     });
     let best = perplexities.min_by(|(a, _), (b, _)| a.total_cmp(b));
     let (perplexity, name) = best.filter(|(perplexity, _)| *perplexity < n_vocab as f64)?;
@@ -162,32 +93,4 @@ fn perplexity(launcher: &Launcher, model: &Path, window: &[u32], threads: usize)
     });
     scored.ok()?;
     (n > 0).then(|| (sum / f64::from(n)).exp())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn other_packings_are_read_as_ours() {
-        let codes: Vec<u8> = (0..256).map(|i| (i * 7 / 5 % 3) as u8).collect();
-        let pack = |packing: Packing| {
-            let mut data = vec![0; codes.len() / 4];
-            for (i, code) in codes.iter().enumerate() {
-                let (byte, shift) = packing.place(i);
-                data[byte] |= code << shift;
-            }
-            data
-        };
-        assert_eq!(OURS.to_ours(&pack(OURS)), pack(OURS));
-        for packing in OTHERS {
-            assert_ne!(pack(packing), pack(OURS), "{}", packing.name);
-            assert_eq!(
-                packing.to_ours(&pack(packing)),
-                pack(OURS),
-                "{}",
-                packing.name
-            );
-        }
-    }
 }

@@ -13,6 +13,7 @@ use May::{Use, UseAny};
 /// Every crate of the workspace.
 const CRATES: &[(&str, May)] = &[
     ("bitnet-model", Use(&[])),
+    ("bitnet-convert", Use(&["bitnet-core", "bitnet-model"])),
     ("bitnet-core", Use(&["bitnet-model"])),
     ("bitnet-sys", Use(&[])),
     ("bitnet-synth", Use(&["bitnet-model"])),
