@@ -1,19 +1,66 @@
 //! The weights of a file, row by row, with every scale applied.
 
+use std::path::Path;
+
 use bitnet_core::quant;
-use bitnet_model::Error;
-use bitnet_model::gguf::{Gguf, TensorInfo, TensorType};
+use bitnet_model::gguf::{Gguf, Metadata, TensorInfo, TensorType};
+use bitnet_model::{Error, Hyperparameters};
+
+/// A model's keys and weights, whichever files they are in, by the names that GGUF has for them.
+pub trait Model {
+    /// The file or folder that it is in.
+    fn path(&self) -> &Path;
+
+    /// The keys.
+    fn metadata(&self) -> &Metadata;
+
+    /// Every tensor.
+    fn tensors(&self) -> &[TensorInfo];
+
+    /// The weights of one of them; `None` if its type cannot be read.
+    ///
+    /// # Errors
+    /// The data cannot be read.
+    fn weights<'a>(&'a self, info: &'a TensorInfo) -> Result<Option<Weights<'a>>, Error>;
+
+    /// Its shape.
+    ///
+    /// # Errors
+    /// As [`Hyperparameters::read`].
+    fn hyperparameters(&self) -> Result<Hyperparameters, Error>;
+
+    /// The tensor of that name.
+    fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors().iter().find(|info| info.name == name)
+    }
+
+    /// Bytes of all tensors.
+    fn size(&self) -> u64 {
+        self.tensors().iter().map(|info| info.size).sum()
+    }
+}
+
+/// Rows as they lie in a file.
+pub(crate) trait Rows {
+    /// Decodes row `r`, but for the scale of the whole tensor.
+    fn decode(&self, r: usize, out: &mut [f32]);
+
+    /// Takes what was read out of this process's memory.
+    fn release(&self);
+
+    /// What lies in the file, where that is what a GGUF file has.
+    fn bytes(&self) -> Option<&[u8]>;
+}
 
 /// A tensor, and the scales that are not in its rows.
-#[derive(Clone, Copy, Debug)]
 pub struct Weights<'a> {
-    gguf: &'a Gguf,
     /// The tensor.
     pub info: &'a TensorInfo,
     /// Behind the packed weights; 1 where the type has none.
-    trailer: f32,
+    pub trailer: f32,
     /// Of a tensor `<name>.scale`, if there is one.
     pub beside: Option<f32>,
+    rows: Box<dyn Rows + 'a>,
 }
 
 /// What the weights of a type can be.
@@ -46,31 +93,14 @@ pub fn scale_beside(name: &str) -> Option<String> {
 }
 
 impl<'a> Weights<'a> {
-    /// A tensor of a file; `None` if its type cannot be read.
-    ///
-    /// # Errors
-    /// The data cannot be read.
-    pub fn new(gguf: &'a Gguf, info: &'a TensorInfo) -> Result<Option<Weights<'a>>, Error> {
-        let Some(layout) = info.ty.layout() else {
-            return Ok(None);
-        };
-        let beside = match scale_beside(&info.name).and_then(|name| gguf.tensor(&name)) {
-            Some(scale) if scale.ty == TensorType::F32 => float(gguf.data(scale)?),
-            _ => None,
-        };
-        let data = gguf.data(info)?;
-        let trailer = data.len() - layout.trailer_bytes as usize;
-        Ok(Some(Weights {
-            gguf,
-            info,
-            trailer: float(&data[trailer..]).unwrap_or(1.0),
-            beside,
-        }))
-    }
-
     /// The scale of the whole tensor, which is in none of its rows.
     pub fn scale(&self) -> f32 {
         self.trailer * self.beside.unwrap_or(1.0)
+    }
+
+    /// What the weights can be.
+    pub fn levels(&self) -> Levels {
+        Levels::of(self.info.ty)
     }
 
     /// Values per row.
@@ -83,63 +113,122 @@ impl<'a> Weights<'a> {
         self.info.n_elements() as usize / self.columns()
     }
 
-    /// The bytes in the file.
-    ///
-    /// # Errors
-    /// The data cannot be read.
-    pub fn data(&self) -> Result<&'a [u8], Error> {
-        self.gguf.data(self.info)
+    /// Whether both lie in their files byte by byte alike, and mean the same.
+    pub fn is_copy_of(&self, other: &Weights) -> bool {
+        let same = |a: &TensorInfo, b: &TensorInfo| a.ty == b.ty && a.shape == b.shape;
+        let (Some(a), Some(b)) = (self.rows.bytes(), other.rows.bytes()) else {
+            return false;
+        };
+        let copy = same(self.info, other.info) && self.beside == other.beside && a == b;
+        self.rows.release();
+        other.rows.release();
+        copy
+    }
+
+    /// What lies in the file, where that is what a GGUF file has.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        self.rows.bytes()
     }
 
     /// Hands every row to `each`, decoded, but for the scale of the whole tensor. What was read is let go.
-    ///
-    /// # Errors
-    /// The data cannot be read.
-    pub fn for_each_row(&self, mut each: impl FnMut(usize, &[f32])) -> Result<(), Error> {
-        let data = self.data()?;
+    pub fn for_each_row(&self, mut each: impl FnMut(usize, &[f32])) {
         let mut row = vec![0.0; self.columns()];
-        let bytes = self.row_bytes();
         for r in 0..self.rows() {
-            self.decode(&data[r * bytes..][..bytes], &mut row);
+            self.rows.decode(r, &mut row);
             each(r, &row);
         }
-        self.gguf.release(self.info);
-        Ok(())
+        self.rows.release();
     }
 
-    fn row_bytes(&self) -> usize {
-        let blocks = self.columns() / self.info.ty.block_len().max(1) as usize;
-        blocks * self.info.ty.block_bytes() as usize
-    }
-
-    fn decode(&self, bytes: &[u8], row: &mut [f32]) {
-        // Every type of the container that can be read is a type of weights.
-        if quant::dequantize_row(self.info.ty, bytes, row).is_none() {
-            row.fill(f32::NAN);
-        }
+    /// Mean of the magnitudes, but for the scale of the whole tensor.
+    pub fn mean_magnitude(&self) -> f64 {
+        let mut sum = 0.0;
+        self.for_each_row(|_, row| sum += row.iter().map(|v| f64::from(v.abs())).sum::<f64>());
+        sum / self.info.n_elements() as f64
     }
 }
 
 /// Hands the rows of two tensors of as many columns to `each`, as far as both have them.
-///
-/// # Errors
-/// The data cannot be read.
-pub fn for_each_pair(
-    a: &Weights,
-    b: &Weights,
-    mut each: impl FnMut(usize, &[f32], &[f32]),
-) -> Result<(), Error> {
-    let (data, other) = (a.data()?, b.data()?);
+pub fn for_each_pair(a: &Weights, b: &Weights, mut each: impl FnMut(usize, &[f32], &[f32])) {
     let (mut of_a, mut of_b) = (vec![0.0; a.columns()], vec![0.0; b.columns()]);
-    let (bytes, other_bytes) = (a.row_bytes(), b.row_bytes());
     for r in 0..a.rows().min(b.rows()) {
-        a.decode(&data[r * bytes..][..bytes], &mut of_a);
-        b.decode(&other[r * other_bytes..][..other_bytes], &mut of_b);
+        a.rows.decode(r, &mut of_a);
+        b.rows.decode(r, &mut of_b);
         each(r, &of_a, &of_b);
     }
-    a.gguf.release(a.info);
-    b.gguf.release(b.info);
-    Ok(())
+    a.rows.release();
+    b.rows.release();
+}
+
+impl Model for Gguf {
+    fn path(&self) -> &Path {
+        self.path()
+    }
+
+    fn metadata(&self) -> &Metadata {
+        self.metadata()
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        self.tensors()
+    }
+
+    fn weights<'a>(&'a self, info: &'a TensorInfo) -> Result<Option<Weights<'a>>, Error> {
+        let Some(layout) = info.ty.layout() else {
+            return Ok(None);
+        };
+        let beside = match scale_beside(&info.name).and_then(|name| self.tensor(&name)) {
+            Some(scale) if scale.ty == TensorType::F32 && scale.n_elements() == 1 => {
+                float(self.data(scale)?)
+            }
+            _ => None,
+        };
+        let data = self.data(info)?;
+        let trailer = data.len() - layout.trailer_bytes as usize;
+        Ok(Some(Weights {
+            info,
+            trailer: float(&data[trailer..]).unwrap_or(1.0),
+            beside,
+            rows: Box::new(OfGguf {
+                gguf: self,
+                info,
+                data,
+            }),
+        }))
+    }
+
+    fn hyperparameters(&self) -> Result<Hyperparameters, Error> {
+        Hyperparameters::read(self)
+    }
+
+    fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensor(name)
+    }
+}
+
+struct OfGguf<'a> {
+    gguf: &'a Gguf,
+    info: &'a TensorInfo,
+    data: &'a [u8],
+}
+
+impl Rows for OfGguf<'_> {
+    fn decode(&self, r: usize, out: &mut [f32]) {
+        let ty = self.info.ty;
+        let bytes = out.len() / ty.block_len().max(1) as usize * ty.block_bytes() as usize;
+        // Every type of the container that can be read is a type of weights.
+        if quant::dequantize_row(ty, &self.data[r * bytes..][..bytes], out).is_none() {
+            out.fill(f32::NAN);
+        }
+    }
+
+    fn release(&self) {
+        self.gguf.release(self.info);
+    }
+
+    fn bytes(&self) -> Option<&[u8]> {
+        Some(self.data)
+    }
 }
 
 fn float(bytes: &[u8]) -> Option<f32> {

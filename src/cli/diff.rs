@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bitnet_convert::diff::{self, Diff, Likeness, TensorDifference};
+use bitnet_convert::weights::Model;
 use bitnet_model::gguf::Gguf;
 use comfy_table::CellAlignment;
 use reports::number;
@@ -41,22 +42,32 @@ struct Report<'a> {
 pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
     let open = |path: &Path| Gguf::open(path).map_err(bad_input);
     let (a, b) = (open(&args.a)?, open(&args.b)?);
+    between((&args.a, &a), (&args.b, &b), args.json, terminal)
+}
+
+/// Shows what differs between two models, which are there.
+pub(super) fn between(
+    (path, a): (&Path, &dyn Model),
+    (other, b): (&Path, &dyn Model),
+    as_json: bool,
+    terminal: Terminal,
+) -> Result<Outcome, Error> {
     let diff = terminal.bar().during(|progress| {
         progress.stage("comparing weights");
-        progress.steps(a.file_size() + b.file_size());
-        diff::diff(&a, &b, |bytes| progress.done(bytes))
+        progress.steps(a.size() + b.size());
+        diff::diff(a, b, |bytes| progress.done(bytes))
     });
     let diff = diff.map_err(bad_input)?;
     let same = diff.is_same();
-    match args.json {
+    match as_json {
         true => terminal.print_json(&Report {
             schema: SCHEMA,
-            a: args.a.display().to_string(),
-            b: args.b.display().to_string(),
+            a: path.display().to_string(),
+            b: other.display().to_string(),
             same,
             diff: &diff,
         })?,
-        false => terminal.print(&shown(&diff, &args))?,
+        false => terminal.print(&shown(&diff, path, other))?,
     }
     Ok(match same {
         true => Outcome::Pass,
@@ -68,8 +79,8 @@ fn bad_input(e: bitnet_model::Error) -> Error {
     Error::BadInput(e.to_string())
 }
 
-fn shown(diff: &Diff, args: &Args) -> String {
-    let mut out = format!("A  {}\nB  {}\n", args.a.display(), args.b.display());
+fn shown(diff: &Diff, a: &Path, b: &Path) -> String {
+    let mut out = format!("A  {}\nB  {}\n", a.display(), b.display());
     if !diff.keys.is_empty() {
         out.push_str(&format!("\n{}\n", keys(diff)));
     }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check_worker;
+mod convert;
 mod diff;
 mod doctor;
 mod folder;
@@ -84,6 +85,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Hold two model files against each other: keys, vocabulary, every tensor, and which mistake of a converter explains it
     Diff(diff::Args),
+    /// Write a model again with its matrices in another type, and hold it against what it was
+    Convert(convert::Args),
     /// Show the toolchain, the reference builds and the CPU features
     Doctor(doctor::Args),
     /// Show a tolerance profile
@@ -161,6 +164,7 @@ fn dispatch(
         Command::Synth(args) => synth::run(args, terminal),
         Command::Inspect(args) => inspect::run(args, terminal),
         Command::Diff(args) => diff::run(args, terminal),
+        Command::Convert(args) => convert::run(args, terminal),
         Command::Doctor(args) => doctor::run(args, provenance, terminal),
         Command::Profile(args) => profile::run(args, terminal),
         Command::Report(args) => report::run(args, terminal),

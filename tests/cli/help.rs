@@ -19,6 +19,7 @@ fn help_of_every_command() {
         "synth",
         "inspect",
         "diff",
+        "convert",
         "doctor",
         "profile",
         "report",

@@ -7,6 +7,7 @@ mod bench;
 mod chat;
 #[cfg(unix)]
 mod check_worker;
+mod convert;
 mod diff;
 mod dying_engine;
 mod engines_of_others;

@@ -1,6 +1,5 @@
 //! Rows and columns of a tensor as one number each, by which they are found again in another order.
 
-use bitnet_model::Error;
 use bitnet_model::gguf::Float;
 use half::{bf16, f16};
 
@@ -19,22 +18,16 @@ pub(super) enum Symbols {
 
 impl Symbols {
     /// Those by which two tensors are held against each other; `None` where equal weights may have come out differently.
-    ///
-    /// # Errors
-    /// The data cannot be read.
-    pub(super) fn of(a: &Weights, b: &Weights) -> Result<Option<[Symbols; 2]>, Error> {
-        let levels = [a, b].map(|side| Levels::of(side.info.ty));
-        Ok(match levels {
-            _ if a.info.ty == b.info.ty && levels[0] == Levels::Integers => {
-                Some([Symbols::Bits(Float::F32); 2])
-            }
-            [Levels::Ternary, _] | [_, Levels::Ternary] => Some([ternary(a)?, ternary(b)?]),
+    pub(super) fn of(a: &Weights, b: &Weights) -> Option<[Symbols; 2]> {
+        match [a.levels(), b.levels()] {
+            [Levels::Integers, _] if a.info.ty == b.info.ty => Some([Symbols::Bits(Float::F32); 2]),
+            [Levels::Ternary, _] | [_, Levels::Ternary] => Some([ternary(a), ternary(b)]),
             [Levels::Float, Levels::Float] => {
                 let coarser = coarser(a, b);
                 Some([Symbols::Bits(coarser); 2])
             }
             _ => None,
-        })
+        }
     }
 
     pub(super) fn symbol(self, v: f32) -> i64 {
@@ -63,15 +56,11 @@ fn code(v: f32) -> i64 {
     i64::from(v > 0.0) - i64::from(v < 0.0)
 }
 
-fn ternary(side: &Weights) -> Result<Symbols, Error> {
-    if Levels::of(side.info.ty) == Levels::Ternary {
-        return Ok(Symbols::Sign);
+fn ternary(side: &Weights) -> Symbols {
+    match side.levels() {
+        Levels::Ternary => Symbols::Sign,
+        _ => Symbols::Rounded(side.mean_magnitude() as f32),
     }
-    let mut sum = 0.0;
-    side.for_each_row(|_, row| sum += row.iter().map(|v| f64::from(v.abs())).sum::<f64>())?;
-    Ok(Symbols::Rounded(
-        (sum / side.info.n_elements() as f64) as f32,
-    ))
 }
 
 /// The type of the two that holds less.
@@ -102,10 +91,7 @@ pub(super) struct Fingerprint {
 
 impl Fingerprint {
     /// The transposed of a matrix has its rows for columns.
-    ///
-    /// # Errors
-    /// The data cannot be read.
-    pub(super) fn of(side: &Weights, symbols: Symbols) -> Result<Fingerprint, Error> {
+    pub(super) fn of(side: &Weights, symbols: Symbols) -> Fingerprint {
         let (n_rows, n_columns) = (side.rows(), side.columns());
         let keys: Vec<u64> = (1..=n_rows.max(n_columns) as u64).map(mixed).collect();
         let mut columns = vec![0u64; n_columns];
@@ -119,8 +105,8 @@ impl Fingerprint {
                 of_row = of_row.wrapping_add(of_column.wrapping_mul(symbol));
             }
             rows[r] = of_row;
-        })?;
-        Ok(Fingerprint { rows, columns })
+        });
+        Fingerprint { rows, columns }
     }
 
     /// Whether every weight is the other's with the other sign, and some are not 0.

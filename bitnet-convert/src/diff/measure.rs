@@ -1,6 +1,5 @@
 //! What two tensors of as many columns have in common, weight by weight.
 
-use bitnet_model::Error;
 use bitnet_model::gguf::{Float, TensorType};
 
 use super::fingerprint::{Symbols, coarser, rounded};
@@ -39,7 +38,7 @@ impl Tolerance {
             let share = blocks[1].map_or(share, |(_, other)| share.max(other));
             return Tolerance::OfBlock(len, share);
         }
-        match types.map(Levels::of) {
+        match [a.levels(), b.levels()] {
             [Levels::Float, Levels::Float] => Tolerance::Rounding(coarser(a, b)),
             // Scales are F16, or the floats are.
             _ => match coarser(a, b) {
@@ -80,13 +79,8 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// # Errors
-    /// The data cannot be read.
-    pub(super) fn of(
-        a: &Weights,
-        b: &Weights,
-        symbols: Option<[Symbols; 2]>,
-    ) -> Result<Measured, Error> {
+    /// Of the rows that both have.
+    pub(super) fn of(a: &Weights, b: &Weights, symbols: Option<[Symbols; 2]>) -> Measured {
         let tolerance = Tolerance::of(a, b);
         let scales = [a.scale(), b.scale()];
         let coded = symbols.filter(|symbols| symbols.iter().all(|s| s.are_codes()));
@@ -105,8 +99,8 @@ impl Measured {
                 }
             }
             measured.row(r, &scaled[0], &scaled[1], tolerance);
-        })?;
-        Ok(measured)
+        });
+        measured
     }
 
     fn row(&mut self, r: usize, a: &[f32], b: &[f32], tolerance: Tolerance) {

@@ -1,8 +1,10 @@
 //! What two files say of their models beside the weights.
 
 use bitnet_model::Hyperparameters;
-use bitnet_model::gguf::{Array, Gguf, Metadata, Value};
+use bitnet_model::gguf::{Array, Metadata, Value};
 use serde::Serialize;
+
+use crate::weights::Model;
 
 /// A key that two files have different values for, or that one has alone.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -28,8 +30,8 @@ fn is_about_the_file(key: &str) -> bool {
     general || key.starts_with("split.") || key.starts_with("quantize.")
 }
 
-pub(super) fn compare(a: &Gguf, b: &Gguf) -> Vec<KeyDifference> {
-    let shapes = [a, b].map(|gguf| Hyperparameters::read(gguf).ok());
+pub(super) fn compare(a: &dyn Model, b: &dyn Model) -> Vec<KeyDifference> {
+    let shapes = [a, b].map(|model| model.hyperparameters().ok());
     let same_shape = match shapes {
         [Some(a), Some(b)] => same_computation(&a, &b),
         _ => false,

@@ -13,12 +13,12 @@ mod tests;
 
 use std::collections::HashSet;
 
-use bitnet_model::gguf::{Gguf, TensorInfo};
+use bitnet_model::Error;
+use bitnet_model::gguf::TensorInfo;
 use bitnet_model::layout::{EMBEDDING, OUTPUT};
-use bitnet_model::{Error, Hyperparameters};
 use serde::Serialize;
 
-use crate::weights::Weights;
+use crate::weights::Model;
 use fingerprint::{Fingerprint, Symbols};
 pub use metadata::KeyDifference;
 pub use tensor::{Finding, Likeness};
@@ -81,14 +81,14 @@ impl Diff {
 /// Sizes that heads have, whatever a file says.
 const HEADS: [usize; 6] = [64, 128, 32, 80, 96, 256];
 
-/// Holds two files against each other. `done` is told the bytes that were gone through.
+/// Holds two models against each other. `done` is told the bytes that were gone through.
 ///
 /// # Errors
 /// The data of a tensor cannot be read.
-pub fn diff(a: &Gguf, b: &Gguf, mut done: impl FnMut(u64)) -> Result<Diff, Error> {
+pub fn diff(a: &dyn Model, b: &dyn Model, mut done: impl FnMut(u64)) -> Result<Diff, Error> {
     let mut heads: Vec<usize> = [a, b]
         .into_iter()
-        .filter_map(|gguf| Some(Hyperparameters::read(gguf).ok()?.head_dim))
+        .filter_map(|model| Some(model.hyperparameters().ok()?.head_dim))
         .collect();
     heads.extend(HEADS);
     let mut diff = Diff {
@@ -134,11 +134,11 @@ pub fn diff(a: &Gguf, b: &Gguf, mut done: impl FnMut(u64)) -> Result<Diff, Error
 }
 
 /// Whether a tensor is part of the matrix that it scales.
-fn is_scale_of_another(gguf: &Gguf, info: &TensorInfo) -> bool {
+fn is_scale_of_another(model: &dyn Model, info: &TensorInfo) -> bool {
     let matrix = info.name.strip_suffix(".scale");
-    let matrix = matrix.and_then(|name| gguf.tensor(&format!("{name}.weight")));
+    let matrix = matrix.and_then(|name| model.tensor(&format!("{name}.weight")));
     matrix.is_some_and(|matrix| {
-        let weights = Weights::new(gguf, matrix).ok().flatten();
+        let weights = model.weights(matrix).ok().flatten();
         weights.is_some_and(|weights| weights.beside.is_some())
     })
 }
@@ -146,8 +146,8 @@ fn is_scale_of_another(gguf: &Gguf, info: &TensorInfo) -> bool {
 type Prints = [Fingerprint; 2];
 
 fn pair(
-    a: &Gguf,
-    b: &Gguf,
+    a: &dyn Model,
+    b: &dyn Model,
     (of_a, of_b): (&TensorInfo, &TensorInfo),
     heads: &[usize],
 ) -> Result<(Option<TensorDifference>, Option<Prints>), Error> {
@@ -161,7 +161,7 @@ fn pair(
         nmse: None,
         findings,
     };
-    let (Some(wa), Some(wb)) = (Weights::new(a, of_a)?, Weights::new(b, of_b)?) else {
+    let (Some(wa), Some(wb)) = (a.weights(of_a)?, b.weights(of_b)?) else {
         let what = format!(
             "{} and {}: not compared, as one is no type that is read here",
             of_a.ty, of_b.ty
@@ -169,7 +169,7 @@ fn pair(
         let not = vec![Finding::new("not-read", what)];
         return Ok((Some(difference(Likeness::Different, not)), None));
     };
-    let compared = tensor::compare(&wa, &wb, heads)?;
+    let compared = tensor::compare(&wa, &wb, heads);
     if compared.likeness == Likeness::Equal && of_a.ty == of_b.ty {
         return Ok((None, None));
     }
@@ -184,8 +184,8 @@ fn pair(
 
 /// A tensor that one file has alone. An output matrix is none where it repeats the embeddings.
 fn alone(
-    a: &Gguf,
-    b: &Gguf,
+    a: &dyn Model,
+    b: &dyn Model,
     info: &TensorInfo,
     in_a: bool,
 ) -> Result<Option<TensorDifference>, Error> {
@@ -193,10 +193,9 @@ fn alone(
     let mut findings = vec![Finding::new("alone", format!("only {name} has it"))];
     if info.name == OUTPUT
         && let Some(embedding) = has.tensor(EMBEDDING)
-        && let (Some(head), Some(embedding)) =
-            (Weights::new(has, info)?, Weights::new(has, embedding)?)
+        && let (Some(head), Some(embedding)) = (has.weights(info)?, has.weights(embedding)?)
     {
-        let compared = tensor::compare(&embedding, &head, &[])?;
+        let compared = tensor::compare(&embedding, &head, &[]);
         if compared.likeness != Likeness::Different {
             return Ok(None);
         }
@@ -222,8 +221,8 @@ fn alone(
     }))
 }
 
-fn stored(gguf: &Gguf, info: &TensorInfo) -> Stored {
-    let weights = Weights::new(gguf, info).ok().flatten();
+fn stored(model: &dyn Model, info: &TensorInfo) -> Stored {
+    let weights = model.weights(info).ok().flatten();
     let scaled = weights.filter(|w| w.beside.is_some() || info.ty.is_ternary());
     Stored {
         ty: info.ty.to_string(),
@@ -234,7 +233,7 @@ fn stored(gguf: &Gguf, info: &TensorInfo) -> Stored {
 
 /// Finds tensors of B that hold what A has under another name.
 fn exchanged(
-    a: &Gguf,
+    a: &dyn Model,
     tensors: &mut [TensorDifference],
     unexplained: &[(usize, Prints)],
 ) -> Result<(), Error> {
@@ -260,7 +259,7 @@ fn exchanged(
 
 /// A tensor of the same layer and shape in A with the weights that B has under this name.
 fn neighbour(
-    a: &Gguf,
+    a: &dyn Model,
     difference: &TensorDifference,
     of_b: &Fingerprint,
     different: &HashSet<String>,
@@ -276,13 +275,13 @@ fn neighbour(
         if !alike {
             continue;
         }
-        let Some(weights) = Weights::new(a, info)? else {
+        let Some(weights) = a.weights(info)? else {
             continue;
         };
-        let Some([symbols, _]) = Symbols::of(&weights, &weights)? else {
+        let Some([symbols, _]) = Symbols::of(&weights, &weights) else {
             continue;
         };
-        if Fingerprint::of(&weights, symbols)? == *of_b {
+        if Fingerprint::of(&weights, symbols) == *of_b {
             return Ok(Some(info.name.clone()));
         }
     }

@@ -1,6 +1,5 @@
 //! Two tensors of one name: whether they are the same, and which mistake makes one of the other.
 
-use bitnet_model::Error;
 use serde::Serialize;
 
 use super::fingerprint::{Fingerprint, Symbols};
@@ -75,21 +74,17 @@ impl Compared {
 const CONSTANT: f64 = 0.005;
 
 /// Holds two tensors against each other; heads may be of one of these sizes.
-///
-/// # Errors
-/// The data cannot be read.
-pub(super) fn compare(a: &Weights, b: &Weights, heads: &[usize]) -> Result<Compared, Error> {
-    let same_type = a.info.ty == b.info.ty && a.info.shape == b.info.shape;
-    if same_type && a.beside == b.beside && a.data()? == b.data()? {
-        return Ok(Compared::same(Likeness::Equal));
+pub(super) fn compare(a: &Weights, b: &Weights, heads: &[usize]) -> Compared {
+    if a.is_copy_of(b) {
+        return Compared::same(Likeness::Equal);
     }
-    let symbols = Symbols::of(a, b)?;
+    let symbols = Symbols::of(a, b);
     if a.info.shape != b.info.shape {
-        return Ok(Compared::different(shapes(a, b, symbols)?));
+        return Compared::different(shapes(a, b, symbols));
     }
-    let measured = Measured::of(a, b, symbols)?;
+    let measured = Measured::of(a, b, symbols);
     if measured.equal == measured.n {
-        return Ok(Compared::same(Likeness::Equal));
+        return Compared::same(Likeness::Equal);
     }
     let same = Compared {
         equal_codes: measured.equal_codes(),
@@ -98,14 +93,14 @@ pub(super) fn compare(a: &Weights, b: &Weights, heads: &[usize]) -> Result<Compa
         ..Compared::same(Likeness::Rounded)
     };
     if measured.rounded == measured.n || made_ternary(a, b, &measured) {
-        return Ok(same);
+        return same;
     }
     let mut findings = by_value(a, b, &measured);
     let mut unexplained = None;
     if findings.is_empty()
         && let Some([sa, sb]) = symbols
     {
-        let fingerprints = [Fingerprint::of(a, sa)?, Fingerprint::of(b, sb)?];
+        let fingerprints = [Fingerprint::of(a, sa), Fingerprint::of(b, sb)];
         findings.extend(by_place(&fingerprints, heads));
         if let Some(levels) = measured.levels()
             && !findings.is_empty()
@@ -125,17 +120,17 @@ pub(super) fn compare(a: &Weights, b: &Weights, heads: &[usize]) -> Result<Compa
             format!("{n} of {rows} rows differ, row {first} first"),
         ));
     }
-    Ok(Compared {
+    Compared {
         likeness: Likeness::Different,
         findings,
         unexplained,
         ..same
-    })
+    }
 }
 
 /// Whether one side is what the other was made ternary to: by the mean of the magnitudes (BitNet b1.58, arXiv:2402.17764).
 fn made_ternary(a: &Weights, b: &Weights, measured: &Measured) -> bool {
-    let levels = [a, b].map(|side| Levels::of(side.info.ty));
+    let levels = [a.levels(), b.levels()];
     let float = levels.iter().position(|l| *l == Levels::Float);
     let (Some(float), Some([la, lb])) = (float, measured.levels()) else {
         return false;
@@ -143,14 +138,10 @@ fn made_ternary(a: &Weights, b: &Weights, measured: &Measured) -> bool {
     if levels[1 - float] != Levels::Ternary || measured.equal_codes() != Some(1.0) {
         return false;
     }
-    let mean = || -> Result<f64, Error> {
-        let side = [a, b][float];
-        let mut sum = 0.0;
-        side.for_each_row(|_, row| sum += row.iter().map(|v| f64::from(v.abs())).sum::<f64>())?;
-        Ok(sum * f64::from(side.scale().abs()) / side.info.n_elements() as f64)
-    };
+    let side = [a, b][float];
+    let mean = side.mean_magnitude() * f64::from(side.scale().abs());
     let level = [la, lb][1 - float];
-    mean().is_ok_and(|mean| (level / mean - 1.0).abs() < CONSTANT)
+    (level / mean - 1.0).abs() < CONSTANT
 }
 
 /// What their values say.
@@ -313,7 +304,7 @@ fn ordered(order: Order, things: &str) -> Finding {
 }
 
 /// Tensors of other shapes.
-fn shapes(a: &Weights, b: &Weights, symbols: Option<[Symbols; 2]>) -> Result<Vec<Finding>, Error> {
+fn shapes(a: &Weights, b: &Weights, symbols: Option<[Symbols; 2]>) -> Vec<Finding> {
     let (of_a, of_b) = (&a.info.shape, &b.info.shape);
     let mut findings = vec![Finding::new(
         "shape",
@@ -322,12 +313,12 @@ fn shapes(a: &Weights, b: &Weights, symbols: Option<[Symbols; 2]>) -> Result<Vec
     if let Some([sa, sb]) = symbols
         && of_a.iter().rev().eq(of_b)
     {
-        let fingerprints = [Fingerprint::of(a, sa)?, Fingerprint::of(b, sb)?];
+        let fingerprints = [Fingerprint::of(a, sa), Fingerprint::of(b, sb)];
         if fingerprints[0].is_transposed(&fingerprints[1]) {
             findings.push(Finding::new("transposed", "B is A transposed"));
         }
     } else if a.columns() == b.columns() {
-        let measured = Measured::of(a, b, symbols)?;
+        let measured = Measured::of(a, b, symbols);
         let common = a.rows().min(b.rows());
         let (longer, shorter) = match a.rows() > b.rows() {
             true => ("A", "B"),
@@ -347,7 +338,7 @@ fn shapes(a: &Weights, b: &Weights, symbols: Option<[Symbols; 2]>) -> Result<Vec
             ),
         });
     }
-    Ok(findings)
+    findings
 }
 
 /// A shape, as tables of tensors show it.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bitnet_model::gguf::{Array, Metadata, StringArray, TensorType, Value, Writer};
+use bitnet_model::gguf::{Array, Gguf, Metadata, StringArray, TensorType, Value, Writer};
 use bitnet_model::packing::{OTHERS, Packing};
 use half::f16;
 

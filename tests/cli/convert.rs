@@ -1,0 +1,56 @@
+//! `crossval convert`.
+
+use super::*;
+
+fn convert(from: &Path, to: &Path, ty: &str) -> (i32, String) {
+    let (from, to) = (from.to_str().expect("UTF-8"), to.to_str().expect("UTF-8"));
+    let output = crossval(&["convert", from, "-o", to, "--type", ty]);
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    (exit_code(&output), out + &stderr(&output))
+}
+
+#[test]
+fn ternary_weights_come_back_byte_for_byte() {
+    let scratch = Scratch::new();
+    let model = synth(&scratch, "bitnet", &[]);
+    let original = std::fs::read(&model).expect("a model");
+    for ty in ["tq1_0", "tq2_0", "f32"] {
+        let there = scratch.path(ty);
+        let (code, shown) = convert(&model, &there, ty);
+        assert_eq!(code, 0, "{shown}");
+        assert!(
+            shown.contains("\nSAME  35 tensors, up to the types of "),
+            "{shown}"
+        );
+        let back = scratch.path("back.gguf");
+        let (code, shown) = convert(&there, &back, "i2_s");
+        assert_eq!(code, 0, "{shown}");
+        if ty != "f32" {
+            assert!(std::fs::read(&back).expect("a model") == original, "{ty}");
+        }
+    }
+}
+
+#[test]
+fn a_model_may_be_converted_in_its_place() {
+    let scratch = Scratch::new();
+    let model = scratch.path("m.gguf");
+    std::fs::copy(TINY, &model).expect("copied");
+    assert_eq!(convert(&model, &model, "f16").0, 0);
+    let gguf = Gguf::open(&model).expect("a model");
+    let q = gguf.tensor("blk.0.attn_q.weight").expect("a matrix");
+    assert_eq!(q.ty.name(), "F16");
+    let (code, report, _) = run(&model, &["--reference", "rust", "--n-predict", "4"]);
+    assert_eq!(code, 0, "{:?}", report.verdict);
+}
+
+#[test]
+fn what_cannot_be_written_leaves_nothing() {
+    let scratch = Scratch::new();
+    let to = scratch.path("x.gguf");
+    let (code, shown) = convert(Path::new(TINY), &to, "tq2_0");
+    assert_eq!(code, 65, "{shown}");
+    assert!(shown.contains("blk.0.attn_q.weight"), "{shown}");
+    let left = std::fs::read_dir(scratch.path("")).expect("a folder");
+    assert_eq!(left.count(), 0);
+}
