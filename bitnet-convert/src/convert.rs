@@ -241,8 +241,8 @@ fn write(
 ) -> io::Result<()> {
     match plan {
         Plan::Value(v) => out.write_all(&v.to_le_bytes()),
-        Plan::Keep(weights) => match weights.bytes() {
-            Some(bytes) => out.write_all(bytes),
+        Plan::Keep(weights) => match weights.copy_to(out) {
+            Some(copied) => copied,
             None => write_floats(weights, ty, out, fault),
         },
         Plan::Floats(weights) => write_floats(weights, ty, out, fault),

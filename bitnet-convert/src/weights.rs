@@ -1,5 +1,6 @@
 //! The weights of a file, row by row, with every scale applied.
 
+use std::io::{self, Write};
 use std::path::Path;
 
 use bitnet_core::quant;
@@ -51,6 +52,9 @@ pub(crate) trait Rows {
     /// What lies in the file, where that is what a GGUF file has.
     fn bytes(&self) -> Option<&[u8]>;
 }
+
+/// Bytes that are read before they are let go.
+const AT_ONCE: usize = 16 << 20;
 
 /// A tensor, and the scales that are not in its rows.
 pub struct Weights<'a> {
@@ -119,15 +123,26 @@ impl<'a> Weights<'a> {
         let (Some(a), Some(b)) = (self.rows.bytes(), other.rows.bytes()) else {
             return false;
         };
-        let copy = same(self.info, other.info) && self.beside == other.beside && a == b;
-        self.rows.release();
-        other.rows.release();
-        copy
+        if !same(self.info, other.info) || self.beside != other.beside || a.len() != b.len() {
+            return false;
+        }
+        a.chunks(AT_ONCE).zip(b.chunks(AT_ONCE)).all(|(a, b)| {
+            let equal = a == b;
+            self.rows.release();
+            other.rows.release();
+            equal
+        })
     }
 
-    /// What lies in the file, where that is what a GGUF file has.
-    pub fn bytes(&self) -> Option<&[u8]> {
-        self.rows.bytes()
+    /// Copies what lies in the file, where that is what a GGUF file has.
+    pub(crate) fn copy_to(&self, out: &mut dyn Write) -> Option<io::Result<()>> {
+        let bytes = self.rows.bytes()?;
+        let mut copied = Ok(());
+        for piece in bytes.chunks(AT_ONCE) {
+            copied = copied.and_then(|()| out.write_all(piece));
+            self.rows.release();
+        }
+        Some(copied)
     }
 
     /// Hands every row to `each`, decoded, but for the scale of the whole tensor. What was read is let go.
@@ -136,8 +151,17 @@ impl<'a> Weights<'a> {
         for r in 0..self.rows() {
             self.rows.decode(r, &mut row);
             each(r, &row);
+            self.let_go(r);
         }
         self.rows.release();
+    }
+
+    /// Lets go of what was read up to row `r`, now and then.
+    fn let_go(&self, r: usize) {
+        let rows = (AT_ONCE / size_of::<f32>() / self.columns()).max(1);
+        if (r + 1).is_multiple_of(rows) {
+            self.rows.release();
+        }
     }
 
     /// Mean of the magnitudes, but for the scale of the whole tensor.
@@ -155,6 +179,8 @@ pub fn for_each_pair(a: &Weights, b: &Weights, mut each: impl FnMut(usize, &[f32
         a.rows.decode(r, &mut of_a);
         b.rows.decode(r, &mut of_b);
         each(r, &of_a, &of_b);
+        a.let_go(r);
+        b.let_go(r);
     }
     a.rows.release();
     b.rows.release();
