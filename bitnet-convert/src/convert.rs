@@ -13,7 +13,7 @@ use bitnet_model::lint;
 use half::f16;
 
 use crate::encode;
-use crate::weights::{Levels, Model, Weights, scale_beside};
+use crate::weights::{Levels, Model, Weights, scale_beside, ternary};
 
 /// A type that a model's matrices can be converted to.
 #[derive(Clone, Copy, Debug)]
@@ -134,32 +134,30 @@ fn plan<'a>(
     info: &'a TensorInfo,
     ty: TensorType,
 ) -> Result<Vec<Planned<'a>>, Error> {
+    let refused =
+        |what: &str| Error::unsupported(model.path(), format!("tensor {:?}: {what}", info.name));
     let matrix = info
         .name
         .strip_suffix(".scale")
         .map(|name| format!("{name}.weight"));
     if let Some(matrix) = matrix.and_then(|name| model.tensor(&name))
-        && converted(matrix, ty)
-        && model.weights(matrix)?.is_some_and(|w| w.beside.is_some())
+        && let Some(weights) = model.weights(matrix)?
+        && weights.beside.is_some()
+        && !is_kept(&weights, ty)
     {
         return Ok(Vec::new());
     }
     let Some(weights) = model.weights(info)? else {
-        let what = format!(
-            "tensor {:?} has type {}, which is not read here",
-            info.name, info.ty
-        );
-        return Err(Error::unsupported(model.path(), what));
+        return Err(refused(&format!("its type, {}, is not read here", info.ty)));
     };
     let itself = |ty, plan| (info.name.clone(), info.shape.clone(), ty, plan);
-    if !converted(info, ty) {
+    if is_kept(&weights, ty) {
         return Ok(vec![itself(info.ty, Plan::Keep(weights))]);
     }
+    let ty = becomes(&weights, ty);
     if ty.is_float() {
         return Ok(vec![itself(ty, Plan::Floats(weights))]);
     }
-    let refused =
-        |what: &str| Error::unsupported(model.path(), format!("tensor {:?}: {what}", info.name));
     let (scales, beside) = scales(&weights, ty).map_err(refused)?;
     let mut planned = vec![itself(ty, Plan::Codes(weights, scales))];
     if let (Some(scale), Some(name)) = (beside, scale_beside(&info.name)) {
@@ -168,11 +166,24 @@ fn plan<'a>(
     Ok(planned)
 }
 
-/// Whether a tensor changes its type.
-fn converted(info: &TensorInfo, ty: TensorType) -> bool {
-    let of_layer = lint::is_matrix_of_layer(info);
-    let matrix = of_layer || (ty.is_float() && info.shape.len() == 2);
-    matrix && info.ty != ty
+/// The type that a tensor gets. What is no GGUF gets the types that converters write: norms in F32, embeddings and output in
+/// F16.
+fn becomes(weights: &Weights, ty: TensorType) -> TensorType {
+    let info = weights.info;
+    let matrix = info.shape.len() == 2;
+    if lint::is_matrix_of_layer(info) || (ty.is_float() && matrix) {
+        ty
+    } else if weights.are_of_gguf() {
+        info.ty
+    } else if matrix {
+        TensorType::F16
+    } else {
+        TensorType::F32
+    }
+}
+
+fn is_kept(weights: &Weights, ty: TensorType) -> bool {
+    weights.are_of_gguf() && becomes(weights, ty) == weights.info.ty
 }
 
 /// Where the scale of a tensor goes, and the one beside it.
@@ -200,7 +211,10 @@ fn scales(weights: &Weights, ty: TensorType) -> Result<(Scales, Option<f32>), &'
 
 /// What weights are divided by to be codes, and what those then stand for; the scale of the whole tensor aside.
 fn level(weights: &Weights) -> Result<(f32, f32), &'static str> {
-    if weights.info.ty.is_ternary() {
+    // Rows are codes; other ternary types have their scales in them.
+    if weights.info.ty.is_ternary()
+        || (weights.levels == Levels::Ternary && weights.info.ty.is_float())
+    {
         return Ok((1.0, 1.0));
     }
     let (mut least, mut largest) = (f32::INFINITY, 0f32);
@@ -221,7 +235,7 @@ fn level(weights: &Weights) -> Result<(f32, f32), &'static str> {
     if largest == 0.0 || least == largest {
         return Ok((largest.max(f32::MIN_POSITIVE), largest));
     }
-    match weights.levels() {
+    match weights.levels {
         Levels::Ternary => Err("its blocks have different scales, which one for all does not hold"),
         Levels::Integers => {
             Err("it has more than three levels, and was never trained to have three")
@@ -243,7 +257,7 @@ fn write(
         Plan::Value(v) => out.write_all(&v.to_le_bytes()),
         Plan::Keep(weights) => match weights.copy_to(out) {
             Some(copied) => copied,
-            None => write_floats(weights, ty, out, fault),
+            None => Err(io::ErrorKind::InvalidData.into()),
         },
         Plan::Floats(weights) => write_floats(weights, ty, out, fault),
         Plan::Codes(weights, scales) => write_codes(weights, *scales, ty, out),
@@ -292,8 +306,7 @@ fn write_codes(
             return;
         }
         codes.clear();
-        let rounded = row.iter().map(|v| (v / scales.unit).round_ties_even());
-        codes.extend(rounded.map(|v| v.clamp(-1.0, 1.0) as i8));
+        codes.extend(row.iter().map(|v| ternary(*v, scales.unit) as i8));
         bytes.clear();
         match ty {
             TensorType::I2_S => encode::i2_s(&codes, &mut bytes),

@@ -64,6 +64,8 @@ pub struct Weights<'a> {
     pub trailer: f32,
     /// Of a tensor `<name>.scale`, if there is one.
     pub beside: Option<f32>,
+    /// What the weights can be.
+    pub levels: Levels,
     rows: Box<dyn Rows + 'a>,
 }
 
@@ -97,14 +99,25 @@ pub fn scale_beside(name: &str) -> Option<String> {
 }
 
 impl<'a> Weights<'a> {
+    /// With the levels that their type has.
+    pub(crate) fn new(info: &'a TensorInfo, trailer: f32, rows: impl Rows + 'a) -> Weights<'a> {
+        Weights {
+            info,
+            trailer,
+            beside: None,
+            levels: Levels::of(info.ty),
+            rows: Box::new(rows),
+        }
+    }
+
+    /// Whether they lie as in a GGUF file.
+    pub(crate) fn are_of_gguf(&self) -> bool {
+        self.rows.bytes().is_some()
+    }
+
     /// The scale of the whole tensor, which is in none of its rows.
     pub fn scale(&self) -> f32 {
         self.trailer * self.beside.unwrap_or(1.0)
-    }
-
-    /// What the weights can be.
-    pub fn levels(&self) -> Levels {
-        Levels::of(self.info.ty)
     }
 
     /// Values per row.
@@ -172,6 +185,11 @@ impl<'a> Weights<'a> {
     }
 }
 
+/// A weight made ternary, -1, 0 or 1, by the steps of `WeightQuant` in transformers.
+pub(crate) fn ternary(v: f32, unit: f32) -> f32 {
+    (v * (1.0 / unit)).round_ties_even().clamp(-1.0, 1.0)
+}
+
 /// Hands the rows of two tensors of as many columns to `each`, as far as both have them.
 pub fn for_each_pair(a: &Weights, b: &Weights, mut each: impl FnMut(usize, &[f32], &[f32])) {
     let (mut of_a, mut of_b) = (vec![0.0; a.columns()], vec![0.0; b.columns()]);
@@ -211,15 +229,15 @@ impl Model for Gguf {
         };
         let data = self.data(info)?;
         let trailer = data.len() - layout.trailer_bytes as usize;
-        Ok(Some(Weights {
+        let trailer = float(&data[trailer..]).unwrap_or(1.0);
+        let rows = OfGguf {
+            gguf: self,
             info,
-            trailer: float(&data[trailer..]).unwrap_or(1.0),
+            data,
+        };
+        Ok(Some(Weights {
             beside,
-            rows: Box::new(OfGguf {
-                gguf: self,
-                info,
-                data,
-            }),
+            ..Weights::new(info, trailer, rows)
         }))
     }
 

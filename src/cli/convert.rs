@@ -17,7 +17,7 @@ use crossval::{Error, interrupt};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The model, a GGUF file
+    /// The model: a GGUF file, or the folder of a checkpoint of Hugging Face
     source: PathBuf,
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
@@ -45,10 +45,10 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
         matrix_type,
         json,
     } = args;
-    let model = Gguf::open(&source).map_err(bad_input)?;
-    write(&model, matrix_type, &output, terminal)?;
+    let model = diff::open(&source)?;
+    write(&*model, matrix_type, &output, terminal)?;
     let written = Gguf::open(&output).map_err(|e| Error::Internal(e.to_string()))?;
-    diff::between((&source, &model), (&output, &written), json, terminal)
+    diff::between((&source, &*model), (&output, &written), json, terminal)
 }
 
 /// The file appears whole or not at all, and may take the place of its source.

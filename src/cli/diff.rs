@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use bitnet_convert::checkpoint::Checkpoint;
 use bitnet_convert::diff::{self, Diff, Likeness, TensorDifference};
 use bitnet_convert::weights::Model;
 use bitnet_model::gguf::Gguf;
@@ -16,7 +17,7 @@ use crossval::Error;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A model, a GGUF file
+    /// A model: a GGUF file, or the folder of a checkpoint of Hugging Face
     a: PathBuf,
     /// Another
     b: PathBuf,
@@ -40,9 +41,21 @@ struct Report<'a> {
 }
 
 pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
-    let open = |path: &Path| Gguf::open(path).map_err(bad_input);
     let (a, b) = (open(&args.a)?, open(&args.b)?);
-    between((&args.a, &a), (&args.b, &b), args.json, terminal)
+    between((&args.a, &*a), (&args.b, &*b), args.json, terminal)
+}
+
+/// A model in whichever form it is.
+///
+/// # Errors
+/// [`Error::BadInput`].
+pub(super) fn open(path: &Path) -> Result<Box<dyn Model>, Error> {
+    if path.join("config.json").is_file() {
+        let checkpoint = Checkpoint::open(path).map_err(bad_input)?;
+        return Ok(Box::new(checkpoint));
+    }
+    let gguf = Gguf::open(path).map_err(bad_input)?;
+    Ok(Box::new(gguf))
 }
 
 /// Shows what differs between two models, which are there.

@@ -54,3 +54,37 @@ fn what_cannot_be_written_leaves_nothing() {
     let left = std::fs::read_dir(scratch.path("")).expect("a folder");
     assert_eq!(left.count(), 0);
 }
+
+/// The bundled model as Hugging Face has it.
+const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/tiny-bitnet-packed");
+
+#[test]
+fn a_checkpoint_is_converted_and_runs() {
+    let scratch = Scratch::new();
+    let to = scratch.path("m.gguf");
+    let (code, shown) = convert(Path::new(CHECKPOINT), &to, "i2_s");
+    assert_eq!(code, 0, "{shown}");
+    assert!(shown.ends_with("\nSAME  68 tensors\n"), "{shown}");
+    let tensors = |path: &Path| {
+        let gguf = Gguf::open(path).expect("a model");
+        let data = |t| gguf.data(t).expect("data").to_vec();
+        let tensors = gguf.tensors().iter().map(|t| (t.name.clone(), data(t)));
+        tensors.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    assert!(tensors(&to) == tensors(Path::new(TINY)));
+    let (code, report, _) = run(&to, &["--reference", "rust", "--n-predict", "4"]);
+    assert_eq!(code, 0, "{:?}", report.verdict);
+}
+
+#[test]
+fn a_checkpoint_without_weights_is_named() {
+    let scratch = Scratch::new();
+    let folder = scratch.path("empty");
+    std::fs::create_dir(&folder).expect("a folder");
+    for file in ["config.json", "tokenizer.model"] {
+        std::fs::copy(Path::new(CHECKPOINT).join(file), folder.join(file)).expect("copied");
+    }
+    let (code, shown) = convert(&folder, &scratch.path("m.gguf"), "i2_s");
+    assert_eq!(code, 65, "{shown}");
+    assert!(shown.contains("no file of safetensors"), "{shown}");
+}

@@ -19,7 +19,7 @@ pub(super) enum Symbols {
 impl Symbols {
     /// Those by which two tensors are held against each other; `None` where equal weights may have come out differently.
     pub(super) fn of(a: &Weights, b: &Weights) -> Option<[Symbols; 2]> {
-        match [a.levels(), b.levels()] {
+        match [a.levels, b.levels] {
             [Levels::Integers, _] if a.info.ty == b.info.ty => Some([Symbols::Bits(Float::F32); 2]),
             [Levels::Ternary, _] | [_, Levels::Ternary] => Some([ternary(a), ternary(b)]),
             [Levels::Float, Levels::Float] => {
@@ -57,7 +57,7 @@ fn code(v: f32) -> i64 {
 }
 
 fn ternary(side: &Weights) -> Symbols {
-    match side.levels() {
+    match side.levels {
         Levels::Ternary => Symbols::Sign,
         _ => Symbols::Rounded(side.mean_magnitude() as f32),
     }

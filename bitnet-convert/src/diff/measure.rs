@@ -24,7 +24,8 @@ const SUBNORMAL: f32 = 3e-8;
 impl Tolerance {
     fn of(a: &Weights, b: &Weights) -> Tolerance {
         let types = [a.info.ty, b.info.ty];
-        if types[0] == types[1] {
+        // Master weights that are used as ternary ones are not what their type holds.
+        if types[0] == types[1] && a.levels == b.levels {
             return Tolerance::Exact;
         }
         let blocks = types.map(|ty| match ty {
@@ -38,7 +39,7 @@ impl Tolerance {
             let share = blocks[1].map_or(share, |(_, other)| share.max(other));
             return Tolerance::OfBlock(len, share);
         }
-        match [a.levels(), b.levels()] {
+        match [a.levels, b.levels] {
             [Levels::Float, Levels::Float] => Tolerance::Rounding(coarser(a, b)),
             // Scales are F16, or the floats are.
             _ => match coarser(a, b) {

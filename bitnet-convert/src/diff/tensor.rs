@@ -130,7 +130,7 @@ pub(super) fn compare(a: &Weights, b: &Weights, heads: &[usize]) -> Compared {
 
 /// Whether one side is what the other was made ternary to: by the mean of the magnitudes (BitNet b1.58, arXiv:2402.17764).
 fn made_ternary(a: &Weights, b: &Weights, measured: &Measured) -> bool {
-    let levels = [a.levels(), b.levels()];
+    let levels = [a.levels, b.levels];
     let float = levels.iter().position(|l| *l == Levels::Float);
     let (Some(float), Some([la, lb])) = (float, measured.levels()) else {
         return false;
@@ -209,7 +209,8 @@ fn by_scale(a: &Weights, b: &Weights, measured: &Measured) -> Finding {
     let levels = measured.levels().unwrap_or([1.0, 1.0]);
     let factor = measured.factor().unwrap_or(f64::NAN);
     let beside = |side: &Weights| f64::from(side.beside.unwrap_or(1.0));
-    if (beside(b) / beside(a) / factor - 1.0).abs() < CONSTANT {
+    let by = beside(b) / beside(a);
+    if by != 1.0 && (by / factor - 1.0).abs() < CONSTANT {
         let (has, side) = match b.beside {
             Some(_) => ("B", b),
             None => ("A", a),

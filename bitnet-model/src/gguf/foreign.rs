@@ -98,7 +98,9 @@ pub(super) fn what_the_folder_is(path: &Path) -> String {
         .find_map(ending);
     match (ending(".gguf"), checkpoint) {
         (Some(model), _) => format!("a folder: give a file in it, such as {model}"),
-        (None, Some(file)) => format!("a folder with a checkpoint ({file}): {CONVERT}"),
+        (None, Some(file)) => format!(
+            "a folder with a checkpoint ({file}): convert it to GGUF, as crossval convert does"
+        ),
         (None, None) => "a folder, in which there is no GGUF file".to_owned(),
     }
 }
