@@ -12,6 +12,7 @@
 //! | [`layout`] | which tensors a model's file must hold, and in which shapes |
 //! | [`lint`] | files that are not what they say, or that engines read in different ways |
 //! | [`check`] | weights that no file should hold |
+//! | [`scales`] | where the scales of a model's weights are |
 //! | [`regular_file`] | opening what is read from its start to its end |
 //! | [`nearest`] | names that nobody has, and what was meant |
 //! | [`random`] | random numbers that are the same on every machine |
@@ -46,6 +47,7 @@ pub mod lint;
 pub mod nearest;
 pub mod random;
 pub mod regular_file;
+pub mod scales;
 pub mod tap;
 
 pub use activation::Activation;

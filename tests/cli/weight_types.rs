@@ -349,6 +349,32 @@ fn scales_in_tensors_of_their_own() {
     }
 }
 
+/// What a scale was rounded to, and what not, is in reports and in `inspect`.
+#[test]
+fn where_scales_are_is_said() {
+    let scratch = Scratch::new();
+    for (ty, more, says) in [
+        ("i2_s", &[][..], "one F32 per matrix"),
+        ("tq2_0", &[], "one F16 per 256 weights, no .scale tensors"),
+        (
+            "q2_0",
+            &["--scale-tensors"],
+            "one F16 per 64 weights, times that of a .scale tensor",
+        ),
+    ] {
+        let model = synth(&scratch, "bitnet", &[&["--type", ty], more].concat());
+        let args = ["--reference", "rust", "--no-bench", "--n-predict", "4"];
+        let (code, report, _) = run(&model, &args);
+        let name = ty.to_uppercase();
+        assert_eq!((code, &*report.model.weight_scales[&name]), (0, says));
+        assert_eq!(report.model.weight_scales.len(), 1);
+        let output = crossval(&["inspect", model.to_str().expect("UTF-8")]);
+        let shown = String::from_utf8_lossy(&output.stdout);
+        let line = format!("\nscales of {name} in the layers: {says}\n");
+        assert!(shown.contains(&line), "{shown}");
+    }
+}
+
 /// Activations are rounded for the matrix that is used, not for the right one.
 #[test]
 fn wrong_matrices_of_every_type_are_named() {
