@@ -13,6 +13,7 @@
 //! | [`lint`] | files that are not what they say, or that engines read in different ways |
 //! | [`check`] | weights that no file should hold |
 //! | [`packing`] | in which bits I2_S has which code |
+//! | [`scales`] | where the scales of a model's weights are |
 //! | [`regular_file`] | opening what is read from its start to its end |
 //! | [`nearest`] | names that nobody has, and what was meant |
 //! | [`random`] | random numbers that are the same on every machine |
@@ -48,6 +49,7 @@ pub mod nearest;
 pub mod packing;
 pub mod random;
 pub mod regular_file;
+pub mod scales;
 pub mod tap;
 
 pub use activation::Activation;

@@ -21,6 +21,7 @@ mod packed;
 mod random;
 mod stress;
 mod ternary;
+mod unit;
 mod vocab;
 
 use std::io::{self, BufWriter, Write};
@@ -53,7 +54,8 @@ pub enum Error {
     /// A size that the format or the architecture cannot hold.
     #[error("{option}: {what}")]
     Option {
-        /// `layers`, `embd`, `heads`, `kv-heads`, `head-dim`, `ffn`, `vocab`, `ctx` or `stress`.
+        /// `layers`, `embd`, `heads`, `kv-heads`, `head-dim`, `ffn`, `vocab`, `ctx`, `token-embedding-type`,
+        /// `output-tensor-type`, `scale-tensors` or `stress`.
         option: &'static str,
         /// What is wrong with it.
         what: String,
@@ -73,7 +75,7 @@ impl Error {
 /// What to write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SynthOptions {
-    /// Model family. One with sub-norms gets tied F16 embeddings, another F32 embeddings and an output matrix of its own.
+    /// Model family. One with sub-norms gets tied embeddings, another an output matrix of its own.
     pub architecture: Architecture,
     /// Layers.
     pub n_layer: u32,
@@ -95,6 +97,13 @@ pub struct SynthOptions {
     pub rope_base: f32,
     /// Type of the layers' matrices: I2_S, TQ1_0, TQ2_0, Q1_0, Q2_0 in either length of blocks, F16 or F32.
     pub matrix_type: TensorType,
+    /// Type of the embeddings: F16 where they are tied, else F32, or any other of those but I2_S, whose rows have no scale.
+    pub token_embedding_type: TensorType,
+    /// Type of the output matrix, where the embeddings are not tied; `None` for F32.
+    pub output_type: Option<TensorType>,
+    /// Whether the codes of the layers' matrices have scale 1, and the matrices theirs in a `.scale` tensor each. Ternary
+    /// codes are then those of I2_S, whatever the type: such models differ in how engines round activations beside them.
+    pub scale_tensors: bool,
     /// Type of the norms' weights: F32, as BitNet.cpp has it, or F16, as newer converters write them.
     pub norm_type: TensorType,
     /// What the file says of its activation; `None` for a file that says nothing. Weights do not depend on it.
@@ -128,6 +137,12 @@ impl SynthOptions {
                 true => TensorType::I2_S,
                 false => TensorType::F32,
             },
+            token_embedding_type: match has_sub_norms(architecture) {
+                true => TensorType::F16,
+                false => TensorType::F32,
+            },
+            output_type: None,
+            scale_tensors: false,
             norm_type: TensorType::F32,
             activation: None,
             stress: None,
@@ -186,7 +201,34 @@ impl SynthOptions {
             divides("head-dim", self.n_head * head_dim, block)?;
         }
         divides("ffn", self.n_ff, block)?;
+        self.check_tokens("token-embedding-type", self.token_embedding_type)?;
+        if let Some(ty) = self.output_type {
+            self.check_tokens("output-tensor-type", ty)?;
+            if has_sub_norms(self.architecture) {
+                let what = format!("{} has no output matrix of its own", self.architecture);
+                return Err(Error::option("output-tensor-type", what));
+            }
+        }
+        if self.scale_tensors && (ty.is_float() || self.stress.is_some()) {
+            let what = match self.stress {
+                Some(_) => "what provokes an overflow has its scales in its matrices".to_owned(),
+                None => format!("{ty} has no codes"),
+            };
+            return Err(Error::option("scale-tensors", what));
+        }
         self.stress.map_or(Ok(()), |stress| stress.check(self))
+    }
+}
+
+impl SynthOptions {
+    /// Refuses a type for matrices of a row per token.
+    fn check_tokens(&self, option: &'static str, ty: TensorType) -> Result<(), Error> {
+        if ty.is_ternary() {
+            let what = format!("the rows of {ty} have no scale");
+            return Err(Error::option(option, what));
+        }
+        let block = (&*format!("the {ty} block"), ty.block_len() as u32);
+        divides("embd", self.n_embd, block)
     }
 }
 
@@ -261,6 +303,10 @@ enum Fill {
     /// A matrix of `shape[0]` inputs of the given RMS whose outputs have the given standard deviation: codes
     /// or normal as the type has it.
     Matrix { input: f64, output: f64 },
+    /// A matrix whose codes have scale 1.
+    Unit,
+    /// One value.
+    Value(f64),
     /// A matrix of the kind that stresses, with its scale.
     Stress { rows: Rows, scale: f64 },
     /// One row per token, normal with the given standard deviation.
@@ -283,14 +329,14 @@ fn tensors(o: &SynthOptions) -> Vec<Tensor> {
         head_dim * u64::from(o.n_head),
         head_dim * u64::from(o.n_head_kv),
     );
-    let (token_type, sub) = match has_sub_norms(o.architecture) {
-        true => (TensorType::F16, 1.0),
-        false => (TensorType::F32, UNNORMED),
+    let sub = match has_sub_norms(o.architecture) {
+        true => 1.0,
+        false => UNNORMED,
     };
-    let tokens = |name: &str| Tensor {
+    let tokens = |name: &str, ty: TensorType| Tensor {
         name: name.to_owned(),
         shape: vec![embd, vocab],
-        ty: token_type,
+        ty,
         fill: Fill::Tokens(s.embedding),
     };
     let norm = |name: String, n: u64, gamma: f64| Tensor {
@@ -306,11 +352,12 @@ fn tensors(o: &SynthOptions) -> Vec<Tensor> {
         fill: Fill::Matrix { input, output },
     };
     let mut list = vec![
-        tokens("token_embd.weight"),
+        tokens("token_embd.weight", o.token_embedding_type),
         norm("output_norm.weight".to_owned(), embd, s.output_gamma),
     ];
     if !has_sub_norms(o.architecture) {
-        list.push(tokens("output.weight"));
+        let ty = o.output_type.unwrap_or(TensorType::F32);
+        list.push(tokens("output.weight", ty));
     }
     for (i, added) in s.residual.iter().enumerate() {
         let name = |part: &str| format!("blk.{i}.{part}.weight");
@@ -331,6 +378,9 @@ fn tensors(o: &SynthOptions) -> Vec<Tensor> {
             list.push(norm(name("attn_sub_norm"), q, 1.0));
             list.push(norm(name("ffn_sub_norm"), ff, 1.0));
         }
+    }
+    if o.scale_tensors {
+        list = list.into_iter().flat_map(unit::with_scale).collect();
     }
     if let Some(Stress::I16Overflow) = o.stress {
         stress::overflow_down_projections(&mut list, s.residual.iter().map(|added| added[1]));
@@ -509,10 +559,8 @@ impl Tensor {
                 }
                 write_scale(scale as f32, out)
             }
-            Fill::Matrix { input, output } if let Some(pack) = ternary::packing(self.ty) => {
-                let scale = ternary_scale(self.shape[0], input, output);
-                ternary::write_blocks(pack, n, scale, table, &mut rng, out)
-            }
+            Fill::Unit => unit::write(self.ty, n, &mut rng, out),
+            Fill::Value(value) => out.write_all(&(value as f32).to_le_bytes()),
             Fill::Stress { rows, scale } => {
                 let shape = [self.shape[0] as usize, self.shape[1] as usize];
                 rows.write(shape, scale as f32, &mut rng, out)
@@ -523,10 +571,7 @@ impl Tensor {
             }),
             Fill::Matrix { input, output } => {
                 let sigma = output / (input * (self.shape[0] as f64).sqrt());
-                if let Some(packed) = Packed::of(self.ty) {
-                    return packed.write(sigma, n / self.ty.block_len(), &mut rng, out);
-                }
-                write_levels(self.ty, scaled(table, sigma), n, &mut rng, out)
+                self.write_weights(sigma, n, &mut rng, table, out)
             }
             Fill::Tokens(sigma) => {
                 let runs = vocab.runs();
@@ -537,11 +582,30 @@ impl Tensor {
                         sigma
                     };
                     let n = tokens * self.shape[0];
-                    write_levels(self.ty, scaled(table, sigma), n, &mut rng, out)?;
+                    self.write_weights(sigma, n, &mut rng, table, out)?;
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Writes `n` weights of the given standard deviation, whole rows.
+    fn write_weights(
+        &self,
+        sigma: f64,
+        n: u64,
+        rng: &mut Rng,
+        table: &[f32],
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        if let Some(pack) = ternary::packing(self.ty) {
+            let scale = sigma / TERNARY_NONZERO.sqrt();
+            return ternary::write_blocks(pack, n, scale, table, rng, out);
+        }
+        if let Some(packed) = Packed::of(self.ty) {
+            return packed.write(sigma, n / self.ty.block_len(), rng, out);
+        }
+        write_levels(self.ty, scaled(table, sigma), n, rng, out)
     }
 }
 

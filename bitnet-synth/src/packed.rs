@@ -44,13 +44,36 @@ impl Packed {
         out: &mut dyn Write,
     ) -> io::Result<()> {
         let mean = sigma / self.square.sqrt();
+        let scale = |rng: &mut Rng| f16::from_f64(mean * (0.75 + 0.5 * rng.unit()));
+        self.write_blocks(scale, n, rng, out)
+    }
+
+    /// Writes `n` blocks of scale 1.
+    pub(super) fn write_ones(self, n: u64, rng: &mut Rng, out: &mut dyn Write) -> io::Result<()> {
+        self.write_blocks(|_| f16::ONE, n, rng, out)
+    }
+
+    fn write_blocks(
+        self,
+        scale: impl Fn(&mut Rng) -> f16,
+        n: u64,
+        rng: &mut Rng,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
         let mut block = vec![0; self.bytes];
         for _ in 0..n {
             let (d, codes) = block.split_at_mut(size_of::<f16>());
-            d.copy_from_slice(&f16::from_f64(mean * (0.75 + 0.5 * rng.unit())).to_le_bytes());
+            d.copy_from_slice(&scale(rng).to_le_bytes());
             (self.fill)(rng, codes);
             out.write_all(&block)?;
         }
         Ok(())
     }
+}
+
+/// A block of Q2_0, of either length: four codes to a byte, the first in the lowest bits.
+pub(super) fn two_bits(codes: &[u8], scale: f16) -> Vec<u8> {
+    let byte = |codes: &[u8]| codes.iter().rev().fold(0, |byte, code| byte << 2 | code);
+    let codes = codes.chunks(4).map(byte);
+    scale.to_le_bytes().into_iter().chain(codes).collect()
 }

@@ -12,7 +12,7 @@ use super::random::fill_ternary;
 const BLOCK: usize = 256;
 
 /// Packs a block of codes 0, 1, 2 for -1, 0, +1, as ggml quantises ternary weights of one scale.
-pub(super) type Pack = fn(&[u8; BLOCK], f16) -> Vec<u8>;
+pub(super) type Pack = fn(&[u8], f16) -> Vec<u8>;
 
 /// How a type packs its blocks; `None` if it has no such blocks.
 pub(super) fn packing(ty: TensorType) -> Option<Pack> {
@@ -35,7 +35,7 @@ pub(super) fn write_blocks(
     let mut drawn = [0; BLOCK / 4];
     for _ in 0..n / BLOCK as u64 {
         fill_ternary(rng, &mut drawn);
-        let codes = std::array::from_fn(|j| drawn[j / 4] >> (2 * (j % 4)) & 3);
+        let codes: [u8; BLOCK] = std::array::from_fn(|j| drawn[j / 4] >> (2 * (j % 4)) & 3);
         let deviate = f64::from(table[rng.below(table.len())]);
         out.write_all(&pack(&codes, f16::from_f64(scale * (1.0 + 0.1 * deviate))))?;
     }
@@ -44,7 +44,7 @@ pub(super) fn write_blocks(
 
 /// Five digits to base 3 in a byte, the first the highest, of 32 bytes and then of 16; four in 4 bytes. A byte is the
 /// number as a fraction of 256 instead of 243, rounded up.
-fn tq1_0(codes: &[u8; BLOCK], scale: f16) -> Vec<u8> {
+fn tq1_0(codes: &[u8], scale: f16) -> Vec<u8> {
     let runs = [
         (&codes[..160], 32),
         (&codes[160..240], 16),
@@ -67,7 +67,7 @@ fn tq1_0(codes: &[u8; BLOCK], scale: f16) -> Vec<u8> {
 }
 
 /// Four codes in a byte, the first in the lowest bits, of twice 32 bytes.
-fn tq2_0(codes: &[u8; BLOCK], scale: f16) -> Vec<u8> {
+fn tq2_0(codes: &[u8], scale: f16) -> Vec<u8> {
     let mut packed = Vec::with_capacity(66);
     for half in codes.chunks(128) {
         let byte = |m: usize| (0..4).map(|l| half[32 * l + m] << (2 * l)).sum::<u8>();
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn blocks_are_read_as_they_were_drawn() {
-        let codes = std::array::from_fn(|j| (j * j % 7 % 3) as u8);
+        let codes: [u8; BLOCK] = std::array::from_fn(|j| (j * j % 7 % 3) as u8);
         for ty in [TensorType::TQ1_0, TensorType::TQ2_0] {
             let block = packing(ty).unwrap()(&codes, f16::from_f32(0.5));
             assert_eq!(block.len() as u64, ty.block_bytes());

@@ -79,7 +79,25 @@ fn models_behave() {
         (Architecture::BitnetB158, TensorType::Q2_0_128),
         (Architecture::Qwen3, TensorType::I2_S),
     ];
-    for options in usual.into_iter().chain(others.map(of_type)) {
+    let of_tokens = [
+        TensorType::TQ1_0,
+        TensorType::TQ2_0,
+        TensorType::Q1_0,
+        TensorType::Q2_0,
+    ];
+    let of_tokens = of_tokens.map(|ty| SynthOptions {
+        matrix_type: ty,
+        token_embedding_type: ty,
+        output_type: Some(ty),
+        ..SynthOptions::new(Architecture::Qwen3, Preset::Tiny, 1)
+    });
+    let scaled = SynthOptions {
+        matrix_type: TensorType::Q1_0,
+        scale_tensors: true,
+        ..SynthOptions::new(Architecture::Qwen3, Preset::Tiny, 1)
+    };
+    let others = others.map(of_type).into_iter().chain(of_tokens);
+    for options in usual.into_iter().chain(others).chain([scaled]) {
         let (architecture, matrix_type) = (options.architecture, options.matrix_type);
         let written = synth(&options);
         let gguf = Arc::new(Gguf::open(&written.path).unwrap());
@@ -279,7 +297,7 @@ fn refused(options: &SynthOptions) -> (&'static str, String) {
 #[test]
 fn impossible_sizes_name_their_option() {
     type Edit = fn(&mut SynthOptions);
-    let cases: [(&str, Edit); 13] = [
+    let cases: [(&str, Edit); 19] = [
         ("layers", |o| o.n_layer = 0),
         ("layers", |o| o.n_layer = 513),
         ("embd", |o| o.n_embd = 192),
@@ -291,6 +309,27 @@ fn impossible_sizes_name_their_option() {
         ("head-dim", |o| o.head_dim = Some(0)),
         ("head-dim", |o| o.head_dim = Some(33)),
         ("head-dim", |o| o.head_dim = Some(72)),
+        ("token-embedding-type", |o| {
+            o.token_embedding_type = TensorType::I2_S;
+        }),
+        ("output-tensor-type", |o| {
+            (o.architecture, o.output_type) = (Architecture::Llama, Some(TensorType::I2_S));
+        }),
+        ("output-tensor-type", |o| {
+            o.output_type = Some(TensorType::F16);
+        }),
+        ("embd", |o| {
+            (o.matrix_type, o.n_embd) = (TensorType::F32, 192);
+            o.token_embedding_type = TensorType::TQ2_0;
+        }),
+        ("scale-tensors", |o| {
+            (o.matrix_type, o.scale_tensors) = (TensorType::F16, true);
+        }),
+        ("scale-tensors", |o| {
+            *o =
+                SynthOptions::new(o.architecture, Preset::Tiny, 1).with_stress(Stress::I16Overflow);
+            o.scale_tensors = true;
+        }),
         ("vocab", |o| o.n_vocab = 200),
         ("vocab", |o| o.n_vocab = 10_000_000),
     ];
@@ -430,4 +469,110 @@ fn progress_can_end_the_work() {
     let model = SyntheticModel::new(&options, Path::new("m.gguf")).unwrap();
     let e = model.write(&mut file, &mut |_, _| false).unwrap_err();
     assert!(e.to_string().contains("interrupted"), "{e}");
+}
+
+/// What a product starts from.
+const INPUTS: [Tap; 6] = [
+    Tap::AttnNorm,
+    Tap::AttnOut,
+    Tap::AttnSubNorm,
+    Tap::FfnNorm,
+    Tap::FfnAct,
+    Tap::FfnSubNorm,
+];
+
+/// Keeps every product of a layer. Before it, puts whole numbers in its place that no type rounds, if asked to: up to
+/// 127, which is in every 32.
+#[derive(Default)]
+struct Products {
+    of_whole_numbers: bool,
+    values: Vec<(Tap, Option<usize>, Vec<f32>)>,
+}
+
+impl Observer for Products {
+    fn tap(&mut self, view: TapView<'_>) -> Result<(), ObserverError> {
+        let TapData::F32(values) = view.data else {
+            return Ok(());
+        };
+        if self.of_whole_numbers && INPUTS.contains(&view.tap) {
+            let whole = |i: usize| match i % 32 {
+                5 => 127.0,
+                _ => (i * i % 255) as f32 - 127.0,
+            };
+            values
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, v)| *v = whole(i));
+        }
+        if view.tap.is_product() && view.tap.per_layer() {
+            self.values.push((view.tap, view.layer, values.to_vec()));
+        }
+        Ok(())
+    }
+}
+
+/// Width 256 and 768. Activations are rounded to int8 by rows beside I2_S, by 256 beside TQ, and by 32 beside Q2_0.
+#[test]
+fn a_scale_in_a_tensor_does_what_one_in_the_type_does() {
+    let types = [
+        TensorType::I2_S,
+        TensorType::TQ1_0,
+        TensorType::TQ2_0,
+        TensorType::Q2_0,
+        TensorType::Q2_0_128,
+    ];
+    for architecture in [
+        Architecture::Bitnet,
+        Architecture::Llama,
+        Architecture::Qwen3,
+    ] {
+        let run = |matrix_type, scale_tensors, of_whole_numbers| {
+            let written = synth(&SynthOptions {
+                matrix_type,
+                scale_tensors,
+                ..SynthOptions::new(architecture, Preset::Tiny, 1)
+            });
+            let gguf = Arc::new(Gguf::open(&written.path).unwrap());
+            let scales = gguf.tensors().iter().filter(|t| t.name.ends_with(".scale"));
+            assert_eq!(scales.count(), if scale_tensors { 7 * 3 } else { 0 });
+            let model = Arc::new(Model::load(gguf).unwrap());
+            let session = SessionOptions {
+                n_ctx: 64,
+                threads: 1,
+            };
+            let mut session = Session::new(model, session).unwrap();
+            let mut products = Products {
+                of_whole_numbers,
+                ..Products::default()
+            };
+            let prompt: Vec<u32> = (300..340).collect();
+            let logits = session.eval(&prompt, Logits::All, Some(&mut products));
+            (logits.unwrap().to_vec(), products.values)
+        };
+        let (_, exact) = run(TensorType::I2_S, false, true);
+        let (logits, rounded) = run(TensorType::I2_S, false, false);
+        assert_eq!(exact.len(), 7 * 3);
+        for ty in types {
+            // The same codes, and the same scale.
+            assert!(run(ty, true, true).1 == exact, "{architecture} {ty}");
+            let (others, products) = run(ty, true, false);
+            // A row of 256 is one block of TQ's activations. A step of its largest value, evenly distributed, makes of a
+            // product (3 / 127)^2 / 12 = 5e-5 for normal values, and three layers of four products each make of that, by
+            // either type, 1.2e-3. Measured: 6.6e-5, and 6.7e-4 (TQ) and 1.5e-3 (Q2_0).
+            let limits = match ty {
+                TensorType::I2_S => (0.0, 0.0),
+                TensorType::TQ1_0 | TensorType::TQ2_0 => (1e-13, 1.2e-3),
+                _ => (1e-4, 3e-3),
+            };
+            let (first, all) = (nmse(&products[0].2, &rounded[0].2), nmse(&others, &logits));
+            assert!(first <= limits.0, "{architecture} {ty}: {first} in q");
+            assert!(all <= limits.1, "{architecture} {ty}: {all} in logits");
+        }
+    }
+}
+
+fn nmse(values: &[f32], right: &[f32]) -> f64 {
+    let pairs = values.iter().zip(right);
+    let error: f64 = pairs.map(|(v, r)| f64::from(v - r).powi(2)).sum();
+    error / right.iter().map(|&r| f64::from(r).powi(2)).sum::<f64>()
 }

@@ -13,6 +13,7 @@
 //! | this one | the stages of a layer |
 //! | `answers` | right rows, with each rounding that an engine may do |
 //! | [`bounds`] | what f32 arithmetic builds up in right engines |
+//! | `codes` | codes in blocks, read wrongly |
 //! | `mistakes`, `wrong` | the ways in which people get the stages wrong, and what comes of them |
 //! | [`inputs`] | the values that stages start from |
 //! | `hyper` | what a file's metadata say, and how its family computes |
@@ -34,6 +35,7 @@
 
 mod answers;
 pub mod bounds;
+mod codes;
 mod hyper;
 pub mod inputs;
 pub mod judge;

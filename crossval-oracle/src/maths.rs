@@ -210,6 +210,36 @@ impl Rounding {
             }
         }
     }
+
+    /// Values that share a scale; `None` if none do.
+    pub(super) fn block(self) -> Option<usize> {
+        match self {
+            Rounding::Q8_0 => Some(32),
+            Rounding::Q8K | Rounding::Q8KProductToF32 => Some(256),
+            _ => None,
+        }
+    }
+
+    /// What [`apply`](Self::apply) gives if codes are truncated, not rounded; `None` where values share no scale.
+    pub(super) fn truncated(self, x: &[f64]) -> Option<Vec<f64>> {
+        let step = |largest: f32| match self {
+            Rounding::Q8_0 => f64::from(f16::from_f32(largest / 127.0)),
+            _ => f64::from(1.0 / (127.0 / largest)),
+        };
+        let blocks = x.chunks(self.block()?).flat_map(|x| {
+            let largest = x.iter().fold(0.0_f64, |max, v| max.max(v.abs())) as f32;
+            let per_step = f64::from(127.0 / largest);
+            let code = move |v: &f64| {
+                if *v == 0.0 {
+                    0.0
+                } else {
+                    (v * per_step).trunc()
+                }
+            };
+            x.iter().map(move |v| code(v) * step(largest))
+        });
+        Some(blocks.collect())
+    }
 }
 
 /// The nearest F16 of what an engine holds in F32. (From F64, `half` drops the last 32 bits before it rounds, and with them

@@ -13,22 +13,34 @@ use Mistake as M;
 pub(super) enum Mistake {
     /// Ternary codes read as {-2, -1, +1, +2}.
     CodesShifted,
-    /// The sum of the activations is not taken off: codes 0, 1, 2 as they are stored.
+    /// The sum of the activations is not taken off: codes as they are stored, from 0.
     SumNotSubtracted,
-    /// Four neighbouring weights in a byte, for every 32nd.
+    /// Neighbouring weights in a byte, for those of neighbouring bytes, or the other way round.
     BlockOrder,
-    /// The first of four weights in the lowest bits, for the highest.
+    /// The weights of a byte in reverse.
     BitOrder,
-    /// The tensor's scale is left out.
+    /// The codes' scale, of the tensor or of its blocks, is left out.
     WeightScaleLeftOut,
-    /// Divided by the tensor's scale.
+    /// Divided by that scale.
     WeightScaleInverted,
+    /// The scale of the next block in the row.
+    BlockScaleOfTheNext,
+    /// The F16 scale of a block read as BF16.
+    BlockScaleBf16,
+    /// The code of +2 read as -1.
+    TwoReadAsMinusOne,
+    /// The `.scale` tensor is left out.
+    ScaleTensorLeftOut,
+    /// The `.scale` tensor is multiplied after the bias is added.
+    BiasScaled,
     /// Activations stay floating-point.
     ActivationsNotQuantised,
     /// Activations are scaled to 128, for 127.
     ActivationScale128,
     /// One activation scale per 128 values, for the whole row.
     ActivationScalePerBlock,
+    /// One activation scale for the whole row, for one per block.
+    ActivationScalePerRow,
     /// Activation codes are truncated, not rounded.
     CodesTruncated,
     /// Halves are rounded towards zero, not to even nor away from it.
@@ -195,15 +207,30 @@ const HYPOTHESES: &[(&[Tap], &[Hypothesis])] = &[
             (M::CodesShifted, "reads the ternary codes as -2, -1, +1, +2"),
             (
                 M::SumNotSubtracted,
-                "takes the ternary codes as 0, 1, 2: the activations' sum is missing",
+                "takes the codes as they are stored, from 0: the activations' sum is missing",
             ),
             (
                 M::BlockOrder,
-                "reads the weights of a block in another order: four neighbours a byte",
+                "reads the weights of a block in another order: takes neighbours in a byte for those of neighbouring bytes, \
+                 or the other way round",
             ),
-            (M::BitOrder, "reads the four weights of a byte in reverse"),
+            (M::BitOrder, "reads the weights of a byte in reverse"),
             (M::WeightScaleLeftOut, "leaves out the weights' scale"),
             (M::WeightScaleInverted, "divides by the weights' scale"),
+            (
+                M::BlockScaleOfTheNext,
+                "takes the scale of the next block of weights",
+            ),
+            (
+                M::BlockScaleBf16,
+                "reads the scales of blocks of weights as BF16, they are F16",
+            ),
+            (M::TwoReadAsMinusOne, "reads the code of +2 as -1"),
+            (M::ScaleTensorLeftOut, "leaves out the `.scale` tensor"),
+            (
+                M::BiasScaled,
+                "multiplies the bias by the `.scale` tensor, which is the weights'",
+            ),
             (
                 M::ActivationsNotQuantised,
                 "does not quantise the activations to int8",
@@ -215,6 +242,10 @@ const HYPOTHESES: &[(&[Tap], &[Hypothesis])] = &[
             (
                 M::ActivationScalePerBlock,
                 "scales the activations by blocks of 128, not by rows",
+            ),
+            (
+                M::ActivationScalePerRow,
+                "scales the activations by rows, not by blocks",
             ),
             (
                 M::CodesTruncated,

@@ -6,7 +6,9 @@ use bitnet_model::gguf::{Gguf, TensorInfo, TensorType};
 use half::{bf16, f16};
 
 use super::OracleError;
+use super::codes::Codes;
 use super::maths::Rounding;
+use super::mistakes::Mistake;
 
 /// A type of weights.
 struct Format {
@@ -209,6 +211,13 @@ impl<'a> Matrix<'a> {
             weights.iter_mut().for_each(|w| *w *= scale);
         }
         weights
+    }
+
+    /// The weights of a row, as an engine reads them that makes a mistake; `None` where that cannot be made.
+    pub(super) fn misread(&self, row: usize, mistake: Mistake) -> Option<Vec<f64>> {
+        let codes = Codes::of(self.info.ty)?;
+        let blocks: Vec<&[u8]> = self.bytes(row).chunks(self.format.bytes).collect();
+        codes.misread(mistake, &blocks, self.format.decode)
     }
 
     fn row_bytes(&self) -> usize {

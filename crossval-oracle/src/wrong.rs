@@ -340,6 +340,21 @@ impl Stage<'_> {
                 let bias = super::vector(&oracle.gguf, &bias).ok()??;
                 return Some(self.right.iter().zip(bias).map(|(y, b)| y - b).collect());
             }
+            Mistake::ScaleTensorLeftOut | Mistake::BiasScaled => {
+                let part = |part: &str| {
+                    let part = super::vector(&oracle.gguf, &name.replace(".weight", part));
+                    part.ok().flatten()
+                };
+                let scale = *part(".scale")?.first()?;
+                let bias = part(".bias");
+                if mistake == Mistake::BiasScaled {
+                    let pairs = self.right.iter().zip(bias?);
+                    return Some(pairs.map(|(y, b)| y + b * (scale - 1.0)).collect());
+                }
+                let bias = bias.unwrap_or_else(|| vec![0.0; own.rows]);
+                let pairs = self.right.iter().zip(bias);
+                return Some(pairs.map(|(y, b)| (y - b) / scale + b).collect());
+            }
             Mistake::Transposed if own.rows == own.columns => {
                 let rows: Vec<Vec<f64>> = (0..own.rows).map(|r| own.row(r)).collect();
                 let x = quantised(&own, x);
@@ -348,7 +363,8 @@ impl Stage<'_> {
                     .map(|c| rows.iter().zip(&x).map(|(row, x)| row[c] * x).sum())
                     .collect()
             }
-            _ => ternary(mistake, &own, x)?,
+            _ if own.is_ternary() => ternary(mistake, &own, x)?,
+            _ => in_blocks(mistake, &own, x)?,
         };
         let outputs: Vec<usize> = (0..out.len()).collect();
         oracle.scale_and_bias(&name, &outputs, &mut out).ok()?;
@@ -365,11 +381,33 @@ fn quantised(matrix: &Matrix, x: &[f64]) -> Vec<f64> {
     codes.iter().map(|&c| c as f64 / scale).collect()
 }
 
+/// Products of rows of codes in blocks, or with activations in blocks, done wrong.
+fn in_blocks(mistake: Mistake, matrix: &Matrix, x: &[f64]) -> Option<Vec<f64>> {
+    let rounding = matrix.roundings()[0];
+    let rows = 0..matrix.rows;
+    let right = |x: &[f64]| {
+        rows.clone()
+            .map(|row| maths::dot(&matrix.row(row), x))
+            .collect()
+    };
+    match mistake {
+        Mistake::ActivationScalePerRow => {
+            rounding.block()?;
+            let (codes, scale) = maths::int8_codes(x, Rounding::None);
+            let x: Vec<f64> = codes.iter().map(|&code| code as f64 / scale).collect();
+            Some(right(&x))
+        }
+        Mistake::CodesTruncated => Some(right(&rounding.truncated(x)?)),
+        _ => {
+            let x = rounding.apply(x);
+            let dot = |row| Some(maths::dot(&matrix.misread(row, mistake)?, &x));
+            rows.map(dot).collect()
+        }
+    }
+}
+
 /// Products of ternary rows, done wrong.
 fn ternary(mistake: Mistake, matrix: &Matrix, x: &[f64]) -> Option<Vec<f64>> {
-    if !matrix.is_ternary() {
-        return None;
-    }
     let (mut codes, mut scale) = maths::int8_codes(x, Rounding::None);
     let weight_scale = matrix.ternary_scale();
     let mut factor = weight_scale;

@@ -8,13 +8,13 @@ use std::io::{self, Cursor, Write};
 use std::rc::Rc;
 use std::sync::LazyLock;
 
-use bitnet_crossval_fuzz::{MemoryFile, model, push_frame, wire};
+use bitnet_crossval_fuzz::{MODELS, MemoryFile, model, push_frame, wire};
 use crossval_protocol::{FrameError, Request, Response, read_frame};
 use crossval_workers::serve_over;
 use libfuzzer_sys::fuzz_target;
 
-static MODELS: LazyLock<[MemoryFile; 3]> = LazyLock::new(|| {
-    ["bitnet-b1.58", "bitnet", "llama"].map(|architecture| MemoryFile::new(&model(architecture)))
+static FILES: LazyLock<[MemoryFile; MODELS.len()]> = LazyLock::new(|| {
+    MODELS.map(|(_, architecture, ty, parts)| MemoryFile::new(&model(architecture, ty, parts)))
 });
 
 fuzz_target!(|input: &[u8]| {
@@ -56,7 +56,7 @@ fn tamed(mut input: &[u8]) -> (Vec<u8>, usize) {
         };
         match &mut request {
             Request::Load { model } | Request::LoadVocab { model } => {
-                *model = MODELS[model.as_os_str().len() % MODELS.len()].path();
+                *model = FILES[model.as_os_str().len() % FILES.len()].path();
             }
             Request::Configure(settings) => {
                 settings.n_ctx %= 64;

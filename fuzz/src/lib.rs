@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::path::PathBuf;
 
-pub use model::{model, tokenizer_metadata};
+pub use model::{MODELS, model, tokenizer_metadata};
 
 /// Ends a part of an input; like [`FIELD`] it is no byte of UTF-8, so that it occurs in no JSON.
 pub const PART: u8 = 0xFF;

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use bitnet_model::gguf::{Array, Metadata, TensorType, Value, Writer};
 
-const WIDTH: u64 = 128;
 const HEAD: u64 = 4;
 const VOCAB: [&str; 12] = [
     "<unk>",
@@ -21,15 +20,36 @@ const VOCAB: [&str; 12] = [
     "Ġ",
 ];
 
-/// A whole GGUF file: one layer of `architecture`, weights of several types, and a vocabulary of 12 tokens.
-pub fn model(architecture: &str) -> Vec<u8> {
+/// Models of every architecture, of every type of blocks, and one that others are parts of: name, and what [`model`] takes.
+pub const MODELS: [(&str, &str, TensorType, u16); 10] = [
+    ("qwen3", "qwen3", TensorType::I2_S, 1),
+    ("bitnet", "bitnet", TensorType::I2_S, 1),
+    ("llama", "llama", TensorType::I2_S, 1),
+    ("bitnet-b1.58", "bitnet-b1.58", TensorType::I2_S, 1),
+    ("tq1_0", "llama", TensorType::TQ1_0, 1),
+    ("tq2_0", "bitnet", TensorType::TQ2_0, 1),
+    ("q1_0", "qwen3", TensorType::Q1_0, 1),
+    ("q2_0", "llama", TensorType::Q2_0, 1),
+    ("q2_0_128", "qwen3", TensorType::Q2_0_128, 1),
+    ("first-of-two", "llama", TensorType::I2_S, 2),
+];
+
+/// A whole GGUF file: one layer of `architecture`, weights of `ty` and other types, and a vocabulary of 12 tokens. If they
+/// are no I2_S, the embeddings are of `ty` too, and a product is scaled by a tensor. It is the first of so many `parts`.
+pub fn model(architecture: &str, ty: TensorType, parts: u16) -> Vec<u8> {
+    let width = ty.block_len().max(128);
     let mut metadata = Metadata::new(Path::new("seed"));
     let key = |name: &str| format!("{architecture}.{name}");
     let mut put = |key: &str, value: Value| metadata.insert(key, value).expect("a new key");
     put("general.architecture", architecture.into());
     put("general.name", "seed".into());
-    put(&key("embedding_length"), (WIDTH as u32).into());
-    put(&key("feed_forward_length"), (WIDTH as u32).into());
+    if parts > 1 {
+        put("split.no", Value::U16(0));
+        put("split.count", Value::U16(parts));
+        put("split.tensors.count", 16i32.into());
+    }
+    put(&key("embedding_length"), (width as u32).into());
+    put(&key("feed_forward_length"), (width as u32).into());
     put(&key("block_count"), 1u32.into());
     put(&key("attention.head_count"), 2u32.into());
     put(&key("attention.head_count_kv"), 1u32.into());
@@ -45,24 +65,32 @@ pub fn model(architecture: &str) -> Vec<u8> {
     }
     let mut writer = Writer::new(metadata).expect("a writer");
     use TensorType::{BF16, F16, F32, I2_S, Q8_0};
+    let embedding = if ty == I2_S { Q8_0 } else { ty };
     let vector = |name: &str, n| (name.to_owned(), vec![n], F32);
     let matrix = |name: &str, columns, rows, ty| (name.to_owned(), vec![columns, rows], ty);
     let mut tensors = vec![
-        matrix("token_embd.weight", WIDTH, VOCAB.len() as u64, Q8_0),
-        vector("output_norm.weight", WIDTH),
-        vector("blk.0.attn_norm.weight", WIDTH),
-        vector("blk.0.ffn_norm.weight", WIDTH),
-        matrix("blk.0.attn_q.weight", WIDTH, 2 * HEAD, I2_S),
-        matrix("blk.0.attn_k.weight", WIDTH, HEAD, F16),
-        matrix("blk.0.attn_v.weight", WIDTH, HEAD, BF16),
-        matrix("blk.0.attn_output.weight", 2 * HEAD, WIDTH, F16),
-        matrix("blk.0.ffn_gate.weight", WIDTH, WIDTH, I2_S),
-        matrix("blk.0.ffn_up.weight", WIDTH, WIDTH, I2_S),
-        matrix("blk.0.ffn_down.weight", WIDTH, WIDTH, I2_S),
+        matrix("token_embd.weight", width, VOCAB.len() as u64, embedding),
+        vector("output_norm.weight", width),
+        vector("blk.0.attn_norm.weight", width),
+        vector("blk.0.ffn_norm.weight", width),
+        matrix("blk.0.attn_q.weight", width, 2 * HEAD, ty),
+        matrix("blk.0.attn_k.weight", width, HEAD, F16),
+        matrix("blk.0.attn_v.weight", width, HEAD, BF16),
+        matrix("blk.0.attn_output.weight", 2 * HEAD, width, F16),
+        matrix("blk.0.ffn_gate.weight", width, width, ty),
+        matrix("blk.0.ffn_up.weight", width, width, ty),
+        matrix("blk.0.ffn_down.weight", width, width, ty),
     ];
-    if architecture != "llama" {
+    if ty != I2_S {
+        tensors.push(vector("blk.0.ffn_up.scale", 1));
+    }
+    if architecture == "qwen3" {
+        tensors.push(vector("blk.0.attn_q_norm.weight", HEAD));
+        tensors.push(vector("blk.0.attn_k_norm.weight", HEAD));
+    }
+    if architecture.starts_with("bitnet") {
         tensors.push(vector("blk.0.attn_sub_norm.weight", 2 * HEAD));
-        tensors.push(vector("blk.0.ffn_sub_norm.weight", WIDTH));
+        tensors.push(vector("blk.0.ffn_sub_norm.weight", width));
     }
     for (name, shape, ty) in &tensors {
         writer.tensor(name, shape, *ty).expect("a tensor");
@@ -98,10 +126,26 @@ fn data(n: u64, ty: TensorType) -> Vec<u8> {
         TensorType::I2_S => (0..n / 4)
             .map(|i| [0x19, 0x84, 0x52][i as usize % 3])
             .collect(),
-        other => unreachable!("{other} is not written here"),
+        blocks => return self::blocks(n, blocks),
     };
     data.extend_from_slice(&0.5f32.to_le_bytes());
     data.resize(data.len() + 28, 0);
+    data
+}
+
+/// Blocks of codes, each with an F16 scale, 2^-7 and more.
+fn blocks(n: u64, ty: TensorType) -> Vec<u8> {
+    let bytes = ty.block_bytes() as usize;
+    let scale = match ty {
+        TensorType::TQ1_0 | TensorType::TQ2_0 => bytes - 2,
+        _ => 0,
+    };
+    let mut data: Vec<u8> = (0..(n / ty.block_len()) as usize * bytes)
+        .map(|i| [0x19, 0x84, 0x52][i % 3])
+        .collect();
+    for block in data.chunks_exact_mut(bytes) {
+        block[scale..scale + 2].copy_from_slice(&[0x00, 0x20]);
+    }
     data
 }
 

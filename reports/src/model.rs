@@ -287,6 +287,9 @@ pub struct Model {
     pub n_ctx_train: usize,
     /// Tensors per type name (`I2_S`, `F32`, …).
     pub tensor_types: BTreeMap<String, usize>,
+    /// Where the scales of the layers' matrices are, in words, by type; empty in older reports.
+    #[serde(default)]
+    pub weight_scales: BTreeMap<String, String>,
     /// Function on the gate of the feed-forward network; null in older reports, and where nobody here knows the model.
     #[serde(default)]
     pub activation: Option<Activation>,

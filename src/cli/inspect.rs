@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bitnet_model::check::{self, Weights};
 use bitnet_model::gguf::{Array, Gguf, Metadata, Readable, TensorInfo, Value};
-use bitnet_model::lint;
+use bitnet_model::{lint, scales};
 use comfy_table::CellAlignment;
 use reports::number;
 use reports::outcome::Outcome;
@@ -60,6 +60,8 @@ struct Inspection {
     alignment: u64,
     /// Of the layers' matrices, scales included; null if there are none.
     bits_per_weight: Option<f64>,
+    /// Where the scales of the layers' matrices are, by type.
+    weight_scales: BTreeMap<&'static str, String>,
     metadata: Vec<Entry>,
     tensors: Vec<Tensor>,
     /// What there is to know of it before anybody runs it.
@@ -215,6 +217,10 @@ fn read(gguf: &Gguf) -> Inspection {
     let head = (gguf.version(), gguf.file_size(), gguf.alignment());
     Inspection {
         remarks: remarks.collect(),
+        weight_scales: scales::scales(gguf)
+            .into_iter()
+            .map(|(ty, scales)| (ty, scales.to_string()))
+            .collect(),
         ..Inspection::new(gguf.path(), head, gguf.metadata(), gguf.tensors())
     }
 }
@@ -257,6 +263,7 @@ impl Inspection {
             size_bytes,
             alignment,
             bits_per_weight,
+            weight_scales: BTreeMap::new(),
             metadata: metadata.collect(),
             tensors: tensors.collect(),
             remarks: Vec::new(),
@@ -319,7 +326,14 @@ fn tables(inspection: &Inspection) -> String {
     if let Some(bytes) = tensors.column_mut(3) {
         bytes.set_cell_alignment(CellAlignment::Right);
     }
-    format!("{head}{metadata}\n\n{tensors}\n\n")
+    let scales = inspection.weight_scales.iter();
+    let mut scales: String = scales
+        .map(|(ty, scales)| format!("scales of {ty} in the layers: {scales}\n"))
+        .collect();
+    if !scales.is_empty() {
+        scales.push('\n');
+    }
+    format!("{head}{metadata}\n\n{tensors}\n\n{scales}")
 }
 
 /// What there is to know of it, and who runs it.

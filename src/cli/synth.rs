@@ -53,6 +53,27 @@ pub(super) struct Args {
     /// Type of the layers' matrices [default: i2_s for bitnet*, f32 for any other]
     #[arg(long = "type", value_enum, value_name = "TYPE", ignore_case = true)]
     matrix_type: Option<MatrixType>,
+    /// Type of the embeddings, any of --type but i2_s [default: f16 for bitnet*, f32 for any other]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "TYPE",
+        ignore_case = true,
+        hide_possible_values = true
+    )]
+    token_embedding_type: Option<MatrixType>,
+    /// Type of the output matrix, any of --type but i2_s [default: f32; bitnet* has none]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "TYPE",
+        ignore_case = true,
+        hide_possible_values = true
+    )]
+    output_tensor_type: Option<MatrixType>,
+    /// Give each matrix codes of scale 1, the same for every ternary type, and its scale in a .scale tensor
+    #[arg(long)]
+    scale_tensors: bool,
     /// Type of the norms' weights
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = NormType::F32)]
     norm_type: NormType,
@@ -121,6 +142,21 @@ enum MatrixType {
     F32,
 }
 
+impl From<MatrixType> for TensorType {
+    fn from(ty: MatrixType) -> TensorType {
+        match ty {
+            MatrixType::I2S => TensorType::I2_S,
+            MatrixType::Tq1_0 => TensorType::TQ1_0,
+            MatrixType::Tq2_0 => TensorType::TQ2_0,
+            MatrixType::Q1_0 => TensorType::Q1_0,
+            MatrixType::Q2_0 => TensorType::Q2_0,
+            MatrixType::Q2_0_128 => TensorType::Q2_0_128,
+            MatrixType::F16 => TensorType::F16,
+            MatrixType::F32 => TensorType::F32,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum NormType {
     /// What every engine reads
@@ -173,22 +209,18 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
         },
         activation: args.activation,
         head_dim: args.head_dim,
+        output_type: args.output_tensor_type.map(TensorType::from),
+        scale_tensors: args.scale_tensors,
         ..SynthOptions::new(args.arch, preset, args.seed)
     };
     if let Some(StressArg::I16Overflow) = args.stress {
         options = options.with_stress(Stress::I16Overflow);
     }
-    if let Some(ty) = args.matrix_type {
-        options.matrix_type = match ty {
-            MatrixType::I2S => TensorType::I2_S,
-            MatrixType::Tq1_0 => TensorType::TQ1_0,
-            MatrixType::Tq2_0 => TensorType::TQ2_0,
-            MatrixType::Q1_0 => TensorType::Q1_0,
-            MatrixType::Q2_0 => TensorType::Q2_0,
-            MatrixType::Q2_0_128 => TensorType::Q2_0_128,
-            MatrixType::F16 => TensorType::F16,
-            MatrixType::F32 => TensorType::F32,
-        };
+    for (flag, ty) in [
+        (args.matrix_type, &mut options.matrix_type),
+        (args.token_embedding_type, &mut options.token_embedding_type),
+    ] {
+        *ty = flag.map_or(*ty, TensorType::from);
     }
     for (flag, size) in [
         (args.layers, &mut options.n_layer),

@@ -131,6 +131,68 @@ fn float_model() {
     );
 }
 
+/// What engines get wrong of weights in blocks of codes; against the engine without the fault.
+#[test]
+fn codes_in_blocks() {
+    let scratch = Scratch::new();
+    for (ty, more, faults) in [
+        (
+            "tq1_0",
+            &[][..],
+            &[
+                ("block-order", "in another order"),
+                (
+                    "sum-not-subtracted",
+                    "from 0: the activations' sum is missing",
+                ),
+            ][..],
+        ),
+        (
+            "tq2_0",
+            &[],
+            &[
+                ("bit-order", "in reverse"),
+                ("block-scale-of-the-next", "the scale of the next block"),
+                ("activation-scale-per-row", "by rows, not by blocks"),
+            ],
+        ),
+        (
+            "q1_0",
+            &[],
+            &[
+                ("block-scale-bf16", "as BF16, they are F16"),
+                ("codes-truncated", "truncates the activation codes"),
+            ],
+        ),
+        (
+            "q2_0",
+            &["--scale-tensors"],
+            &[
+                ("codes-shifted", "as -2, -1, +1, +2"),
+                ("scale-tensor-left-out", "leaves out the `.scale` tensor"),
+            ],
+        ),
+    ] {
+        let model = synth(&scratch, "llama", &[&["--type", ty], more].concat());
+        for (fault, says) in faults {
+            let fault = format!("{fault}:ffn_down:1");
+            let engines = ["--reference", "rust", "--fault", &fault];
+            let more = ["--no-bench", "--n-predict", "4", "--mode", "isolated"];
+            let (code, report, _) = run(&model, &[&engines[..], &more].concat());
+            let verdict = report.verdict;
+            assert_eq!(
+                (code, verdict.at_fault),
+                (10, AtFault::Candidate),
+                "{ty} {fault}"
+            );
+            let first = verdict.first_divergence.expect("a divergence");
+            assert_eq!((&*first.tap, first.layer), ("ffn_down", Some(1)));
+            let hint = first.hint.unwrap_or_default();
+            assert!(hint.contains(says), "{ty} {fault}: {hint:?}");
+        }
+    }
+}
+
 #[test]
 fn cumulative_mode_alone_finds_the_stage_too() {
     let args = [

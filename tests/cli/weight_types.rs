@@ -80,24 +80,6 @@ fn encode(values: &[f32], ty: TensorType) -> Vec<u8> {
             .collect(),
         TensorType::Q8_0 => values.as_chunks::<32>().0.iter().flat_map(q8_0).collect(),
         TensorType::Q6_K => values.as_chunks::<256>().0.iter().flat_map(q6_k).collect(),
-        TensorType::Q1_0 => values
-            .as_chunks::<128>()
-            .0
-            .iter()
-            .flat_map(|b| packed(b, 1))
-            .collect(),
-        TensorType::Q2_0 => values
-            .as_chunks::<64>()
-            .0
-            .iter()
-            .flat_map(|b| packed(b, 2))
-            .collect(),
-        TensorType::Q2_0_128 => values
-            .as_chunks::<128>()
-            .0
-            .iter()
-            .flat_map(|b| packed(b, 2))
-            .collect(),
         other => panic!("{other:?}"),
     }
 }
@@ -131,23 +113,6 @@ fn q6_k(block: &[f32; 256]) -> Vec<u8> {
     }
     let d = f16::from_f32(d).to_le_bytes();
     [&low[..], &high, &scales, &d].concat()
-}
-
-/// Signs and the mean magnitude; or codes of weights rounded to -1, 0, 1 and 2 times a scale.
-fn packed<const BLOCK: usize>(block: &[f32; BLOCK], bits: usize) -> Vec<u8> {
-    let mean = block.iter().map(|v| v.abs()).sum::<f32>() / BLOCK as f32;
-    let d = f16::from_f32(mean);
-    let code = |v: &f32| match bits {
-        1 => u8::from(*v > 0.0),
-        _ => (v / d.to_f32().max(f32::MIN_POSITIVE) + 1.0)
-            .round()
-            .clamp(0.0, 3.0) as u8,
-    };
-    let bytes = block.chunks(8 / bits).map(|codes| {
-        let last_first = codes.iter().rev().map(code);
-        last_first.fold(0, |byte, code| byte << bits | code)
-    });
-    d.to_le_bytes().into_iter().chain(bytes).collect()
 }
 
 /// Our engine, and the oracle, which reads every format by another hand; against mainline llama.cpp too, where that
@@ -232,25 +197,86 @@ fn embeddings_and_output() {
     }
 }
 
-/// Types that mainline has and BitNet.cpp has not; in matrices, as embeddings and as output.
-#[test]
-fn signs_and_codes_in_blocks() {
-    let scratch = Scratch::new();
-    for (ty, by_mainline) in [
-        (TensorType::Q1_0, true),
-        (TensorType::Q2_0, true),
-        (TensorType::Q2_0_128, false),
-    ] {
-        let model = synth(&scratch, "llama", &["--type", &ty.name().to_lowercase()]);
-        let copy = scratch.path(&format!("{}.gguf", ty.name()));
-        let head = |name: &str| ["token_embd.weight", "output.weight"].contains(&name);
-        rewrite(&model, &copy, |name| head(name).then_some(ty), &[]);
-        let mut pairs = vec![("rust", "oracle")];
-        if by_mainline && mainline::built().is_some() {
-            pairs.push((mainline::NAME, "rust"));
-        }
-        assert_pass(&pairs, &copy, ty);
+/// The engines that know a model of a type by the pins' tables, or the oracle where there is none.
+fn pairs_for(ty: TensorType) -> Vec<(&'static str, &'static str)> {
+    let mut pairs = match ty {
+        TensorType::I2_S => return vec![("bitnet.cpp", "rust"), ("bitnet.cpp", "oracle")],
+        TensorType::TQ1_0 | TensorType::TQ2_0 => vec![("bitnet.cpp", "rust")],
+        _ => vec![("rust", "oracle")],
+    };
+    if ty != TensorType::Q2_0_128 && mainline::built().is_some() {
+        pairs.push((mainline::NAME, "rust"));
     }
+    pairs
+}
+
+/// In matrices, as embeddings and as output.
+#[test]
+fn blocks_everywhere() {
+    for (ty, arch) in [
+        (TensorType::TQ1_0, "llama"),
+        (TensorType::TQ2_0, "bitnet"),
+        (TensorType::Q1_0, "llama"),
+        (TensorType::Q2_0, "bitnet"),
+        (TensorType::Q2_0_128, "llama"),
+    ] {
+        let scratch = Scratch::new();
+        let name = ty.name();
+        let mut types = vec!["--type", name, "--token-embedding-type", name];
+        if arch != "bitnet" {
+            types.extend(["--output-tensor-type", name]);
+        }
+        let model = synth(&scratch, arch, &types);
+        let gguf = Gguf::open(&model).expect("a model");
+        let vectors = gguf.tensors().iter().filter(|t| t.ty != ty);
+        assert!(vectors.clone().all(|t| t.shape.len() == 1), "{ty}");
+        assert_pass(&pairs_for(ty), &model, ty);
+    }
+}
+
+/// As Bonsai: `qwen3` in signs and scales through and through.
+#[test]
+fn a_model_of_signs() {
+    let Some(_) = mainline::built() else {
+        return;
+    };
+    let scratch = Scratch::new();
+    let types = [
+        "--type",
+        "q1_0",
+        "--token-embedding-type",
+        "q1_0",
+        "--output-tensor-type",
+        "q1_0",
+    ];
+    let model = synth(&scratch, "qwen3", &types);
+    assert_pass(
+        &[(mainline::NAME, "rust"), (mainline::NAME, "oracle")],
+        &model,
+        TensorType::Q1_0,
+    );
+    let out = scratch.path("out");
+    let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let output = crossval(&[
+        "bench",
+        "--reference",
+        mainline::NAME,
+        "--model",
+        &path(&model),
+        "--threads",
+        "1",
+        "--prefill",
+        "16",
+        "--decode",
+        "8",
+        "--reps",
+        "2",
+        "--out",
+        &path(&out),
+    ]);
+    assert_eq!(exit_code(&output), 0, "{}", stderr(&output));
+    let bench = read_report(&out, &output).bench.expect("timings");
+    assert!(bench.tokens_reproduced.values().all(|&same| same));
 }
 
 #[test]
@@ -294,32 +320,59 @@ fn biases_and_rope_factors() {
     assert_passes(&copy, TensorType::F32, true);
 }
 
+/// Mainline takes the scale of every product of these architectures, the pin those of `bitnet`.
 #[test]
-fn scales() {
-    for ty in [TensorType::I2_S, TensorType::TQ1_0, TensorType::TQ2_0] {
-        scales_behind(ty);
+fn scales_in_tensors_of_their_own() {
+    for (arch, types) in [
+        (
+            "bitnet",
+            &[
+                TensorType::I2_S,
+                TensorType::TQ1_0,
+                TensorType::TQ2_0,
+                TensorType::Q2_0,
+            ][..],
+        ),
+        ("llama", &[TensorType::TQ2_0, TensorType::Q2_0]),
+        ("qwen3", &[TensorType::TQ1_0, TensorType::Q1_0]),
+    ] {
+        for &ty in types {
+            let scratch = Scratch::new();
+            let model = synth(&scratch, arch, &["--type", ty.name(), "--scale-tensors"]);
+            let gguf = Gguf::open(&model).expect("a model");
+            let scales = gguf.tensors().iter().filter(|t| t.name.ends_with(".scale"));
+            assert_eq!(scales.count(), 7 * 3);
+            let mut pairs = pairs_for(ty);
+            pairs.retain(|&(reference, _)| arch == "bitnet" || reference != "bitnet.cpp");
+            assert_pass(&pairs, &model, ty);
+        }
     }
 }
 
-fn scales_behind(ty: TensorType) {
+/// What a scale was rounded to, and what not, is in reports and in `inspect`.
+#[test]
+fn where_scales_are_is_said() {
     let scratch = Scratch::new();
-    let model = synth(&scratch, "bitnet", &["--type", ty.name()]);
-    let gguf = Gguf::open(&model).expect("a model");
-    let ternary = gguf.tensors().iter().filter(|t| t.ty == ty);
-    let extra: Vec<Extra> = ternary
-        .enumerate()
-        .map(|(i, t)| {
-            (
-                t.name.replace(".weight", ".scale"),
-                1,
-                vec![0.8 + 0.02 * i as f32],
-            )
-        })
-        .collect();
-    assert_eq!(extra.len(), 7 * 3);
-    let copy = scratch.path("scales.gguf");
-    rewrite(&model, &copy, |_| None, &extra);
-    assert_passes(&copy, ty, ty != TensorType::I2_S);
+    for (ty, more, says) in [
+        ("i2_s", &[][..], "one F32 per matrix"),
+        ("tq2_0", &[], "one F16 per 256 weights, no .scale tensors"),
+        (
+            "q2_0",
+            &["--scale-tensors"],
+            "one F16 per 64 weights, times that of a .scale tensor",
+        ),
+    ] {
+        let model = synth(&scratch, "bitnet", &[&["--type", ty], more].concat());
+        let args = ["--reference", "rust", "--no-bench", "--n-predict", "4"];
+        let (code, report, _) = run(&model, &args);
+        let name = ty.to_uppercase();
+        assert_eq!((code, &*report.model.weight_scales[&name]), (0, says));
+        assert_eq!(report.model.weight_scales.len(), 1);
+        let output = crossval(&["inspect", model.to_str().expect("UTF-8")]);
+        let shown = String::from_utf8_lossy(&output.stdout);
+        let line = format!("\nscales of {name} in the layers: {says}\n");
+        assert!(shown.contains(&line), "{shown}");
+    }
 }
 
 /// Activations are rounded for the matrix that is used, not for the right one.

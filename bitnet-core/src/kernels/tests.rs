@@ -357,6 +357,113 @@ proptest! {
     }
 }
 
+/// Rows of the widest models, of blocks whose scales are 1: sums are whole numbers, which f32 holds.
+#[test]
+fn blocks_of_extreme_codes_and_activations_are_exact() {
+    type Dots = fn(Kernel, Rows, &[i8], &mut [f32]);
+    /// Activations of scale 1.
+    fn q8_k(codes: &[i8], dots: impl FnOnce(Q8K)) {
+        let sums = codes
+            .chunks(tq2_0::BLOCK)
+            .map(|x| x.iter().map(|&x| i32::from(x)).sum());
+        let sums: Vec<i32> = sums.collect();
+        let scales = vec![1.0; sums.len()];
+        dots(Q8K {
+            codes,
+            scales: &scales,
+            sums: &sums,
+        });
+    }
+    fn of_packed<const BITS: usize, const BYTES: usize>(
+        kernel: Kernel,
+        rows: Rows,
+        codes: &[i8],
+        out: &mut [f32],
+    ) {
+        let scales = vec![1.0; codes.len() / q8_0::BLOCK];
+        kernel.packed_dots::<BITS, BYTES>(rows, codes, &scales, out);
+    }
+    let types: [(&str, usize, usize, usize, fn(&[u8], &mut [f32]), Dots); 5] = [
+        (
+            "TQ1_0",
+            tq1_0::BLOCK,
+            tq1_0::BLOCK_BYTES,
+            tq1_0::BLOCK_BYTES - 2,
+            tq1_0::dequantize_row,
+            |kernel, rows, codes, out| q8_k(codes, |x| kernel.tq1_0_dots(rows, x, out)),
+        ),
+        (
+            "TQ2_0",
+            tq2_0::BLOCK,
+            tq2_0::BLOCK_BYTES,
+            tq2_0::BLOCK_BYTES - 2,
+            tq2_0::dequantize_row,
+            |kernel, rows, codes, out| q8_k(codes, |x| kernel.tq2_0_dots(rows, x, out)),
+        ),
+        (
+            "Q1_0",
+            128,
+            18,
+            0,
+            packed::dequantize_row::<1, 18>,
+            of_packed::<1, 18>,
+        ),
+        (
+            "Q2_0",
+            64,
+            18,
+            0,
+            packed::dequantize_row::<2, 18>,
+            of_packed::<2, 18>,
+        ),
+        (
+            "Q2_0_128",
+            128,
+            34,
+            0,
+            packed::dequantize_row::<2, 34>,
+            of_packed::<2, 34>,
+        ),
+    ];
+    for (name, block, bytes, scale, dequantize, dots) in types {
+        for columns in [block, 2560, 14336] {
+            let blocks = columns / block;
+            // All codes the least, all the largest, and each beside the other.
+            for fill in [[0x00, 0x00], [0xff, 0xff], [0x00, 0xff]] {
+                let n = 3;
+                let mut data: Vec<u8> = (0..n * blocks * bytes).map(|i| fill[i % 2]).collect();
+                for block in data.chunks_exact_mut(bytes) {
+                    block[scale..scale + 2].copy_from_slice(&f16::ONE.to_le_bytes());
+                }
+                let mut row = vec![0.0; columns];
+                dequantize(&data[..blocks * bytes], &mut row);
+                let rows = Rows {
+                    data: &data,
+                    stride: blocks * bytes,
+                    n,
+                    columns,
+                };
+                for activations in [[127, 127], [-127, -127], [127, -127]] {
+                    for n_tokens in [1, 2, 9] {
+                        let codes: Vec<i8> = (0..n_tokens * columns)
+                            .map(|i| activations[i % 2])
+                            .collect();
+                        let products = row.iter().zip(&codes);
+                        let want: i64 = products.map(|(w, x)| *w as i64 * i64::from(*x)).sum();
+                        for kernel in Kernel::available() {
+                            let mut out = vec![f32::NAN; n * n_tokens];
+                            dots(kernel, rows, &codes, &mut out);
+                            let exact = out.iter().all(|y| *y == want as f32);
+                            let which = kernel.name();
+                            assert!(exact, "{which} {name} {columns} {fill:?}: {want} {out:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

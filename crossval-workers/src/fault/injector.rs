@@ -370,11 +370,17 @@ mod tests {
                 without_consequences.push(mistake.name());
             }
         }
-        // No activation of the demo model is a half, no sum large, no head its own, no rotation scaled; and no sequence came
-        // before.
+        // The demo model has no codes in blocks and no `.scale`; none of its activations is a half, no sum large, no head its
+        // own, no rotation scaled; and no sequence came before.
         assert_eq!(
             without_consequences,
             [
+                "block-scale-of-the-next",
+                "block-scale-bf16",
+                "two-read-as-minus-one",
+                "scale-tensor-left-out",
+                "bias-scaled",
+                "activation-scale-per-row",
                 "halves-towards-zero",
                 "halves-away",
                 "sums-wrap-at16-bits",

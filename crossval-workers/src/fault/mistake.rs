@@ -76,24 +76,36 @@ macro_rules! catalogue {
 catalogue! {
     /// Ternary codes read as {-2, -1, +1, +2}.
     CodesShifted("codes-shifted", PRODUCTS, needs "ternary weights"),
-    /// The sum of the activations is not taken off: codes 0, 1, 2 as they are stored.
-    SumNotSubtracted("sum-not-subtracted", PRODUCTS, needs "ternary weights"),
-    /// Four neighbouring weights in a byte, for every 32nd.
-    BlockOrder("block-order", PRODUCTS, needs "ternary weights"),
-    /// The first of four weights in the lowest bits, for the highest.
-    BitOrder("bit-order", PRODUCTS, needs "ternary weights"),
-    /// The tensor's scale is left out.
-    WeightScaleLeftOut("weight-scale-left-out", PRODUCTS, needs "ternary weights"),
-    /// Divided by the tensor's scale.
-    WeightScaleInverted("weight-scale-inverted", PRODUCTS, needs "ternary weights"),
+    /// The sum of the activations is not taken off: codes as they are stored, from 0.
+    SumNotSubtracted("sum-not-subtracted", PRODUCTS, needs "weights in codes"),
+    /// Neighbouring weights in a byte, for those of neighbouring bytes, or the other way round.
+    BlockOrder("block-order", PRODUCTS, needs "weights in codes"),
+    /// The weights of a byte in reverse.
+    BitOrder("bit-order", PRODUCTS, needs "weights in codes"),
+    /// The codes' scale, of the tensor or of its blocks, is left out.
+    WeightScaleLeftOut("weight-scale-left-out", PRODUCTS, needs "weights in codes, of another scale than 1"),
+    /// Divided by that scale.
+    WeightScaleInverted("weight-scale-inverted", PRODUCTS, needs "weights in codes, of another scale than 1"),
+    /// The scale of the next block in the row.
+    BlockScaleOfTheNext("block-scale-of-the-next", PRODUCTS, needs "codes in blocks, of several scales in a row"),
+    /// The F16 scale of a block read as BF16.
+    BlockScaleBf16("block-scale-bf16", PRODUCTS, needs "codes in blocks"),
+    /// The code of +2 read as -1, as if it was signed.
+    TwoReadAsMinusOne("two-read-as-minus-one", PRODUCTS, needs "a weight of +2"),
+    /// The `.scale` tensor is left out.
+    ScaleTensorLeftOut("scale-tensor-left-out", PRODUCTS, needs "a `.scale` tensor other than 1"),
+    /// The `.scale` tensor is multiplied after the bias is added.
+    BiasScaled("bias-scaled", PRODUCTS, needs "a bias, and a `.scale` tensor other than 1"),
     /// Activations stay floating-point.
     ActivationsNotQuantised("activations-not-quantised", PRODUCTS, needs "ternary weights"),
     /// Activations are scaled to 128, for 127.
     ActivationScale128("activation-scale128", PRODUCTS, needs "ternary weights"),
     /// One activation scale per 128 values, for the whole row.
     ActivationScalePerBlock("activation-scale-per-block", PRODUCTS, needs "ternary rows of more than one block"),
+    /// One activation scale for the whole row, for one per block.
+    ActivationScalePerRow("activation-scale-per-row", PRODUCTS, needs "weights beside which activations are rounded in blocks, of which there are several in a row"),
     /// Activation codes are truncated, not rounded.
-    CodesTruncated("codes-truncated", PRODUCTS, needs "ternary weights"),
+    CodesTruncated("codes-truncated", PRODUCTS, needs "weights beside which activations are rounded"),
     /// Halves are rounded towards zero: where the lower code is odd, neither to even nor away from zero, as engines may.
     HalvesTowardsZero("halves-towards-zero", PRODUCTS, needs "ternary weights, and an activation right between two codes"),
     /// Halves are rounded away from zero, as engines may: no mistake.
@@ -268,6 +280,12 @@ impl Mistake {
             self,
             Mistake::WeightScaleLeftOut
                 | Mistake::WeightScaleInverted
+                | Mistake::BlockScaleOfTheNext
+                | Mistake::BlockScaleBf16
+                | Mistake::TwoReadAsMinusOne
+                | Mistake::ScaleTensorLeftOut
+                | Mistake::BiasScaled
+                | Mistake::ActivationScalePerRow
                 | Mistake::EmbeddingsScaled
                 | Mistake::ScaledByHalfAgain
                 | Mistake::MeanSubtracted

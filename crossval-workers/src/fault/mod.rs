@@ -14,12 +14,14 @@
 //! | `scope`, `condition` | which values of a stage, and when |
 //! | `stages`, `product` | the stages of a layer, with a mistake or without |
 //! | `weights` | tensors, row by row |
+//! | `blocks` | weights as codes in blocks |
 //! | `injector` | the observer, which remembers in `rows` what a stage starts from |
 //! | `backend` | the backend in front of the engine's |
 //! | `generation`, `tokenizer`, `times` | mistakes around the stages |
 //! | `kinds` | kinds of faults, and where each can be |
 
 mod backend;
+mod blocks;
 mod condition;
 mod generation;
 mod injector;

@@ -1,6 +1,6 @@
 //! Matrix products, with the quantisation of the activations that goes with the weights' type.
 
-use bitnet_core::blocks::{q6_k, q8_0, tq2_0};
+use bitnet_core::blocks::{q6_k, q8_0};
 use bitnet_model::gguf::TensorType;
 use bitnet_model::tap::Tap;
 
@@ -28,6 +28,9 @@ const BESIDE_Q8_0: [TensorType; 4] = [
     TensorType::Q2_0_128,
 ];
 
+/// The types whose activations are rounded to Q8_K.
+const BESIDE_Q8_K: [TensorType; 3] = [TensorType::Q6_K, TensorType::TQ1_0, TensorType::TQ2_0];
+
 /// Activations as a product takes them; its sums are still to be divided.
 struct Activations {
     values: Vec<f64>,
@@ -51,6 +54,10 @@ impl Stage<'_> {
         };
         let scale = vector(self.gguf, &format!("{tensor}.scale"))?;
         let scale = scale.and_then(|scale| scale.first().copied());
+        let scale = match self.makes(Mistake::ScaleTensorLeftOut) {
+            true => 1.0,
+            false => scale.unwrap_or(1.0),
+        };
         let mut bias = vector(self.gguf, &format!("{tensor}.bias"))?;
         if self.makes(Mistake::BiasLeftOut) {
             bias = None;
@@ -69,13 +76,16 @@ impl Stage<'_> {
             if self.makes(Mistake::FlippedBit) && row == matrix.rows / 2 {
                 flip(&matrix, &mut weights, matrix.columns / 3);
             }
-            let bias = bias.as_ref().map_or(0.0, |bias| bias[row]);
+            let mut bias = bias.as_ref().map_or(0.0, |bias| bias[row]);
+            if self.makes(Mistake::BiasScaled) {
+                bias *= scale;
+            }
             for (x, out) in inputs.iter().zip(&mut out) {
                 let mut sum = dot(&weights, &x.values);
                 if self.makes(Mistake::SumsWrapAt16Bits) && matrix.is_ternary() {
                     sum = f64::from(sum as i64 as i16);
                 }
-                out.push(sum / x.divisor * weight_scale * scale.unwrap_or(1.0) + bias);
+                out.push(sum / x.divisor * weight_scale * scale + bias);
             }
         }
         Ok(out)
@@ -127,12 +137,14 @@ impl Stage<'_> {
 fn flip(matrix: &Matrix, weights: &mut [f64], at: usize) {
     let unit = match matrix.ty {
         TensorType::I2_S => 1.0,
-        TensorType::TQ1_0 | TensorType::TQ2_0 => {
-            let block = at / tq2_0::BLOCK * tq2_0::BLOCK;
-            let block = &weights[block..][..tq2_0::BLOCK];
-            block
-                .iter()
-                .fold(0.0, |largest: f64, w| largest.max(w.abs()))
+        TensorType::TQ1_0 | TensorType::TQ2_0 | TensorType::Q2_0 | TensorType::Q2_0_128 => {
+            let block = matrix.ty.block_len() as usize;
+            let block = &weights[at / block * block..][..block];
+            let sizes = block.iter().map(|w| w.abs()).filter(|size| *size > 0.0);
+            match sizes.reduce(f64::min) {
+                Some(scale) => scale,
+                None => return,
+            }
         }
         _ => {
             weights[at] = -weights[at];
@@ -157,11 +169,9 @@ fn activations(ty: TensorType, x: &[f64], mistake: Option<Mistake>) -> Activatio
         }
         (TensorType::I2_S, _) => int8(x, mistake),
         (TensorType::BF16, _) => as_they_are(x.iter().map(|&v| to_bf16(v)).collect()),
-        (ty, _) if BESIDE_Q8_0.contains(&ty) => {
-            as_they_are(in_blocks(x, q8_0::BLOCK, q8_0::quantize_row))
-        }
-        (TensorType::Q6_K | TensorType::TQ1_0 | TensorType::TQ2_0, _) => {
-            as_they_are(in_blocks(x, q6_k::BLOCK, q6_k::quantize_row_q8_k))
+        (ty, Some(Mistake::ActivationScalePerRow)) if in_blocks(ty).is_some() => int8(x, None),
+        (ty, mistake) if let Some((block, quantize)) = in_blocks(ty) => {
+            as_they_are(rounded(x, block, quantize, mistake))
         }
         _ => as_they_are(x.to_vec()),
     }
@@ -187,11 +197,34 @@ fn int8(x: &[f64], mistake: Option<Mistake>) -> Activations {
     }
 }
 
+/// Codes and scales of whole blocks.
+type Quantize = fn(&[f32], &mut [i8], &mut [f32]);
+
+/// The blocks that activations are rounded in beside a type, and by what; `None` if they are not.
+fn in_blocks(ty: TensorType) -> Option<(usize, Quantize)> {
+    if BESIDE_Q8_0.contains(&ty) {
+        return Some((q8_0::BLOCK, q8_0::quantize_row));
+    }
+    let beside_q8_k = BESIDE_Q8_K.contains(&ty);
+    beside_q8_k.then_some((q6_k::BLOCK, q6_k::quantize_row_q8_k as Quantize))
+}
+
 /// Quantised and back, in whole blocks.
-fn in_blocks(x: &[f64], block: usize, quantize: fn(&[f32], &mut [i8], &mut [f32])) -> Vec<f64> {
+fn rounded(x: &[f64], block: usize, quantize: Quantize, mistake: Option<Mistake>) -> Vec<f64> {
     let x: Vec<f32> = x.iter().map(|&v| v as f32).collect();
     let (mut codes, mut scales) = (vec![0; x.len()], vec![0.0; x.len() / block]);
     quantize(&x, &mut codes, &mut scales);
+    if mistake == Some(Mistake::CodesTruncated) {
+        let blocks = x.chunks(block).zip(&scales);
+        let truncated = blocks.flat_map(|(x, scale)| {
+            let largest = x
+                .iter()
+                .fold(f32::MIN_POSITIVE, |largest, v| largest.max(v.abs()));
+            let code = move |v: &f32| (f64::from(*v) * f64::from(127.0 / largest)).trunc();
+            x.iter().map(move |v| code(v) * f64::from(scale.abs()))
+        });
+        return truncated.collect();
+    }
     let codes = codes.into_iter().enumerate();
     codes
         .map(|(i, code)| f64::from(code) * f64::from(scales[i / block]))
@@ -228,12 +261,7 @@ mod tests {
     fn blocks_are_quantised_and_back() {
         let x: Vec<f64> = (0..512).map(|i| f64::from(i % 101 - 50) / 8.0).collect();
         let step = 6.25 / 127.0;
-        for ty in [
-            &BESIDE_Q8_0[..],
-            &[TensorType::Q6_K, TensorType::TQ1_0, TensorType::TQ2_0],
-        ]
-        .concat()
-        {
+        for ty in [&BESIDE_Q8_0[..], &BESIDE_Q8_K].concat() {
             let got = activations(ty, &x, None);
             assert_eq!((got.values.len(), got.divisor), (512, 1.0));
             assert!(got.values != x);
@@ -241,6 +269,12 @@ mod tests {
                 // Half a step, and what the F16 scale of Q8_0 is off by.
                 assert!((got - want).abs() <= 0.57 * step, "{ty}: {got} {want}");
             }
+            let truncated = activations(ty, &x, Some(Mistake::CodesTruncated)).values;
+            for (got, want) in truncated.iter().zip(&x) {
+                assert!(got.abs() <= want.abs() + 0.1 * step, "{ty}: {got} {want}");
+            }
+            let by_row = activations(ty, &x, Some(Mistake::ActivationScalePerRow));
+            assert_eq!(by_row.values, int8(&x, None).values);
         }
     }
 }

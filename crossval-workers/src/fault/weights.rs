@@ -6,6 +6,7 @@ use bitnet_model::Error;
 use bitnet_model::gguf::{Gguf, TensorType};
 
 use super::InjectError;
+use super::blocks::Blocks;
 use super::mistake::Mistake;
 
 /// A matrix of the file.
@@ -66,6 +67,9 @@ impl Matrix<'_> {
         if self.is_ternary() {
             let (blocks, _) = data.as_chunks();
             return blocks.iter().flat_map(|b| ternary(b, mistake)).collect();
+        }
+        if let Some(blocks) = Blocks::of(self.ty) {
+            return blocks.row(data, mistake);
         }
         let mut weights = vec![0.0; self.columns];
         // Models have no matrices that the engine does not read.

@@ -1,5 +1,6 @@
 //! The model that a run is about: its file, or files.
 
+use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +15,7 @@ use crate::error::Error;
 use crate::hex::hex;
 use crate::interrupt;
 use bitnet_model::gguf::Gguf;
-use bitnet_model::{lint, regular_file};
+use bitnet_model::{lint, regular_file, scales};
 use crossval_protocol::ModelFacts;
 
 /// Bytes read between two looks whether a signal came.
@@ -28,6 +29,8 @@ pub(crate) struct ModelFile {
     pub(crate) size: u64,
     /// Of those one after the other, in hexadecimal digits.
     pub(crate) sha256: String,
+    /// Where the scales of its weights are, in words, by type.
+    scales: BTreeMap<String, String>,
     files: Vec<(PathBuf, State)>,
 }
 
@@ -49,6 +52,15 @@ pub(crate) fn paths(path: &Path) -> Result<Vec<PathBuf>, Error> {
         Err(_) if path.is_file() => Ok(vec![path.to_owned()]),
         Err(e) => Err(Error::BadInput(format!("model {e}"))),
     }
+}
+
+/// Where the scales of the layers' matrices are, in words, by type. What is no GGUF says nothing of them.
+fn weight_scales(path: &Path) -> BTreeMap<String, String> {
+    let scales = Gguf::open(path).map(|gguf| scales::scales(&gguf));
+    let scales = scales.into_iter().flatten();
+    scales
+        .map(|(ty, scales)| (ty.to_owned(), scales.to_string()))
+        .collect()
 }
 
 /// What `crossval inspect` finds wrong with a file, by the names of its checks.
@@ -95,6 +107,7 @@ impl ModelFile {
             path: path.to_owned(),
             size,
             sha256: hex(&hasher.finalize()),
+            scales: weight_scales(path),
             files,
         })
     }
@@ -115,6 +128,7 @@ impl ModelFile {
             n_vocab: facts.n_vocab,
             n_ctx_train: facts.n_ctx_train,
             tensor_types: facts.tensor_types.clone(),
+            weight_scales: self.scales,
             activation: facts.activation.map(activation::report),
         }
     }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use bitnet_crossval_fuzz::{FIELD, PART, model};
+use bitnet_crossval_fuzz::{FIELD, MODELS, PART, model};
 use bitnet_model::tap::Tap;
 use crossval_protocol::{
     ErrorKind, Hello, JudgeRequest, ModelFacts, Request, Response, RowJudgement, Settings,
@@ -15,8 +15,8 @@ use serde_json::to_vec;
 type Message = (Vec<u8>, Vec<u8>);
 
 fn main() {
-    for architecture in ["bitnet-b1.58", "bitnet", "llama"] {
-        seed("gguf", architecture, &model(architecture));
+    for (name, architecture, ty, parts) in MODELS {
+        seed("gguf", name, &model(architecture, ty, parts));
     }
     tokenizers();
     requests();

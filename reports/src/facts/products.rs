@@ -88,11 +88,21 @@ pub(super) fn quantisers(parity: &Parity<'_>) -> Table {
     table
 }
 
-/// How many tensors of which type the model has.
+/// How many tensors of which type the model has, and where the scales of its layers' matrices are.
 pub(super) fn tensor_types(report: &Report) -> Table {
-    let mut table = Table::new(&[("Type", Kind::Code), ("Tensors", Kind::Number)]);
+    let mut table = Table::new(&[
+        ("Type", Kind::Code),
+        ("Tensors", Kind::Number),
+        ("Scale of matrices", Kind::Text),
+    ]);
     for (name, n) in &report.model.tensor_types {
-        table.push(State::Plain, vec![name.clone(), number::count(*n as u64)]);
+        let scale = report.model.weight_scales.get(name);
+        let cells = vec![
+            name.clone(),
+            number::count(*n as u64),
+            scale.cloned().unwrap_or_default(),
+        ];
+        table.push(State::Plain, cells);
     }
     table
 }

@@ -369,6 +369,7 @@ pub fn report(layers: usize, prompts: usize) -> Report {
             n_vocab: 512,
             n_ctx_train: 256,
             tensor_types: BTreeMap::from([("F32".to_owned(), 25), ("I2_S".to_owned(), 42)]),
+            weight_scales: strings(&[("I2_S", "one F32 per matrix")]),
             activation: None,
         },
         engines: Engines {
