@@ -28,8 +28,8 @@ struct Format {
 enum Decode {
     /// The weights of whole blocks; beside a scale for the tensor, before it.
     Blocks(fn(&[u8]) -> Vec<f64>),
-    /// The code of a row and column: 0, 1, 2 for -1, 0, +1.
-    Tiles(fn(&Tiled, usize, usize) -> i64),
+    /// The codes of a row of a matrix: 0, 1, 2 for -1, 0, +1.
+    Tiles(fn(&Tiled, usize) -> Vec<i64>),
 }
 
 /// Beside int8 activations.
@@ -247,7 +247,7 @@ impl<'a> Matrix<'a> {
     /// The codes of a ternary row: 0, 1, 2 for -1, 0, +1.
     pub fn ternary_codes(&self, row: usize) -> Vec<i64> {
         match (self.format.decode, self.tiles) {
-            (Decode::Tiles(code), Some(tiles)) => {
+            (Decode::Tiles(codes), Some(tiles)) => {
                 let (data, rows, columns) = (self.data, self.rows, self.columns);
                 let matrix = Tiled {
                     data,
@@ -255,8 +255,7 @@ impl<'a> Matrix<'a> {
                     columns,
                     tiles,
                 };
-                let columns = 0..columns;
-                columns.map(|column| code(&matrix, row, column)).collect()
+                codes(&matrix, row)
             }
             _ => i2_s(self.bytes(row)).map(i64::from).collect(),
         }
