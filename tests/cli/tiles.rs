@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 
-use bitnet_core::gguf::{Gguf, TensorType};
+use bitnet_core::gguf::{Gguf, TensorType, Writer};
 use reports::model::AtFault;
 
 use super::*;
@@ -30,30 +30,51 @@ fn in_tiles(scratch: &Scratch, ty: TensorType) -> PathBuf {
     synth(scratch, "bitnet", &[&widths[..], &more].concat())
 }
 
-const SMALL: [&str; 7] = [
-    "--no-bench",
-    "--n-predict",
-    "1",
-    "--tokens",
-    "1,300,7",
-    "--reference",
-    "oracle",
-];
+const SMALL: [&str; 5] = ["--no-bench", "--n-predict", "1", "--tokens", "1,300,7"];
+
+/// Attention's matrices of one model, the others of another that has the same shapes.
+fn mixed(attention: &Path, others: &Path, to: &Path) {
+    let [attention, others] = [attention, others].map(|path| Gguf::open(path).expect("a model"));
+    let tensors = attention.tensors().iter().zip(others.tensors());
+    let tensors = tensors.map(|(a, b)| match a.name.contains("attn") {
+        true => (&attention, a),
+        false => (&others, b),
+    });
+    let mut writer = Writer::new(attention.metadata().clone()).expect("a writer");
+    for (_, t) in tensors.clone() {
+        writer.tensor(&t.name, &t.shape, t.ty).expect("a tensor");
+    }
+    let file = BufWriter::new(File::create(to).expect("a file"));
+    let mut writer = writer.begin(file).expect("a head");
+    for (of, t) in tensors {
+        let data = of.data(t).expect("data");
+        writer
+            .write_tensor(|out| out.write_all(data))
+            .expect("written");
+    }
+    writer.finish().expect("finished");
+}
 
 #[test]
 fn both_readings_agree_in_every_mode_and_what_is_assumed_is_said() {
-    for ty in [TensorType::TL1, TensorType::TL2] {
-        let scratch = Scratch::new();
-        let model = in_tiles(&scratch, ty);
-        let (code, report, _) = run(&model, &[&SMALL[..], &["--candidate", "rust"]].concat());
-        assert_eq!(code, 0, "{ty}: {:#?}", report.verdict.reasons);
-        assert_eq!(report.model.tensor_types[ty.name()], 7);
-        let says = format!("{ty} of 1536 rows of 4096: bm 256");
-        let said = report.verdict.findings.iter().any(|f| {
-            f.text.contains("those of setup_env.py are assumed") && f.text.contains(&says)
-        });
-        assert!(said, "{:#?}", report.verdict.findings);
-    }
+    let (first, second) = (Scratch::new(), Scratch::new());
+    let model = first.path("mixed.gguf");
+    let [tl1, tl2] = [(&first, TensorType::TL1), (&second, TensorType::TL2)]
+        .map(|(scratch, ty)| in_tiles(scratch, ty));
+    mixed(&tl1, &tl2, &model);
+    let args = ["--reference", "oracle", "--candidate", "rust"];
+    let (code, report, _) = run(&model, &[&SMALL[..], &args].concat());
+    assert_eq!(code, 0, "{:#?}", report.verdict.reasons);
+    let types = &report.model.tensor_types;
+    assert_eq!((types["TL1"], types["TL2"]), (4, 3));
+    let says = "those of setup_env.py are assumed: TL1 of 1536 rows of 1536: bm 128, bk 64, bmm 64; TL2 of 1536 rows of 4096: \
+                bm 256";
+    let said = report
+        .verdict
+        .findings
+        .iter()
+        .any(|f| f.text.contains(says));
+    assert!(said, "{:#?}", report.verdict.findings);
 }
 
 #[test]
@@ -61,6 +82,8 @@ fn a_scale_left_out_is_named() {
     let scratch = Scratch::new();
     let model = in_tiles(&scratch, TensorType::TL2);
     let fault = [
+        "--reference",
+        "rust",
         "--candidate",
         "rust",
         "--fault",
