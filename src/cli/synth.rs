@@ -115,10 +115,10 @@ enum MatrixType {
     /// 2 bits, and a scale per 128, as in the first files of Q2_0
     #[value(name = "q2_0_128")]
     Q2_0_128,
-    /// Ternary, 2 bits in tiles for ARM; of shapes for which BitNet.cpp has tiles, as 1536/4096
+    /// Ternary, 2 bits in tiles for ARM, of few shapes: --embd 1536 --ffn 4096
     #[value(name = "tl1")]
     Tl1,
-    /// Ternary, 1.7 bits in tiles for x86; of the same shapes
+    /// Ternary, 1.7 bits in tiles for x86, of the same shapes
     #[value(name = "tl2")]
     Tl2,
     /// What mainline llama.cpp reads, too
