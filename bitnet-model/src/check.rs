@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use half::{bf16, f16};
 
 use crate::Error;
-use crate::gguf::{Content, Float, Gguf, Layout, TensorInfo};
+use crate::gguf::{Content, Float, Gguf, Layout, Nibbles, TensorInfo};
 
 /// What the weights of a file were found to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct Weights {
 pub fn weights(gguf: &Gguf) -> Result<Weights, Error> {
     let mut weights = Weights::default();
     for info in gguf.tensors() {
-        let Some(layout) = info.ty.layout() else {
+        let Some(layout) = layout(info) else {
             *weights.not_checked.entry(info.ty.to_string()).or_default() += 1;
             continue;
         };
@@ -48,6 +48,19 @@ pub fn weights(gguf: &Gguf) -> Result<Weights, Error> {
         }
     }
     Ok(weights)
+}
+
+/// The layout of a tensor that can be looked through: one in tiles of a size that is not known cannot.
+fn layout(info: &TensorInfo) -> Option<Layout> {
+    let layout = info.ty.layout()?;
+    let in_tiles = layout.content == Content::Tiled;
+    (!in_tiles || info.tiling().is_some_and(|tiling| tiling.is_ok())).then_some(layout)
+}
+
+/// The weights of a tensor, and what is behind them.
+fn split(layout: Layout, data: &[u8]) -> Option<(&[u8], &[u8])> {
+    let weights = data.len().checked_sub(layout.trailer_bytes as usize)?;
+    data.split_at_checked(weights)
 }
 
 /// How many codes stand for +2, if any do.
@@ -87,7 +100,7 @@ fn zero_scales(layout: Layout, data: &[u8]) -> Option<String> {
 pub fn check_weights(gguf: &Gguf) -> Result<Vec<String>, Error> {
     let mut findings = Vec::new();
     for info in gguf.tensors() {
-        if let Some(layout) = info.ty.layout()
+        if let Some(layout) = layout(info)
             && let Some(what) = finding(info, layout, gguf.data(info)?)
         {
             findings.push(format!("tensor {:?}: {what}", info.name));
@@ -104,7 +117,7 @@ pub fn check_weights(gguf: &Gguf) -> Result<Vec<String>, Error> {
 pub fn zero_tensors(gguf: &Gguf) -> Result<Vec<String>, Error> {
     let mut zero = Vec::new();
     for info in gguf.tensors() {
-        if let Some(layout) = info.ty.layout()
+        if let Some(layout) = layout(info)
             && is_zero(info, layout, gguf.data(info)?)
         {
             zero.push(info.name.clone());
@@ -117,9 +130,7 @@ fn is_zero(info: &TensorInfo, layout: Layout, data: &[u8]) -> bool {
     if info.name.ends_with(".bias") {
         return false;
     }
-    let blocks = info.n_elements() / layout.block_len;
-    let bytes = (blocks * layout.block_bytes) as usize;
-    let Some((data, trailer)) = data.split_at_checked(bytes) else {
+    let Some((data, trailer)) = split(layout, data) else {
         return false;
     };
     let stride = layout.block_bytes as usize;
@@ -134,6 +145,10 @@ fn is_zero(info: &TensorInfo, layout: Layout, data: &[u8]) -> bool {
                     .is_some_and(|codes| blocks.all(|block| none_but_ones(&block[codes.clone()])))
         }
         Content::Ternary => none_but_ones(data),
+        Content::Tiled => info.nibbles(data).is_some_and(|codes| {
+            let zero = |n: &Nibbles| n.bytes.iter().all(|&byte| byte == n.zero * 0x11);
+            codes.iter().all(zero)
+        }),
     };
     let of_trailer = trailer
         .first_chunk()
@@ -167,7 +182,7 @@ fn none_but_zero(float: Float, data: &[u8], stride: usize) -> bool {
 fn finding(info: &TensorInfo, layout: Layout, data: &[u8]) -> Option<String> {
     let n = info.n_elements();
     let blocks = n / layout.block_len;
-    let (data, trailer) = data.split_at_checked((blocks * layout.block_bytes) as usize)?;
+    let (data, trailer) = split(layout, data)?;
     let of_blocks = match layout.content {
         Content::Float(float) => {
             let bad = not_finite(float, data, layout.block_bytes as usize);
@@ -183,6 +198,12 @@ fn finding(info: &TensorInfo, layout: Layout, data: &[u8]) -> Option<String> {
         Content::Ternary => {
             let bad = undefined_codes(data);
             (bad > 0).then(|| format!("{bad} of {n} codes are 3, which stands for no weight"))
+        }
+        Content::Tiled => {
+            let codes = info.nibbles(data)?;
+            let bad: usize = codes.iter().map(Nibbles::undefined).sum();
+            let of: usize = codes.iter().map(|codes| 2 * codes.bytes.len()).sum();
+            (bad > 0).then(|| format!("{bad} of {of} codes stand for no weights"))
         }
     };
     let of_trailer = || {
@@ -236,19 +257,76 @@ mod tests {
 
     /// A tensor of `n` elements.
     fn row(ty: TensorType, n: u64) -> TensorInfo {
+        tensor(ty, vec![n])
+    }
+
+    fn tensor(ty: TensorType, shape: Vec<u64>) -> TensorInfo {
         TensorInfo {
             name: "w".to_owned(),
-            shape: vec![n],
+            size: ty.data_size(&shape).unwrap(),
+            shape,
             ty,
             part: 0,
             offset: 0,
-            size: ty.data_size(&[n]).unwrap(),
         }
+    }
+
+    /// Types whose tensors may have any number of blocks.
+    fn types_of_blocks() -> impl Iterator<Item = TensorType> {
+        let known = TensorType::KNOWN.iter().copied();
+        known.filter(|ty| ty.layout().unwrap().content != Content::Tiled)
+    }
+
+    #[test]
+    fn tiles_are_looked_through() {
+        for ty in [TensorType::TL1, TensorType::TL2, TensorType::TL2_42] {
+            let info = tensor(ty, vec![1536, 1536]);
+            let layout = layout(&info).unwrap();
+            let mut zero = vec![0; info.size as usize];
+            let weights = zero.len() - layout.trailer_bytes as usize;
+            zero[weights..][..4].copy_from_slice(&1f32.to_le_bytes());
+            let zeros = if ty == TensorType::TL1 { 0x44 } else { 0 };
+            zero[..weights].fill(zeros);
+            assert!(is_zero(&info, layout, &zero), "{ty}");
+            assert_eq!(finding(&info, layout, &zero), None, "{ty}");
+            let mut bad = zero.clone();
+            bad[7] = 0xf5;
+            assert!(!is_zero(&info, layout, &bad), "{ty}");
+            let of = if ty == TensorType::TL1 {
+                1536 * 1536 / 2
+            } else {
+                1536 * 1536 / 3
+            };
+            let want = format!("1 of {of} codes stand for no weights");
+            assert_eq!(finding(&info, layout, &bad), Some(want), "{ty}");
+            let mut scale = zero.clone();
+            scale[weights..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+            let want = Some("its scale is not finite".to_owned());
+            assert_eq!(finding(&info, layout, &scale), want, "{ty}");
+            scale[weights..][..4].fill(0);
+            scale[0] = 0x55;
+            assert!(is_zero(&info, layout, &scale), "{ty}");
+            // What it is tiled in is not known.
+            assert_eq!(super::layout(&tensor(ty, vec![512, 128])), None, "{ty}");
+        }
+        // A row of TL2 ends in twos, which have other codes.
+        let info = tensor(TensorType::TL2, vec![4096, 1536]);
+        let layout = layout(&info).unwrap();
+        let mut data = vec![0; info.size as usize];
+        let last = 1536 * (4032 / 6 + 4032 / 24 + 64 / 4) - 1;
+        assert!(!is_zero(&info, layout, &{
+            let mut data = data.clone();
+            data[info.size as usize - 32..][..4].copy_from_slice(&1f32.to_le_bytes());
+            data
+        }));
+        data[last] = 0x09;
+        let want = format!("1 of {} codes stand for no weights", 1536 * (4032 / 3 + 32));
+        assert_eq!(finding(&info, layout, &data), Some(want));
     }
 
     #[test]
     fn whatever_is_no_weight_is_found_in_every_type() {
-        for &ty in TensorType::KNOWN {
+        for ty in types_of_blocks() {
             let layout = ty.layout().unwrap();
             let n = 3 * layout.block_len;
             let info = row(ty, n);
@@ -257,7 +335,7 @@ mod tests {
             let (floats, things) = match layout.content {
                 Content::Float(float) => (vec![(float, 0)], "values"),
                 Content::Scaled(scales) => (scales.to_vec(), "scales"),
-                Content::Ternary => (Vec::new(), "codes"),
+                _ => (Vec::new(), "codes"),
             };
             let of = 3 * floats.len();
             for (float, first) in floats {
@@ -287,7 +365,7 @@ mod tests {
     #[test]
     fn codes_of_two_are_counted() {
         let mut types = 0;
-        for &ty in TensorType::KNOWN {
+        for ty in types_of_blocks() {
             let layout = ty.layout().unwrap();
             let n = 2 * layout.block_len;
             let info = row(ty, n);
@@ -311,7 +389,7 @@ mod tests {
 
     #[test]
     fn scales_of_zero_are_counted() {
-        for &ty in TensorType::KNOWN {
+        for ty in types_of_blocks() {
             let layout = ty.layout().unwrap();
             let Content::Scaled(scales) = layout.content else {
                 continue;
@@ -329,7 +407,7 @@ mod tests {
 
     #[test]
     fn zeros_are_found_in_every_type() {
-        for &ty in TensorType::KNOWN {
+        for ty in types_of_blocks() {
             let layout = ty.layout().unwrap();
             let n = 3 * layout.block_len;
             let info = row(ty, n);
@@ -346,7 +424,7 @@ mod tests {
                         }
                     }
                 }
-                Content::Ternary => zero[..weights].fill(0b01_01_01_01),
+                _ => zero[..weights].fill(0b01_01_01_01),
             }
             assert!(is_zero(&info, layout, &zero), "{ty}");
             if layout.trailer_bytes > 0 {

@@ -21,13 +21,14 @@ mod packed;
 mod random;
 mod stress;
 mod ternary;
+mod tiled;
 mod unit;
 mod vocab;
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use bitnet_model::gguf::{Metadata, TensorType, Value, Writer};
+use bitnet_model::gguf::{Metadata, TRAILER, TensorType, Tiling, Value, Writer};
 use bitnet_model::random::Rng;
 use bitnet_model::{Activation, Architecture, Tap, activation};
 pub use stress::Stress;
@@ -35,6 +36,7 @@ pub use stress::Stress;
 use packed::Packed;
 use random::{NORMAL_LEVELS, TERNARY_NONZERO, fill_ternary, normal_table};
 use stress::{Rows, write_scale};
+use tiled::Codes;
 use vocab::Vocab;
 
 /// A size to start from.
@@ -95,7 +97,7 @@ pub struct SynthOptions {
     pub n_ctx: u32,
     /// RoPE frequency base.
     pub rope_base: f32,
-    /// Type of the layers' matrices: I2_S, TQ1_0, TQ2_0, Q1_0, Q2_0 in either length of blocks, F16 or F32.
+    /// Type of the layers' matrices: I2_S, TQ1_0, TQ2_0, Q1_0, Q2_0 in either length of blocks, TL1, TL2, F16 or F32.
     pub matrix_type: TensorType,
     /// Type of the embeddings: F16 where they are tied, else F32, or any other of those but I2_S, whose rows have no scale.
     pub token_embedding_type: TensorType,
@@ -209,12 +211,25 @@ impl SynthOptions {
                 return Err(Error::option("output-tensor-type", what));
             }
         }
-        if self.scale_tensors && (ty.is_float() || self.stress.is_some()) {
+        let tiled = ty.tiling(1, 1).is_some();
+        if self.scale_tensors && (ty.is_float() || tiled || self.stress.is_some()) {
             let what = match self.stress {
                 Some(_) => "what provokes an overflow has its scales in its matrices".to_owned(),
+                None if tiled => format!("{ty} has its scale behind the matrix"),
                 None => format!("{ty} has no codes"),
             };
             return Err(Error::option("scale-tensors", what));
+        }
+        for (option, rows, columns) in [
+            ("embd", self.n_head * self.head_dim(), self.n_embd),
+            ("kv-heads", self.n_head_kv * self.head_dim(), self.n_embd),
+            ("head-dim", self.n_embd, self.n_head * self.head_dim()),
+            ("ffn", self.n_ff, self.n_embd),
+            ("ffn", self.n_embd, self.n_ff),
+        ] {
+            if let Some(Err(why)) = ty.tiling(rows.into(), columns.into()) {
+                return Err(Error::option(option, why));
+            }
         }
         self.stress.map_or(Ok(()), |stress| stress.check(self))
     }
@@ -402,12 +417,14 @@ fn metadata(o: &SynthOptions, vocab: &Vocab, path: &Path) -> Result<Metadata, bi
         "general.name",
         format!("synthetic {arch}, seed {}", o.seed).into(),
     )?;
-    // llama.cpp's LLAMA_FTYPE_MOSTLY_* and LLAMA_FTYPE_ALL_F32; BitNet.cpp's for I2_S.
+    // llama.cpp's LLAMA_FTYPE_MOSTLY_* and LLAMA_FTYPE_ALL_F32; BitNet.cpp's for I2_S, TL1 and TL2.
     let file_type: u32 = match o.matrix_type {
         TensorType::I2_S | TensorType::Q1_0 => 40,
         TensorType::TQ1_0 => 36,
         TensorType::TQ2_0 => 37,
         TensorType::Q2_0 | TensorType::Q2_0_128 => 41,
+        TensorType::TL1 => 38,
+        TensorType::TL2 => 39,
         TensorType::F16 => 1,
         _ => 0,
     };
@@ -534,6 +551,10 @@ impl Write for Counted<'_, '_> {
 const CHUNK: u64 = 1 << 16;
 
 impl Tensor {
+    fn tiling(&self) -> Option<Result<&'static Tiling, String>> {
+        self.ty.tiling(*self.shape.get(1)?, self.shape[0])
+    }
+
     fn write(
         &self,
         vocab: &Vocab,
@@ -561,6 +582,21 @@ impl Tensor {
             }
             Fill::Unit => unit::write(self.ty, n, &mut rng, out),
             Fill::Value(value) => out.write_all(&(value as f32).to_le_bytes()),
+            Fill::Matrix { input, output } if let Some(Ok(tiling)) = self.tiling() => {
+                let scale = ternary_scale(self.shape[0], input, output);
+                // As I2_S has them.
+                let mut blocks = vec![0; (n / 4) as usize];
+                for chunk in blocks.chunks_mut(CHUNK as usize) {
+                    fill_ternary(&mut rng, chunk);
+                }
+                let codes = Codes::new(&blocks, self.shape[1] as usize, self.shape[0] as usize);
+                let mut packed = codes.pack(self.ty, tiling.tiles);
+                // What does not fit is refused, as is any other size.
+                let size = self.ty.data_size(&self.shape).map_err(io::Error::other)?;
+                packed.resize((size - TRAILER) as usize, 0);
+                out.write_all(&packed)?;
+                write_scale(scale as f32, out)
+            }
             Fill::Stress { rows, scale } => {
                 let shape = [self.shape[0] as usize, self.shape[1] as usize];
                 rows.write(shape, scale as f32, &mut rng, out)

@@ -3,8 +3,7 @@
 use std::f64::consts::SQRT_2;
 use std::io::{self, Write};
 
-use bitnet_model::gguf::I2_S_TRAILER;
-
+use bitnet_model::gguf::{TRAILER, TensorType};
 use bitnet_model::random::Rng;
 
 use super::random::fill_ternary;
@@ -22,7 +21,7 @@ impl Stress {
     /// Refuses options with which it could not show.
     pub(super) fn check(self, options: &SynthOptions) -> Result<(), Error> {
         let Stress::I16Overflow = self;
-        if !options.matrix_type.is_ternary() {
+        if options.matrix_type != TensorType::I2_S {
             let what = format!(
                 "i16-overflow: {} has no I2_S matrices, but {}",
                 options.architecture, options.matrix_type
@@ -99,7 +98,7 @@ impl Rows {
 
 /// What stands behind the weights of an I2_S tensor.
 pub(super) fn write_scale(scale: f32, out: &mut dyn Write) -> io::Result<()> {
-    let mut trailer = [0; I2_S_TRAILER as usize];
+    let mut trailer = [0; TRAILER as usize];
     trailer[..4].copy_from_slice(&scale.to_le_bytes());
     out.write_all(&trailer)
 }

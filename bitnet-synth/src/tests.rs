@@ -58,6 +58,48 @@ impl Observer for Sizes {
     }
 }
 
+/// The same codes, in the form of I2_S and in tiles, at the smallest widths that have any.
+#[test]
+fn codes_in_tiles_give_the_bits_of_i2_s() {
+    let of_type = |matrix_type| SynthOptions {
+        n_layer: 1,
+        n_embd: 1536,
+        n_head: 16,
+        n_head_kv: 16,
+        n_ff: 4096,
+        matrix_type,
+        ..SynthOptions::new(Architecture::Bitnet, Preset::Tiny, 5)
+    };
+    let logits = |ty| {
+        let written = synth(&of_type(ty));
+        let gguf = Arc::new(Gguf::open(&written.path).unwrap());
+        assert_eq!(gguf.tensor("blk.0.ffn_up.weight").unwrap().ty, ty);
+        let model = Arc::new(Model::load(gguf).unwrap());
+        let session = SessionOptions {
+            n_ctx: 32,
+            threads: 1,
+        };
+        let mut session = Session::new(model, session).unwrap();
+        let logits = session.eval(&[1, 9, 300, 7], Logits::All, None).unwrap();
+        let bits = logits.iter().map(|logit| logit.to_bits());
+        bits.collect::<Vec<_>>()
+    };
+    let want = logits(TensorType::I2_S);
+    assert_eq!(want.len(), 4 * 512);
+    for ty in [TensorType::TL1, TensorType::TL2, TensorType::TL2_42] {
+        assert!(logits(ty) == want, "{ty}");
+    }
+    let narrow = SynthOptions {
+        n_embd: 512,
+        ..of_type(TensorType::TL2)
+    };
+    let refused = SyntheticModel::new(&narrow, Path::new("model.gguf"))
+        .err()
+        .unwrap();
+    let says = "BitNet.cpp has none for 512 rows of 512";
+    assert!(refused.to_string().contains(says), "{refused}");
+}
+
 #[test]
 fn models_behave() {
     let usual = Architecture::ALL.map(|a| SynthOptions::new(a, Preset::Tiny, 1));

@@ -42,6 +42,7 @@ pub mod judge;
 pub mod maths;
 mod mistakes;
 pub mod spread;
+mod tiles;
 pub mod weights;
 mod wrong;
 

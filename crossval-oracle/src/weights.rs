@@ -2,39 +2,56 @@
 //! `ggml-bitnet-mad.cpp`). Nothing of `bitnet-core`'s decoding is used, and none of its geometry: two readings of a
 //! format that agree are worth more than one. All that is known of a type is its entry in `FORMATS`.
 
-use bitnet_model::gguf::{Gguf, TensorInfo, TensorType};
+use bitnet_model::gguf::{Gguf, TensorInfo, TensorType, Tiles};
 use half::{bf16, f16};
 
 use super::OracleError;
 use super::codes::Codes;
 use super::maths::Rounding;
 use super::mistakes::Mistake;
+use super::tiles::{self, Tiled};
 
 /// A type of weights.
 struct Format {
     ty: TensorType,
     /// Weights per block.
     block: usize,
-    /// Bytes per block.
+    /// Bytes per block; 0 where only a whole matrix has a size.
     bytes: usize,
-    /// The weights of whole blocks; beside a scale for the tensor, before it.
-    decode: fn(&[u8]) -> Vec<f64>,
+    decode: Decode,
     /// Whether the weights are codes, with one scale for the tensor behind them: an F32.
     ternary: bool,
     /// What an engine may round in a product; the first is what the oracle does of its own accord.
     roundings: &'static [Rounding],
 }
 
+/// How weights are decoded.
+#[derive(Clone, Copy)]
+enum Decode {
+    /// The weights of whole blocks; beside a scale for the tensor, before it.
+    Blocks(fn(&[u8]) -> Vec<f64>),
+    /// The codes of a row of a matrix: 0, 1, 2 for -1, 0, +1.
+    Tiles(fn(&Tiled, usize) -> Vec<i64>),
+}
+
+/// Beside int8 activations.
+const BESIDE_CODES: &[Rounding] = &[
+    Rounding::None,
+    Rounding::ProductToF32,
+    Rounding::HalvesAway,
+    Rounding::HalvesAwayInF32,
+];
+
 /// Beside weights in blocks of 256, as ggml multiplies them.
 const BESIDE_BLOCKS_OF_256: &[Rounding] =
     &[Rounding::Q8K, Rounding::Q8KProductToF32, Rounding::None];
 
-const FORMATS: [Format; 11] = [
+const FORMATS: [Format; 14] = [
     Format {
         ty: TensorType::F32,
         block: 1,
         bytes: 4,
-        decode: |data| each(data, |v| f64::from(f32::from_le_bytes(v))),
+        decode: Decode::Blocks(|data| each(data, |v| f64::from(f32::from_le_bytes(v)))),
         ternary: false,
         roundings: &[Rounding::None],
     },
@@ -42,7 +59,7 @@ const FORMATS: [Format; 11] = [
         ty: TensorType::F16,
         block: 1,
         bytes: 2,
-        decode: |data| each(data, |v| f64::from(f16::from_le_bytes(v))),
+        decode: Decode::Blocks(|data| each(data, |v| f64::from(f16::from_le_bytes(v)))),
         ternary: false,
         roundings: &[Rounding::None, Rounding::F16],
     },
@@ -50,7 +67,7 @@ const FORMATS: [Format; 11] = [
         ty: TensorType::BF16,
         block: 1,
         bytes: 2,
-        decode: |data| each(data, |v| f64::from(bf16::from_le_bytes(v))),
+        decode: Decode::Blocks(|data| each(data, |v| f64::from(bf16::from_le_bytes(v)))),
         ternary: false,
         roundings: &[Rounding::Bf16, Rounding::None],
     },
@@ -58,7 +75,7 @@ const FORMATS: [Format; 11] = [
         ty: TensorType::Q8_0,
         block: 32,
         bytes: 34,
-        decode: |data| data.chunks_exact(34).flat_map(q8_0).collect(),
+        decode: Decode::Blocks(|data| data.chunks_exact(34).flat_map(q8_0).collect()),
         ternary: false,
         roundings: &[Rounding::Q8_0, Rounding::None],
     },
@@ -66,7 +83,7 @@ const FORMATS: [Format; 11] = [
         ty: TensorType::Q6_K,
         block: 256,
         bytes: 210,
-        decode: |data| data.chunks_exact(210).flat_map(q6_k).collect(),
+        decode: Decode::Blocks(|data| data.chunks_exact(210).flat_map(q6_k).collect()),
         ternary: false,
         roundings: BESIDE_BLOCKS_OF_256,
     },
@@ -74,7 +91,7 @@ const FORMATS: [Format; 11] = [
         ty: TensorType::TQ1_0,
         block: 256,
         bytes: 54,
-        decode: |data| data.chunks_exact(54).flat_map(tq1_0).collect(),
+        decode: Decode::Blocks(|data| data.chunks_exact(54).flat_map(tq1_0).collect()),
         ternary: false,
         roundings: BESIDE_BLOCKS_OF_256,
     },
@@ -82,7 +99,7 @@ const FORMATS: [Format; 11] = [
         ty: TensorType::TQ2_0,
         block: 256,
         bytes: 66,
-        decode: |data| data.chunks_exact(66).flat_map(tq2_0).collect(),
+        decode: Decode::Blocks(|data| data.chunks_exact(66).flat_map(tq2_0).collect()),
         ternary: false,
         roundings: BESIDE_BLOCKS_OF_256,
     },
@@ -90,20 +107,15 @@ const FORMATS: [Format; 11] = [
         ty: TensorType::I2_S,
         block: 128,
         bytes: 32,
-        decode: |data| i2_s(data).map(|code| f64::from(code) - 1.0).collect(),
+        decode: Decode::Blocks(|data| i2_s(data).map(|code| f64::from(code) - 1.0).collect()),
         ternary: true,
-        roundings: &[
-            Rounding::None,
-            Rounding::ProductToF32,
-            Rounding::HalvesAway,
-            Rounding::HalvesAwayInF32,
-        ],
+        roundings: BESIDE_CODES,
     },
     Format {
         ty: TensorType::Q1_0,
         block: 128,
         bytes: 18,
-        decode: |data| data.chunks_exact(18).flat_map(q1_0).collect(),
+        decode: Decode::Blocks(|data| data.chunks_exact(18).flat_map(q1_0).collect()),
         ternary: false,
         roundings: &[Rounding::Q8_0, Rounding::None],
     },
@@ -111,7 +123,7 @@ const FORMATS: [Format; 11] = [
         ty: TensorType::Q2_0,
         block: 64,
         bytes: 18,
-        decode: |data| data.chunks_exact(18).flat_map(q2_0).collect(),
+        decode: Decode::Blocks(|data| data.chunks_exact(18).flat_map(q2_0).collect()),
         ternary: false,
         roundings: &[Rounding::Q8_0, Rounding::None],
     },
@@ -119,9 +131,33 @@ const FORMATS: [Format; 11] = [
         ty: TensorType::Q2_0_128,
         block: 128,
         bytes: 34,
-        decode: |data| data.chunks_exact(34).flat_map(q2_0).collect(),
+        decode: Decode::Blocks(|data| data.chunks_exact(34).flat_map(q2_0).collect()),
         ternary: false,
         roundings: &[Rounding::Q8_0, Rounding::None],
+    },
+    Format {
+        ty: TensorType::TL1,
+        block: 4,
+        bytes: 1,
+        decode: Decode::Tiles(tiles::tl1),
+        ternary: true,
+        roundings: BESIDE_CODES,
+    },
+    Format {
+        ty: TensorType::TL2,
+        block: 1,
+        bytes: 0,
+        decode: Decode::Tiles(tiles::tl2),
+        ternary: true,
+        roundings: BESIDE_CODES,
+    },
+    Format {
+        ty: TensorType::TL2_42,
+        block: 1,
+        bytes: 0,
+        decode: Decode::Tiles(tiles::tl2),
+        ternary: true,
+        roundings: BESIDE_CODES,
     },
 ];
 
@@ -136,6 +172,8 @@ pub struct Matrix<'a> {
     info: &'a TensorInfo,
     format: &'static Format,
     data: &'a [u8],
+    /// Sizes of its tiles, where it has any.
+    tiles: Option<Tiles>,
     /// Outputs.
     pub rows: usize,
     /// Inputs.
@@ -158,6 +196,14 @@ impl<'a> Matrix<'a> {
         let format = FORMATS.iter().find(|format| format.ty == info.ty);
         let format = format.ok_or_else(|| bad("has a type that the oracle does not know"))?;
         let data = gguf.data(info)?;
+        let tiles = match info.tiling() {
+            Some(tiling) => Some(
+                tiling
+                    .map_err(|why| bad(&format!("is not decoded: {why}")))?
+                    .tiles,
+            ),
+            None => None,
+        };
         let trailer = if format.ternary { 4 } else { 0 };
         if !columns.is_multiple_of(format.block)
             || data.len() < rows * columns / format.block * format.bytes + trailer
@@ -168,6 +214,7 @@ impl<'a> Matrix<'a> {
             info,
             format,
             data,
+            tiles,
             rows,
             columns,
         }))
@@ -195,29 +242,48 @@ impl<'a> Matrix<'a> {
 
     /// The scale behind the ternary codes.
     pub fn ternary_scale(&self) -> f64 {
-        f64::from(f32_at(self.data, self.rows * self.row_bytes()))
+        // 32 bytes, as the container holds them to.
+        f64::from(f32_at(self.data, self.data.len() - 32))
     }
 
-    /// The stored 2-bit codes of a row: 0, 1, 2 for -1, 0, +1.
+    /// The codes of a ternary row: 0, 1, 2 for -1, 0, +1.
     pub fn ternary_codes(&self, row: usize) -> Vec<i64> {
-        i2_s(self.bytes(row)).map(i64::from).collect()
+        match (self.format.decode, self.tiles) {
+            (Decode::Tiles(codes), Some(tiles)) => {
+                let (data, rows, columns) = (self.data, self.rows, self.columns);
+                let matrix = Tiled {
+                    data,
+                    rows,
+                    columns,
+                    tiles,
+                };
+                codes(&matrix, row)
+            }
+            _ => i2_s(self.bytes(row)).map(i64::from).collect(),
+        }
     }
 
     /// The weights of a row.
     pub fn row(&self, row: usize) -> Vec<f64> {
-        let mut weights = (self.format.decode)(self.bytes(row));
-        if self.format.ternary {
-            let scale = self.ternary_scale();
-            weights.iter_mut().for_each(|w| *w *= scale);
+        match self.format.decode {
+            Decode::Blocks(decode) if !self.format.ternary => decode(self.bytes(row)),
+            _ => {
+                let (codes, scale) = (self.ternary_codes(row), self.ternary_scale());
+                codes
+                    .iter()
+                    .map(|&code| (code - 1) as f64 * scale)
+                    .collect()
+            }
         }
-        weights
     }
 
     /// The weights of a row, as an engine reads them that makes a mistake; `None` where that cannot be made.
     pub(super) fn misread(&self, row: usize, mistake: Mistake) -> Option<Vec<f64>> {
-        let codes = Codes::of(self.info.ty)?;
+        let (codes, Decode::Blocks(decode)) = (Codes::of(self.info.ty)?, self.format.decode) else {
+            return None;
+        };
         let blocks: Vec<&[u8]> = self.bytes(row).chunks(self.format.bytes).collect();
-        codes.misread(mistake, &blocks, self.format.decode)
+        codes.misread(mistake, &blocks, decode)
     }
 
     fn row_bytes(&self) -> usize {
@@ -235,12 +301,18 @@ pub fn vector(gguf: &Gguf, name: &str) -> Result<Option<Vec<f64>>, OracleError> 
     let Some(info) = gguf.tensor(name) else {
         return Ok(None);
     };
-    let format = FORMATS.iter().find(|f| f.ty == info.ty && f.block == 1);
+    let format = FORMATS
+        .iter()
+        .find(|f| f.ty == info.ty && f.block == 1 && !f.ternary);
     let format = format.ok_or_else(|| {
         let what = format!("tensor {name:?} has type {}, a float is due", info.ty);
         OracleError::new(gguf, what)
     })?;
-    Ok(Some((format.decode)(gguf.data(info)?)))
+    let data = gguf.data(info)?;
+    Ok(match format.decode {
+        Decode::Blocks(decode) => Some(decode(data)),
+        Decode::Tiles(_) => None,
+    })
 }
 
 fn f32_at(data: &[u8], at: usize) -> f32 {
@@ -336,6 +408,7 @@ fn q6_k(block: &[u8]) -> [f64; 256] {
 
 #[cfg(test)]
 mod tests {
+    use bitnet_model::random::Rng;
     use proptest::prelude::*;
 
     use super::*;
@@ -351,16 +424,73 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4))]
+        /// The same of formats in tiles: shapes of every configuration, with a rest in twos and without, rows that are no
+        /// whole blocks of I2_S, codes of every kind that stands for weights.
+        #[test]
+        fn matrices_in_tiles_are_what_the_engine_reads(seed in any::<u64>()) {
+            let mut rng = Rng::new(seed, "tiles");
+            for ty in [TensorType::TL1, TensorType::TL2, TensorType::TL2_42] {
+                for shape in [[1536, 1536], [1024, 4096], [3200, 8640]] {
+                    let [rows, columns] = shape;
+                    let info = TensorInfo {
+                        name: "w".to_owned(),
+                        shape: vec![columns, rows],
+                        ty,
+                        part: 0,
+                        offset: 0,
+                        size: ty.data_size(&[columns, rows]).unwrap(),
+                    };
+                    let tiles = info.tiling().unwrap().unwrap().tiles;
+                    let threes = rows * match ty {
+                        TensorType::TL1 => 0,
+                        _ => tiles.columns_in_threes(columns as usize) as u64,
+                    };
+                    let byte = |at: u64| match (at < threes / 6, at < threes / 6 + threes / 24) {
+                        (true, _) => (rng.below(14) << 4 | rng.below(14)) as u8,
+                        (false, true) => rng.below(256) as u8,
+                        (false, false) => (rng.below(9) << 4 | rng.below(9)) as u8,
+                    };
+                    let data: Vec<u8> = (0..info.size).map(byte).collect();
+                    let format = FORMATS.iter().find(|format| format.ty == ty).unwrap();
+                    let (rows, columns) = (rows as usize, columns as usize);
+                    let matrix = Matrix {
+                        info: &info,
+                        format,
+                        data: &data,
+                        tiles: Some(tiles),
+                        rows,
+                        columns,
+                    };
+                    let unpacked = bitnet_core::quant::unpack(&info, &data).unwrap().unwrap();
+                    let bytes = unpacked.len() / rows;
+                    for row in [0, 1, 7, 8, 15, 16, 17, 24, 31, 32, 63, 64, rows / 2 + 9, rows - 1] {
+                        let mut want = vec![0.0; columns.next_multiple_of(128)];
+                        let of_row = &unpacked[row * bytes..][..bytes];
+                        bitnet_core::quant::dequantize_row(ty, of_row, &mut want).unwrap();
+                        let got = matrix.ternary_codes(row);
+                        let got = got.iter().map(|&code| (code - 1) as f32);
+                        prop_assert!(got.eq(want[..columns].iter().copied()), "{} {}", ty, row);
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
         /// Two readings of the formats by two hands.
         #[test]
         fn rows_are_what_the_engine_reads(
             bytes in proptest::collection::vec(any::<u8>(), 2 * 3 * 4 * 210)
         ) {
             for format in FORMATS {
+                let Decode::Blocks(decode) = format.decode else {
+                    continue;
+                };
                 let data = &bytes[..bytes.len() / format.bytes * format.bytes];
                 let mut want = vec![0f32; data.len() / format.bytes * format.block];
                 bitnet_core::quant::dequantize_row(format.ty, data, &mut want);
-                let got = (format.decode)(data);
+                let got = decode(data);
                 prop_assert_eq!(got.len(), want.len());
                 for (got, want) in got.iter().zip(want) {
                     // Products of few bits, which are exact in f32 too; NaN is like NaN.

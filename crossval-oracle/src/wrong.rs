@@ -436,6 +436,10 @@ fn ternary(mistake: Mistake, matrix: &Matrix, x: &[f64]) -> Option<Vec<f64>> {
             let dot = |row| maths::dot(&matrix.row(row), &x);
             return Some((0..matrix.rows).map(dot).collect());
         }
+        // Of whole blocks.
+        Mistake::BlockOrder | Mistake::BitOrder if !matrix.columns.is_multiple_of(128) => {
+            return None;
+        }
         Mistake::CodesShifted
         | Mistake::SumNotSubtracted
         | Mistake::BlockOrder

@@ -136,6 +136,12 @@ enum MatrixType {
     /// 2 bits, and a scale per 128, as in the first files of Q2_0
     #[value(name = "q2_0_128")]
     Q2_0_128,
+    /// Ternary, 2 bits in tiles for ARM, of few shapes: --embd 1536 --ffn 4096
+    #[value(name = "tl1")]
+    Tl1,
+    /// Ternary, 1.7 bits in tiles for x86, of the same shapes
+    #[value(name = "tl2")]
+    Tl2,
     /// What mainline llama.cpp reads, too
     F16,
     /// What rounds least
@@ -151,6 +157,8 @@ impl From<MatrixType> for TensorType {
             MatrixType::Q1_0 => TensorType::Q1_0,
             MatrixType::Q2_0 => TensorType::Q2_0,
             MatrixType::Q2_0_128 => TensorType::Q2_0_128,
+            MatrixType::Tl1 => TensorType::TL1,
+            MatrixType::Tl2 => TensorType::TL2,
             MatrixType::F16 => TensorType::F16,
             MatrixType::F32 => TensorType::F32,
         }

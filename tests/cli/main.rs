@@ -38,6 +38,7 @@ mod rope_scaling;
 mod sandbox;
 mod split;
 mod stress;
+mod tiles;
 mod token_parity;
 mod tokenize;
 mod vocabularies;

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Error;
 use crate::blocks::trits;
-use crate::gguf::{Gguf, TensorInfo};
+use crate::gguf::{Gguf, TensorInfo, TensorType};
 use crate::kernels::{Kernel, Rows, round_to_bf16, vectorize};
 use crate::pool::Pool;
-use crate::quant::activations::{Activations, Encoding};
+use crate::quant::activations::{Activations, Codes, Encoding};
 use crate::quant::{self, WeightFormat};
 
 /// Rows and tokens that are computed at once; their results lie on the stack.
@@ -31,10 +31,12 @@ pub(super) struct Compute<'a> {
     pub trits: Option<&'a [u8]>,
 }
 
-/// A matrix whose data stay in the file's map, unless it is repacked.
+/// A matrix whose data stay in the file's map, unless it is unpacked or repacked.
 #[derive(Debug)]
 pub(super) struct Matrix {
     info: TensorInfo,
+    /// Its rows, if they do not lie one by one in the file.
+    unpacked: Option<Vec<u8>>,
     format: &'static dyn WeightFormat,
     /// Of the whole tensor; 1 where it has none.
     scale: f32,
@@ -76,13 +78,27 @@ impl Matrix {
             Error::bad_file(gguf.path(), what)
         };
         let row_bytes = format.row_bytes(columns);
-        let trailer = data.get(rows * row_bytes..).ok_or_else(too_small)?;
+        let unpacked = format.unpack(info, data).transpose().map_err(|why| {
+            let what = format!("tensor {:?}: {why}", info.name);
+            Error::unsupported(gguf.path(), what)
+        })?;
+        let trailer = match unpacked {
+            Some(_) => data.len().checked_sub(layout.trailer_bytes as usize),
+            None => Some(rows * row_bytes),
+        };
+        let trailer = trailer
+            .and_then(|at| data.get(at..))
+            .ok_or_else(too_small)?;
         let scale = match layout.trailer_bytes {
             0 => 1.0,
             _ => f32::from_le_bytes(*trailer.first_chunk().ok_or_else(too_small)?),
         };
+        if unpacked.is_some() {
+            gguf.release(info);
+        }
         Ok(Self {
             info: info.clone(),
+            unpacked,
             format,
             scale,
             rows,
@@ -97,6 +113,11 @@ impl Matrix {
         !self.info.ty.is_ternary()
     }
 
+    /// As in the file.
+    pub(super) fn ty(&self) -> TensorType {
+        self.info.ty
+    }
+
     /// Rows and columns.
     pub(super) fn shape(&self) -> (usize, usize) {
         (self.rows, self.columns)
@@ -107,20 +128,30 @@ impl Matrix {
         self.info.ty.is_float()
     }
 
-    /// As in the file.
-    fn mapped<'a>(&self, gguf: &'a Gguf) -> Result<Stored<'a>, Error> {
+    /// As in the file, or unpacked.
+    fn mapped<'a>(&'a self, gguf: &'a Gguf) -> Result<Stored<'a>, Error> {
         Ok(Stored {
             format: self.format,
             trits: false,
             scale: self.scale,
-            data: gguf.data(&self.info)?,
+            data: self.data(gguf)?,
             row_bytes: self.row_bytes,
-            columns: self.columns,
+            columns: match self.unpacked {
+                Some(_) => Codes::I8.padded(self.columns),
+                None => self.columns,
+            },
         })
     }
 
+    fn data<'a>(&'a self, gguf: &'a Gguf) -> Result<&'a [u8], Error> {
+        match &self.unpacked {
+            Some(rows) => Ok(rows),
+            None => gguf.data(&self.info),
+        }
+    }
+
     /// As products read it.
-    fn stored<'a>(&self, compute: &Compute<'a>) -> Result<Stored<'a>, Error> {
+    fn stored<'a>(&'a self, compute: &Compute<'a>) -> Result<Stored<'a>, Error> {
         if compute.kernel.prefers_trits()
             && let (Some(trits), Some(&start)) = (compute.trits, self.trits.get())
         {
@@ -392,7 +423,7 @@ impl<'a> Input<'a> {
             Encoding::Codes(encoding) => {
                 let blocks = of(self.columns / encoding.block_len(self.columns));
                 Activations {
-                    codes: &bytemuck::cast_slice(codes)[of(self.columns)],
+                    codes: &bytemuck::cast_slice(codes)[of(encoding.padded(self.columns))],
                     scales: &scales[blocks.clone()],
                     sums: &sums[blocks],
                     ..Activations::default()
@@ -426,14 +457,81 @@ impl<'a> Input<'a> {
                 });
             }
             Encoding::Codes(encoding) => {
-                codes.resize(x.len().div_ceil(64), Line([0; 64]));
-                let codes = &mut bytemuck::cast_slice_mut(codes)[..x.len()];
+                let n_codes = n_tokens * encoding.padded(columns);
+                codes.resize(n_codes.div_ceil(64), Line([0; 64]));
+                let codes = &mut bytemuck::cast_slice_mut(codes)[..n_codes];
                 let blocks = n_tokens * columns / encoding.block_len(columns);
                 scales.resize(blocks, 0.0);
                 sums.resize(blocks, 0);
                 pool.rows_of_three(n_tokens, (codes, scales, sums), |t, codes, scales, sums| {
+                    let (codes, padding) = codes.split_at_mut(columns);
                     encoding.quantize_row(kernel, token(t), codes, scales, sums);
+                    padding.fill(0);
                 });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use bitnet_model::random::Rng;
+
+    use super::*;
+    use crate::blocks::i2_s;
+    use crate::gguf::{Metadata, Writer};
+
+    /// Rows of 8640 are no whole blocks of I2_S, and end in no twos.
+    #[test]
+    fn rows_of_tiles_that_are_no_whole_blocks_are_multiplied_exactly() {
+        let (rows, columns, ty) = (3200, 8640, TensorType::TL2);
+        let mut rng = Rng::new(1, "tiles");
+        let shape = [columns as u64, rows as u64];
+        let size = ty.data_size(&shape).unwrap() as usize;
+        let mut data = vec![0; size];
+        data[..rows * columns / 6].fill_with(|| (rng.below(14) << 4 | rng.below(14)) as u8);
+        data[rows * columns / 6..][..rows * columns / 24].fill_with(|| rng.next_u64() as u8);
+        data[size - 32..][..4].copy_from_slice(&0.3f32.to_le_bytes());
+        let path = Path::new("tiles.gguf");
+        let mut writer = Writer::new(Metadata::new(path)).unwrap();
+        writer.tensor("w", &shape, ty).unwrap();
+        let mut writer = writer.begin(Vec::new()).unwrap();
+        writer.write_tensor(|out| out.write_all(&data)).unwrap();
+        let gguf = Gguf::from_bytes(path, writer.finish().unwrap()).unwrap();
+        let info = gguf.tensor("w").unwrap();
+        let matrix = Matrix::new(&gguf, info, rows, columns).unwrap();
+        let unpacked = quant::unpack(info, &data).unwrap().unwrap();
+        let x: Vec<f32> = (0..3 * columns).map(|_| rng.unit() as f32 - 0.5).collect();
+        for kernel in Kernel::available() {
+            let pool = Pool::new(1).unwrap();
+            let compute = Compute {
+                gguf: &gguf,
+                kernel,
+                pool: &pool,
+                trits: None,
+            };
+            let (mut encoded, mut out) = (Encoded::default(), vec![0.0; 3 * rows]);
+            let mut input = Input::new(&x, columns, &mut encoded);
+            matrix.apply(&compute, &mut input, &mut out).unwrap();
+            let (mut encoded, mut one) = (Encoded::default(), [0.0]);
+            let mut last = Input::new(&x[2 * columns..], columns, &mut encoded);
+            matrix
+                .apply_to_rows(&compute, &mut last, &[7], &mut one)
+                .unwrap();
+            assert_eq!(one[0], out[2 * rows + 7]);
+            for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact(rows)) {
+                let mut codes = vec![0; columns];
+                let (scale, _) = i2_s::quantize_row(x, &mut codes);
+                for row in [0, 17, rows - 1] {
+                    let mut weights = vec![0.0; columns.next_multiple_of(i2_s::BLOCK)];
+                    let of_row = &unpacked[row * matrix.row_bytes..][..matrix.row_bytes];
+                    i2_s::dequantize_row(of_row, &mut weights);
+                    let products = weights.iter().zip(&codes);
+                    let sum: f32 = products.map(|(w, &x)| w * f32::from(x)).sum();
+                    assert_eq!(out[row], sum / scale * 0.3, "{}", kernel.name());
+                }
             }
         }
     }

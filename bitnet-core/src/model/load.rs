@@ -86,7 +86,8 @@ impl<'a> Loader<'a> {
     fn embedding(&self) -> Result<Matrix, Error> {
         let matrix = self.matrix(EMBEDDING)?;
         if !matrix.is_embedding() {
-            let what = format!("tensor {EMBEDDING:?}: I2_S is not supported for embeddings");
+            let ty = matrix.ty();
+            let what = format!("tensor {EMBEDDING:?}: {ty} is not supported for embeddings");
             return Err(Error::unsupported(self.gguf.path(), what));
         }
         Ok(matrix)

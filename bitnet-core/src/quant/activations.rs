@@ -1,6 +1,6 @@
 //! What activations are turned into, to be multiplied with weights.
 
-use crate::blocks::{q6_k, q8_0};
+use crate::blocks::{i2_s, q6_k, q8_0};
 use crate::kernels::{Kernel, Q8K, vectorize};
 
 /// What a format of weights is multiplied with.
@@ -35,6 +35,14 @@ impl Codes {
         }
     }
 
+    /// Codes of a row of `columns`, those of zero included that fill up the last block of its weights.
+    pub(crate) fn padded(self, columns: usize) -> usize {
+        match self {
+            Codes::I8 => columns.next_multiple_of(i2_s::BLOCK),
+            Codes::Q8_0 | Codes::Q8K => columns,
+        }
+    }
+
     /// Quantises one token's activations; `sums` become those of each block's codes, but for [`Codes::Q8_0`].
     ///
     /// # Panics
@@ -66,7 +74,7 @@ impl Codes {
 pub(crate) struct Activations<'a> {
     /// `[n_tokens][columns]`.
     pub floats: &'a [f32],
-    /// `[n_tokens][columns]`.
+    /// `[n_tokens][padded columns]`.
     pub codes: &'a [i8],
     /// `[n_tokens][columns / block_len]`.
     pub scales: &'a [f32],

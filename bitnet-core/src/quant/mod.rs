@@ -9,13 +9,14 @@ pub(crate) mod i2_s;
 mod packed;
 mod q6_k;
 mod q8_0;
+mod tiled;
 mod tq1_0;
 mod tq2_0;
 
 use std::fmt;
 
 use self::activations::{Activations, Encoding};
-use crate::gguf::{Float, TensorType};
+use crate::gguf::{Float, TensorInfo, TensorType};
 use crate::kernels::{Kernel, Rows};
 
 /// How a type of weights is read and multiplied.
@@ -58,10 +59,15 @@ pub(crate) trait WeightFormat: fmt::Debug + Sync {
     fn row_bytes(&self, columns: usize) -> usize {
         columns / self.ty().block_len() as usize * self.ty().block_bytes() as usize
     }
+
+    /// The rows of a tensor whose weights do not lie row by row, which is what all else here is about; or why it has none.
+    fn unpack(&self, _info: &TensorInfo, _data: &[u8]) -> Option<Result<Vec<u8>, String>> {
+        None
+    }
 }
 
 /// Every format that matrices of a file may have.
-static FORMATS: [&dyn WeightFormat; 11] = [
+static FORMATS: [&dyn WeightFormat; 14] = [
     &float::Format(Float::F32),
     &float::Format(Float::F16),
     &float::Format(Float::Bf16),
@@ -73,6 +79,9 @@ static FORMATS: [&dyn WeightFormat; 11] = [
     &packed::Q1_0,
     &packed::Q2_0,
     &packed::Q2_0_128,
+    &tiled::Format(TensorType::TL1),
+    &tiled::Format(TensorType::TL2),
+    &tiled::Format(TensorType::TL2_42),
 ];
 
 /// The types that matrices may have.
@@ -84,6 +93,12 @@ pub fn types() -> impl Iterator<Item = TensorType> {
 /// `None` if matrices may not have that type.
 pub fn dequantize_row(ty: TensorType, row: &[u8], out: &mut [f32]) -> Option<()> {
     format(ty).map(|format| format.dequantize_row(row, out))
+}
+
+/// The rows of a tensor whose weights do not lie row by row, in the form of I2_S with the last block filled up, or why it
+/// has none. `None` for a tensor that has them.
+pub fn unpack(info: &TensorInfo, data: &[u8]) -> Option<Result<Vec<u8>, String>> {
+    format(info.ty)?.unpack(info, data)
 }
 
 /// The format of a type; `None` if matrices may not have it.
@@ -126,7 +141,9 @@ mod tests {
                 }
             }
             // No code of 3.
-            Content::Ternary => block.iter_mut().for_each(|b| *b &= !(*b << 1 & 0xaa)),
+            Content::Ternary | Content::Tiled => {
+                block.iter_mut().for_each(|b| *b &= !(*b << 1 & 0xaa))
+            }
         }
         block
     }
@@ -136,7 +153,12 @@ mod tests {
     fn every_format_multiplies_by_what_it_decodes() {
         let mut rng = Rng::new(1, "formats");
         for format in FORMATS {
-            let layout = format.ty().layout().unwrap();
+            // Rows in tiles are unpacked to those of I2_S.
+            let ty = match format.ty().layout().unwrap().content {
+                Content::Tiled => TensorType::I2_S,
+                _ => format.ty(),
+            };
+            let layout = ty.layout().unwrap();
             let blocks = ROWS * COLUMNS / layout.block_len as usize;
             let data = (0..blocks).flat_map(|_| random_block(layout, &mut rng));
             let data: Vec<u8> = data.collect();

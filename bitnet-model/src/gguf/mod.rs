@@ -10,6 +10,7 @@ mod read;
 mod split;
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod types;
 mod write;
 
@@ -21,7 +22,8 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 pub use metadata::{Array, FromValue, Metadata, StringArray, Value};
-pub use types::{Content, Float, I2_S_TRAILER, Layout, TensorType};
+pub use tiles::{Nibbles, Tiles, Tiling};
+pub use types::{Content, Float, Layout, TRAILER, TensorType};
 pub use write::{TensorWriter, Writer};
 
 use crate::error::Error;
@@ -44,7 +46,7 @@ pub struct TensorInfo {
     pub part: usize,
     /// Where the data starts, bytes from the start of that file.
     pub offset: u64,
-    /// Length of the data in bytes (I2_S: packed weights and the 32-byte trailer). For an unknown type the
+    /// Length of the data in bytes (I2_S, TL1 and TL2: packed weights and the 32-byte trailer). For an unknown type the
     /// room up to the next tensor or the end of the file.
     pub size: u64,
 }

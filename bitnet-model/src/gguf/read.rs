@@ -205,7 +205,7 @@ impl<'a> Cursor<'a> {
         let offset = self.u64(what)?;
         let size = match ty {
             TensorType::Unknown(_) => element_count(&shape).map(|_| 0),
-            _ if shares_id(ty) => element_count(&shape).map(|_| 0),
+            _ if ty.shares_id() => element_count(&shape).map(|_| 0),
             known => element_count(&shape).and_then(|_| known.data_size(&shape)),
         };
         let wrong = |why| self.bad(at, format!("tensor {name:?}: {why}"));
@@ -322,11 +322,6 @@ impl Header {
     }
 }
 
-/// Whether the id stands for another type as well.
-fn shares_id(ty: TensorType) -> bool {
-    TensorType::of_id(ty.id()).count() > 1
-}
-
 /// Settles the types of tensors, in the order of their offsets, whose ids stand for several: the one that takes the room up
 /// to the next tensor, but for padding. Where more than one does, since the tensor is small, or none, since the file is cut
 /// off, the one of most other tensors with that id; without any, that which is written today, or none.
@@ -345,7 +340,7 @@ fn settle(order: &mut [&mut TensorInfo], alignment: u64, data_size: u64) {
                 let padding = size.and_then(|size| room.checked_sub(size));
                 padding.is_some_and(|padding| padding < alignment)
             };
-            let types = TensorType::of_id(t.ty.id()).filter(|_| shares_id(t.ty));
+            let types = TensorType::of_id(t.ty.id()).filter(|_| t.ty.shares_id());
             types.filter(fits).collect()
         })
         .collect();
@@ -353,7 +348,7 @@ fn settle(order: &mut [&mut TensorInfo], alignment: u64, data_size: u64) {
     for (t, fit) in order
         .iter_mut()
         .zip(&fitting)
-        .filter(|(t, _)| shares_id(t.ty))
+        .filter(|(t, _)| t.ty.shares_id())
     {
         let id = t.ty.id();
         let mut types: Vec<TensorType> = match fit[..] {

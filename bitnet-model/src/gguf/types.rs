@@ -29,7 +29,7 @@ impl Float {
 pub struct Layout {
     /// Elements per block; rows are a multiple of it.
     pub block_len: u64,
-    /// Bytes per block.
+    /// Bytes per block; 0 where only a whole tensor has a size.
     pub block_bytes: u64,
     /// Bytes behind the whole tensor; the first four are its F32 scale.
     pub trailer_bytes: u64,
@@ -46,6 +46,9 @@ pub enum Content {
     Scaled(&'static [(Float, usize)]),
     /// Codes 0, 1, 2 of two bits for -1, 0, +1; 3 stands for no weight.
     Ternary,
+    /// Codes of four bits for two or three of -1, 0, +1, in the order in which a kernel reads them: see
+    /// [`TensorInfo::tiling`](super::TensorInfo::tiling).
+    Tiled,
 }
 
 impl Layout {
@@ -75,10 +78,19 @@ impl Layout {
             content: Content::Ternary,
         }
     }
+
+    const fn tiled(len: u64, bytes: u64) -> Layout {
+        Layout {
+            block_len: len,
+            block_bytes: bytes,
+            trailer_bytes: TRAILER,
+            content: Content::Tiled,
+        }
+    }
 }
 
-/// Bytes behind the packed weights of an I2_S tensor; the first four are the F32 scale.
-pub const I2_S_TRAILER: u64 = 32;
+/// Bytes behind the packed weights of BitNet.cpp's types; the first four are the F32 scale.
+pub const TRAILER: u64 = 32;
 
 /// One line for each type: name, id, layout.
 macro_rules! tensor_types {
@@ -142,17 +154,23 @@ tensor_types! {
     /// Blocks of 256: ternary weights of 2 bits, and an F16 scale.
     TQ2_0 = 35, Layout::scaled(256, 66, &[(Float::F16, 64)]);
     /// BitNet.cpp's ternary format: 2 bits per weight, one F32 scale behind the whole tensor.
-    I2_S = 36, Layout::ternary(128, 32, I2_S_TRAILER);
+    I2_S = 36, Layout::ternary(128, 32, TRAILER);
+    /// BitNet.cpp's ternary format for lookup tables on ARM: two weights in 4 bits, in tiles of its kernels; a scale as I2_S.
+    TL1 = 38, Layout::tiled(4, 1);
+    /// The same on x86: three weights in 5 bits, and two in 4 bits at the end of a row.
+    TL2 = 39, Layout::tiled(1, 0);
     /// Blocks of 128: an F16 scale, then a sign bit per weight.
     Q1_0 = 41, Layout::scaled(128, 18, &[(Float::F16, 0)]);
     /// Blocks of 64: an F16 scale, then 2 bits per weight, for -1, 0, 1 and 2.
     Q2_0 = 42, Layout::scaled(64, 18, &[(Float::F16, 0)]);
     /// The same in blocks of 128, as the first files of that name have it, under the same id.
     Q2_0_128 = 42, Layout::scaled(128, 34, &[(Float::F16, 0)]);
+    /// TL2 under the id that BitNet.cpp gives it since 2026-07.
+    TL2_42 = 42, Layout::tiled(1, 0);
 }
 
 /// The names of types that can be listed but not read.
-const ONLY_NAMED: [(u32, &str); 32] = [
+const ONLY_NAMED: [(u32, &str); 30] = [
     (2, "Q4_0"),
     (3, "Q4_1"),
     (6, "Q5_0"),
@@ -181,14 +199,10 @@ const ONLY_NAMED: [(u32, &str); 32] = [
     (32, "Q4_0_4_8"),
     (33, "Q4_0_8_8"),
     (37, "I8_S"),
-    (TL1, "TL1"),
-    (TL2, "TL2"),
     (PQ2_0, "PQ2_0"),
     (PTQ1_0, "PTQ1_0"),
 ];
 
-const TL1: u32 = 38;
-const TL2: u32 = 39;
 const PQ2_0: u32 = 142;
 const PTQ1_0: u32 = 143;
 
@@ -205,16 +219,16 @@ impl TensorType {
         known.filter(move |ty| ty.id() == id)
     }
 
+    /// Whether its id stands for other types too, here or in engines that have MXFP4 for TL2.
+    pub(super) fn shares_id(self) -> bool {
+        self == TensorType::TL2 || TensorType::of_id(self.id()).count() > 1
+    }
+
     /// Why a type that cannot be read is refused, where there is more to say than that.
     pub(super) fn refusal(self) -> Option<String> {
         match self {
             TensorType::Unknown(PQ2_0 | PTQ1_0) => {
                 let what = "its products need a Hadamard transform of the activations, without which they are garbage";
-                Some(what.to_owned())
-            }
-            TensorType::Unknown(TL1 | TL2) => {
-                let what = "where its weights lie follows from the tile sizes of the kernels that it was converted for, which \
-                            no file holds";
                 Some(what.to_owned())
             }
             TensorType::Unknown(id) => {
@@ -247,7 +261,7 @@ impl TensorType {
     /// Whether the weights are ternary, with one scale for the tensor: they are multiplied with activations in int8.
     pub fn is_ternary(self) -> bool {
         let content = self.layout().map(|layout| layout.content);
-        matches!(content, Some(Content::Ternary))
+        matches!(content, Some(Content::Ternary | Content::Tiled))
     }
 
     /// Where in a block codes of 2 bits are, of which 3 stands for +2: a type that can be ternary, and need not be.
@@ -293,11 +307,29 @@ impl TensorType {
                 "rows of {row} elements, but {self} needs a multiple of {block}"
             ));
         }
-        (n / block)
-            .checked_mul(layout.block_bytes)
-            .and_then(|bytes| bytes.checked_add(layout.trailer_bytes))
+        let size = match self {
+            TensorType::TL2 | TensorType::TL2_42 if row < TL2_TAIL => {
+                return Err(format!(
+                    "rows of {row} elements, but {self} needs {TL2_TAIL} or more"
+                ));
+            }
+            TensorType::TL2 | TensorType::TL2_42 => tl2_size(row, n / row),
+            _ => (n / block).checked_mul(layout.block_bytes),
+        };
+        size.and_then(|bytes| bytes.checked_add(layout.trailer_bytes))
             .ok_or_else(|| format!("shape {shape:?} is too large"))
     }
+}
+
+/// Weights at the end of a row for which TL2 leaves the room of two in 4 bits, however many they are.
+const TL2_TAIL: u64 = 256;
+
+/// Bytes of TL2's weights and their padding to 32 bytes (`ggml_nbytes`).
+fn tl2_size(columns: u64, rows: u64) -> Option<u64> {
+    let threes = (columns - TL2_TAIL).checked_mul(rows)? / 3;
+    let twos = TL2_TAIL.checked_mul(rows)? / 2;
+    let bytes = threes.checked_mul(5)? / 8 + twos.checked_mul(4)? / 8;
+    bytes.checked_next_multiple_of(TRAILER)
 }
 
 /// Elements of a tensor of this shape; an empty shape is a scalar.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::activation::{Chosen, KEY, Source};
 use crate::error::ErrorKind;
-use crate::gguf::{Gguf, TensorInfo, TensorType};
+use crate::gguf::{Gguf, TensorInfo, TensorType, Tiles, Tiling};
 use crate::{Architecture, Hyperparameters, layout};
 use vintages::{SIZES, VINTAGES, Vintage};
 
@@ -88,6 +88,13 @@ const LINTS: &[Lint] = &[
         of_file: false,
         says: tensor_type_unknown,
         next_step: "Run it in a vintage that knows the type, or convert it to one that all know, such as F16.",
+    },
+    Lint {
+        id: "tiles-assumed",
+        looks_for: "weights in tiles, whose sizes no file holds",
+        of_file: false,
+        says: tiles_assumed,
+        next_step: "Compare kernel_config.ini of the BitNet.cpp that converted it; with other tiles it is another model.",
     },
     Lint {
         id: "shape-refused",
@@ -305,6 +312,44 @@ fn tensor_type_unknown(gguf: &Gguf) -> Option<String> {
     });
     let unknown: Vec<String> = unknown.collect();
     (!unknown.is_empty()).then(|| unknown.join("; "))
+}
+
+/// Each shape in tiles, with the sizes that it is taken to have, and others that it may have.
+pub fn tiles_assumed(gguf: &Gguf) -> Option<String> {
+    let said = |tensor: &TensorInfo| {
+        let tiling = tensor.tiling()?;
+        let sizes = |Tiles { bm, bk, bmm }| format!("bm {bm}, bk {bk}, bmm {bmm}");
+        let rows = tensor.shape.get(1)?;
+        let of = format!("{} of {rows} rows of {}", tensor.ty, tensor.shape[0]);
+        Some(match tiling {
+            Ok(Tiling {
+                tiles,
+                preset: None,
+                ..
+            }) => format!("{of}: {}", sizes(*tiles)),
+            Ok(Tiling {
+                tiles,
+                preset: Some(preset),
+                ..
+            }) => {
+                format!(
+                    "{of}: {} (and not {}, as preset_kernels has them)",
+                    sizes(*tiles),
+                    sizes(*preset)
+                )
+            }
+            Err(_) => format!("{of}: none are known"),
+        })
+    };
+    let all: BTreeSet<String> = gguf.tensors().iter().filter_map(said).collect();
+    let all: Vec<String> = all.into_iter().collect();
+    (!all.is_empty()).then(|| {
+        format!(
+            "where weights lie follows from tile sizes of BitNet.cpp's kernels, which the file does not have; those of \
+             setup_env.py are assumed: {}",
+            all.join("; ")
+        )
+    })
 }
 
 /// Heads that do not divide, tensors that are missing or of another shape; what is sound and not supported is none.

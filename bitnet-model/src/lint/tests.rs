@@ -245,8 +245,9 @@ fn a_tensor_type_of_several_meanings_is_told_by_its_size() {
             "TL2 in BitNet.cpp 2024-11 and BitNet.cpp 2026-01, MXFP4 in",
         ),
         (39, 2176, "can be MXFP4, by its size"),
-        (39, 992, "can be TL2, by its size"),
+        (39, 992, "can be TL2, by its size, and is read as TL2"),
         (42, 992, "TL2 in BitNet.cpp 2026-07, Q2_0 in llama.cpp"),
+        (42, 992, "can be TL2, by its size, and is read as TL2_42"),
         (42, 1088, "can be Q2_0 in blocks of 128, by its size"),
         (42, 1088, "and is read as Q2_0_128"),
         (42, 1152, "by its size, and is read as Q2_0"),
@@ -281,6 +282,36 @@ fn a_tensor_type_that_vintages_do_not_know() {
     let everybody = said(143, 64).unwrap();
     assert!(everybody.starts_with("tensor type 143 is unknown to BitNet.cpp 2024-11"));
     assert_eq!(said(35, 1056), None);
+}
+
+#[test]
+fn weights_in_tiles_of_sizes_that_are_assumed() {
+    let said = |ty, rows: u64, columns: u64, size| {
+        let mut file = made("llama", Vec::new());
+        let shape = vec![columns, rows];
+        file.tensors
+            .push(("blk.0.attn_k.weight", shape.clone(), ty, size));
+        file.tensors.push(("blk.0.attn_v.weight", shape, ty, size));
+        file.says("tiles-assumed")
+    };
+    let start = "where weights lie follows from tile sizes of BitNet.cpp's kernels, which the file does not have; those of \
+                 setup_env.py are assumed: ";
+    assert_eq!(
+        said(38, 1536, 1536, 589_856).unwrap(),
+        format!("{start}TL1 of 1536 rows of 1536: bm 128, bk 64, bmm 64")
+    );
+    assert_eq!(
+        said(38, 1024, 4096, 1_048_608).unwrap(),
+        format!(
+            "{start}TL1 of 1024 rows of 4096: bm 256, bk 128, bmm 32 (and not bm 128, bk 64, bmm 64, as preset_kernels has \
+             them)"
+        )
+    );
+    assert_eq!(
+        said(39, 8, 512, 992).unwrap(),
+        format!("{start}TL2 of 8 rows of 512: none are known")
+    );
+    assert_eq!(said(36, 128, 128, 4128), None);
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! A model's tensors, decoded row by row.
 
+use std::borrow::Cow;
+
 use bitnet_core::blocks::i2_s;
 use bitnet_core::quant;
 use bitnet_model::Error;
-use bitnet_model::gguf::{Gguf, TensorType};
+use bitnet_model::gguf::{Gguf, TRAILER, TensorType};
 
 use super::InjectError;
 use super::blocks::Blocks;
@@ -12,7 +14,9 @@ use super::mistake::Mistake;
 /// A matrix of the file.
 pub(super) struct Matrix<'a> {
     pub ty: TensorType,
-    data: &'a [u8],
+    data: Cow<'a, [u8]>,
+    /// Of a ternary matrix.
+    scale: Option<f32>,
     pub rows: usize,
     pub columns: usize,
 }
@@ -27,9 +31,22 @@ pub(super) fn matrix<'a>(gguf: &'a Gguf, name: &str) -> Result<Matrix<'a>, Injec
     let [columns, rows] = info.shape[..] else {
         return Err(missing());
     };
+    let data = gguf.data(info)?;
+    let (ty, rows_in_order) = match quant::unpack(info, data) {
+        Some(rows) => (
+            TensorType::I2_S,
+            Cow::Owned(rows.map_err(InjectError::Missing)?),
+        ),
+        None => (info.ty, Cow::Borrowed(data)),
+    };
+    let trailer = data.len().checked_sub(TRAILER as usize);
+    let scale = trailer.and_then(|at| data[at..].first_chunk());
     Ok(Matrix {
-        ty: info.ty,
-        data: gguf.data(info)?,
+        ty,
+        data: rows_in_order,
+        scale: scale
+            .filter(|_| info.ty.is_ternary())
+            .map(|scale| f32::from_le_bytes(*scale)),
         rows: rows as usize,
         columns: columns as usize,
     })
@@ -53,20 +70,18 @@ impl Matrix<'_> {
 
     /// What every weight of [`row`](Self::row) is still to be multiplied with.
     pub(super) fn scale(&self) -> f64 {
-        let trailer = match self.is_ternary() {
-            true => self.data[self.rows * self.columns / 4..].first_chunk(),
-            false => None,
-        };
-        trailer.map_or(1.0, |scale| f64::from(f32::from_le_bytes(*scale)))
+        self.scale.map_or(1.0, f64::from)
     }
 
     /// The weights of a row: of a ternary matrix without its scale, as an engine reads them that makes `mistake`.
     pub(super) fn row(&self, row: usize, mistake: Option<Mistake>) -> Vec<f64> {
-        let bytes = self.columns / self.ty.block_len() as usize * self.ty.block_bytes() as usize;
+        let blocks = self.columns.div_ceil(self.ty.block_len() as usize);
+        let bytes = blocks * self.ty.block_bytes() as usize;
         let data = &self.data[row * bytes..][..bytes];
         if self.is_ternary() {
             let (blocks, _) = data.as_chunks();
-            return blocks.iter().flat_map(|b| ternary(b, mistake)).collect();
+            let weights = blocks.iter().flat_map(|b| ternary(b, mistake));
+            return weights.take(self.columns).collect();
         }
         if let Some(blocks) = Blocks::of(self.ty) {
             return blocks.row(data, mistake);

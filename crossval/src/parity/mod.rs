@@ -589,6 +589,7 @@ fn judge(
     findings.extend(engines.warnings());
     findings.extend(activation::assumed(&plan.facts));
     findings.extend(model_file::faults(&setup.model));
+    findings.extend(model_file::tiles(&setup.model));
     findings.extend(file.changed());
     Conclusion {
         verdict: verdict::conclude(findings, Some(compared)),

@@ -77,6 +77,17 @@ pub(crate) fn faults(path: &Path) -> Option<Finding> {
     })
 }
 
+/// That where weights lie is assumed. Engines that assume the same agree, and may agree on a wrong model.
+pub(crate) fn tiles(path: &Path) -> Option<Finding> {
+    let text = lint::tiles_assumed(&Gguf::open(path).ok()?)?;
+    Some(Finding {
+        outcome: Outcome::Pass,
+        source: Source::ModelFile,
+        place: None,
+        text,
+    })
+}
+
 impl ModelFile {
     /// Reads the file.
     ///
