@@ -45,13 +45,14 @@ pub const TARGETS: [Target; 6] = [
 ];
 
 /// What becomes of a tensor.
-enum Plan<'a> {
+#[derive(Clone, Copy)]
+enum Plan {
     /// It is written as it is.
-    Keep(Weights<'a>),
+    Keep,
     /// In floats, every scale applied.
-    Floats(Weights<'a>),
+    Floats,
     /// In codes; blocks have these scales.
-    Codes(Weights<'a>, Scales),
+    Codes(Scales),
     /// A scale.
     Value(f32),
 }
@@ -93,7 +94,10 @@ pub fn convert(
     let mut writer = writer.begin(out)?;
     for (info, ty, plan) in plans {
         let mut fault = None;
-        let written = writer.write_tensor(|out| write(&plan, ty, out, &mut fault));
+        let Some(weights) = model.weights(info)? else {
+            continue;
+        };
+        let written = writer.write_tensor(|out| write(&weights, plan, ty, out, &mut fault));
         if let Some(what) = fault {
             let what = format!("tensor {:?}: {what}", info.name);
             return Err(Error::unsupported(model.path(), what));
@@ -126,14 +130,10 @@ fn metadata(model: &dyn Model, ty: TensorType, path: &Path) -> Result<Metadata, 
     Ok(metadata)
 }
 
-type Planned<'a> = (String, Vec<u64>, TensorType, Plan<'a>);
+type Planned = (String, Vec<u64>, TensorType, Plan);
 
 /// The tensors that one becomes: itself, none for a scale that goes elsewhere, or two.
-fn plan<'a>(
-    model: &'a dyn Model,
-    info: &'a TensorInfo,
-    ty: TensorType,
-) -> Result<Vec<Planned<'a>>, Error> {
+fn plan(model: &dyn Model, info: &TensorInfo, ty: TensorType) -> Result<Vec<Planned>, Error> {
     let refused =
         |what: &str| Error::unsupported(model.path(), format!("tensor {:?}: {what}", info.name));
     let matrix = info
@@ -152,14 +152,14 @@ fn plan<'a>(
     };
     let itself = |ty, plan| (info.name.clone(), info.shape.clone(), ty, plan);
     if is_kept(&weights, ty) {
-        return Ok(vec![itself(info.ty, Plan::Keep(weights))]);
+        return Ok(vec![itself(info.ty, Plan::Keep)]);
     }
     let ty = becomes(&weights, ty);
     if ty.is_float() {
-        return Ok(vec![itself(ty, Plan::Floats(weights))]);
+        return Ok(vec![itself(ty, Plan::Floats)]);
     }
     let (scales, beside) = scales(&weights, ty).map_err(refused)?;
-    let mut planned = vec![itself(ty, Plan::Codes(weights, scales))];
+    let mut planned = vec![itself(ty, Plan::Codes(scales))];
     if let (Some(scale), Some(name)) = (beside, scale_beside(&info.name)) {
         planned.push((name, vec![1], TensorType::F32, Plan::Value(scale)));
     }
@@ -248,19 +248,20 @@ fn level(weights: &Weights) -> Result<(f32, f32), &'static str> {
 }
 
 fn write(
-    plan: &Plan,
+    weights: &Weights,
+    plan: Plan,
     ty: TensorType,
     out: &mut dyn Write,
     fault: &mut Option<&'static str>,
 ) -> io::Result<()> {
     match plan {
         Plan::Value(v) => out.write_all(&v.to_le_bytes()),
-        Plan::Keep(weights) => match weights.copy_to(out) {
+        Plan::Keep => match weights.copy_to(out) {
             Some(copied) => copied,
             None => Err(io::ErrorKind::InvalidData.into()),
         },
-        Plan::Floats(weights) => write_floats(weights, ty, out, fault),
-        Plan::Codes(weights, scales) => write_codes(weights, *scales, ty, out),
+        Plan::Floats => write_floats(weights, ty, out, fault),
+        Plan::Codes(scales) => write_codes(weights, scales, ty, out),
     }
 }
 

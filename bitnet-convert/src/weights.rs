@@ -230,6 +230,22 @@ impl Model for Gguf {
         let data = self.data(info)?;
         let trailer = data.len() - layout.trailer_bytes as usize;
         let trailer = float(&data[trailer..]).unwrap_or(1.0);
+        if let Some(unpacked) = quant::unpack(info, data) {
+            let named = |what| {
+                let what = format!("tensor {:?}: {what}", info.name);
+                Error::unsupported(self.path(), what)
+            };
+            let data = unpacked.map_err(named)?;
+            let rows = Unpacked {
+                info,
+                row_bytes: data.len() / info.shape.get(1).map_or(1, |&n| n as usize),
+                data,
+            };
+            return Ok(Some(Weights {
+                beside,
+                ..Weights::new(info, trailer, rows)
+            }));
+        }
         let rows = OfGguf {
             gguf: self,
             info,
@@ -272,6 +288,28 @@ impl Rows for OfGguf<'_> {
 
     fn bytes(&self) -> Option<&[u8]> {
         Some(self.data)
+    }
+}
+
+/// Rows that lay in tiles.
+struct Unpacked<'a> {
+    info: &'a TensorInfo,
+    data: Vec<u8>,
+    row_bytes: usize,
+}
+
+impl Rows for Unpacked<'_> {
+    fn decode(&self, r: usize, out: &mut [f32]) {
+        let row = &self.data[r * self.row_bytes..][..self.row_bytes];
+        if quant::dequantize_row(self.info.ty, row, out).is_none() {
+            out.fill(f32::NAN);
+        }
+    }
+
+    fn release(&self) {}
+
+    fn bytes(&self) -> Option<&[u8]> {
+        None
     }
 }
 

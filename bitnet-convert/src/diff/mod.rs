@@ -13,12 +13,12 @@ mod tests;
 
 use std::collections::HashSet;
 
-use bitnet_model::Error;
 use bitnet_model::gguf::TensorInfo;
 use bitnet_model::layout::{EMBEDDING, OUTPUT};
+use bitnet_model::{Error, ErrorKind};
 use serde::Serialize;
 
-use crate::weights::Model;
+use crate::weights::{Model, Weights};
 use fingerprint::{Fingerprint, Symbols};
 pub use metadata::KeyDifference;
 pub use tensor::{Finding, Likeness};
@@ -161,13 +161,12 @@ fn pair(
         nmse: None,
         findings,
     };
-    let (Some(wa), Some(wb)) = (a.weights(of_a)?, b.weights(of_b)?) else {
-        let what = format!(
-            "{} and {}: not compared, as one is no type that is read here",
-            of_a.ty, of_b.ty
-        );
-        let not = vec![Finding::new("not-read", what)];
-        return Ok((Some(difference(Likeness::Different, not)), None));
+    let (wa, wb) = match (read(a, of_a)?, read(b, of_b)?) {
+        (Ok(wa), Ok(wb)) => (wa, wb),
+        (Err(why), _) | (_, Err(why)) => {
+            let not = vec![Finding::new("not-read", format!("not compared: {why}"))];
+            return Ok((Some(difference(Likeness::Different, not)), None));
+        }
     };
     let compared = tensor::compare(&wa, &wb, heads);
     if compared.likeness == Likeness::Equal && of_a.ty == of_b.ty {
@@ -180,6 +179,19 @@ fn pair(
         ..difference(compared.likeness, compared.findings)
     };
     Ok((Some(difference), compared.unexplained))
+}
+
+/// The weights of a tensor, or why they cannot be read.
+fn read<'a>(
+    model: &'a dyn Model,
+    info: &'a TensorInfo,
+) -> Result<Result<Weights<'a>, String>, Error> {
+    match model.weights(info) {
+        Ok(Some(weights)) => Ok(Ok(weights)),
+        Ok(None) => Ok(Err(format!("{} is no type that is read here", info.ty))),
+        Err(e) if e.kind() == ErrorKind::Unsupported => Ok(Err(e.to_string())),
+        Err(e) => Err(e),
+    }
 }
 
 /// A tensor that one file has alone. An output matrix is none where it repeats the embeddings.
