@@ -47,6 +47,7 @@ pub mod nearest;
 pub mod random;
 pub mod regular_file;
 pub mod tap;
+mod zeros;
 
 pub use activation::Activation;
 pub use architecture::Architecture;
