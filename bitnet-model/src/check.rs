@@ -6,6 +6,7 @@ use half::{bf16, f16};
 
 use crate::Error;
 use crate::gguf::{Content, Float, Gguf, Layout, Nibbles, TensorInfo};
+use crate::zeros;
 
 /// What the weights of a file were found to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -137,14 +138,15 @@ fn is_zero(info: &TensorInfo, layout: Layout, data: &[u8]) -> bool {
     let of_blocks = match layout.content {
         Content::Float(float) => none_but_zero(float, data, stride),
         Content::Scaled(scales) => {
-            let zero = |&(float, first)| none_but_zero(float, &data[first..], stride);
+            let of_codes = zeros::of(info.ty);
             let mut blocks = data.chunks_exact(stride);
-            let codes = info.ty.codes_up_to_two();
-            scales.iter().any(zero)
-                || codes
-                    .is_some_and(|codes| blocks.all(|block| none_but_ones(&block[codes.clone()])))
+            blocks.all(|block| {
+                let mut scales = scales.iter();
+                scales.any(|&(float, first)| none_but_zero(float, &block[first..], stride))
+                    || of_codes.is_some_and(|are_zero| are_zero(block))
+            })
         }
-        Content::Ternary => none_but_ones(data),
+        Content::Ternary => zeros::two_bits(data),
         Content::Tiled => info.nibbles(data).is_some_and(|codes| {
             let zero = |n: &Nibbles| n.bytes.iter().all(|&byte| byte == n.zero * 0x11);
             codes.iter().all(zero)
@@ -154,11 +156,6 @@ fn is_zero(info: &TensorInfo, layout: Layout, data: &[u8]) -> bool {
         .first_chunk()
         .is_some_and(|scale| f32::from_le_bytes(*scale) == 0.0);
     of_blocks || of_trailer
-}
-
-/// Whether every code is 1, which stands for 0.
-fn none_but_ones(codes: &[u8]) -> bool {
-    codes.iter().all(|&codes| codes == 0b01_01_01_01)
 }
 
 /// Whether the floats at the start of every `stride` bytes are all 0.
@@ -431,6 +428,16 @@ mod tests {
                 let mut no_scale = ones.clone();
                 no_scale[weights..].fill(0);
                 assert!(is_zero(&info, layout, &no_scale), "{ty}");
+            }
+            // One block by its scale, the others by their codes.
+            if zeros::of(ty).is_some() {
+                let mut mixed = zero.clone();
+                let stride = layout.block_bytes as usize;
+                let codes = zeros::tests::block_of_zeros(ty);
+                mixed[stride..]
+                    .chunks_mut(stride)
+                    .for_each(|block| block.copy_from_slice(&codes));
+                assert!(is_zero(&info, layout, &mixed), "{ty}");
             }
             let last = match layout.content {
                 Content::Scaled(scales) => weights - layout.block_bytes as usize + scales[0].1,

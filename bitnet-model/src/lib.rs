@@ -51,6 +51,7 @@ pub mod random;
 pub mod regular_file;
 pub mod scales;
 pub mod tap;
+mod zeros;
 
 pub use activation::Activation;
 pub use architecture::Architecture;

@@ -24,7 +24,9 @@ pub use self::bench::{
     Bench, BenchCompactHead, BenchKernel, BenchMemory, BenchQuantiser, BenchRatio, BenchRoofline,
     BenchRow, BenchTokens, InterToken, Measured, TimedPair, TokenWork,
 };
-pub use self::conditions::{Asked, Condition, Conditions, History, Own, OwnLimits, Stretch};
+pub use self::conditions::{
+    Asked, Condition, Conditions, History, Own, OwnAmplified, OwnLimits, Stretch,
+};
 pub use self::finding::{Finding, Place, Source};
 pub use self::gate::{
     Gate, GateAlone, GateChange, GateFigure, GateMeasurement, GateResult, GateSeries,
@@ -712,6 +714,9 @@ pub struct NoiseMeasurement {
     /// Largest NMSE of a row of logits that the engine may show; null in older reports.
     #[serde(default)]
     pub logits_limit: Option<f64>,
+    /// What speaks for rows of logits beyond that; null where nothing had to, or does.
+    #[serde(default)]
+    pub amplified: Option<Amplified>,
 }
 
 /// Perplexity of both engines on the same tokens, `exp` of the mean negative log-likelihood.

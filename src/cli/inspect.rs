@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bitnet_model::check::{self, Weights};
-use bitnet_model::gguf::{Array, Gguf, Metadata, Readable, TensorInfo, Value};
+use bitnet_model::gguf::{Array, Gguf, Metadata, Readable, TensorInfo, TensorType, Value};
 use bitnet_model::{lint, scales};
 use comfy_table::CellAlignment;
 use reports::number;
@@ -373,59 +373,65 @@ fn checks(inspection: &Inspection, weights: &LookedThrough) -> String {
     }
     let bad = inspection.bad_weights.iter().flatten();
     let bad: Vec<String> = bad.cloned().collect();
-    let (n_checked, n_not_checked): (u64, u64) = (
-        weights.checked.values().sum(),
-        weights.not_checked.values().sum(),
-    );
-    let all: [(&str, &str, &[String]); 4] = [
+    let n_checked: u64 = weights.checked.values().sum();
+    let n = n_checked + weights.not_checked.values().sum::<u64>();
+    // Tensors in which there could be any.
+    let of = |could: fn(TensorType) -> bool| {
+        let checked = weights.checked.iter();
+        let of = checked.filter(|(ty, _)| TensorType::from_name(ty).is_some_and(could));
+        of.map(|(_, n)| n).sum::<u64>()
+    };
+    let all: [(&str, &str, u64, &[String]); 4] = [
         (
             "weights-bad",
             "values and scales that are not finite, codes of no weight",
+            n_checked,
             &bad,
         ),
         (
             "weights-zero",
             "tensors that are all zero",
+            n_checked,
             &weights.zero_tensors,
         ),
         (
             "scales-zero",
             "scales of 0 beside others",
+            of(TensorType::has_scales_of_blocks),
             &weights.zero_scales,
         ),
         (
             "weights-two",
             "weights of +2, which a ternary model does not have",
+            of(|ty| ty.codes_up_to_two().is_some()),
             &weights.twos,
         ),
     ];
-    for (id, looks_for, found) in all {
+    let mut lists = String::new();
+    for (id, looks_for, looked_at, found) in all {
         let found = match found {
-            [] if n_not_checked > 0 => {
-                format!(
-                    "nothing in {} of {} tensors",
-                    n_checked,
-                    n_checked + n_not_checked
-                )
-            }
+            [] if looked_at < n => format!("nothing in {looked_at} of {n} tensors"),
             [] => "nothing".to_owned(),
-            [first] => first.clone(),
-            [first, others @ ..] => format!("{first}, and {} more", others.len()),
+            [one] => one.clone(),
+            several => {
+                lists.push_str(&format!("\n\n{id}:\n  {}", several.join("\n  ")));
+                format!("{}, see below", several.len())
+            }
         };
         checks.add_row([id, looks_for, &found]);
     }
-    let of = |tensors: &BTreeMap<String, u64>| {
+    let each = |tensors: &BTreeMap<String, u64>| {
         let each = tensors
             .iter()
             .map(|(ty, n)| format!("{} of {ty}", number::count(*n)));
         each.collect::<Vec<_>>().join(", ")
     };
     let mut out = format!(
-        "{checks}\n\nweights looked through: {} tensors",
-        of(&weights.checked)
+        "{checks}{lists}\n\nweights looked through: {} tensors",
+        each(&weights.checked)
     );
     if !weights.not_checked.is_empty() {
-        let not = of(&weights.not_checked);
+        let not = each(&weights.not_checked);
         out.push_str(&format!(
             "; not looked through: {not}, a type that is not read here"
         ));

@@ -34,6 +34,8 @@ mod perplexity;
 mod profile;
 mod python;
 mod record;
+#[cfg(feature = "reference")]
+mod reported;
 mod rope_scaling;
 mod sandbox;
 mod split;

@@ -53,8 +53,20 @@ fn a_text_without_a_tokenizer_says_what_to_give() {
     let scratch = Scratch::new();
     let model = without_vocabulary(&scratch, Some("no_vocab"));
     let model = model.to_str().expect("UTF-8");
-    for more in [&[][..], &["--prompt", "Once"]] {
-        let output = crossval(&[&["run", "--candidate", "rust", "--model", model], more].concat());
+    let trace = scratch.path("model.trace");
+    let record = [
+        "record",
+        "--engine",
+        "rust",
+        "-o",
+        trace.to_str().expect("UTF-8"),
+    ];
+    for args in [
+        &["run", "--candidate", "rust"][..],
+        &["run", "--candidate", "rust", "--prompt", "Once"],
+        &[&record[..], &["--prompt", "Once"]].concat(),
+    ] {
+        let output = crossval(&[args, &["--model", model]].concat());
         let said = stderr(&output);
         assert!(
             said.contains("no tokenizer") && said.contains("--tokens"),

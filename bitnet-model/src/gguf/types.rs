@@ -264,6 +264,12 @@ impl TensorType {
         matches!(content, Some(Content::Ternary | Content::Tiled))
     }
 
+    /// Whether each block of a tensor has scales of its own.
+    pub fn has_scales_of_blocks(self) -> bool {
+        let content = self.layout().map(|layout| layout.content);
+        matches!(content, Some(Content::Scaled(_)))
+    }
+
     /// Where in a block codes of 2 bits are, of which 3 stands for +2: a type that can be ternary, and need not be.
     pub fn codes_up_to_two(self) -> Option<Range<usize>> {
         match self {

@@ -70,7 +70,7 @@ const LINTS: &[Lint] = &[
     },
     Lint {
         id: "file-type-wrong",
-        looks_for: "a file type that no matrix has",
+        looks_for: "a file type that nobody knows, or that most matrices do not have",
         of_file: true,
         says: file_type_wrong,
         next_step: "Convert it again, with a converter that writes the type asked for, or go by the types of the tensors.",
@@ -234,14 +234,29 @@ fn file_type_wrong(gguf: &Gguf) -> Option<String> {
         let mut types = types.0.iter().map(|(name, _)| name);
         types.any(|name| meanings.0.iter().any(|(of, _)| of == name))
     };
-    let labelled = !meanings.0.is_empty() && matrices(gguf).next().is_some();
-    (labelled && !matrices(gguf).any(may_be)).then(|| {
-        format!(
-            "general.file_type {id} says {}, and no matrix is: they are {}",
-            meanings.sentence(),
-            types_of_matrices(gguf)
-        )
-    })
+    let (right, all) = matrices(gguf).fold((0, 0), |(right, all): (u64, u64), tensor| {
+        let n = tensor.n_elements();
+        let right_here = if may_be(tensor) { n } else { 0 };
+        (right.saturating_add(right_here), all.saturating_add(n))
+    });
+    if all == 0 {
+        return None;
+    }
+    let they_are = types_of_matrices(gguf);
+    if meanings.0.is_empty() {
+        return (!vintages::is_of_several_types(id)).then(|| {
+            format!("general.file_type {id} stands for nothing that is known; the matrices are {they_are}")
+        });
+    }
+    let what = match right {
+        0 => "no matrix is",
+        right if right < all - right => "less than half of the matrices are",
+        _ => return None,
+    };
+    let says = meanings.sentence();
+    Some(format!(
+        "general.file_type {id} says {says}, and {what}: they are {they_are}"
+    ))
 }
 
 fn tensor_type_ambiguous(gguf: &Gguf) -> Option<String> {
@@ -380,7 +395,8 @@ fn pre_tokenizer(gguf: &Gguf) -> Option<Option<&str>> {
     let metadata = gguf.metadata();
     let of_bpe = metadata.str("tokenizer.ggml.model").ok()? == "gpt2";
     let pre = metadata.optional::<&str>("tokenizer.ggml.pre").ok()?;
-    of_bpe.then_some(pre)
+    // Of no name, engines make what they make of no key.
+    of_bpe.then_some(pre.filter(|name| !name.is_empty()))
 }
 
 fn pre_tokenizer_refused(gguf: &Gguf) -> Option<String> {

@@ -237,6 +237,41 @@ fn a_file_that_is_not_of_the_type_on_its_label() {
 }
 
 #[test]
+fn a_file_type_that_nobody_knows_or_most_matrices_do_not_have() {
+    let labelled = |id| with_matrix(Some(id), 36, 16416).says("file-type-wrong");
+    let says = labelled(999).unwrap();
+    assert_eq!(
+        says,
+        "general.file_type 999 stands for nothing that is known; the matrices are I2_S"
+    );
+    // Of several types, and the pins' own.
+    assert_eq!((labelled(27), labelled(40)), (None, None));
+    let mut mixed = with_matrix(Some(40), 36, 16416);
+    mixed
+        .tensors
+        .push(("blk.0.ffn_up.weight", vec![256, 512], 1, 2 * 256 * 512));
+    let says = mixed.says("file-type-wrong").unwrap();
+    assert!(
+        says.ends_with("less than half of the matrices are: they are F16 and I2_S"),
+        "{says}"
+    );
+}
+
+#[test]
+fn a_pre_tokenizer_of_no_name_is_missing() {
+    let of = |pre: &'static str| {
+        let keys = vec![
+            ("tokenizer.ggml.model", "gpt2".into()),
+            ("tokenizer.ggml.pre", pre.into()),
+        ];
+        made("llama", keys)
+    };
+    assert!(of("").says("pre-tokenizer-missing").is_some());
+    assert_eq!(of("").says("pre-tokenizer-refused"), None);
+    assert_eq!(of("llama-bpe").says("pre-tokenizer-missing"), None);
+}
+
+#[test]
 fn a_tensor_type_of_several_meanings_is_told_by_its_size() {
     for (id, size, says) in [
         (

@@ -134,6 +134,11 @@ const FILE_TYPES: &[(u32, &str)] = &[
     (37, "TQ2_0"),
 ];
 
+/// Whether it is one of those, or of types that were withdrawn.
+pub(super) fn is_of_several_types(id: u32) -> bool {
+    matches!(id, 4..=6 | 19..=31 | 33..=35)
+}
+
 const PINS_FILE_TYPES: &[(u32, &str)] = &[(38, "TL1"), (39, "TL2"), (40, "I2_S")];
 
 /// Ids of tensor types where all agree.

@@ -15,7 +15,7 @@ use reports::outcome::Outcome;
 use super::arbitration::NoRuling;
 use super::court::Oracle;
 use super::generation::explained;
-use super::inquiry::{Answer, Inquiry};
+use super::inquiry::{Answer, Inquiry, Way};
 use super::measurements::Measurements;
 use super::plan::Plan;
 use super::spot_check::seed_of_now;
@@ -75,7 +75,7 @@ pub(super) fn hear_logits(
         let mut inquiry = Inquiry {
             court: &mut *court,
             plan,
-            sequence,
+            ways: Way::of_both(sequence, plan.settings),
             prompt,
             compared: true,
             rng: &mut rng,
@@ -208,7 +208,8 @@ impl Amplifications {
                 ..Place::default()
             };
             let what = format!("of prompt {prompt}");
-            noted(amplified, &rows_beyond(amplified, &what, plan), Some(place))
+            let what = rows_beyond(amplified, &what, plan);
+            noted(amplified, &what, "of both engines", Some(place))
         });
         let generation = self.generation.iter().map(|(&(prompt, role), amplified)| {
             let place = Place {
@@ -216,7 +217,8 @@ impl Amplifications {
                 ..Place::default()
             };
             let what = format!("before the {role}'s tokens from prompt {prompt}");
-            noted(amplified, &rows_beyond(amplified, &what, plan), Some(place))
+            let what = rows_beyond(amplified, &what, plan);
+            noted(amplified, &what, "of both engines", Some(place))
         });
         wrong.chain(prompts).chain(generation).collect()
     }
@@ -229,21 +231,10 @@ fn wrong(stage: &WrongStage) -> Finding {
         position,
         judgement,
     } = stage;
-    let layer = judgement
-        .layer
-        .map_or(String::new(), |l| format!("layer {l}, "));
-    let nmse = judgement
-        .nmse
-        .map_or(number::NOT_FINITE.to_owned(), number::error);
-    let mut text = format!(
-        "where each engine goes its own way, the oracle finds the {engine} wrong: {layer}{} of prompt {prompt} at position \
-         {position}, NMSE {nmse}, limit {}",
-        judgement.tap,
-        number::error(judgement.limit)
+    let text = format!(
+        "where each engine goes its own way, the oracle finds the {engine} wrong: {}",
+        described(stage, &format!(" of prompt {prompt}"))
     );
-    if let Some(found) = judgement.findings.first() {
-        text.push_str(&format!(": it {found}"));
-    }
     let mut roles = Role::BOTH.into_iter();
     Finding {
         outcome: Outcome::Parity,
@@ -258,6 +249,30 @@ fn wrong(stage: &WrongStage) -> Finding {
         }),
         text,
     }
+}
+
+/// A stage that is wrong, in words; `of` says of which tokens.
+pub(super) fn described(stage: &WrongStage, of: &str) -> String {
+    let WrongStage {
+        position,
+        judgement,
+        ..
+    } = stage;
+    let layer = judgement
+        .layer
+        .map_or(String::new(), |l| format!("layer {l}, "));
+    let nmse = judgement
+        .nmse
+        .map_or(number::NOT_FINITE.to_owned(), number::error);
+    let mut text = format!(
+        "{layer}{}{of} at position {position}, NMSE {nmse}, limit {}",
+        judgement.tap,
+        number::error(judgement.limit)
+    );
+    if let Some(found) = judgement.findings.first() {
+        text.push_str(&format!(": it {found}"));
+    }
+    text
 }
 
 fn rows_beyond(amplified: &Amplified, what: &str, plan: &Plan) -> String {
@@ -283,17 +298,20 @@ fn in_roundings(amplified: &Amplified) -> Option<String> {
     ))
 }
 
-/// That logits beyond their limit, as `what` says, are no fault.
-pub(super) fn noted(amplified: &Amplified, what: &str, place: Option<Place>) -> Finding {
+/// That logits beyond their limit, as `what` says, are no fault; the stages judged are those `of_whom`.
+pub(super) fn noted(
+    amplified: &Amplified,
+    what: &str,
+    of_whom: &str,
+    place: Option<Place>,
+) -> Finding {
     let mut text = format!("rounding, amplified over the layers: {what}");
     if let Some(of_roundings) = in_roundings(amplified) {
         text.push_str(&format!(", {of_roundings}"));
     }
     if amplified.stages > 0 {
         let stages = number::plural(amplified.stages, "stage");
-        text.push_str(&format!(
-            "; the oracle finds {stages} of both engines right"
-        ));
+        text.push_str(&format!("; the oracle finds {stages} {of_whom} right"));
     }
     Finding {
         outcome: Outcome::Pass,

@@ -35,12 +35,21 @@ pub(super) fn vacuous(coverage: &Coverage, found: &[Finding]) -> Option<Finding>
     })
 }
 
+/// Names of tensors in one finding.
+const NAMES: usize = 8;
+
 /// Tensors of the file that are all zero.
 pub(super) fn zero_tensors(zero: &[String]) -> Option<Finding> {
-    let first = zero.first()?;
-    let more = match zero.len() - 1 {
-        0 => String::new(),
-        more => format!(", and so are {more} more"),
+    let (first, others) = zero.split_first()?;
+    let (named, rest) = others.split_at(others.len().min(NAMES - 1));
+    let mut more: Vec<String> = named.iter().map(|name| format!("{name:?}")).collect();
+    if !rest.is_empty() {
+        more.push(format!("{} more", rest.len()));
+    }
+    let more = match more.split_last() {
+        None => String::new(),
+        Some((last, [])) => format!(", and so is {last}"),
+        Some((last, others)) => format!(", and so are {} and {last}", others.join(", ")),
     };
     Some(Finding {
         outcome: Outcome::Incomplete,
@@ -268,6 +277,24 @@ mod tests {
             assert_eq!(vacuous(&coverage, &[other(source)]), None);
         }
         assert_eq!(vacuous(&Coverage::default(), &[]), None);
+    }
+
+    #[test]
+    fn tensors_of_zeros_are_named() {
+        let found = |n: usize| {
+            let names: Vec<String> = (0..n).map(|i| format!("t{i}")).collect();
+            zero_tensors(&names).map(|f| f.text)
+        };
+        assert_eq!(found(0), None);
+        for (n, says) in [
+            (1, r#"tensor "t0" of the model is all zero: "#),
+            (2, r#"all zero, and so is "t1": "#),
+            (3, r#"all zero, and so are "t1" and "t2": "#),
+            (20, r#", "t6", "t7" and 12 more: "#),
+        ] {
+            let found = found(n).unwrap();
+            assert!(found.contains(says), "{found}");
+        }
     }
 
     #[test]

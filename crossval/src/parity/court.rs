@@ -185,8 +185,8 @@ impl<'a> Court<'a> {
             .collect()
     }
 
-    /// As [`judge`](Self::judge); in large models, some outputs of a product stand for all of them, unless one of `rows` is
-    /// wrong there.
+    /// As [`judge`](Self::judge); in large models, some outputs of a product, the element asked for among them, stand for
+    /// all of them, unless one of `rows` is wrong there.
     pub(super) fn glance(
         &mut self,
         question: Question,
@@ -195,7 +195,10 @@ impl<'a> Court<'a> {
     ) -> Result<Option<Answer>, EngineError> {
         let (tap, _) = question.at;
         let width = rows.first().map_or(0, |row| row.len()) / value_bytes(tap);
-        let outputs = self.outputs(tap, width);
+        let mut outputs = self.outputs(tap, width);
+        if !(outputs.is_empty() || outputs.contains(&question.element)) {
+            outputs.push(question.element);
+        }
         let question = Question {
             outputs: &outputs,
             ..question

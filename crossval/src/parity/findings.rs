@@ -11,7 +11,6 @@ use reports::outcome::Outcome;
 use super::broken;
 use super::excuses::Excuses;
 use super::greedy::{self, Accounted};
-use super::measurements::TooNoisy;
 use super::taps::Rulings;
 use crate::compare::site::Site;
 use crate::compare::tap::Exceeded;
@@ -38,8 +37,8 @@ pub(super) struct Shown<'a> {
     pub(super) required_not_compared: Option<String>,
     /// Places where the reference's two runs differ.
     pub(super) not_repeatable: &'a [String],
-    /// Engines that differ from themselves by more than they may.
-    pub(super) too_noisy: Vec<TooNoisy>,
+    /// That engines differ from themselves by more than they may, or what speaks for that.
+    pub(super) too_noisy: Vec<Finding>,
     /// Tokens of a text to be scored, if one was given.
     pub(super) to_score: Option<usize>,
     /// What came of it.
@@ -72,7 +71,7 @@ impl Shown<'_> {
         findings.extend(self.taps());
         findings.extend(self.generation());
         findings.extend(self.generated_tokens());
-        findings.extend(self.noise());
+        findings.extend(self.too_noisy.iter().cloned());
         findings.extend(self.timed.iter().flat_map(|timed| timed.findings.clone()));
         findings.extend(self.tokens());
         findings.extend(self.known.iter().filter_map(known::finding));
@@ -145,7 +144,8 @@ impl Shown<'_> {
 
     fn repetition(&self) -> Option<Finding> {
         let first = self.not_repeatable.first()?;
-        if self.too_noisy.iter().any(|n| n.role == Role::Reference) {
+        let mut noisy = self.too_noisy.iter();
+        if noisy.any(|f| f.outcome == Outcome::Parity && f.role() == Some(Role::Reference)) {
             return None;
         }
         let text = format!(
@@ -255,24 +255,6 @@ impl Shown<'_> {
         self.excuses.generation(None) || self.exceeded.iter().any(|(site, _)| *site == logits)
     }
 
-    fn noise(&self) -> impl Iterator<Item = Finding> {
-        let noisy = self.too_noisy.iter();
-        noisy.map(|noisy| {
-            let limit = match noisy.cap {
-                0.0 => "and may not".to_owned(),
-                cap => format!("limit {}", number::error(cap)),
-            };
-            let text = format!(
-                "the {} differs from itself, {}: NMSE {} in {}, {limit}",
-                noisy.role,
-                noisy.varied,
-                number::error(noisy.nmse),
-                noisy.tap
-            );
-            parity(Source::Noise, Some(noisy.role.into()), text)
-        })
-    }
-
     fn tokens(&self) -> Option<Finding> {
         let first = self.tokens.first_difference()?;
         let [reference, candidate] = self.engines;
@@ -336,6 +318,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::parity::measurements::TooNoisy;
     use crate::verdict::{Compared, conclude};
 
     fn decide(shown: &Shown) -> Verdict {
@@ -462,10 +445,12 @@ mod tests {
         let noisy = |role| TooNoisy {
             role,
             varied: "threads 1 and 2".into(),
+            generated: None,
             tap: Tap::Logits,
             nmse: 0.5,
             cap: 1e-2,
         };
+        let noisy = |role| noisy(role).fault();
         shown.too_noisy = vec![noisy(Role::Candidate)];
         assert_eq!(decide(&shown).exit_code, 20);
         shown.too_noisy = vec![noisy(Role::Reference)];
@@ -584,13 +569,17 @@ mod tests {
         }];
         let mut shown = shown(&coverage);
         shown.exceeded = vec![(site(Mode::Isolated, 1, Tap::Q), &row)];
-        shown.too_noisy = vec![TooNoisy {
-            role: Role::Candidate,
-            varied: "threads 1 and 2".into(),
-            tap: Tap::Q,
-            nmse: 1e-9,
-            cap: 0.0,
-        }];
+        shown.too_noisy = vec![
+            TooNoisy {
+                role: Role::Candidate,
+                varied: "threads 1 and 2".into(),
+                generated: None,
+                tap: Tap::Q,
+                nmse: 1e-9,
+                cap: 0.0,
+            }
+            .fault(),
+        ];
         shown.known = &known;
         let verdict = decide(&shown);
         let sources: Vec<Source> = verdict.findings.iter().map(|f| f.source).collect();

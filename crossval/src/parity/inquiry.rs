@@ -1,16 +1,17 @@
 //! The two questions that decide about rows of logits beyond their limit, asked of one sequence: is every stage of both
 //! engines right in those rows and before them, given its own inputs, and what does each rounding that the model's types
-//! allow make of the logits of the same tokens, in the oracle?
+//! allow make of the logits of the same tokens, in the oracle? Where an engine differs from itself, the same is asked of
+//! both ways in which it evaluated them.
 //!
 //! An engine of which every stage can be judged, in the rows that were compared and, where nothing else has compared them,
 //! at every position before, is right if all are. Of one that offers less, the rows must lie within [`APART`] times what
 //! the roundings come to, as well.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bitnet_model::random::Rng;
 use bitnet_model::tap::Tap;
-use crossval_oracle::inputs::TapAt;
+use crossval_protocol::Settings;
 use reports::model::{Amplified, Role, RoundingSpread, WrongStage};
 
 use super::arbitration::{NoRuling, nmse};
@@ -20,6 +21,7 @@ use super::plan::Plan;
 use crate::compare::tap::Beyond;
 use crate::engine::{Engine, EngineError, by};
 use crate::session::batches::{Sequence, rows};
+use crate::session::lockstep::aligned;
 use crate::session::pair::Pair;
 
 /// How far two right engines may be apart, as a multiple of the NMSE that the worst rounding makes: each may be as far
@@ -55,11 +57,31 @@ pub(super) enum Answer {
     Open(Option<Amplified>),
 }
 
+/// How an engine evaluates a sequence.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way<'a> {
+    pub(super) role: Role,
+    pub(super) sequence: Sequence<'a>,
+    pub(super) settings: Settings,
+}
+
+impl<'a> Way<'a> {
+    /// Both engines on one sequence.
+    pub(super) fn of_both(sequence: Sequence<'a>, settings: Settings) -> [Way<'a>; 2] {
+        Role::BOTH.map(|role| Way {
+            role,
+            sequence,
+            settings,
+        })
+    }
+}
+
 /// Asks the oracle about logits of one sequence.
 pub(super) struct Inquiry<'a, 'c> {
     pub(super) court: &'a mut Court<'c>,
     pub(super) plan: &'a Plan<'a>,
-    pub(super) sequence: Sequence<'a>,
+    /// The evaluations whose rows lie apart, of the same tokens.
+    pub(super) ways: [Way<'a>; 2],
     /// Index of the prompt.
     pub(super) prompt: usize,
     /// Whether every position of it has been compared tap by tap. Where none was, a fault at one that is not judged here
@@ -88,19 +110,20 @@ impl Inquiry<'_, '_> {
         let chosen = chosen(rows, ROWS, self.rng);
         let positions = self.positions(&chosen);
         let mut captured = Vec::new();
-        for role in Role::BOTH {
+        for way in self.ways {
             captured.push(
-                self.capture(pair.engine(role), &positions)
-                    .map_err(by(role))?,
+                self.capture(pair.engine(way.role), way, &positions)
+                    .map_err(by(way.role))?,
             );
         }
         let mut stages = 0;
         let last = rows.iter().map(|row| row.position).max().unwrap_or(0);
         let mut all = self.repeated(&captured, &chosen);
         all &= self.compared || positions.len() > last;
+        let farthest = farthest(&captured, &chosen);
         let mut wrong = Vec::new();
-        for (role, (captured, offered)) in Role::BOTH.into_iter().zip(&captured) {
-            let judged = self.judge(role, captured, offered, &positions)?;
+        for (way, (captured, offered)) in self.ways.into_iter().zip(&captured) {
+            let judged = self.judge(way, captured, offered, &positions, &farthest)?;
             stages += judged.stages;
             all &= judged.all;
             wrong.extend(judged.wrong);
@@ -149,6 +172,7 @@ impl Inquiry<'_, '_> {
     fn capture(
         &self,
         engine: &mut Engine,
+        way: Way,
         positions: &[usize],
     ) -> Result<(Captured, Vec<Tap>), EngineError> {
         let hello = &engine.hello().taps;
@@ -159,7 +183,8 @@ impl Inquiry<'_, '_> {
             rows: WantedRows::Positions(positions.to_vec(), None),
             history: self.court.histories(&self.court.stages(&offered), &offered),
         };
-        let batches = self.sequence.batches(self.plan.settings.n_ubatch);
+        engine.configure(way.settings)?;
+        let batches = way.sequence.batches(way.settings.n_ubatch);
         let batches = batches.take_while(|&(first, _)| first <= last);
         let mut captured = Captured::default();
         rows(engine, batches, &offered, |at, _, row| {
@@ -189,10 +214,11 @@ impl Inquiry<'_, '_> {
 
     fn judge(
         &mut self,
-        role: Role,
+        way: Way,
         captured: &Captured,
         offered: &[Tap],
         positions: &[usize],
+        farthest: &BTreeMap<usize, usize>,
     ) -> Result<JudgedStages, NoRuling> {
         let last = positions.last().copied().unwrap_or(0);
         let stages = self.court.affordable(offered, last + 1, self.rng);
@@ -204,7 +230,19 @@ impl Inquiry<'_, '_> {
         };
         for &position in positions {
             for &at in &stages {
-                if !self.stage(role, captured, at, position, &mut judged)? {
+                let element = match at.0 {
+                    Tap::Logits => farthest.get(&position).copied(),
+                    _ => None,
+                };
+                let question = Question {
+                    at,
+                    sequence: way.sequence,
+                    position,
+                    element: element.unwrap_or(0),
+                    outputs: &[],
+                    explain: true,
+                };
+                if !self.stage(way.role, captured, question, &mut judged)? {
                     return Ok(judged);
                 }
             }
@@ -217,19 +255,11 @@ impl Inquiry<'_, '_> {
         &mut self,
         role: Role,
         captured: &Captured,
-        at: TapAt,
-        position: usize,
+        question: Question,
         judged: &mut JudgedStages,
     ) -> Result<bool, NoRuling> {
-        let question = Question {
-            at,
-            sequence: self.sequence,
-            position,
-            element: 0,
-            outputs: &[],
-            explain: true,
-        };
-        let row = captured.row(at, position);
+        let position = question.position;
+        let row = captured.row(question.at, position);
         let answer = match row {
             Some(row) => self.court.glance(question, captured, &[row])?,
             None => None,
@@ -260,7 +290,7 @@ impl Inquiry<'_, '_> {
         let weights = facts.n_layer * of_layer + facts.n_vocab * facts.n_embd;
         let most = (MEASURING / PASSES / weights.max(1)).clamp(2, TOKENS);
         let most = most.min(facts.n_ctx_train);
-        let mut tokens = self.sequence.tokens();
+        let mut tokens = self.ways[0].sequence.tokens();
         tokens.truncate(most.min(last + 1));
         // Few rows say little of what is possible: it is the model that grows them.
         let n_vocab = facts.n_vocab;
@@ -272,6 +302,21 @@ impl Inquiry<'_, '_> {
         });
         Ok(spread.collect())
     }
+}
+
+/// The element in which rows of logits lie farthest apart, by position: of many outputs, it is to be looked at.
+fn farthest(captured: &[(Captured, Vec<Tap>)], rows: &[Beyond]) -> BTreeMap<usize, usize> {
+    let [(one, _), (other, _)] = captured else {
+        return BTreeMap::new();
+    };
+    let of_row = |row: &Beyond| {
+        let rows = [one, other].map(|c| c.row((Tap::Logits, None), row.position));
+        let [one, other] = [aligned::<f32>(rows[0]?), aligned::<f32>(rows[1]?)];
+        let apart = one.iter().zip(&*other).map(|(a, b)| (a - b).abs());
+        let (element, _) = apart.enumerate().max_by(|a, b| a.1.total_cmp(&b.1))?;
+        Some((row.position, element))
+    };
+    rows.iter().filter_map(of_row).collect()
 }
 
 /// What became of the stages of one engine.

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use bitnet_model::tap::Tap;
 use half::f16;
 use reports::model::{
-    Coverage, Generation, LogitsResult, Mode, NoiseFloor, NoiseMeasurement, Prompt as PromptReport,
-    Role, Source, TapResult,
+    Coverage, Finding, Generation, LogitsResult, Mode, NoiseFloor, NoiseMeasurement,
+    Prompt as PromptReport, Role, Source, TapResult,
 };
+use reports::number;
+use reports::outcome::Outcome;
 
 use super::generation::generate;
 use super::greedy::check;
@@ -52,11 +54,35 @@ pub(super) struct TooNoisy {
     pub(super) role: Role,
     /// In words.
     pub(super) varied: String,
+    /// Of the tokens that it generated from this prompt; of every prompt and its decode steps if `None`.
+    pub(super) generated: Option<usize>,
     pub(super) tap: Tap,
     /// Of the worst row; NaN where rows are missing or not finite.
     pub(super) nmse: f64,
     /// What it may be.
     pub(super) cap: f64,
+}
+
+impl TooNoisy {
+    /// That it is the engine's fault.
+    pub(super) fn fault(&self) -> Finding {
+        let limit = match self.cap {
+            0.0 => "and may not".to_owned(),
+            cap => format!("limit {}", number::error(cap)),
+        };
+        Finding {
+            outcome: Outcome::Parity,
+            source: Source::Noise,
+            place: Some(self.role.into()),
+            text: format!(
+                "the {} differs from itself, {}: NMSE {} in {}, {limit}",
+                self.role,
+                self.varied,
+                number::error(self.nmse),
+                self.tap
+            ),
+        }
+    }
 }
 
 /// Where the noise of both engines is known from.
@@ -290,6 +316,7 @@ impl<'p> Measurements<'p> {
                 varied: varied.clone(),
                 nmse: named.collect(),
                 logits_limit: Some(self.noise_cap(*role, varied, exact)),
+                amplified: None,
             });
         }
         let named = of_reference.iter();
@@ -315,12 +342,14 @@ impl<'p> Measurements<'p> {
         let finite = self.coverage().not_finite.is_empty();
         let generations = self.generation.iter();
         let generations = generations.flat_map(|g| [g].into_iter().chain(&g.further));
-        let of_tokens = generations.flat_map(|g| &g.checks).filter_map(|check| {
+        let checks = generations.flat_map(|g| g.checks.iter().map(|check| (g.prompt, check)));
+        let of_tokens = checks.filter_map(|(prompt, check)| {
             let cap = self.plan.profile.noise.batches;
             let nmse = check.own_noise.filter(|nmse| *nmse > cap)?;
             Some(TooNoisy {
                 role: check.role,
                 varied: "generated tokens one by one and as part of the prompt".to_owned(),
+                generated: Some(prompt),
                 tap: Tap::Logits,
                 nmse,
                 cap,
@@ -338,6 +367,7 @@ impl<'p> Measurements<'p> {
                 Some(TooNoisy {
                     role: *role,
                     varied: varied.clone(),
+                    generated: None,
                     tap: *tap,
                     nmse: *nmse,
                     cap,

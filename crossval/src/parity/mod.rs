@@ -19,6 +19,7 @@ mod pieces;
 mod plan;
 mod roundings;
 mod spot_check;
+mod strayed;
 mod taps;
 mod tokenizers;
 
@@ -26,13 +27,13 @@ use std::time::Instant;
 
 use bitnet_model::tap::Tap;
 use reports::model::{
-    Amplified, Environment, Generation, Inputs, KnownDeviation, LogitsResult, Mode, Report, Role,
-    SCHEMA, Source, SpotCheck, TokenParity, Verdict,
+    Environment, Generation, Inputs, KnownDeviation, LogitsResult, Mode, Report, Role, SCHEMA,
+    Source, SpotCheck, TokenParity, Verdict,
 };
 
 use self::amplified::{Amplifications, ToBeAsked, hear_logits};
 use self::arbitration::{arbitrate, no_ruling};
-use self::conditions::Judged;
+use self::conditions::{Judged, SpokenFor};
 use self::court::Oracle;
 use self::excuses::{Excuses, excuse};
 use self::findings::Shown;
@@ -43,6 +44,7 @@ use self::plan::Plan;
 use self::roundings::Allowed;
 pub use self::spot_check::seed_of_now;
 use self::spot_check::spot_check;
+use self::strayed::HeardNoise;
 use self::taps::{Rulings, hear_taps};
 use crate::compare::site::Site;
 use crate::compare::tap::Exceeded;
@@ -194,9 +196,11 @@ pub fn run(options: &RunOptions, progress: Progress<'_>) -> Result<Report, Error
             .amplified
             .mark(judged.allowed.mark(measured.tap_results())),
         logits,
-        noise_floor: measured.noise_floor(&exact_engines(setup, &opened.traces)),
+        noise_floor: judged
+            .noise
+            .mark(measured.noise_floor(&exact_engines(setup, &opened.traces))),
         coverage: measured.coverage(),
-        conditions: conditions.map(|c| c.report(judged.amplified_conditions)),
+        conditions: conditions.map(|c| c.report(judged.conditions)),
         generation: judged.generation,
         bench: timed.map(|timed| timed.bench),
         perplexity: on_text.map(|on_text| on_text.perplexity),
@@ -403,8 +407,10 @@ struct Conclusion {
     known: Vec<KnownDeviation>,
     allowed: Allowed,
     amplified: Amplifications,
+    /// Of the engines against themselves.
+    noise: HeardNoise,
     /// Of the logits under other conditions.
-    amplified_conditions: Option<Amplified>,
+    conditions: SpokenFor,
     generation: Option<Generation>,
     spot_check: Option<SpotCheck>,
 }
@@ -470,6 +476,8 @@ fn judge(
     let prompts_differ = exceeded
         .iter()
         .any(|(site, _)| (site.mode, site.tap) == (Mode::Cumulative, Tap::Logits));
+    let too_noisy = measured.too_noisy(&exact_engines(setup, traces));
+    let noise = HeardNoise::of(&too_noisy, measured, traces, engines, &mut oracle, plan);
     let on_text = results.on_text.as_ref();
     let perplexity = on_text.map(|on_text| &on_text.perplexity);
     let shown = Shown {
@@ -480,7 +488,7 @@ fn judge(
         cut_short: results.cut_short,
         required_not_compared: plan.required_not_compared(),
         not_repeatable: &measured.not_repeatable,
-        too_noisy: measured.too_noisy(&exact_engines(setup, traces)),
+        too_noisy: noise.findings.clone(),
         timed,
         to_score: results.to_score,
         perplexity,
@@ -544,9 +552,9 @@ fn judge(
     });
     let ignores = engines.attempt(|engines| overwriting::probe(engines, &mut oracle, setup, plan));
     let conditions = results.conditions.as_ref();
-    let prompts_finite = broken.is_none();
-    let conditions = conditions
-        .map(|judged| judged.findings(prompts_differ, prompts_finite, engines, setup, plan));
+    let of_prompts = (prompts_differ, broken.is_none());
+    let conditions =
+        conditions.map(|judged| judged.findings(of_prompts, engines, &mut oracle, setup, plan));
     let on_text = on_text.and_then(|on_text| on_text.parted(&plan.profile));
     let on_text = on_text.map(|parted| parted.findings(engines, setup, plan).0);
     // The oracle's end counts, too.
@@ -563,7 +571,7 @@ fn judge(
     findings.extend(allowed.findings());
     findings.extend(amplified.findings(plan));
     findings.extend(on_text.into_iter().flatten());
-    let (of_conditions, amplified_conditions) = conditions.unwrap_or_default();
+    let (of_conditions, conditions) = conditions.unwrap_or_default();
     findings.extend(of_conditions);
     findings.extend(ignores.flatten());
     findings.extend(broken.into_iter().flatten());
@@ -596,7 +604,8 @@ fn judge(
         known,
         allowed,
         amplified,
-        amplified_conditions,
+        noise,
+        conditions,
         generation,
         spot_check,
     }

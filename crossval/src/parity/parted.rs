@@ -10,7 +10,7 @@ use super::amplified::noted;
 use super::arbitration::{NoRuling, arbitrate};
 use super::court::Oracle;
 use super::excuses::Blame;
-use super::inquiry::{Answer, Inquiry};
+use super::inquiry::{Answer, Inquiry, Way};
 use super::plan::Plan;
 use super::spot_check::seed_of_now;
 use crate::compare::tap::Beyond;
@@ -20,7 +20,7 @@ use crate::session::loaded::Loaded;
 use crate::session::setup::Setup;
 
 /// Rows that are heard, at most, where the model grows roundings to more than is measured of them.
-const HEARINGS: usize = 8;
+pub(super) const HEARINGS: usize = 8;
 
 /// Engines that differ from each other.
 #[derive(Clone, Debug)]
@@ -76,7 +76,8 @@ impl Parted {
             Some(Heard::Wrong(AtFault::Candidate)) => &[Role::Candidate],
             Some(Heard::Wrong(AtFault::Both)) => &Role::BOTH,
             Some(Heard::Amplified(amplified)) => {
-                return (vec![noted(&amplified, &self.text, None)], Some(amplified));
+                let note = noted(&amplified, &self.text, "of both engines", None);
+                return (vec![note], Some(amplified));
             }
             _ => return (vec![self.undetermined()], None),
         };
@@ -126,7 +127,7 @@ fn hear(
 }
 
 /// What speaks for a row, and for rows worse than it.
-fn together(worse: Option<Amplified>, row: Amplified) -> Amplified {
+pub(super) fn together(worse: Option<Amplified>, row: Amplified) -> Amplified {
     let Some(mut all) = worse else { return row };
     all.rows += row.rows;
     all.stages += row.stages;
@@ -193,7 +194,7 @@ impl PartedRow {
         let mut inquiry = Inquiry {
             court,
             plan: &plan,
-            sequence,
+            ways: Way::of_both(sequence, settings),
             prompt: 0,
             compared: false,
             rng: &mut Rng::new(seed_of_now(), "conditions"),

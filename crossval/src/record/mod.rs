@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::progress::Progress;
 use crate::session::batches::Sequence;
 use crate::session::chat;
+use crate::session::loaded::NO_TOKENIZER;
 use crate::session::lockstep::aligned;
 use crate::session::model_file::ModelFile;
 use crate::session::noise::{Noise, NoiseSource};
@@ -86,6 +87,9 @@ pub fn record(options: &RecordOptions, progress: Progress<'_>) -> Result<u64, Er
     }
     if options.engine.is_ours() && facts.vocab.is_none() {
         engine.without_tokenizer();
+        if sources.iter().any(PromptSource::is_text) {
+            return Err(Error::Usage(format!("{NO_TOKENIZER}: give --tokens")));
+        }
     }
     let tokenizer = engine.hello().tokenizer.then_some(&mut engine);
     let Tokenized { prompts, tokenizer } = tokenize(&sources, tokenizer, facts.n_vocab)?;

@@ -48,6 +48,12 @@ impl<'a> Sequence<'a> {
         })
     }
 
+    /// Sizes of those batches.
+    pub(crate) fn sizes(self, n_ubatch: usize) -> Vec<usize> {
+        let batches = self.batches(n_ubatch);
+        batches.map(|(_, tokens)| tokens.len()).collect()
+    }
+
     /// All of its tokens.
     pub(crate) fn tokens(self) -> Vec<u32> {
         [self.prompt, self.steps].concat()

@@ -31,7 +31,7 @@ pub(crate) struct Loaded {
 }
 
 /// Why no text can be read.
-const NO_TOKENIZER: &str = "the model has no tokenizer";
+pub(crate) const NO_TOKENIZER: &str = "the model has no tokenizer";
 
 struct Worker {
     engine: Engine,
@@ -220,10 +220,8 @@ impl Loaded {
     /// Token IDs of every prompt, and the engine that made them.
     pub(crate) fn tokenize(&mut self, sources: &[PromptSource]) -> Result<Tokenized, Error> {
         let n_vocab = self.facts.n_vocab;
-        let text = |s: &PromptSource| {
-            matches!(s, PromptSource::Text { .. } | PromptSource::Rendered { .. })
-        };
-        if self.tokenizer().is_none() && self.no_vocabulary() && sources.iter().any(text) {
+        let mut texts = sources.iter().filter(|source| source.is_text());
+        if self.tokenizer().is_none() && self.no_vocabulary() && texts.next().is_some() {
             return Err(Error::Usage(format!("{NO_TOKENIZER}: give --tokens")));
         }
         let tokenizer = self.tokenizer().map(|worker| &mut worker.engine);

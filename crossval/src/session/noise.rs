@@ -33,11 +33,20 @@ const THREADS: &str = "threads ";
 
 /// The largest NMSE of a row of logits that an engine may show, by what was varied.
 pub(crate) fn cap(varied: &str, caps: NoiseCaps) -> f64 {
-    // A trace keeps no more than the words.
-    match varied.starts_with(THREADS) {
+    match is_of_threads(varied) {
         true => caps.threads,
         false => caps.batches,
     }
+}
+
+/// Whether it was the number of threads that was varied: a trace keeps no more than the words.
+pub(crate) fn is_of_threads(varied: &str) -> bool {
+    varied.starts_with(THREADS)
+}
+
+/// The other number of threads that an engine with so many is held against.
+pub(crate) fn other_threads(threads: usize) -> usize {
+    if threads == 1 { 2 } else { 1 }
 }
 
 /// Where the noise of an engine is known from.
@@ -123,7 +132,7 @@ impl NoiseMeter {
         settings: Settings,
     ) -> Result<NoiseMeter, EngineError> {
         let mut twin = launcher.start_another(spec, None)?;
-        let twin_threads = if settings.threads == 1 { 2 } else { 1 };
+        let twin_threads = other_threads(settings.threads);
         twin.load(model)?;
         twin.configure(Settings {
             threads: twin_threads,

@@ -44,6 +44,16 @@ pub enum PromptSource {
     },
 }
 
+impl PromptSource {
+    /// Whether it is still to be tokenized.
+    pub(crate) fn is_text(&self) -> bool {
+        matches!(
+            self,
+            PromptSource::Text { .. } | PromptSource::Rendered { .. }
+        )
+    }
+}
+
 /// A prompt, tokenized.
 #[derive(Clone, Debug)]
 pub(crate) struct Prompt {

@@ -49,8 +49,11 @@ pub(super) fn table(report: &Report, parity: &Parity<'_>) -> Table {
     table
 }
 
-/// Whether an engine differs from itself by more than it may; what is not finite does.
+/// Whether an engine differs from itself by more than it may, and nothing speaks for it; what is not finite does.
 fn beyond_limit(measurement: &NoiseMeasurement) -> bool {
+    if measurement.amplified.is_some() {
+        return false;
+    }
     let logits = measurement.nmse.get("logits");
     let limit = measurement.logits_limit;
     limit

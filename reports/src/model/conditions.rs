@@ -36,6 +36,18 @@ pub struct Conditions {
     pub amplified: Option<Amplified>,
     /// Largest NMSE of a row of each engine against itself.
     pub own_limits: Option<OwnLimits>,
+    /// What speaks for rows beyond those.
+    #[serde(default)]
+    pub own_amplified: OwnAmplified,
+}
+
+/// What speaks for rows of an engine that lie apart from its own otherwise; null where nothing had to, or does.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OwnAmplified {
+    /// Of the reference.
+    pub reference: Option<Amplified>,
+    /// Of the candidate.
+    pub candidate: Option<Amplified>,
 }
 
 /// Limits on the NMSE of an engine's rows against its own. 0 means bit for bit.

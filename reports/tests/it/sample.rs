@@ -539,6 +539,7 @@ fn noise() -> Vec<NoiseMeasurement> {
             .map(|(tap, nmse)| ((*tap).to_owned(), Some(nmse * factor)))
             .collect(),
         logits_limit: None,
+        amplified: None,
     };
     let batches = "8 tokens one by one and as part of the prompt";
     let mut of_candidate = measurement("candidate", batches, 0.0);

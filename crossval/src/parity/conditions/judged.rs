@@ -2,33 +2,48 @@
 
 use std::collections::BTreeSet;
 
-use reports::model::{Amplified, Condition, Conditions, Finding, Own, OwnLimits, Role, Source};
+use crossval_protocol::Settings;
+use reports::model::{
+    Amplified, Condition, Conditions, Finding, Own, OwnAmplified, OwnLimits, Role, Source,
+};
 use reports::number;
 use reports::outcome::Outcome;
 
 use super::Sequences;
 use super::plan::{CUT_BY_ENGINE, Key, Step};
-use super::tally::{Met, Parting, Tally};
+use super::tally::{Met, Parting, Tally, Way};
 use crate::compare::finite;
 use crate::compare::worst::Worst;
 use crate::engine::EngineSpec;
+use crate::parity::court::Oracle;
 use crate::parity::parted::{Parted, PartedRow};
 use crate::parity::plan::Plan;
+use crate::parity::strayed::{Case, Strayed};
 use crate::profile::Profile;
+use crate::session::batches::Sequence;
 use crate::session::loaded::Loaded;
 use crate::session::setup::Setup;
 
 /// The logits under other conditions, judged.
 pub(in crate::parity) struct Judged {
     report: Conditions,
-    /// Engines that differ from themselves, and rows that were not compared.
+    /// Rows that were not compared, and tokens that do not follow from their engine's logits.
     own: Vec<Finding>,
+    /// Engines that differ from themselves.
+    strayed: Vec<Strayed>,
     /// Rows that are finite in neither engine.
     not_finite: Option<Finding>,
     /// Engines that differ from each other.
     between: Option<Parted>,
-    /// Conditions that would pass but for that.
-    but_for_that: Vec<usize>,
+    /// Of each condition.
+    within: Vec<Within>,
+}
+
+/// What speaks for rows beyond their limits.
+#[derive(Default)]
+pub(in crate::parity) struct SpokenFor {
+    between: Option<Amplified>,
+    own: OwnAmplified,
 }
 
 impl Judged {
@@ -37,33 +52,45 @@ impl Judged {
     /// themselves, else the oracle.
     pub(in crate::parity) fn findings(
         &self,
-        prompts_differ: bool,
-        prompts_finite: bool,
+        (prompts_differ, prompts_finite): (bool, bool),
         engines: &mut Loaded,
+        oracle: &mut Oracle,
         setup: &Setup,
         plan: &Plan,
-    ) -> (Vec<Finding>, Option<Amplified>) {
+    ) -> (Vec<Finding>, SpokenFor) {
+        let mut spoken_for = SpokenFor::default();
         let mut findings = self.own.clone();
+        for strayed in &self.strayed {
+            let (finding, amplified) = strayed.finding(engines, oracle, plan);
+            let OwnAmplified {
+                reference,
+                candidate,
+            } = &mut spoken_for.own;
+            *strayed.role.of(reference, candidate) = amplified;
+            findings.push(finding);
+        }
         findings.extend(self.not_finite.clone().filter(|_| prompts_finite));
         let Some(between) = self.between.as_ref().filter(|_| !prompts_differ) else {
-            return (findings, None);
+            return (findings, spoken_for);
         };
         if findings.iter().any(|f| f.outcome == Outcome::Parity) {
             findings.push(between.undetermined());
-            return (findings, None);
+            return (findings, spoken_for);
         }
         let (more, amplified) = between.findings(engines, setup, plan);
         findings.extend(more);
-        (findings, amplified)
+        spoken_for.between = amplified;
+        (findings, spoken_for)
     }
 
-    /// Says what speaks for rows beyond the limit.
-    pub(in crate::parity) fn report(self, amplified: Option<Amplified>) -> Conditions {
+    /// Says what speaks for rows beyond their limits.
+    pub(in crate::parity) fn report(self, spoken_for: SpokenFor) -> Conditions {
         let mut report = self.report;
-        for index in self.but_for_that {
-            report.compared[index].pass = amplified.is_some();
+        for (condition, within) in report.compared.iter_mut().zip(self.within) {
+            condition.pass = within.but_for(&spoken_for);
         }
-        report.amplified = amplified;
+        report.amplified = spoken_for.between;
+        report.own_amplified = spoken_for.own;
         report
     }
 
@@ -76,9 +103,10 @@ impl Judged {
                 ..Conditions::default()
             },
             own: Vec::new(),
+            strayed: Vec::new(),
             not_finite: None,
             between: None,
-            but_for_that: Vec::new(),
+            within: Vec::new(),
         }
     }
 }
@@ -118,15 +146,14 @@ impl Tally {
         seed: u64,
         all: &[Step],
         setup: &Setup,
-        profile: &Profile,
+        plan: &Plan,
         noise: f64,
         sequences: &Sequences,
     ) -> Judged {
-        let limits = Limits::new(setup, profile, noise, self);
+        let limits = Limits::new(setup, &plan.profile, noise, self);
         let compared = self.met.iter();
         let compared = compared.map(|(&key, met)| condition(key, met, &limits));
-        let (compared, apart): (Vec<Condition>, Vec<bool>) = compared.unzip();
-        let but_for_that = (0..).zip(apart).filter_map(|(i, apart)| apart.then_some(i));
+        let (compared, within): (Vec<Condition>, Vec<Within>) = compared.unzip();
         let met = self.met.values().filter(|met| met.rows > 0);
         let contexts = || self.met.keys().map(|key| key.context);
         let [reference, candidate] = limits.own;
@@ -146,13 +173,12 @@ impl Tally {
                 reference,
                 candidate,
             }),
+            own_amplified: OwnAmplified::default(),
         };
+        let threads = plan.settings.threads;
+        let strayed = Role::BOTH.into_iter();
+        let strayed = strayed.filter_map(|role| self.own(role, &limits, sequences, threads));
         let mut own: Vec<Finding> = self.missing().into_iter().collect();
-        own.extend(
-            Role::BOTH
-                .into_iter()
-                .filter_map(|role| self.own(role, &limits)),
-        );
         own.extend(
             Role::BOTH
                 .into_iter()
@@ -161,9 +187,10 @@ impl Tally {
         Judged {
             report,
             own,
+            strayed: strayed.collect(),
             not_finite: self.not_finite(),
             between: self.between(&limits, sequences),
-            but_for_that: but_for_that.collect(),
+            within,
         }
     }
 
@@ -252,7 +279,13 @@ impl Tally {
     }
 
     /// An engine that differs from itself. Which of its rows are the wrong ones, the other engine shows.
-    fn own(&self, role: Role, limits: &Limits) -> Option<Finding> {
+    fn own(
+        &self,
+        role: Role,
+        limits: &Limits,
+        sequences: &Sequences,
+        threads: usize,
+    ) -> Option<Strayed> {
         let i = role.of(0, 1);
         let Own { repeated, varied } = limits.own[i];
         let differs =
@@ -282,10 +315,14 @@ impl Tally {
             true => ("asked the same again", repeated),
             false => ("asked otherwise", varied),
         };
-        Some(Finding {
-            outcome: Outcome::Parity,
+        // Whoever answers otherwise when asked the same again has rounded nothing in another order.
+        let cases = match once_more {
+            true => Vec::new(),
+            false => self.cases(i, varied, sequences, threads),
+        };
+        Some(Strayed {
+            role,
             source: Source::Conditions,
-            place: Some(role.into()),
             text: format!(
                 "the {role}'s logits are not its own when {what} ({}, NMSE {}, limit {}); the worst: {}",
                 number::plural(n as u64, "condition"),
@@ -293,7 +330,40 @@ impl Tally {
                 number::error(limit),
                 named(key)
             ),
+            nmse: of_own(met).0.unwrap_or(f64::NAN),
+            limit,
+            cases,
         })
+    }
+
+    /// The rows of an engine, by its index, that lie further apart than they may, the worst of each condition.
+    fn cases(&self, i: usize, limit: f64, sequences: &Sequences, threads: usize) -> Vec<Case> {
+        let met = self.met.values();
+        let beyond = met.filter(|met| met.own[i].varied.exceeds(limit));
+        let cases = beyond.filter_map(|met| {
+            let straying = met.strayed[i].as_ref()?;
+            let ways = self.ways(straying)?;
+            let end = |way: &Way| way.cut.iter().sum::<usize>();
+            let end = ways.iter().map(end).max()?;
+            let tokens = &sequences.tokens(straying.fed)[..end];
+            let ways = ways.map(|Way { pass, mut cut }| {
+                let settings = Settings {
+                    observe: true,
+                    ..pass.settings(threads)
+                };
+                // The row is behind none of these.
+                let rest = &tokens[cut.iter().sum::<usize>()..];
+                cut.extend(Sequence::new(rest, &[]).sizes(settings.n_ubatch));
+                (cut, settings)
+            });
+            Some(Case {
+                tokens: tokens.to_vec(),
+                ways,
+                positions: straying.position..straying.position + 1,
+                nmse: met.own[i].varied.0,
+            })
+        });
+        cases.collect()
     }
 
     fn contradicted(&self, role: Role) -> Option<Finding> {
@@ -354,21 +424,46 @@ fn named(key: &Key) -> String {
     )
 }
 
-/// And whether it would pass but for what the engines differ by.
-fn condition(key: Key, met: &Met, limits: &Limits) -> (Condition, bool) {
+/// Where a condition is within its limits.
+struct Within {
+    /// Every row is there and finite, and every token follows.
+    sound: bool,
+    own: [bool; 2],
+    between: bool,
+}
+
+impl Within {
+    /// Whether it passes, but for what is spoken for.
+    fn but_for(&self, spoken_for: &SpokenFor) -> bool {
+        let SpokenFor {
+            between,
+            own: OwnAmplified {
+                reference,
+                candidate,
+            },
+        } = spoken_for;
+        let mut own = self.own.iter().zip([reference, candidate]);
+        self.sound
+            && own.all(|(within, amplified)| *within || amplified.is_some())
+            && (self.between || between.is_some())
+    }
+}
+
+/// And where it is within its limits.
+fn condition(key: Key, met: &Met, limits: &Limits) -> (Condition, Within) {
     let [reference, candidate] = met.own.map(|own| Own {
         repeated: own.repeated.0.and_then(finite),
         varied: own.varied.0.and_then(finite),
     });
-    let own = met.own.iter().zip(&limits.own);
-    let mut own = own.map(|(own, limit)| {
+    let within_own = |i: usize| {
+        let (own, limit) = (&met.own[i], &limits.own[i]);
         !own.repeated.exceeds(limit.repeated) && !own.varied.exceeds(limit.varied)
-    });
-    let alone = own.all(|own| own)
-        && met.rows == met.expected
-        && met.not_finite == 0
-        && met.contradicted.is_empty();
-    let apart = met.between.exceeds(limits.between);
+    };
+    let within = Within {
+        sound: met.rows == met.expected && met.not_finite == 0 && met.contradicted.is_empty(),
+        own: [0, 1].map(within_own),
+        between: !met.between.exceeds(limits.between),
+    };
     let condition = Condition {
         batch: key.batch.to_owned(),
         place: key.place,
@@ -383,7 +478,7 @@ fn condition(key: Key, met: &Met, limits: &Limits) -> (Condition, bool) {
         reference,
         candidate,
         contradicted: met.contradicted.clone(),
-        pass: alone && !apart,
+        pass: within.but_for(&SpokenFor::default()),
     };
-    (condition, alone && apart)
+    (condition, within)
 }

@@ -17,7 +17,7 @@ use bitnet_model::tap::Tap;
 use crossval_protocol::Settings;
 use reports::model::{Asked, History, Mode, Role};
 
-pub(super) use self::judged::Judged;
+pub(super) use self::judged::{Judged, SpokenFor};
 use self::plan::{Fed, Step, Subject};
 use self::rows::Asking;
 use self::tally::Tally;
@@ -150,14 +150,9 @@ pub(super) fn measure(
     let tally = workers.tally;
     engines.configure(plan.settings)?;
     let noise = measured.reference_noise();
-    Ok(Some(tally.judge(
-        seed,
-        &all,
-        setup,
-        &plan.profile,
-        noise,
-        &sequences,
-    )))
+    Ok(Some(
+        tally.judge(seed, &all, setup, plan, noise, &sequences),
+    ))
 }
 
 /// How logits can be asked for where both engines offer these taps.

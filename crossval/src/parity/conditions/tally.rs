@@ -54,6 +54,8 @@ pub(super) struct Met {
     /// Where that row is.
     pub(super) parting: Option<Parting>,
     pub(super) own: [Own<Worst>; 2],
+    /// Of each engine, the row that is worst where something was varied.
+    pub(super) strayed: [Option<Straying>; 2],
     /// Engines that generated another token than their own logits say.
     pub(super) contradicted: Vec<Role>,
 }
@@ -67,7 +69,35 @@ pub(super) struct Parting {
     pub(super) cut: Vec<usize>,
 }
 
+/// A row, and the two ways in which it came about.
+#[derive(Clone, Debug)]
+pub(super) struct Straying {
+    pub(super) fed: Fed,
+    pub(super) position: usize,
+    /// The first, which others are held against, and this one.
+    origins: [Origin; 2],
+}
+
+/// How a row came about.
+pub(super) struct Way<'a> {
+    pub(super) pass: &'a Pass,
+    /// Sizes of the batches from position 0 on, up to the row's.
+    pub(super) cut: Vec<usize>,
+}
+
 impl Tally {
+    /// Both ways in which a row came about.
+    pub(super) fn ways(&self, straying: &Straying) -> Option<[Way<'_>; 2]> {
+        let way = |(number, index, _): Origin| {
+            let mut passes = self.passes.iter();
+            let (pass, _) = passes.find(|&(_, &n)| n == number)?;
+            let cut = pass.cut(index);
+            Some(Way { pass, cut })
+        };
+        let [first, other] = straying.origins;
+        Some([way(first)?, way(other)?])
+    }
+
     /// The longest history of a worker, evaluations.
     pub(super) fn evaluations(&self) -> u64 {
         self.evaluations.values().copied().max().unwrap_or(0)
@@ -150,8 +180,14 @@ impl Tally {
                     continue;
                 }
                 let kept = kept.entry(place).or_default();
-                if let Some(first) = kept.first().filter(|first| first.origin != origin) {
-                    own.varied.add(row_nmse(&first.row, &row));
+                if let Some(first) = kept.first().filter(|first| first.origin != origin)
+                    && own.varied.add(row_nmse(&first.row, &row))
+                {
+                    met.strayed[role] = Some(Straying {
+                        fed: step.pass.fed,
+                        position: at.position(),
+                        origins: [first.origin, origin],
+                    });
                 }
                 if let Some(same) = kept.iter().find(|kept| kept.origin == origin) {
                     let nmse = row_nmse(&same.row, &row);
