@@ -160,7 +160,16 @@ impl Checker<'_> {
         match self.gguf.tensors().iter().find(unused) {
             None => Ok(()),
             Some(TensorInfo { name, .. }) => {
-                Err(self.unaccounted(format!("tensor {name:?} is not part of the architecture")))
+                let mut what = format!("tensor {name:?} is not part of the architecture");
+                let is_norm = |t: &&TensorInfo| is_norm_of_inputs(&t.name);
+                let norms = self.gguf.tensors().iter().filter(is_norm).count();
+                if is_norm_of_inputs(name) {
+                    what.push_str(&format!(
+                        ": it is one of {norms} norms of what a matrix is multiplied with, as BitNet embeddings have, \
+                         which no engine here computes"
+                    ));
+                }
+                Err(self.unaccounted(what))
             }
         }
     }
@@ -170,9 +179,26 @@ impl Checker<'_> {
     }
 }
 
+/// As the converter of BitNet embeddings names them: one before each matrix of a layer.
+fn is_norm_of_inputs(name: &str) -> bool {
+    name.strip_suffix(".weight")
+        .is_some_and(|name| name.ends_with("_norm_in"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    #[test]
+    fn norms_of_inputs_are_told_by_their_names() {
+        for (name, is) in [
+            ("blk.0.attn_q_norm_in.weight", true),
+            ("blk.0.attn_q_norm.weight", false),
+            ("blk.0.norm_in.extra", false),
+        ] {
+            assert_eq!(super::is_norm_of_inputs(name), is, "{name}");
+        }
+    }
 
     use super::*;
 

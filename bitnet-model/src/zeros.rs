@@ -28,7 +28,7 @@ pub(crate) fn two_bits(codes: &[u8]) -> bool {
 fn digits_of_one(byte: u8, n: usize) -> bool {
     let mut rest = byte;
     (0..n).all(|_| {
-        let digit = u16::from(rest) * 3 >> 8;
+        let digit = (u16::from(rest) * 3) >> 8;
         rest = rest.wrapping_mul(3);
         digit == 1
     })
@@ -41,8 +41,8 @@ fn six_bits(block: &[u8]) -> bool {
     let scales = &rest[..16];
     (0..256).all(|i| {
         let (half, row, column) = (i / 128, i / 32 % 4, i % 32);
-        let low = low[64 * half + 32 * (row % 2) + column] >> (4 * (row / 2)) & 15;
-        let high = high[32 * half + column] >> (2 * row) & 3;
+        let low = (low[64 * half + 32 * (row % 2) + column] >> (4 * (row / 2))) & 15;
+        let high = (high[32 * half + column] >> (2 * row)) & 3;
         (low, high) == (0, 2) || scales[i / 16] == 0
     })
 }

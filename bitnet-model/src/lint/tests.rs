@@ -228,7 +228,7 @@ fn a_file_that_is_not_of_the_type_on_its_label() {
         (41, 36, 1056),
         (40, 41, 576),
         (0, 0, 16384),
-        (999, 1, 8192),
+        (27, 1, 8192),
     ] {
         let made = with_matrix(Some(label), ty, size);
         assert_eq!(made.says("file-type-wrong"), None, "{label} {ty}");

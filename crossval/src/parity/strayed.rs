@@ -21,6 +21,7 @@ use super::parted::{HEARINGS, together};
 use super::plan::Plan;
 use super::spot_check::seed_of_now;
 use crate::compare::tap::{Beyond, row_nmse};
+use crate::compare::worst::Worst;
 use crate::engine::{Engine, EngineError, Failed, by};
 use crate::session::batches::{Sequence, rows};
 use crate::session::loaded::Loaded;
@@ -211,7 +212,7 @@ impl Strayed {
             return Ok(Heard::Nothing);
         }
         for (_, rows) in &mut again {
-            rows.retain(|row| !(row.nmse <= self.limit));
+            rows.retain(|row| Worst(Some(row.nmse)).exceeds(self.limit));
         }
         again.retain(|(_, rows)| !rows.is_empty());
         let worst = |rows: &[Beyond]| rows.iter().map(|row| row.nmse).fold(0.0, f64::max);
