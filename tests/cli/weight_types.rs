@@ -349,6 +349,47 @@ fn scales_in_tensors_of_their_own() {
     }
 }
 
+/// Mainline adds the bias of the feed-forward network before it multiplies by the weights' scale.
+#[test]
+fn a_bias_that_the_reference_scales() {
+    let Some(_) = mainline::built() else {
+        return;
+    };
+    let scratch = Scratch::new();
+    let model = synth(&scratch, "llama", &["--type", "q2_0", "--scale-tensors"]);
+    for (part, says) in [
+        ("attn_q", None),
+        ("ffn_up", Some("multiplies the bias by the `.scale` tensor")),
+    ] {
+        let gguf = Gguf::open(&model).expect("a model");
+        let info = gguf
+            .tensor(&format!("blk.1.{part}.weight"))
+            .expect("a matrix");
+        let bias: Vec<f32> = (0..info.shape[1]).map(|i| (i as f32).sin()).collect();
+        let copy = scratch.path(&format!("{part}.gguf"));
+        let extra = [(format!("blk.1.{part}.bias"), bias.len(), bias)];
+        rewrite(&model, &copy, |_| None, &extra);
+        let args = [
+            "--reference",
+            mainline::NAME,
+            "--no-bench",
+            "--n-predict",
+            "8",
+        ];
+        let (code, report, _) = run(&copy, &args);
+        let verdict = report.verdict;
+        let Some(says) = says else {
+            assert_eq!(code, 0, "{:#?}", verdict.reasons);
+            continue;
+        };
+        assert_eq!((code, verdict.at_fault), (10, AtFault::Reference));
+        let first = verdict.first_divergence.expect("a divergence");
+        assert_eq!((&*first.tap, first.layer), (part, Some(1)));
+        let hint = first.hint.expect("a hint");
+        assert!(hint.contains(says), "{hint}");
+    }
+}
+
 /// What a scale was rounded to, and what not, is in reports and in `inspect`.
 #[test]
 fn where_scales_are_is_said() {

@@ -361,6 +361,15 @@ proptest! {
 #[test]
 fn blocks_of_extreme_codes_and_activations_are_exact() {
     type Dots = fn(Kernel, Rows, &[i8], &mut [f32]);
+    /// Name, weights and bytes of a block, where its scale is, how a row is decoded, and the products.
+    type Case = (
+        &'static str,
+        usize,
+        usize,
+        usize,
+        fn(&[u8], &mut [f32]),
+        Dots,
+    );
     /// Activations of scale 1.
     fn q8_k(codes: &[i8], dots: impl FnOnce(Q8K)) {
         let sums = codes
@@ -383,7 +392,7 @@ fn blocks_of_extreme_codes_and_activations_are_exact() {
         let scales = vec![1.0; codes.len() / q8_0::BLOCK];
         kernel.packed_dots::<BITS, BYTES>(rows, codes, &scales, out);
     }
-    let types: [(&str, usize, usize, usize, fn(&[u8], &mut [f32]), Dots); 5] = [
+    let types: [Case; 5] = [
         (
             "TQ1_0",
             tq1_0::BLOCK,

@@ -150,7 +150,7 @@ impl Blocks {
             Base::Two => byte >> digit & 1,
             Base::Three => {
                 let rest = (0..digit).fold(byte, |rest, _| rest.wrapping_mul(3));
-                (u16::from(rest) * 3 >> 8) as u8
+                ((u16::from(rest) * 3) >> 8) as u8
             }
             Base::Four => byte >> (2 * digit) & 3,
         }
