@@ -102,8 +102,8 @@ pub(crate) struct BenchPlan<'a> {
     pub(crate) prefill: &'a [&'a [u32]],
     /// What is decoded.
     pub(crate) decode: Option<Decode<'a>>,
-    /// What each engine has generated untimed from the one prompt of all tests. `None` for untimed runs of workers of
-    /// their own.
+    /// What each engine has generated observed from the one prompt of all tests, for those that run alike unobserved. `None`
+    /// for untimed runs of workers of their own.
     pub(crate) untimed: Option<&'a Generation>,
     /// What is timed after loading, a prompt of one token; `None` not to time loading.
     pub(crate) load: Option<&'a [u32]>,
@@ -434,12 +434,14 @@ impl Timing<'_> {
     fn untimed(&self, cores: &Cores) -> Result<Untimed, Failed> {
         let of = |role: Role| -> Result<Vec<Vec<u32>>, Failed> {
             let jobs = self.plan.jobs().into_iter();
-            if let Some(generated) = self.plan.untimed {
+            let mut engine = self.start(role, cores)?.0;
+            if let Some(generated) = self.plan.untimed
+                && !self.runs_otherwise(&mut engine, cores).map_err(by(role))?
+            {
                 let tokens = role.of(&generated.reference, &generated.candidate);
                 let of_job = |job: Job| tokens[..job.n_predict.min(tokens.len())].to_vec();
                 return Ok(jobs.map(of_job).collect());
             }
-            let mut engine = self.start(role, cores)?.0;
             jobs.map(|job| {
                 engine.set_task(format!("generating for {}, untimed", job.test));
                 Ok(self.generate(&mut engine, &job).map_err(by(role))?.tokens)
@@ -450,6 +452,17 @@ impl Timing<'_> {
             reference: of(Role::Reference)?,
             candidate: of(Role::Candidate)?,
         })
+    }
+
+    /// Whether an engine says that it runs with other settings where nobody observes it: other kernels round otherwise, so
+    /// that what it generated observed is not what it has to generate. It is left unobserved.
+    fn runs_otherwise(&self, engine: &mut Engine, cores: &Cores) -> Result<bool, EngineError> {
+        let unobserved = timed_settings(self.plan.n_ctx, cores.threads, 0);
+        let observed = engine.configure(Settings {
+            observe: true,
+            ..unobserved
+        })?;
+        Ok(engine.configure(unobserved)? != observed)
     }
 
     fn time(&mut self, cores: &Cores, untimed: &Untimed, tests: &mut Tests) -> Result<(), Failed> {
