@@ -298,8 +298,7 @@ fn write_codes(
     ty: TensorType,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let blocks = weights.columns() / ty.block_len() as usize;
-    let of_blocks = vec![scales.block.unwrap_or(f16::ONE); blocks];
+    let of_blocks = scales.block.unwrap_or(f16::ONE);
     let (mut codes, mut bytes) = (Vec::new(), Vec::new());
     let mut written = Ok(());
     weights.for_each_row(|_, row| {
@@ -309,12 +308,10 @@ fn write_codes(
         codes.clear();
         codes.extend(row.iter().map(|v| ternary(*v, scales.unit) as i8));
         bytes.clear();
-        match ty {
-            TensorType::I2_S => encode::i2_s(&codes, &mut bytes),
-            TensorType::TQ1_0 => encode::tq1_0(&codes, &of_blocks, &mut bytes),
-            _ => encode::tq2_0(&codes, &of_blocks, &mut bytes),
-        }
-        written = out.write_all(&bytes);
+        written = match encode::codes(&codes, ty, of_blocks, &mut bytes) {
+            Some(()) => out.write_all(&bytes),
+            None => Err(io::ErrorKind::InvalidData.into()),
+        };
     });
     written?;
     let mut trailer = [0; 32];

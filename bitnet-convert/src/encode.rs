@@ -1,50 +1,20 @@
 //! Rows of codes and floats as bytes of a file.
 
+use bitnet_model::encode;
 use bitnet_model::gguf::{Float, TensorType};
 use half::{bf16, f16};
 
-/// Appends a row of codes -1, 0 and 1, as every engine here reads I2_S (`quantize_i2_s` of BitNet.cpp on x86): a byte has
-/// codes of four groups of 32, the first in the highest bits.
-pub(crate) fn i2_s(codes: &[i8], out: &mut Vec<u8>) {
-    for block in codes.chunks_exact(128) {
-        out.extend((0..32).map(|j| {
-            let code = |group: usize| (block[32 * group + j] + 1) as u8;
-            code(0) << 6 | code(1) << 4 | code(2) << 2 | code(3)
-        }));
+/// Appends a row of codes -1, 0 and 1 in blocks of that type, under this scale, if it has blocks with scales; `None` if its
+/// blocks are no ternary codes.
+pub(crate) fn codes(row: &[i8], ty: TensorType, scale: f16, out: &mut Vec<u8>) -> Option<()> {
+    let unsigned: Vec<u8> = row.iter().map(|code| (code + 1) as u8).collect();
+    let blocks = unsigned.chunks_exact(ty.block_len().max(1) as usize);
+    match encode::block(ty) {
+        Some(encode) => blocks.for_each(|block| out.extend(encode(block, scale))),
+        None if ty == TensorType::I2_S => blocks.for_each(|block| out.extend(encode::i2_s(block))),
+        None => return None,
     }
-}
-
-/// Appends a row of codes in blocks of 256 with their scales, as ggml has TQ1_0: five digits to base 3 in a byte, the first
-/// the highest, of 32 bytes and then of 16; four in 4 bytes. A byte is the number as a fraction of 256 instead of 243,
-/// rounded up.
-pub(crate) fn tq1_0(codes: &[i8], scales: &[f16], out: &mut Vec<u8>) {
-    for (block, scale) in codes.chunks_exact(256).zip(scales) {
-        for (codes, bytes) in [
-            (&block[..160], 32),
-            (&block[160..240], 16),
-            (&block[240..], 4),
-        ] {
-            out.extend((0..bytes).map(|byte| {
-                let digit = |i: usize| codes.get(byte + bytes * i).map_or(0, |c| (c + 1) as u16);
-                let number = (0..5).fold(0, |number, i| 3 * number + digit(i));
-                (number * 256).div_ceil(243) as u8
-            }));
-        }
-        out.extend(scale.to_le_bytes());
-    }
-}
-
-/// Likewise, as ggml has TQ2_0: four codes in a byte, the first in the lowest bits, of twice 32 bytes.
-pub(crate) fn tq2_0(codes: &[i8], scales: &[f16], out: &mut Vec<u8>) {
-    for (block, scale) in codes.chunks_exact(256).zip(scales) {
-        for half in block.chunks_exact(128) {
-            out.extend((0..32).map(|j| {
-                let code = |l: usize| ((half[32 * l + j] + 1) as u8) << (2 * l);
-                code(0) | code(1) | code(2) | code(3)
-            }));
-        }
-        out.extend(scale.to_le_bytes());
-    }
+    Some(())
 }
 
 /// Appends floats; `None` if one of them is finite and gets infinite.
@@ -89,28 +59,24 @@ mod tests {
 
     #[test]
     fn codes_are_read_as_they_were_written() {
-        let codes: Vec<i8> = (0..512).map(|j: i32| (j * j % 7 % 3 - 1) as i8).collect();
-        let scales = [f16::from_f32(0.5), f16::from_f32(3.0)];
-        let mut read = [0.0; 512];
-        for (ty, encode) in [
-            (TensorType::TQ1_0, tq1_0 as fn(&[i8], &[f16], &mut Vec<u8>)),
-            (TensorType::TQ2_0, tq2_0),
-        ] {
-            let mut bytes = Vec::new();
-            encode(&codes, &scales, &mut bytes);
-            bitnet_core::quant::dequantize_row(ty, &bytes, &mut read).unwrap();
-            for (i, (v, code)) in read.iter().zip(&codes).enumerate() {
-                assert_eq!(*v, f32::from(*code) * scales[i / 256].to_f32(), "{ty} {i}");
+        let row: Vec<i8> = (0..512).map(|j: i32| (j * j % 7 % 3 - 1) as i8).collect();
+        let mut types = 0;
+        for &ty in TensorType::KNOWN {
+            let (mut bytes, mut read) = (Vec::new(), [0.0; 512]);
+            if codes(&row, ty, f16::from_f32(0.5), &mut bytes).is_none() {
+                continue;
             }
+            let scale = if ty == TensorType::I2_S { 1.0 } else { 0.5 };
+            bitnet_core::quant::dequantize_row(ty, &bytes, &mut read).unwrap();
+            assert!(
+                read.iter()
+                    .zip(&row)
+                    .all(|(v, code)| *v == f32::from(*code) * scale),
+                "{ty}"
+            );
+            types += 1;
         }
-        let mut bytes = Vec::new();
-        i2_s(&codes, &mut bytes);
-        bitnet_core::quant::dequantize_row(TensorType::I2_S, &bytes, &mut read).unwrap();
-        assert!(
-            read.iter()
-                .zip(&codes)
-                .all(|(v, code)| *v == f32::from(*code))
-        );
+        assert_eq!(types, 5);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! | [`layout`] | which tensors a model's file must hold, and in which shapes |
 //! | [`lint`] | files that are not what they say, or that engines read in different ways |
 //! | [`check`] | weights that no file should hold |
+//! | [`encode`] | codes of ternary weights as blocks of a file |
 //! | [`packing`] | in which bits I2_S has which code |
 //! | [`scales`] | where the scales of a model's weights are |
 //! | [`regular_file`] | opening what is read from its start to its end |
@@ -39,6 +40,7 @@ pub mod architecture;
 #[cfg(feature = "chat")]
 pub mod chat;
 pub mod check;
+pub mod encode;
 mod error;
 mod foreign_keys;
 pub mod gguf;

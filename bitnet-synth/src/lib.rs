@@ -28,6 +28,7 @@ mod vocab;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use bitnet_model::encode;
 use bitnet_model::gguf::{Metadata, TRAILER, TensorType, Tiling, Value, Writer};
 use bitnet_model::random::Rng;
 use bitnet_model::{Activation, Architecture, Tap, activation};
@@ -634,12 +635,12 @@ impl Tensor {
         table: &[f32],
         out: &mut dyn Write,
     ) -> io::Result<()> {
-        if let Some(pack) = ternary::packing(self.ty) {
-            let scale = sigma / TERNARY_NONZERO.sqrt();
-            return ternary::write_blocks(pack, n, scale, table, rng, out);
-        }
         if let Some(packed) = Packed::of(self.ty) {
             return packed.write(sigma, n / self.ty.block_len(), rng, out);
+        }
+        if let Some(encode) = encode::block(self.ty) {
+            let scale = sigma / TERNARY_NONZERO.sqrt();
+            return ternary::write_blocks(encode, n, scale, table, rng, out);
         }
         write_levels(self.ty, scaled(table, sigma), n, rng, out)
     }

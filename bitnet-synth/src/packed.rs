@@ -70,10 +70,3 @@ impl Packed {
         Ok(())
     }
 }
-
-/// A block of Q2_0, of either length: four codes to a byte, the first in the lowest bits.
-pub(super) fn two_bits(codes: &[u8], scale: f16) -> Vec<u8> {
-    let byte = |codes: &[u8]| codes.iter().rev().fold(0, |byte, code| byte << 2 | code);
-    let codes = codes.chunks(4).map(byte);
-    scale.to_le_bytes().into_iter().chain(codes).collect()
-}

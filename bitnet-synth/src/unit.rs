@@ -2,14 +2,15 @@
 
 use std::io::{self, Write};
 
+use bitnet_model::encode;
 use bitnet_model::gguf::TensorType;
 use bitnet_model::random::Rng;
 use half::f16;
 
-use super::packed::{Packed, two_bits};
+use super::packed::Packed;
 use super::random::{TERNARY_NONZERO, fill_ternary};
 use super::stress::write_scale;
-use super::{Fill, Tensor, ternary, ternary_scale};
+use super::{Fill, Tensor, ternary_scale};
 
 /// Weights per block of I2_S, in whose order codes are drawn.
 const DRAWN: usize = 128;
@@ -40,27 +41,24 @@ pub(super) fn with_scale(tensor: Tensor) -> Vec<Tensor> {
 /// Writes `n` weights, whole blocks.
 pub(super) fn write(ty: TensorType, n: u64, rng: &mut Rng, out: &mut dyn Write) -> io::Result<()> {
     let block = ty.block_len() as usize;
-    let pack = match ty {
-        TensorType::Q2_0 | TensorType::Q2_0_128 => two_bits,
-        _ => match (ternary::packing(ty), Packed::of(ty)) {
-            (Some(pack), _) => pack,
-            (None, Some(packed)) => return packed.write_ones(n / block as u64, rng, out),
-            (None, None) => {
-                let mut codes = [0; DRAWN / 4];
-                for _ in 0..n / DRAWN as u64 {
-                    fill_ternary(rng, &mut codes);
-                    out.write_all(&codes)?;
-                }
-                return write_scale(1.0, out);
+    let encode = match (encode::block(ty), Packed::of(ty)) {
+        (Some(encode), _) => encode,
+        (None, Some(packed)) => return packed.write_ones(n / block as u64, rng, out),
+        (None, None) => {
+            let mut codes = [0; DRAWN / 4];
+            for _ in 0..n / DRAWN as u64 {
+                fill_ternary(rng, &mut codes);
+                out.write_all(&codes)?;
             }
-        },
+            return write_scale(1.0, out);
+        }
     };
     let mut left = n / block as u64;
     while left > 0 {
         let draws = block.div_ceil(DRAWN);
         let codes: Vec<u8> = (0..draws).flat_map(|_| draw(rng)).collect();
         for codes in codes.chunks(block).take(left as usize) {
-            out.write_all(&pack(codes, f16::ONE))?;
+            out.write_all(&encode(codes, f16::ONE))?;
             left -= 1;
         }
     }

@@ -98,14 +98,11 @@ impl Tensor {
         f32::from_le_bytes(self.data[at..at + 4].try_into().unwrap())
     }
 
-    /// Packs other codes, as every engine here reads them.
+    /// Packs other codes.
     fn set_codes(&mut self, codes: &[i8]) {
-        for (block, bytes) in codes.chunks_exact(128).zip(self.data.chunks_exact_mut(32)) {
-            for (j, byte) in bytes.iter_mut().enumerate() {
-                let code = |group: usize| (block[32 * group + j] + 1) as u8;
-                *byte = code(0) << 6 | code(1) << 4 | code(2) << 2 | code(3);
-            }
-        }
+        let mut bytes = Vec::new();
+        crate::encode::codes(codes, TensorType::I2_S, f16::ONE, &mut bytes).unwrap();
+        self.data[..bytes.len()].copy_from_slice(&bytes);
     }
 
     fn map_rows(&mut self, from: impl Fn(usize) -> usize) {
