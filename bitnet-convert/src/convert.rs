@@ -365,9 +365,9 @@ mod tests {
         let tiny = tiny();
         for ty in [TensorType::F32, TensorType::F16, TensorType::BF16] {
             let floats = converted(&tiny, ty);
-            assert!(diff(&tiny, &floats, |_| ()).unwrap().is_same(), "{ty}");
+            assert!(diff(&tiny, &floats, |_| true).unwrap().is_same(), "{ty}");
             let back = converted(&floats, TensorType::I2_S);
-            let diff = diff(&tiny, &back, |_| ()).unwrap();
+            let diff = diff(&tiny, &back, |_| true).unwrap();
             let codes = diff.tensors.iter().filter_map(|t| t.equal_codes);
             assert!(codes.into_iter().all(|share| share == 1.0), "{ty}");
             if ty == TensorType::F32 {
@@ -388,7 +388,7 @@ mod tests {
             assert_eq!(blocks.tensors().len(), 2);
             let scale = blocks.tensor("blk.0.ffn_down.scale").unwrap();
             assert_eq!(scale.shape, [1]);
-            assert!(diff(&wide, &blocks, |_| ()).unwrap().is_same());
+            assert!(diff(&wide, &blocks, |_| true).unwrap().is_same());
             let back = converted(&blocks, TensorType::I2_S);
             let [tensor] = back.tensors() else {
                 panic!("{:?}", back.tensors());

@@ -13,7 +13,7 @@ use reports::outcome::Outcome;
 use serde::Serialize;
 
 use super::terminal::{Terminal, table};
-use crossval::Error;
+use crossval::{Error, interrupt};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -68,7 +68,10 @@ pub(super) fn between(
     let diff = terminal.bar().during(|progress| {
         progress.stage("comparing weights");
         progress.steps(a.size() + b.size());
-        diff::diff(a, b, |bytes| progress.done(bytes))
+        diff::diff(a, b, |bytes| {
+            progress.done(bytes);
+            interrupt::received().is_none()
+        })
     });
     let diff = diff.map_err(bad_input)?;
     let same = diff.is_same();

@@ -148,7 +148,7 @@ fn write_the_checkpoint_of_the_assets() {
 #[test]
 fn the_checkpoint_of_the_assets_is_the_bundled_model() {
     let gguf = converted(Path::new(COMMITTED), TensorType::I2_S);
-    let diff = diff(&tiny(), &gguf, |_| ()).unwrap();
+    let diff = diff(&tiny(), &gguf, |_| true).unwrap();
     assert_eq!(different(&diff), []);
     assert_eq!(diff.equal_tensors, tiny().tensors().len());
 }
@@ -204,7 +204,7 @@ fn converted(folder: &Path, ty: TensorType) -> Gguf {
     let path = Path::new("memory.gguf");
     convert(&checkpoint, ty, path, &mut bytes, |_| true).unwrap();
     let gguf = Gguf::from_bytes(path, bytes).unwrap();
-    let own = diff(&checkpoint, &gguf, |_| ()).unwrap();
+    let own = diff(&checkpoint, &gguf, |_| true).unwrap();
     assert!(own.is_same(), "{:?} {:?}", own.keys, own.tensors);
     gguf
 }
@@ -228,7 +228,7 @@ fn packed_weights_come_back_to_the_bit() {
     for (form, shards) in [(Form::Packed(Dtype::F32), 1), (Form::Packed(Dtype::F32), 3)] {
         let folder = checkpoint(form, shards, json!({}));
         let gguf = converted(folder.path(), TensorType::I2_S);
-        let diff = diff(&tiny(), &gguf, |_| ()).unwrap();
+        let diff = diff(&tiny(), &gguf, |_| true).unwrap();
         assert_eq!(different(&diff), []);
         assert_eq!(diff.equal_tensors, tiny().tensors().len());
         let says: &str = get(&gguf, NAMED.0);
@@ -239,7 +239,10 @@ fn packed_weights_come_back_to_the_bit() {
 #[test]
 fn scales_that_divide_come_back_but_for_their_rounding() {
     let folder = checkpoint(Form::Divided, 1, json!({}));
-    let back = diff(&tiny(), &converted(folder.path(), TensorType::I2_S), |_| ()).unwrap();
+    let back = diff(&tiny(), &converted(folder.path(), TensorType::I2_S), |_| {
+        true
+    })
+    .unwrap();
     for tensor in &back.tensors {
         assert_eq!(tensor.equal_codes, Some(1.0));
         let factor = tensor.factor.unwrap();
@@ -249,7 +252,10 @@ fn scales_that_divide_come_back_but_for_their_rounding() {
     let multiplied =
         json!({"quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear"}});
     let folder = checkpoint(Form::Divided, 1, multiplied);
-    let wrong = diff(&tiny(), &converted(folder.path(), TensorType::I2_S), |_| ()).unwrap();
+    let wrong = diff(&tiny(), &converted(folder.path(), TensorType::I2_S), |_| {
+        true
+    })
+    .unwrap();
     assert_eq!(wrong.tensors.len(), 42);
     assert!(
         wrong
@@ -262,7 +268,10 @@ fn scales_that_divide_come_back_but_for_their_rounding() {
 #[test]
 fn scales_in_bf16_are_said_to_be_others() {
     let folder = checkpoint(Form::Packed(Dtype::BF16), 1, json!({}));
-    let back = diff(&tiny(), &converted(folder.path(), TensorType::I2_S), |_| ()).unwrap();
+    let back = diff(&tiny(), &converted(folder.path(), TensorType::I2_S), |_| {
+        true
+    })
+    .unwrap();
     assert!(!back.is_same());
     for tensor in &back.tensors {
         assert_eq!(
@@ -279,7 +288,7 @@ fn master_weights_are_rounded_to_the_codes() {
     let folder = checkpoint(Form::Master, 1, json!({}));
     for ty in [TensorType::I2_S, TensorType::F32] {
         let gguf = converted(folder.path(), ty);
-        let back = diff(&tiny(), &gguf, |_| ()).unwrap();
+        let back = diff(&tiny(), &gguf, |_| true).unwrap();
         let ternary = back.tensors.iter().filter_map(|t| t.equal_codes);
         assert!(ternary.into_iter().all(|share| share == 1.0), "{ty}");
         for tensor in back.tensors.iter().filter(|t| t.equal_codes.is_some()) {
@@ -294,7 +303,7 @@ fn halves_are_interleaved_for_llama() {
     let llama = json!({"architectures": ["LlamaForCausalLM"], "hidden_act": "silu"});
     let folder = checkpoint(Form::Packed(Dtype::F32), 1, llama);
     let gguf = converted(folder.path(), TensorType::I2_S);
-    let back = diff(&tiny(), &gguf, |_| ()).unwrap();
+    let back = diff(&tiny(), &gguf, |_| true).unwrap();
     let moved: Vec<_> = back
         .tensors
         .iter()

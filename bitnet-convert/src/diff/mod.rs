@@ -12,6 +12,7 @@ mod tensor;
 mod tests;
 
 use std::collections::HashSet;
+use std::io;
 
 use bitnet_model::gguf::TensorInfo;
 use bitnet_model::layout::{EMBEDDING, OUTPUT};
@@ -81,11 +82,19 @@ impl Diff {
 /// Sizes that heads have, whatever a file says.
 const HEADS: [usize; 6] = [64, 128, 32, 80, 96, 256];
 
-/// Holds two models against each other. `done` is told the bytes that were gone through.
+/// Holds two models against each other. `done` is told the bytes that were gone through, and stops it by `false`.
 ///
 /// # Errors
-/// The data of a tensor cannot be read.
-pub fn diff(a: &dyn Model, b: &dyn Model, mut done: impl FnMut(u64)) -> Result<Diff, Error> {
+/// The data of a tensor cannot be read, or it was stopped.
+pub fn diff(
+    a: &dyn Model,
+    b: &dyn Model,
+    mut done: impl FnMut(u64) -> bool,
+) -> Result<Diff, Error> {
+    let mut done = |bytes| match done(bytes) {
+        true => Ok(()),
+        false => Err(Error::io(a.path(), io::ErrorKind::Interrupted.into())),
+    };
     let mut heads: Vec<usize> = [a, b]
         .into_iter()
         .filter_map(|model| Some(model.hyperparameters().ok()?.head_dim))
@@ -106,7 +115,7 @@ pub fn diff(a: &dyn Model, b: &dyn Model, mut done: impl FnMut(u64)) -> Result<D
             Some(other) => pair(a, b, (info, other), &heads)?,
             None => (alone(a, b, info, true)?, None),
         };
-        done(info.size + other.map_or(0, |other| other.size));
+        done(info.size + other.map_or(0, |other| other.size))?;
         let Some(difference) = difference else {
             diff.equal_tensors += 1;
             continue;
@@ -119,7 +128,7 @@ pub fn diff(a: &dyn Model, b: &dyn Model, mut done: impl FnMut(u64)) -> Result<D
     for info in b.tensors() {
         if a.tensor(&info.name).is_none() && !is_scale_of_another(b, info) {
             diff.tensors.extend(alone(a, b, info, false)?);
-            done(info.size);
+            done(info.size)?;
         }
     }
     exchanged(a, &mut diff.tensors, &unexplained)?;

@@ -132,7 +132,7 @@ impl Tensor {
 
 /// A tensor or key at which a difference is found, and what it is said to be.
 fn findings(a: &Model, b: &Model) -> Vec<(String, String)> {
-    let diff = diff(&a.gguf(), &b.gguf(), |_| ()).unwrap();
+    let diff = diff(&a.gguf(), &b.gguf(), |_| true).unwrap();
     let keys = diff.keys.iter().filter(|key| key.matters);
     let keys = keys.map(|key| (key.key.clone(), "key".to_owned()));
     let different = diff
@@ -220,7 +220,7 @@ fn arrays_are_compared_element_by_element() {
     let all = strings.iter().enumerate();
     let changed = all.map(|(i, s)| if i == 300 { b"other".as_slice() } else { s });
     *strings = changed.collect::<StringArray>();
-    let diff = diff(&good.gguf(), &bad.gguf(), |_| ()).unwrap();
+    let diff = diff(&good.gguf(), &bad.gguf(), |_| true).unwrap();
     let what = diff.keys[0].what.as_deref().unwrap();
     assert!(
         what.starts_with("1 elements differ, number 300 first: "),
@@ -435,7 +435,7 @@ fn rows_that_differ_are_counted() {
     let good = Model::tiny();
     let mut bad = good.clone();
     spoilt(&mut bad);
-    let diff = diff(&good.gguf(), &bad.gguf(), |_| ()).unwrap();
+    let diff = diff(&good.gguf(), &bad.gguf(), |_| true).unwrap();
     let [tensor] = &diff.tensors[..] else {
         panic!("{:?}", diff.tensors);
     };
@@ -459,4 +459,16 @@ fn what_has_no_reason_says_so() {
         m.tensor(Q).set_codes(&random.collect::<Vec<_>>());
     };
     is(&found(seeded), &[(Q, "unexplained")]);
+}
+
+#[test]
+fn a_comparison_can_be_stopped() {
+    let model = Model::tiny().gguf();
+    let mut calls = 0;
+    let stopped = diff(&model, &model, |_| {
+        calls += 1;
+        calls < 3
+    });
+    assert_eq!(stopped.unwrap_err().kind(), bitnet_model::ErrorKind::Io);
+    assert_eq!(calls, 3);
 }
