@@ -17,4 +17,6 @@ pub struct Job {
     pub eos: Option<String>,
     /// Each becomes a conversation of one message of the user.
     pub contents: Vec<String>,
+    /// Whether each is to end where the answer begins.
+    pub generation_prompt: bool,
 }

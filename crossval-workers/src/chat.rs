@@ -30,7 +30,7 @@ fn texts(job: Job) -> Result<Vec<String>, bitnet_model::Error> {
             role: "user".to_owned(),
             content,
         };
-        template.render(&[message], true)
+        template.render(&[message], job.generation_prompt)
     };
     job.contents.into_iter().map(render).collect()
 }

@@ -16,6 +16,7 @@ use super::limits::{LimitFlags, ModelFile};
 use super::terminal::{Terminal, table};
 use crossval::Error;
 use crossval::engine::{EngineSpec, Launcher};
+use crossval::session::template;
 use crossval_protocol::Settings;
 
 /// Metadata arrays and strings are cut to this many characters.
@@ -160,11 +161,15 @@ pub(super) fn run(args: Args, terminal: Terminal) -> Result<Outcome, Error> {
             twos,
         });
     }
+    let times = match gguf.tensors().iter().any(may_be_without_kernels) {
+        true => 5,
+        false => 1,
+    };
     // A container that is at fault is not mapped while engines are asked.
     drop(gguf);
     inspection.engines = built()
         .iter()
-        .map(|spec| ask(spec, &launcher, &model))
+        .map(|spec| ask_again(spec, &launcher, &model, times))
         .collect();
     match args.json {
         true => terminal.print_json(&inspection)?,
@@ -209,11 +214,15 @@ fn unreadable(
 }
 
 fn read(gguf: &Gguf) -> Inspection {
-    let remarks = lint::remarks(gguf).into_iter().map(|remark| Remark {
-        id: remark.id,
-        sentence: remark.sentence,
-        next_step: remark.next_step,
-    });
+    let of_chat = template::remarks(gguf.metadata());
+    let remarks = lint::remarks(gguf)
+        .into_iter()
+        .chain(of_chat)
+        .map(|remark| Remark {
+            id: remark.id,
+            sentence: remark.sentence,
+            next_step: remark.next_step,
+        });
     let head = (gguf.version(), gguf.file_size(), gguf.alignment());
     Inspection {
         remarks: remarks.collect(),
@@ -273,6 +282,24 @@ impl Inspection {
             engines: Vec::new(),
         }
     }
+}
+
+/// Whether a library may know a tensor's type and have no kernel for it: it then reads what is not there, and dies of it in
+/// most runs, but not in all.
+fn may_be_without_kernels(tensor: &TensorInfo) -> bool {
+    tensor.tiling().is_some() || matches!(tensor.ty, TensorType::Unknown(_))
+}
+
+/// As [`ask`], until it fails.
+fn ask_again(spec: &EngineSpec, launcher: &Launcher, model: &Path, times: usize) -> Answer {
+    let mut answer = ask(spec, launcher, model);
+    for _ in 1..times {
+        if answer.refusal.is_some() {
+            break;
+        }
+        answer = ask(spec, launcher, model);
+    }
+    answer
 }
 
 /// Has an engine load the model, and evaluate a token.
@@ -367,7 +394,7 @@ fn conclusions(inspection: &Inspection) -> String {
 /// Every check, what it looks for, and what came of it.
 fn checks(inspection: &Inspection, weights: &LookedThrough) -> String {
     let mut checks = table(&["check", "looks for", "found"]);
-    for (id, looks_for) in lint::all() {
+    for (id, looks_for) in lint::all().chain(template::LINTS) {
         let found = inspection.remarks.iter().any(|remark| remark.id == id);
         checks.add_row([id, looks_for, if found { "see above" } else { "nothing" }]);
     }

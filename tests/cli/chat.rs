@@ -224,3 +224,32 @@ fn what_cannot_be_rendered() {
         assert_eq!(message.lines().count(), 1, "{message}");
     }
 }
+
+#[test]
+fn inspect_says_where_a_prompt_ends() {
+    let scratch = Scratch::new();
+    for (template, says) in [
+        (TEMPLATE, None),
+        (
+            "{{ messages[0].content }}{{ eos_token }}",
+            Some("chat-no-turn"),
+        ),
+        (
+            "{{ messages[0].content }} Assistant: {{ eos_token }}",
+            Some("chat-ends"),
+        ),
+        ("{{ raise_exception('no') }}", Some("chat-template-broken")),
+    ] {
+        let model = model(&scratch, template);
+        let output = crossval(&["inspect", "--json", text(&model)]);
+        assert_eq!(exit_code(&output), 0, "{}", stderr(&output));
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let remarks = json["remarks"].as_array().expect("remarks").iter();
+        let ids = remarks.filter_map(|remark| remark["id"].as_str());
+        let of_chat: Vec<&str> = ids.filter(|id| id.starts_with("chat-")).collect();
+        match says {
+            Some(id) => assert!(of_chat.contains(&id), "{template}: {of_chat:?}"),
+            None => assert!(of_chat.is_empty(), "{template}: {of_chat:?}"),
+        }
+    }
+}

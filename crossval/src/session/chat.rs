@@ -70,6 +70,7 @@ pub fn render(
         bos: vocab.bos.clone(),
         eos: vocab.eos.clone(),
         contents: texts.to_vec(),
+        generation_prompt: true,
     };
     let rendered =
         in_child(&job).map_err(|what| Error::BadInput(format!("{}: {what}", model.display())))?;
@@ -89,7 +90,7 @@ pub fn render(
 }
 
 /// What the template makes of the job, or why it makes nothing.
-fn in_child(job: &Job) -> Result<Vec<String>, String> {
+pub(super) fn in_child(job: &Job) -> Result<Vec<String>, String> {
     let failed = |e: &dyn std::fmt::Display| format!("its chat template cannot be rendered: {e}");
     let json = serde_json::to_vec(job).map_err(|e| failed(&e))?;
     let this = this_program().map_err(|e| failed(&e))?;

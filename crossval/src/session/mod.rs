@@ -13,4 +13,5 @@ pub mod pair;
 pub mod prompts;
 pub mod settings;
 pub mod setup;
+pub mod template;
 pub mod traces;
