@@ -44,17 +44,24 @@ pub const TARGETS: [Target; 6] = [
     target(TensorType::F32, "f32", 0),
 ];
 
-/// What becomes of a tensor.
+/// What is written as a tensor.
 #[derive(Clone, Copy)]
 enum Plan {
-    /// It is written as it is.
+    /// The scale of the matrix before it.
+    Value(f32),
+    /// A tensor of the model.
+    Weights(Encoding),
+}
+
+/// How a tensor is written.
+#[derive(Clone, Copy)]
+enum Encoding {
+    /// As it is.
     Keep,
     /// In floats, every scale applied.
     Floats,
     /// In codes; blocks have these scales.
     Codes(Scales),
-    /// A scale.
-    Value(f32),
 }
 
 /// How codes come about and are scaled.
@@ -93,17 +100,24 @@ pub fn convert(
     }
     let mut writer = writer.begin(out)?;
     for (info, ty, plan) in plans {
+        let encoding = match plan {
+            Plan::Value(v) => {
+                writer.write_tensor(|out| out.write_all(&v.to_le_bytes()))?;
+                continue;
+            }
+            Plan::Weights(encoding) => encoding,
+        };
         let mut fault = None;
         let Some(weights) = model.weights(info)? else {
             continue;
         };
-        let written = writer.write_tensor(|out| write(&weights, plan, ty, out, &mut fault));
+        let written = writer.write_tensor(|out| write(&weights, encoding, ty, out, &mut fault));
         if let Some(what) = fault {
             let what = format!("tensor {:?}: {what}", info.name);
             return Err(Error::unsupported(model.path(), what));
         }
         written?;
-        if !matches!(plan, Plan::Value(_)) && !done(info.size) {
+        if !done(info.size) {
             return Err(Error::io(path, io::ErrorKind::Interrupted.into()));
         }
     }
@@ -150,16 +164,19 @@ fn plan(model: &dyn Model, info: &TensorInfo, ty: TensorType) -> Result<Vec<Plan
     let Some(weights) = model.weights(info)? else {
         return Err(refused(&format!("its type, {}, is not read here", info.ty)));
     };
-    let itself = |ty, plan| (info.name.clone(), info.shape.clone(), ty, plan);
+    let itself = |ty, encoding| {
+        let plan = Plan::Weights(encoding);
+        (info.name.clone(), info.shape.clone(), ty, plan)
+    };
     if is_kept(&weights, ty) {
-        return Ok(vec![itself(info.ty, Plan::Keep)]);
+        return Ok(vec![itself(info.ty, Encoding::Keep)]);
     }
     let ty = becomes(&weights, ty);
     if ty.is_float() {
-        return Ok(vec![itself(ty, Plan::Floats)]);
+        return Ok(vec![itself(ty, Encoding::Floats)]);
     }
     let (scales, beside) = scales(&weights, ty).map_err(refused)?;
-    let mut planned = vec![itself(ty, Plan::Codes(scales))];
+    let mut planned = vec![itself(ty, Encoding::Codes(scales))];
     if let (Some(scale), Some(name)) = (beside, scale_beside(&info.name)) {
         planned.push((name, vec![1], TensorType::F32, Plan::Value(scale)));
     }
@@ -218,8 +235,9 @@ fn level(weights: &Weights) -> Result<(f32, f32), &'static str> {
         return Ok((1.0, 1.0));
     }
     let (mut least, mut largest) = (f32::INFINITY, 0f32);
-    let mut finite = true;
+    let (mut finite, mut sum) = (true, 0.0);
     weights.for_each_row(|_, row| {
+        sum += row.iter().map(|v| f64::from(v.abs())).sum::<f64>();
         for v in row.iter().map(|v| v.abs()) {
             finite &= v.is_finite();
             largest = largest.max(v);
@@ -241,7 +259,7 @@ fn level(weights: &Weights) -> Result<(f32, f32), &'static str> {
             Err("it has more than three levels, and was never trained to have three")
         }
         Levels::Float => {
-            let mean = weights.mean_magnitude() as f32;
+            let mean = (sum / weights.info.n_elements() as f64) as f32;
             Ok((mean, mean))
         }
     }
@@ -249,19 +267,18 @@ fn level(weights: &Weights) -> Result<(f32, f32), &'static str> {
 
 fn write(
     weights: &Weights,
-    plan: Plan,
+    encoding: Encoding,
     ty: TensorType,
     out: &mut dyn Write,
     fault: &mut Option<&'static str>,
 ) -> io::Result<()> {
-    match plan {
-        Plan::Value(v) => out.write_all(&v.to_le_bytes()),
-        Plan::Keep => match weights.copy_to(out) {
+    match encoding {
+        Encoding::Keep => match weights.copy_to(out) {
             Some(copied) => copied,
             None => Err(io::ErrorKind::InvalidData.into()),
         },
-        Plan::Floats => write_floats(weights, ty, out, fault),
-        Plan::Codes(scales) => write_codes(weights, scales, ty, out),
+        Encoding::Floats => write_floats(weights, ty, out, fault),
+        Encoding::Codes(scales) => write_codes(weights, scales, ty, out),
     }
 }
 
@@ -345,7 +362,6 @@ mod tests {
 
     /// Rows of the bundled model are no multiple of 256.
     fn wide() -> Gguf {
-        use bitnet_model::gguf::Metadata;
         let tiny = tiny();
         let mut metadata = Metadata::new(Path::new("wide.gguf"));
         for (key, value) in tiny.metadata().iter() {

@@ -489,18 +489,6 @@ fn json(value: &Value) -> serde_json::Value {
 /// A scalar as it is; of an array its length and first strings.
 fn brief(value: &Value) -> String {
     let text = match value {
-        Value::U8(x) => x.to_string(),
-        Value::I8(x) => x.to_string(),
-        Value::U16(x) => x.to_string(),
-        Value::I16(x) => x.to_string(),
-        Value::U32(x) => x.to_string(),
-        Value::I32(x) => x.to_string(),
-        Value::U64(x) => x.to_string(),
-        Value::I64(x) => x.to_string(),
-        Value::F32(x) => x.to_string(),
-        Value::F64(x) => x.to_string(),
-        Value::Bool(x) => x.to_string(),
-        Value::Str(s) => String::from_utf8_lossy(s.as_ref()).into_owned(),
         Value::Array(Array::Str(strings)) => {
             let first: Vec<_> = strings
                 .iter()
@@ -510,6 +498,7 @@ fn brief(value: &Value) -> String {
             format!("{} strings: {} …", strings.len(), first.join(" "))
         }
         Value::Array(array) => format!("{} values", array.len()),
+        scalar => scalar.scalar().unwrap_or_default(),
     };
     let escaped = text.escape_debug().to_string();
     match escaped.char_indices().nth(VALUE_WIDTH) {

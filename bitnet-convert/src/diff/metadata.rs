@@ -180,19 +180,8 @@ fn around(line: &str, from: usize) -> String {
 /// A scalar, or the length of an array.
 fn shown(value: &Value) -> String {
     let text = match value {
-        Value::U8(x) => x.to_string(),
-        Value::I8(x) => x.to_string(),
-        Value::U16(x) => x.to_string(),
-        Value::I16(x) => x.to_string(),
-        Value::U32(x) => x.to_string(),
-        Value::I32(x) => x.to_string(),
-        Value::U64(x) => x.to_string(),
-        Value::I64(x) => x.to_string(),
-        Value::F32(x) => x.to_string(),
-        Value::F64(x) => x.to_string(),
-        Value::Bool(x) => x.to_string(),
-        Value::Str(s) => s.clone(),
         Value::Array(array) => return format!("{} of {}", array.len(), array.element_type()),
+        scalar => scalar.scalar().unwrap_or_default(),
     };
     let escaped = text.escape_debug().to_string();
     match escaped.char_indices().nth(SHOWN) {

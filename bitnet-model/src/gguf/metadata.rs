@@ -171,6 +171,25 @@ impl Array {
 }
 
 impl Value {
+    /// A scalar as text; `None` for an array.
+    pub fn scalar(&self) -> Option<String> {
+        Some(match self {
+            Value::U8(x) => x.to_string(),
+            Value::I8(x) => x.to_string(),
+            Value::U16(x) => x.to_string(),
+            Value::I16(x) => x.to_string(),
+            Value::U32(x) => x.to_string(),
+            Value::I32(x) => x.to_string(),
+            Value::U64(x) => x.to_string(),
+            Value::I64(x) => x.to_string(),
+            Value::F32(x) => x.to_string(),
+            Value::F64(x) => x.to_string(),
+            Value::Bool(x) => x.to_string(),
+            Value::Str(s) => s.clone(),
+            Value::Array(_) => return None,
+        })
+    }
+
     /// The type, as the GGUF specification calls it: `uint32`, `array of string`.
     pub fn type_name(&self) -> String {
         let scalar = match self {
